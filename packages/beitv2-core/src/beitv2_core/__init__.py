@@ -1,0 +1,39 @@
+"""BEiT v2 on PaddlePaddle: tokenizer, backbone and pretraining.
+
+Importing this page costs no Paddle import; it sets the environment Paddle should find (see `runtime`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from beitv2_core import runtime
+
+__version__ = "0.1.0"
+
+#: public name -> module that holds it
+_PUBLIC = {
+    "BEiTBackbone": "beitv2_core.models.backbone",
+    "BEiTForMaskedImageModeling": "beitv2_core.models.mim",
+    "NormEMAQuantizer": "beitv2_core.models.quantizer",
+    "VQKD": "beitv2_core.models.vqkd",
+    "build_teacher": "beitv2_core.teachers",
+    "load_tokenizer": "beitv2_core.build",
+    "load_config": "beitv2_core.config.load",
+}
+_WITHOUT_PADDLE = {"load_config"}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'beitv2_core' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    if name not in _WITHOUT_PADDLE:
+        runtime.require_paddle()
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,226 @@
+"""Batches, from worker processes or in place, the same whatever the number of workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import random
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from ..errors import BEiTError, DataError
+from .rng import SampleRng, derive_seed
+from .sample import Dataset
+from .sampler import ResumableSampler
+
+Transform = Callable[..., "dict[str, Any]"]
+
+
+def stack_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put samples side by side: arrays are stacked, numbers become an array, everything else a list."""
+    stacked: dict[str, Any] = {}
+    for key, first in samples[0].items():
+        values = [sample[key] for sample in samples]
+        if isinstance(first, np.ndarray):
+            stacked[key] = np.stack(values)
+        elif isinstance(first, (int, float, np.generic)):
+            stacked[key] = np.asarray(values)
+        else:
+            stacked[key] = values
+    return stacked
+
+
+def make_stack(dataset: Dataset, transform: Transform, seed: int, epoch: int, indices: list[int]) -> dict[str, Any]:
+    """Load and augment one batch; each sample has its own generators from (seed, epoch, index)."""
+    return stack_samples(
+        [transform(dataset.load(index), SampleRng.for_sample(seed, epoch, index)) for index in indices]
+    )
+
+
+class Source(NamedTuple):
+    """What a worker process needs to make a batch."""
+
+    dataset: Dataset
+    transform: Transform
+    seed: int
+
+
+_source: Source | None = None
+
+
+def _start_worker(source: Source) -> None:
+    global _source
+    _source = source
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it saves a checkpoint first
+    corrupt = getattr(source.dataset, "corrupt", None)
+    if corrupt is not None:
+        corrupt.defer = True
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    # A pool's workers hold both ends of its queues and would wait for ever after the parent was killed with SIGKILL.
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def _work(epoch: int, indices: list[int]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    if _source is None:
+        raise DataError("Loader: the worker process was not set up.")
+    # Ours draw from SampleRng only; this makes foreign transforms that use the global generators repeatable as well.
+    mixed = derive_seed("worker", _source.seed, epoch, indices[0])
+    random.seed(mixed)
+    np.random.seed(mixed & 0xFFFFFFFF)
+    stacked = make_stack(_source.dataset, _source.transform, _source.seed, epoch, indices)
+    corrupt = getattr(_source.dataset, "corrupt", None)
+    return stacked, corrupt.drain() if corrupt is not None else []
+
+
+class Loader:
+    """Iterate over batches from the sampler's position, for ever; `state()` counts only batches handed out.
+
+    transform: (sample, rng) -> dict; if it has a method `batch(stacked dict)`, that makes the batch. num_workers 0
+    works in place; more start that many processes (forkserver), each preparing up to `prefetch` batches ahead. Batches
+    are the same for any number of workers. Raises DataError when a worker dies or fails, or too many files are corrupt
+    (counted here, over all workers). Use as a context manager, or call `close()`, to end the processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        sampler: ResumableSampler,
+        *,
+        num_workers: int = 0,
+        seed: int = 0,
+        prefetch: int = 2,
+    ) -> None:
+        if num_workers < 0 or prefetch < 1:
+            raise DataError(f"Loader: num_workers {num_workers}, prefetch {prefetch}; expected at least 0 and 1.")
+        self.dataset = dataset
+        self.transform = transform
+        self.sampler = sampler
+        self.num_workers = num_workers
+        self.seed = seed
+        self.prefetch = prefetch
+        self._pool: ProcessPoolExecutor | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch of this rank."""
+        return self.sampler.steps_per_epoch
+
+    def state(self) -> dict[str, int]:
+        """Where the next batch comes from (JSON-able)."""
+        return self.sampler.state()
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Continue there; iterate anew afterwards."""
+        self.sampler.load_state(state)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches for ever."""
+        for epoch, number, batch in self._batches(self.sampler.batches_from(self.sampler.epoch, self.sampler.batch)):
+            self.sampler.move_behind(epoch, number)
+            yield batch
+
+    def one_pass(self, epoch: int = 0) -> Iterator[Any]:
+        """Yield the batches of one epoch from its start, leaving the position alone (for evaluation)."""
+        wanted = ((epoch, number, self.sampler.indices(epoch, number)) for number in range(self.steps_per_epoch))
+        for _, _, batch in self._batches(wanted):
+            yield batch
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes; iterating again starts new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _finish(self, stacked: dict[str, Any]) -> Any:
+        make_batch = getattr(self.transform, "batch", None)
+        return stacked if make_batch is None else make_batch(stacked)
+
+    def _batches(self, wanted: Iterator[tuple[int, int, list[int]]]) -> Iterator[tuple[int, int, Any]]:
+        if self.num_workers == 0:
+            for epoch, number, indices in wanted:
+                stacked = make_stack(self.dataset, self.transform, self.seed, epoch, indices)
+                yield epoch, number, self._finish(stacked)
+            return
+        pool = self._start_pool()
+        waiting: deque[tuple[int, int, Future]] = deque()
+        try:
+            while True:
+                while len(waiting) < self.num_workers * self.prefetch:
+                    item = next(wanted, None)
+                    if item is None:
+                        break
+                    epoch, number, indices = item
+                    waiting.append((epoch, number, self._submit(pool, epoch, indices)))
+                if not waiting:
+                    return
+                epoch, number, future = waiting.popleft()
+                yield epoch, number, self._finish(self._receive(future))
+        finally:
+            for _, _, future in waiting:
+                future.cancel()
+
+    def _start_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Not fork: Paddle's threads would not survive it.
+            kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+            context = multiprocessing.get_context(kind)
+            if kind == "forkserver":
+                context.set_forkserver_preload([__name__])
+            self._pool = ProcessPoolExecutor(
+                self.num_workers,
+                mp_context=context,
+                initializer=_start_worker,
+                initargs=(Source(self.dataset, self.transform, self.seed),),
+            )
+        return self._pool
+
+    def _submit(self, pool: ProcessPoolExecutor, epoch: int, indices: list[int]) -> Future:
+        try:
+            return pool.submit(_work, epoch, indices)
+        except BrokenProcessPool as error:
+            raise self._worker_died() from error
+
+    def _receive(self, future: Future) -> dict[str, Any]:
+        try:
+            stacked, failures = future.result()
+        except BrokenProcessPool as error:
+            raise self._worker_died() from error
+        except BEiTError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"Loader: a data worker failed with {type(error).__name__}: {error}. "
+                "Run with num_workers=0 to see where."
+            ) from error
+        for path, reason in failures:
+            self.dataset.corrupt.add(path, reason)  # type: ignore[attr-defined]
+        return stacked
+
+    def _worker_died(self) -> DataError:
+        self._pool = None
+        return DataError(
+            f"Loader: one of {self.num_workers} data workers ended without a word (killed, or out of memory?). "
+            "Lower num_workers or prefetch, or use num_workers=0; a script that starts workers must be a file (not "
+            "standard input) and needs `if __name__ == '__main__':`. The last checkpoint is intact."
+        )

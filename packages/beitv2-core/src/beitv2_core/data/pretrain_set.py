@@ -1,0 +1,140 @@
+"""From one sample to the batch a task reads: the tokenizer's, the pretraining's and the evaluation's recipe.
+
+A transform turns (sample, rng) into a dict of small arrays, pictures as uint8 (H, W, 3); its `batch` turns the stacked
+dict into floats. The second half runs once per batch in the parent, so workers send a quarter of the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from .rng import SampleRng
+from .sample import Sample
+from .transforms import (
+    ColorJitter,
+    EvalCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Size,
+    TwoViewCrop,
+    normalise,
+    to_unit_floats,
+)
+
+
+class TokenizerBatch(NamedTuple):
+    """images: float32 (B, 3, H, W) in [0, 1]; paths: B strings."""
+
+    images: np.ndarray
+    paths: list[str]
+
+
+class MimBatch(NamedTuple):
+    """patch_view: float32 (B, 3, H, W), ImageNet-normalised; token_view: float32 (B, 3, h, w) in [0, 1], the same crop;
+    mask: bool (B, N), True = hidden; paths: B strings."""
+
+    patch_view: np.ndarray
+    token_view: np.ndarray
+    mask: np.ndarray
+    paths: list[str]
+
+
+class LabelledBatch(NamedTuple):
+    """images: float32 (B, 3, H, W) in [0, 1]; labels: int64 (B,), -1 = none; paths: B strings."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    paths: list[str]
+
+
+class TokenizerTransform:
+    """Random resized crop (bicubic), then a flip; no colour change (recipe of the tokenizer).
+
+    Gives {"image": uint8 (H, W, 3), "path": str}. Source: official `datasets.py: build_vqkd_dataset`.
+    Departs: crop and flip draw from the sample's python generator; torchvision draws them from torch's.
+    """
+
+    def __init__(
+        self, image_size: Size, *, scale: tuple[float, float] = (0.08, 1.0), interpolation: str = "bicubic"
+    ) -> None:
+        self.crop = RandomResizedCrop(image_size, scale=scale, interpolation=interpolation)
+        self.flip = RandomHorizontalFlip()
+
+    def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
+        """Augment one sample."""
+        return {"image": np.asarray(self.flip(self.crop(sample.image, rng), rng)), "path": sample.path}
+
+    def batch(self, stacked: dict[str, Any]) -> TokenizerBatch:
+        """Turn the stacked samples into floats."""
+        return TokenizerBatch(to_unit_floats(stacked["image"]), stacked["path"])
+
+
+class MimTransform:
+    """Colour jitter, flip, one crop read twice, then a mask (recipe of the pretraining, in the official order).
+
+    image_size: of the student's view, pixels; token_size: of the tokenizer's view (default the same). masking: callable
+    rng -> bool (gh, gw). jitter None = no colour change. Gives {"patch_view", "mask" (N,), "path"} and, only when it
+    differs from the patch view, "token_view".
+    Source: official `datasets.py: DataAugmentationForBEiT`.
+    """
+
+    def __init__(
+        self,
+        image_size: Size,
+        masking: Callable[[SampleRng], np.ndarray],
+        *,
+        token_size: Size | None = None,
+        scale: tuple[float, float] = (0.2, 1.0),
+        interpolation: str = "bicubic",
+        token_interpolation: str = "bicubic",
+        jitter: float | tuple[float, float, float] | None = 0.4,
+    ) -> None:
+        self.masking = masking
+        self.jitter: ColorJitter | None = None
+        if jitter:
+            self.jitter = ColorJitter(*((jitter,) * 3 if isinstance(jitter, (int, float)) else jitter))
+        self.flip = RandomHorizontalFlip()
+        self.crop = TwoViewCrop(
+            image_size,
+            image_size if token_size is None else token_size,
+            scale=scale,
+            interpolation=interpolation,
+            second_interpolation=token_interpolation,
+        )
+
+    def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
+        """Augment one sample and draw its mask."""
+        image = sample.image if self.jitter is None else self.jitter(sample.image, rng)
+        patch_view, token_view = self.crop(self.flip(image, rng), rng)
+        result = {"patch_view": np.asarray(patch_view), "mask": self.masking(rng).reshape(-1), "path": sample.path}
+        # With interpolation "random" the views are equal in some samples only; a batch needs all or none.
+        if token_view is not patch_view or len(self.crop.filters) > 1:
+            result["token_view"] = np.asarray(token_view)
+        return result
+
+    def batch(self, stacked: dict[str, Any]) -> MimBatch:
+        """Turn the stacked samples into floats."""
+        patch_view = to_unit_floats(stacked["patch_view"])
+        token_view = to_unit_floats(stacked["token_view"]) if "token_view" in stacked else patch_view
+        return MimBatch(normalise(patch_view), token_view, stacked["mask"], stacked["path"])
+
+
+class EvalTransform:
+    """The central crop, without randomness; pictures in [0, 1] with their labels.
+
+    crop_share 1.0 keeps the whole short side (right for pictures that already have the size, such as DigitScenes).
+    """
+
+    def __init__(self, image_size: Size, *, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
+        self.crop = EvalCrop(image_size, crop_share, interpolation)
+
+    def __call__(self, sample: Sample, rng: SampleRng | None = None) -> dict[str, Any]:
+        """Crop one sample."""
+        label = -1 if sample.label is None else sample.label
+        return {"image": np.asarray(self.crop(sample.image)), "label": label, "path": sample.path}
+
+    def batch(self, stacked: dict[str, Any]) -> LabelledBatch:
+        """Turn the stacked samples into floats."""
+        return LabelledBatch(to_unit_floats(stacked["image"]), stacked["label"], stacked["path"])

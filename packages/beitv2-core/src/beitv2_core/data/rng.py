@@ -1,0 +1,50 @@
+"""Random generators that belong to one sample, so that results do not depend on who draws them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import numpy as np
+
+
+def derive_seed(*parts: object) -> int:
+    """Turn any parts (numbers, names) into one 64-bit seed; nearby parts give unrelated seeds."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class SampleRng:
+    """The two generators the official code draws from, private to one sample of one epoch.
+
+    python: `random.Random` (crops, flips, jitter, block sizes); numpy: `np.random.RandomState` (mask top-up).
+    Departs: the official scripts draw from the global generators, which are never seeded (README fact 35) and depend on
+    the number of workers; given the same generators the draws are the same.
+    """
+
+    __slots__ = ("python", "_numpy", "_numpy_seed")
+
+    def __init__(
+        self, python: random.Random, numpy: np.random.RandomState | None = None, *, numpy_seed: int = 0
+    ) -> None:
+        self.python = python
+        self._numpy = numpy
+        self._numpy_seed = numpy_seed
+
+    @property
+    def numpy(self) -> np.random.RandomState:
+        """The numpy generator, made on first use (most samples never need it)."""
+        if self._numpy is None:
+            self._numpy = np.random.RandomState(self._numpy_seed)
+        return self._numpy
+
+    @classmethod
+    def for_sample(cls, seed: int, epoch: int, index: int) -> SampleRng:
+        """Generators that depend on (seed, epoch, index) only, not on worker, rank or batch size."""
+        mixed = derive_seed(seed, epoch, index)
+        return cls(random.Random(mixed), numpy_seed=mixed & 0xFFFFFFFF)
+
+    @classmethod
+    def from_seed(cls, seed: int) -> SampleRng:
+        """Both generators seeded with the same number, as `random.seed(s); np.random.seed(s)` would."""
+        return cls(random.Random(seed), numpy_seed=seed)

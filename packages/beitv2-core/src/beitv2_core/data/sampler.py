@@ -1,0 +1,114 @@
+"""Which picture comes next: the same for every world size, and resumable at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import DataError
+from .rng import derive_seed
+
+
+class ResumableSampler:
+    """An endless stream of batches of indices; epoch after epoch, each in its own order.
+
+    length: pictures; batch_size: per rank. The order of an epoch depends on (seed, epoch) only. Rank r of R takes every
+    R-th index of each global batch of batch_size * R, so R ranks together see what one rank with the R-fold batch sees.
+    drop_last False keeps the short last batch; it is filled up from the start of the order to a multiple of R, so that
+    no rank goes without. Raises DataError when an epoch would have no batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+            raise DataError(
+                f"ResumableSampler: batch_size {batch_size}, rank {rank} of {world_size}; expected a batch size and a "
+                "world size of at least 1 and 0 <= rank < world size."
+            )
+        self.length = length
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.global_batch = batch_size * world_size
+        self.steps_per_epoch = length // self.global_batch if drop_last else -(-length // self.global_batch)
+        if self.steps_per_epoch < 1:
+            raise DataError(
+                f"ResumableSampler: {length} pictures do not fill one batch of {batch_size} x {world_size} processes. "
+                "Lower the batch size or give more pictures."
+            )
+        self.epoch = 0
+        self.batch = 0
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The order of all indices in that epoch, int64 (length,)."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        if self._order is None or self._order[0] != epoch:
+            seed = derive_seed("order", self.seed, epoch) & 0xFFFFFFFF
+            # RandomState: its stream is frozen for all numpy versions
+            self._order = (epoch, np.random.RandomState(seed).permutation(self.length))
+        return self._order[1]
+
+    def indices(self, epoch: int, batch: int) -> list[int]:
+        """This rank's indices of one batch."""
+        order = self.order(epoch)
+        chosen = order[batch * self.global_batch : (batch + 1) * self.global_batch]
+        if len(chosen) < self.global_batch:
+            missing = -len(chosen) % self.world_size
+            chosen = np.concatenate([chosen, np.resize(order, missing)])
+        return [int(index) for index in chosen[self.rank :: self.world_size]]
+
+    def batches_from(self, epoch: int, batch: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield (epoch, batch, indices) from that position on, for ever; changes nothing."""
+        while True:
+            for number in range(batch, self.steps_per_epoch):
+                yield epoch, number, self.indices(epoch, number)
+            epoch, batch = epoch + 1, 0
+
+    def move_behind(self, epoch: int, batch: int) -> None:
+        """Set the position to the batch after (epoch, batch)."""
+        self.epoch, self.batch = (epoch, batch + 1) if batch + 1 < self.steps_per_epoch else (epoch + 1, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield (epoch, indices) from the current position on, for ever; a batch counts as consumed when handed out."""
+        for epoch, batch, indices in self.batches_from(self.epoch, self.batch):
+            self.move_behind(epoch, batch)
+            yield epoch, indices
+
+    def state(self) -> dict[str, int]:
+        """The position of the next batch and what it depends on (JSON-able)."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "length": self.length,
+            "global_batch": self.global_batch,
+            "seed": self.seed,
+        }
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Continue at a saved position; DataError when the data or the total batch size are others than then."""
+        for key, name, here in (
+            ("length", "pictures in the data set", self.length),
+            ("global_batch", "pictures in a batch over all processes", self.global_batch),
+            ("seed", "as the data seed", self.seed),
+        ):
+            if int(state[key]) != here:
+                raise DataError(
+                    f"resume: the checkpoint was made with {state[key]} {name}, now there are {here}. "
+                    "Resume with the same data and batch, or start a new run from its weights."
+                )
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])

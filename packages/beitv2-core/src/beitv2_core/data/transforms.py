@@ -1,0 +1,256 @@
+"""Crops, flips and colour changes on Pillow pictures, as torchvision 0.8.2 and the official code do them.
+
+Every transform takes its random numbers from the `SampleRng` it is given and returns a new picture.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Union
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ConfigError
+from .rng import SampleRng
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+    "box": Image.Resampling.BOX,
+}
+RANDOM_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+CROP_ATTEMPTS = 10
+
+Box = tuple[int, int, int, int]
+Size = Union[int, tuple[int, int]]
+
+
+def find_interpolation(name: str) -> Image.Resampling:
+    """Return Pillow's filter of that name; ConfigError lists the names."""
+    try:
+        return INTERPOLATIONS[name]
+    except KeyError:
+        raise ConfigError(f"interpolation is {name!r}, expected one of {', '.join(INTERPOLATIONS)}.") from None
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Read a size in pixels given as one number (square) or as (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def draw_crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
+) -> Box:
+    """Draw (top, left, height, width) of a crop with `scale` of the area and `ratio` width / height.
+
+    Ten tries; then the central crop nearest to the asked ratios.
+    Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic.get_params`, equal draw by draw.
+    """
+    area = width * height
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for _ in range(CROP_ATTEMPTS):
+        target = rng.uniform(*scale) * area
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w = int(round(math.sqrt(target * aspect)))
+        h = int(round(math.sqrt(target / aspect)))
+        if w <= width and h <= height:
+            top = rng.randint(0, height - h)
+            left = rng.randint(0, width - w)
+            return top, left, h, w
+    in_ratio = width / height
+    if in_ratio < min(ratio):
+        w, h = width, int(round(width / min(ratio)))
+    elif in_ratio > max(ratio):
+        w, h = int(round(height * max(ratio))), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized_crop(image: Image.Image, box: Box, size: tuple[int, int], interpolation: Image.Resampling) -> Image.Image:
+    """Cut (top, left, height, width) out and resize it to (height, width); nothing outside the box is read."""
+    top, left, h, w = box
+    # A thin picture can give a crop of no rows or columns (the official code fails there); one is the least.
+    crop = image.crop((left, top, left + max(w, 1), top + max(h, 1)))
+    return crop.resize((size[1], size[0]), interpolation)
+
+
+class TwoViewCrop:
+    """One random crop of the picture, read at two sizes: (first view, second view).
+
+    size, second_size: pixels, int or (height, width); second_size None gives (view, None). interpolation may be
+    "random" (bilinear or bicubic, drawn after the box). When both views have the same size and filter the crop is
+    resized once and the same picture is returned twice.
+    Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic`.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        second_size: Size | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+        second_interpolation: str = "bicubic",
+    ) -> None:
+        self.size = height_and_width(size)
+        self.second_size = None if second_size is None else height_and_width(second_size)
+        self.scale = check_range("crop scale", scale)
+        self.ratio = check_range("crop ratio", ratio)
+        self.filters = RANDOM_INTERPOLATIONS if interpolation == "random" else (find_interpolation(interpolation),)
+        self.second_filter = find_interpolation(second_interpolation)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Return both views of one crop."""
+        box = draw_crop_box(image.width, image.height, self.scale, self.ratio, rng.python)
+        # choice() on one element would consume a draw that the official code does not make
+        chosen = self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
+        first = resized_crop(image, box, self.size, chosen)
+        if self.second_size is None:
+            return first, None
+        if self.second_size == self.size and self.second_filter == chosen:
+            return first, first
+        return first, resized_crop(image, box, self.second_size, self.second_filter)
+
+
+class RandomResizedCrop(TwoViewCrop):
+    """One random crop, resized to `size` (torchvision `RandomResizedCrop`); returns the picture alone."""
+
+    def __init__(
+        self,
+        size: Size,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__(size, None, scale, ratio, interpolation)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:  # type: ignore[override]
+        """Return the resized crop."""
+        return super().__call__(image, rng)[0]
+
+
+class RandomHorizontalFlip:
+    """Mirror the picture left to right with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
+        """Return the picture or its mirror image; always consumes one draw."""
+        if rng.python.random() < self.prob:
+            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image
+
+
+class ColorJitter:
+    """Change brightness, contrast and saturation by factors in [1 - x, 1 + x], in random order; no hue.
+
+    Pixel for pixel what torchvision's Pillow backend (`ImageEnhance`) computes.
+    Source: official `datasets.py: DataAugmentationForBEiT` (hard-coded 0.4, 0.4, 0.4).
+    Departs: factors and order come from the sample's python generator; torchvision draws them from torch's.
+    """
+
+    def __init__(self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4) -> None:
+        self.ranges = {}
+        for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+            if amount < 0:
+                raise ConfigError(f"ColorJitter: {name} is {amount}, expected a number of at least 0.")
+            self.ranges[name] = (max(0.0, 1 - amount), 1 + amount)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
+        """Return the recoloured picture."""
+        names = [name for name, bounds in self.ranges.items() if bounds != (1.0, 1.0)]
+        rng.python.shuffle(names)
+        for name in names:
+            image = ENHANCERS[name](image, rng.python.uniform(*self.ranges[name]))
+        return image
+
+
+def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with black: factor 0 is black, 1 the picture."""
+    return Image.blend(Image.new(image.mode, image.size, 0), image, factor)
+
+
+def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the rounded mean grey of the whole picture: factor 0 is flat grey, 1 the picture."""
+    grey = np.asarray(image.convert("L"))
+    mean = int(int(grey.sum(dtype=np.int64)) / grey.size + 0.5)
+    return Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, factor)
+
+
+def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
+    """Blend with the grey picture: factor 0 is grey, 1 the picture."""
+    return Image.blend(image.convert("L").convert("RGB"), image, factor)
+
+
+ENHANCERS = {"brightness": adjust_brightness, "contrast": adjust_contrast, "saturation": adjust_saturation}
+
+
+def resized_short_side(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return (width, height) with the short side `size` and the long side rounded down (torchvision `Resize(int)`)."""
+    if width < height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+class EvalCrop:
+    """Resize the short side to int(size / crop_share) and cut the centre out: no randomness.
+
+    size: pixels, int or (height, width). Offsets are rounded half to even, as torchvision 0.8.2 does.
+    Source: official `datasets.py: build_transform` (crop_pct 224 / 256 = 0.875).
+    Departs: a non-square size, which the official code never has, is cut from the smallest picture that covers it.
+    """
+
+    def __init__(self, size: Size, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
+        if not 0 < crop_share <= 1:
+            raise ConfigError(f"EvalCrop: crop_share is {crop_share}, expected a number in (0, 1].")
+        self.size = height_and_width(size)
+        self.crop_share = crop_share
+        self.filter = find_interpolation(interpolation)
+
+    def __call__(self, image: Image.Image, rng: SampleRng | None = None) -> Image.Image:
+        """Return the central crop; `rng` is not used."""
+        height, width = self.size
+        if height == width:
+            resized = resized_short_side(image.width, image.height, int(height / self.crop_share))
+        else:
+            factor = max(height / self.crop_share / image.height, width / self.crop_share / image.width)
+            resized = (max(width, int(image.width * factor)), max(height, int(image.height * factor)))
+        if resized != image.size:
+            image = image.resize(resized, self.filter)
+        top = int(round((image.height - height) / 2.0))
+        left = int(round((image.width - width) / 2.0))
+        return image.crop((left, top, left + width, top + height))
+
+
+def check_range(what: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the bounds as two floats; ConfigError when they are not 0 < low <= high."""
+    low, high = float(bounds[0]), float(bounds[1])
+    if not 0 < low <= high:
+        raise ConfigError(f"{what} is ({low}, {high}), expected 0 < low <= high.")
+    return low, high
+
+
+def to_unit_floats(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [0, 1] (torchvision `ToTensor`)."""
+    floats = np.ascontiguousarray(np.moveaxis(pictures, -1, -3), dtype=np.float32)
+    floats /= np.float32(255)
+    return floats
+
+
+def normalise(
+    floats: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> np.ndarray:
+    """float32 (..., 3, H, W) in [0, 1] -> (x - mean) / std per channel, as a new array (torchvision `Normalize`)."""
+    result = floats - np.asarray(mean, dtype=np.float32)[:, None, None]
+    result /= np.asarray(std, dtype=np.float32)[:, None, None]
+    return result

@@ -1,0 +1,35 @@
+"""Every error a user can cause. Each message says where, what came, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class BEiTError(Exception):
+    """Base of all errors raised on purpose by the three packages."""
+
+
+class ConfigError(BEiTError, ValueError):
+    """A configuration file, an override or a combination of settings is wrong."""
+
+
+class ShapeError(BEiTError, ValueError):
+    """An array or picture has a size the model cannot take; the message names both sizes."""
+
+
+class DataError(BEiTError):
+    """A data set is missing, empty, unreadable or too corrupt to go on."""
+
+
+class CheckpointError(BEiTError):
+    """A checkpoint or weights file is missing, damaged, unsafe or belongs to another model."""
+
+
+class WeightsError(CheckpointError):
+    """Weights could not be fetched or do not have the expected hash."""
+
+
+class NonFiniteLossError(BEiTError, ArithmeticError):
+    """The loss became NaN or infinite; the last checkpoint and the failing batch are on disk."""
+
+
+class MissingDependencyError(BEiTError, ImportError):
+    """A package that this feature needs is not installed; the message holds the command to type."""

@@ -1,0 +1,1 @@
+"""Bricks of the models; they import Paddle and nothing else of the house."""

@@ -1,0 +1,53 @@
+"""Weight initialisation of the two official model families, from one explicit source of randomness (Paddle's).
+
+Source: official modeling_finetune.py and modeling_pretrain.py, `_init_weights` and `fix_init_weight`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import paddle
+from paddle import nn
+
+
+def _fill(parameter: paddle.Tensor, values: paddle.Tensor) -> None:
+    parameter.set_value(values.astype(parameter.dtype))
+
+
+def trunc_normal(parameter: paddle.Tensor, *, std: float = 0.02, limit: float = 2.0) -> None:
+    """Fill with a normal of `std`, redrawn by inversion inside +-`limit` (absolute).
+
+    The fine-tuning family uses limit 2 (in effect not truncated), the pretraining family limit = std,
+    so that its true standard deviation is 0.0108.
+    """
+    low = 0.5 * (1 + math.erf(-limit / std / math.sqrt(2)))
+    # float64: 2 * u - 1 near its ends decides how far the inverse error function reaches.
+    u = paddle.uniform(parameter.shape, dtype="float64", min=2 * low - 1, max=1 - 2 * low)
+    values = paddle.erfinv(paddle.clip(u, -1 + 1e-15, 1 - 1e-15)) * (std * math.sqrt(2))
+    _fill(parameter, paddle.clip(values, -limit, limit))
+
+
+def kaiming_uniform_default(layer: nn.Layer) -> None:
+    """PyTorch's default for Linear and Conv2d: weight and bias uniform in +-1/sqrt(fan_in)."""
+    shape = layer.weight.shape
+    fan_in = shape[0] if isinstance(layer, nn.Linear) else math.prod(shape[1:])
+    bound = 1 / math.sqrt(fan_in)
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            _fill(parameter, paddle.uniform(parameter.shape, min=-bound, max=bound))
+
+
+def init_linears(module: nn.Layer, *, limit: float) -> None:
+    """Linear weights truncated normal, Linear biases 0; layer norms keep 1 and 0."""
+    for layer in module.sublayers(include_self=True):
+        if isinstance(layer, nn.Linear):
+            trunc_normal(layer.weight, limit=limit)
+            if layer.bias is not None:
+                _fill(layer.bias, paddle.zeros(layer.bias.shape))
+
+
+def rescale_block(block: nn.Layer, layer_id: int) -> None:
+    """Divide the block's two output projections by sqrt(2 * layer_id), layer_id counted from 1."""
+    for weight in (block.attn.proj.weight, block.mlp.fc2.weight):
+        _fill(weight, weight / math.sqrt(2.0 * layer_id))

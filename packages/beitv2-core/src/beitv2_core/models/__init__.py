@@ -1,0 +1,1 @@
+"""The models: one ViT trunk, the tokenizer and masked image modelling on top of it."""

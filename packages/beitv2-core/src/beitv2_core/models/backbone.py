@@ -1,0 +1,224 @@
+"""The only ViT trunk of the house: tokenizer encoder and decoder, pretraining, classification, segmentation.
+
+Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from beitv2_core.errors import ShapeError
+from beitv2_core.layers.block import Block
+from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
+from beitv2_core.layers.interpolate import bicubic_resize
+from beitv2_core.layers.patch_embed import PatchEmbed
+from beitv2_core.layers.rel_pos_bias import RelativePositionBias
+
+#: width, depth, heads, and the MLP ratio and patch where they differ from 4 and 16.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 192, "depth": 12, "num_heads": 3},
+    "small": {"width": 384, "depth": 12, "num_heads": 6},
+    "base": {"width": 768, "depth": 12, "num_heads": 12},
+    "large": {"width": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"width": 1280, "depth": 32, "num_heads": 16, "patch_size": 14},
+}
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
+class BEiTBackbone(nn.Layer):
+    """A BEiT vision transformer without a head; parameter names are the official ones.
+
+    images (B, in_chans, H, W), already normalised -> tokens (B, 1 + N, width), class token first.
+
+    Positions: `use_abs_pos_emb` (a table, resized bicubically to other picture sizes), `use_rel_pos_bias`
+    (a bias table in every block) or `use_shared_rel_pos_bias` (one for all), or none.  `norm`: "final" normalises
+    every token (`norm`), "pool" normalises the mean of the patches (`fc_norm`), "none" leaves tokens raw.
+    `init`: "finetune" or "pretrain", the two official initialisations.  `recompute` re-runs each block in the
+    backward pass instead of keeping its activations.
+
+    Raises ShapeError for a picture that is no whole number of patches, or whose grid the positions cannot serve.
+    Source: official modeling_finetune.py VisionTransformer, modeling_pretrain.py.
+    Departs: a transposed grid of the same token count is refused under relative positions (official: runs silently).
+    """
+
+    def __init__(self, *, image_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16,
+                 in_chans: int = 3, width: int = 768, depth: int = 12, num_heads: int = 12, mlp_ratio: float = 4.0,
+                 qkv_bias: bool = True, drop_rate: float = 0.0, attn_drop_rate: float = 0.0, drop_path: float = 0.0,
+                 init_values: float | None = None, use_abs_pos_emb: bool = False, use_rel_pos_bias: bool = False,
+                 use_shared_rel_pos_bias: bool = False, use_mask_token: bool = False, norm: str = "final",
+                 norm_eps: float = 1e-6, attn_head_dim: int | None = None, recompute: bool = False,
+                 init: str = "finetune"):
+        super().__init__()
+        self.image_size, self.patch_size = pair(image_size), pair(patch_size)
+        if any(i % p for i, p in zip(self.image_size, self.patch_size)):
+            raise ShapeError(
+                f"BEiTBackbone: image_size {self.image_size} is no multiple of patch_size {self.patch_size}. "
+                "Choose a picture size that is a whole number of patches."
+            )
+        if attn_head_dim is None and width % num_heads:
+            raise ShapeError(
+                f"BEiTBackbone: width {width} does not divide into {num_heads} heads. "
+                "Choose a multiple of the number of heads, or give attn_head_dim."
+            )
+        if norm not in ("final", "pool", "none") or init not in ("finetune", "pretrain"):
+            raise ValueError(
+                f"BEiTBackbone: norm={norm!r}, init={init!r}; expected norm 'final', 'pool' or 'none' and "
+                "init 'finetune' or 'pretrain'."
+            )
+        self.grid = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
+        self.width, self.depth, self.num_heads = width, depth, num_heads
+        self.init_family, self.recompute = init, recompute
+        self._block_kwargs = dict(
+            mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate,
+            init_values=init_values, norm_eps=norm_eps, head_width=attn_head_dim,
+            grid=self.grid if use_rel_pos_bias else None,
+        )
+        self.drop_path_rates = drop_path_rates(drop_path, depth)
+
+        self.patch_embed = PatchEmbed(self.patch_size, in_chans, width)
+        self.cls_token = self._token([1, 1, width])
+        self.mask_token = self._token([1, 1, width]) if use_mask_token else None
+        num_tokens = self.grid[0] * self.grid[1] + 1
+        self.pos_embed = self._token([1, num_tokens, width]) if use_abs_pos_emb else None
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
+        self.blocks = nn.LayerList([self._block(rate) for rate in self.drop_path_rates])
+        self.norm = nn.LayerNorm(width, epsilon=norm_eps) if norm == "final" else None
+        self.fc_norm = nn.LayerNorm(width, epsilon=norm_eps) if norm == "pool" else None
+        self._fixed_grid = use_rel_pos_bias or use_shared_rel_pos_bias
+        self._initialise()
+
+    def forward(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Pooled features (B, width): normalised mean of the patches with norm="pool", else the class token."""
+        tokens_BTD, _ = self.forward_tokens(images, mask)
+        if self.fc_norm is not None:
+            return self.fc_norm(tokens_BTD[:, 1:].mean(1))
+        return self.normalise(tokens_BTD)[:, 0]
+
+    def forward_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None,
+                       taps: Sequence[int] = ()) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
+        """Raw tokens (B, T, width) after the last block, and {i: raw output of block i} for every i in `taps`.
+
+        `mask` (B, N) bool, True where a patch is replaced by the mask token.
+        """
+        unknown = [tap for tap in taps if not 0 <= tap < self.depth]
+        if unknown:
+            raise ShapeError(f"BEiTBackbone: taps {unknown} do not exist; blocks are 0 .. {self.depth - 1}.")
+        x_BTD, bias = self.embed(images, mask), self.shared_bias()
+        tapped = {}
+        for i, block in enumerate(self.blocks):
+            x_BTD = self.run_block(block, x_BTD, bias)
+            if i in taps:
+                tapped[i] = x_BTD
+        return x_BTD, tapped
+
+    def normalise(self, tokens_BTD: paddle.Tensor) -> paddle.Tensor:
+        """Every token (B, T, width) through the model's norm (`norm` or `fc_norm`; unchanged with norm="none")."""
+        layer = self.norm if self.norm is not None else self.fc_norm
+        return tokens_BTD if layer is None else layer(tokens_BTD)
+
+    def patch_tokens(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Normalised patch tokens (B, N, width), row by row.  Source: official `return_patch_tokens=True`."""
+        return self.normalise(self.forward_tokens(images)[0])[:, 1:]
+
+    def last_attention(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Attention map (B, H, T, T) of the last block.  Source: official `get_last_selfattention`."""
+        x_BTD, bias = self.embed(images, mask), self.shared_bias()
+        for block in self.blocks[:-1]:
+            x_BTD = block(x_BTD, bias)
+        last = self.blocks[-1]
+        return last.attn.probabilities(last.norm1(x_BTD), bias)
+
+    def embed(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Tokens (B, T, width) that enter the first block."""
+        x_BND = self.patch_embed(images)
+        grid = (images.shape[2] // self.patch_size[0], images.shape[3] // self.patch_size[1])
+        if self._fixed_grid and grid != self.grid:
+            raise ShapeError(
+                f"BEiTBackbone: pictures of {images.shape[2]} x {images.shape[3]} give {grid[0]} x {grid[1]} patches, "
+                f"but the relative position bias was made for {self.image_size[0]} x {self.image_size[1]} "
+                f"({self.grid[0]} x {self.grid[1]}). Resize the pictures, or build the model for that size and resize "
+                "the checkpoint's bias tables."
+            )
+        if mask is not None:
+            x_BND = self._hide(x_BND, mask)
+        cls_B1D = self.cls_token.expand([x_BND.shape[0], 1, self.width]).astype(x_BND.dtype)
+        x_BTD = paddle.concat([cls_B1D, x_BND], axis=1)
+        if self.pos_embed is not None:
+            x_BTD = x_BTD + self.position_table(grid)
+        return self.pos_drop(x_BTD)
+
+    def position_table(self, grid: tuple[int, int]) -> paddle.Tensor:
+        """The absolute position table (1, 1 + gh * gw, width) for a grid of patches.
+
+        Resized bicubically with torch's sampling scale (n + 0.1) / sqrt(N) when the number of patches differs
+        (official modeling_finetune.py, interpolate_pos_encoding: an equal count keeps the table whatever the shape).
+        """
+        if grid[0] * grid[1] == self.grid[0] * self.grid[1]:
+            return self.pos_embed
+        patches = self.pos_embed[:, 1:].reshape([1, *self.grid, self.width]).transpose([0, 3, 1, 2])
+        scale = tuple((new + 0.1) / old for new, old in zip(grid, self.grid))
+        resized = bicubic_resize(patches, grid, scale=scale).transpose([0, 2, 3, 1]).reshape([1, -1, self.width])
+        return paddle.concat([self.pos_embed[:, :1], resized], axis=1)
+
+    def shared_bias(self) -> paddle.Tensor | None:
+        """The bias (1, H, T, T) all blocks share, or None."""
+        return None if self.rel_pos_bias is None else self.rel_pos_bias()
+
+    def run_block(self, block: Block, x_BTD: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+        """One block, recomputed in the backward pass where the model was built with `recompute`."""
+        if self.recompute and self.training and paddle.is_grad_enabled():
+            from paddle.distributed.fleet.utils import recompute
+            return recompute(block, x_BTD, bias)
+        return block(x_BTD, bias)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that never decay besides 1-D parameters (official `no_weight_decay`)."""
+        return {"pos_embed", "cls_token"}
+
+    def _hide(self, x_BND: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor:
+        if self.mask_token is None:
+            raise ShapeError("BEiTBackbone: a mask was given, but the model has no mask token (use_mask_token=True).")
+        if mask.shape != x_BND.shape[:2]:
+            raise ShapeError(
+                f"BEiTBackbone: the mask has shape {mask.shape}, the pictures have (batch, patches) "
+                f"{x_BND.shape[:2]}. Make masks for a grid of {self.grid[0]} x {self.grid[1]}."
+            )
+        w_BN1 = mask.astype(x_BND.dtype).unsqueeze(-1)
+        return x_BND * (1 - w_BN1) + self.mask_token.astype(x_BND.dtype) * w_BN1
+
+    def _block(self, drop_path: float) -> Block:
+        return Block(self.width, self.num_heads, drop_path=drop_path, **self._block_kwargs)
+
+    def _token(self, shape: list[int]) -> paddle.Tensor:
+        return self.create_parameter(shape, default_initializer=nn.initializer.Constant(0.0))
+
+    def _initialise(self) -> None:
+        limit = 0.02 if self.init_family == "pretrain" else 2.0
+        kaiming_uniform_default(self.patch_embed.proj)
+        if self.init_family == "pretrain":
+            # Only the pretraining family re-initialises the patch convolution (goldens: init_stats).
+            trunc_normal(self.patch_embed.proj.weight, limit=limit)
+            self.patch_embed.proj.bias.set_value(paddle.zeros([self.width]))
+        for token in (self.cls_token, self.mask_token, self.pos_embed):
+            if token is not None:
+                trunc_normal(token, limit=limit)
+        init_linears(self.blocks, limit=limit)
+        for i, block in enumerate(self.blocks):
+            rescale_block(block, i + 1)
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Drop-path rate of every block: linspace(0, rate, depth).  Source: official modeling_finetune.py."""
+    return [rate * i / (depth - 1) if depth > 1 else 0.0 for i in range(depth)]

@@ -1,0 +1,75 @@
+"""What must be set before Paddle is loaded, so that nobody has to know it.
+
+Imported by `beitv2_core/__init__.py`, so that `import beitv2_core` before `import paddle` is enough.
+A variable the user has set is never touched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import warnings
+import zlib  # noqa: F401  Paddle 2.6 exports its own zlib symbols: whoever loads zlib first decides which one Pillow gets.
+
+from beitv2_core.errors import MissingDependencyError
+
+
+def physical_cores() -> int:
+    """Processor cores this process may use, hyper-threads counted once where the system tells; at least 1."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        try:
+            with open(path, encoding="ascii") as file:
+                cores.add(file.read().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores))
+
+
+def is_amd() -> bool:
+    """True on an AMD processor, as far as /proc/cpuinfo tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return any("AuthenticAMD" in line or "AMD" in line for line in file if line.startswith(("vendor", "model name")))
+    except OSError:
+        return False
+
+
+def wanted_environment() -> dict[str, str]:
+    """Variables Paddle reads while loading: all cores instead of one, and MKL's fast path on AMD processors."""
+    wanted = {"OMP_NUM_THREADS": str(physical_cores())}
+    if is_amd():
+        wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    return wanted
+
+
+def prepare() -> dict[str, str]:
+    """Set the unset variables of `wanted_environment` and return them; warn once if Paddle was loaded first."""
+    missing = {name: value for name, value in wanted_environment().items() if name not in os.environ}
+    # `import paddle` itself sets OMP_NUM_THREADS=1: after it the user's own choice can no longer be told apart.
+    if "paddle" in sys.modules:
+        if missing or os.environ.get("OMP_NUM_THREADS") == "1" and physical_cores() > 1:
+            warnings.warn(
+                "beitv2_core: paddle was imported first, so it keeps its own thread and MKL settings "
+                f"(wanted {wanted_environment()}); matrix products may be several times slower. "
+                "Write `import beitv2_core` before `import paddle`.",
+                stacklevel=3,
+            )
+        return {}
+    os.environ.update(missing)
+    return missing
+
+
+def require_paddle() -> None:
+    """Raise MissingDependencyError with the command to type when no Paddle is installed."""
+    if "paddle" not in sys.modules and importlib.util.find_spec("paddle") is None:
+        raise MissingDependencyError(
+            "beitv2_core: PaddlePaddle is not installed, and this feature needs it. "
+            'Type: pip install "beitv2-core[cpu]"   (or "beitv2-core[gpu]" on a machine with CUDA).'
+        )
+
+
+prepare()

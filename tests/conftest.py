@@ -1,0 +1,45 @@
+"""Shared by all tests: the CPU, a fixed seed, and the folder of golden fixtures (`--goldens DIR`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import beitv2_core  # noqa: E402,F401  before paddle: it sets what Paddle should find
+import pytest  # noqa: E402
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--goldens", type=Path, default=HERE / "goldens", metavar="DIR",
+                     help="folder with golden fixtures; every fixture found there is run")
+
+
+@pytest.fixture
+def goldens_dir(request) -> Path:
+    return request.config.getoption("--goldens")
+
+
+def pytest_generate_tests(metafunc):
+    """Run a parity test once for every fixture of its module's SUBJECT."""
+    if "fixture_path" in metafunc.fixturenames:
+        from golden_io import golden_files
+        files = golden_files(metafunc.config.getoption("--goldens"), metafunc.module.SUBJECT)
+        metafunc.parametrize("fixture_path", files, ids=[path.stem for path in files])
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    import random
+
+    import numpy as np
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        import paddle
+    except ImportError:  # tests of code that needs no Paddle run without it
+        return
+    paddle.seed(0)

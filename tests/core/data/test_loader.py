@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beitv2_core.data import (
+    DigitScenes,
+    ImageFolder,
+    Loader,
+    MimTransform,
+    ResumableSampler,
+    Sample,
+    TokenizerTransform,
+)
+from beitv2_core.errors import DataError
+from beitv2_core.masking import BlockwiseMasking
+
+
+class Numbers:
+    """Picture i has the grey value i."""
+
+    classes = None
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def load(self, index):
+        return Sample(Image.new("RGB", (8, 8), (index,) * 3), index, str(index), None)
+
+
+def values(sample, rng):
+    return {"value": np.asarray(sample.image)[0, 0, 0], "draw": rng.python.random(), "path": sample.path}
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b)) and len(a) == len(b)
+
+
+def scenes_loader(num_workers=0, rank=0, world_size=1, batch_size=4):
+    scenes = DigitScenes("train", size=22)
+    transform = MimTransform(16, BlockwiseMasking((4, 4), 6, min_block=2))
+    sampler = ResumableSampler(22, batch_size=batch_size, rank=rank, world_size=world_size, seed=5)
+    return Loader(scenes, transform, sampler, num_workers=num_workers, seed=5)
+
+
+def test_batches_do_not_depend_on_the_number_of_workers_and_resume_exactly():
+    alone = take(scenes_loader(), 13)
+    with scenes_loader(num_workers=2) as loader:
+        got = take(loader, 7)
+        assert all(same(a, b) for a, b in zip(alone, got))
+        state = loader.state()
+        assert (state["epoch"], state["batch"]) == (1, 2)  # 5 batches an epoch; prefetched ones are not counted
+        assert all(same(a, b) for a, b in zip(alone[7:], take(loader, 6)))  # iterating again goes on
+    other = scenes_loader()
+    other.load_state(state)
+    assert all(same(a, b) for a, b in zip(alone[7:], take(other, 6)))
+
+
+def test_each_epoch_augments_anew():
+    loader = scenes_loader()
+    first, second = {}, {}
+    for number, batch in enumerate(take(loader, 10)):
+        (first if number < 5 else second).update(zip(batch.paths, batch.patch_view))
+    shared = set(first) & set(second)
+    assert shared and all((first[path] != second[path]).any() for path in shared)
+
+
+def test_two_ranks_make_the_same_samples_as_one_with_the_double_batch():
+    one = take(scenes_loader(batch_size=4), 4)
+    ranks = [take(scenes_loader(rank=rank, world_size=2, batch_size=2), 4) for rank in (0, 1)]
+    for step, batch in enumerate(one):
+        views = dict(zip(batch.paths, batch.patch_view))
+        for part in (ranks[0][step], ranks[1][step]):
+            for path, view in zip(part.paths, part.patch_view):
+                np.testing.assert_array_equal(views.pop(path), view)
+        assert not views
+
+
+def test_one_pass_visits_everything_once_and_leaves_the_position_alone():
+    sampler = ResumableSampler(10, batch_size=4, shuffle=False, drop_last=False)
+    loader = Loader(Numbers(10), values, sampler)
+    for _ in range(2):
+        batches = list(loader.one_pass())
+        assert np.concatenate([batch["value"] for batch in batches]).tolist() == list(range(10))
+    assert batches[-1]["path"] == ["8", "9"] and loader.state()["batch"] == 0
+
+
+def test_an_exception_in_a_worker_is_a_data_error_that_names_it():
+    too_long = ResumableSampler(9, batch_size=1, shuffle=False)
+    with Loader(DigitScenes(size=8), TokenizerTransform(8), too_long, num_workers=1) as loader:
+        with pytest.raises(DataError, match="IndexError: DigitScenes: picture 8"):
+            take(loader, 9)
+        assert loader.state()["batch"] == 8  # everything before the failure was handed out
+
+
+def test_a_killed_worker_is_a_data_error_and_iterating_again_starts_new_ones():
+    sampler = ResumableSampler(8, batch_size=2)
+    with Loader(DigitScenes(size=8), TokenizerTransform(8), sampler, num_workers=1) as loader:
+        batches = iter(loader)
+        next(batches)
+        for pid in list(loader._pool._processes):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DataError, match="killed, or out of memory"):
+            take(batches, 20)
+        assert len(take(loader, 2)) == 2
+
+
+def corrupt_folder(tmp_path):
+    for number in range(12):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number:02}.png")
+    for number in (2, 7, 9):
+        (tmp_path / f"{number:02}.png").write_bytes(b"?")
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_corrupt_files_are_replaced_and_counted_over_all_workers(tmp_path, num_workers):
+    folder = ImageFolder(corrupt_folder(tmp_path), max_corrupt=0.25)
+    sampler = ResumableSampler(12, batch_size=3, shuffle=False)
+    with Loader(folder, TokenizerTransform(8), sampler, num_workers=num_workers) as loader:
+        paths = [Path(path).name for batch in take(loader, 8) for path in batch.paths]
+    assert paths[:12] == paths[12:] and paths[2] == "03.png" and paths[7] == "08.png" and paths[9] == "10.png"
+    assert sorted(Path(path).name for path in folder.corrupt.found) == ["02.png", "07.png", "09.png"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_too_many_corrupt_files_over_all_workers_stop_the_run(tmp_path, num_workers):
+    report = tmp_path / "corrupt.txt"
+    folder = ImageFolder(corrupt_folder(tmp_path), max_corrupt=0.2, report=report)
+    sampler = ResumableSampler(12, batch_size=3, shuffle=False)
+    with Loader(folder, TokenizerTransform(8), sampler, num_workers=num_workers) as loader:
+        with pytest.raises(DataError, match="3 of 12 files"):
+            take(loader, 4)
+    assert len(report.read_text().splitlines()) == 3
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc to see processes")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import time\n"
+        "from beitv2_core.data import *\n"
+        "if __name__ == '__main__':\n"
+        "    sampler = ResumableSampler(8, batch_size=2)\n"
+        "    loader = Loader(DigitScenes(size=8), TokenizerTransform(8), sampler, num_workers=2)\n"
+        "    next(iter(loader))\n"
+        "    print(*loader._pool._processes, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    try:
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert workers and all(alive(pid) for pid in workers)
+    finally:
+        process.kill()
+        process.wait()
+    for _ in range(100):
+        if not any(alive(pid) for pid in workers):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"workers {workers} outlived their parent")
+
+
+def test_impossible_numbers_are_named():
+    with pytest.raises(DataError, match="num_workers -1"):
+        Loader(Numbers(4), values, ResumableSampler(4, batch_size=2), num_workers=-1)

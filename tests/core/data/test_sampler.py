@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beitv2_core.data import ResumableSampler
+from beitv2_core.errors import DataError
+
+
+def take(sampler, count):
+    return list(itertools.islice(sampler, count))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_an_epoch_visits_every_picture_at_most_once_and_drops_less_than_a_batch(length, batch, ranks, shuffle):
+    if length < batch * ranks:
+        return
+    seen = []
+    for rank in range(ranks):
+        sampler = ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, shuffle=shuffle)
+        for epoch, indices in take(sampler, sampler.steps_per_epoch):
+            assert epoch == 0 and len(indices) == batch
+            seen += indices
+    assert len(set(seen)) == len(seen) > length - batch * ranks
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(8, 60), st.integers(1, 2), st.sampled_from([2, 4]), st.integers(0, 20))
+def test_several_ranks_together_see_what_one_with_the_larger_batch_sees(length, batch, ranks, steps):
+    one = take(ResumableSampler(length, batch_size=batch * ranks, seed=3), steps)
+    parts = [
+        take(ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, seed=3), steps)
+        for rank in range(ranks)
+    ]
+    for number, (epoch, indices) in enumerate(one):
+        assert {part[number][0] for part in parts} == {epoch}
+        assert sorted(indices) == sorted(i for part in parts for i in part[number][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(0, 30))
+def test_a_resumed_sampler_continues_where_the_other_stood(length, batch, steps):
+    sampler = ResumableSampler(length, batch_size=batch, seed=1)
+    take(sampler, steps)
+    other = ResumableSampler(length, batch_size=batch, seed=1)
+    other.load_state(json.loads(json.dumps(sampler.state())))
+    assert take(other, 25) == take(sampler, 25)
+
+
+def test_each_epoch_and_each_seed_has_its_own_order():
+    samplers = [ResumableSampler(50, batch_size=5, seed=seed) for seed in (0, 1)]
+    orders = [tuple(sampler.order(epoch)) for sampler in samplers for epoch in (0, 1)]
+    assert len(set(orders)) == 4 and all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_without_shuffling_the_order_is_the_data_sets():
+    assert take(ResumableSampler(5, batch_size=2, shuffle=False), 3) == [(0, [0, 1]), (0, [2, 3]), (1, [0, 1])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4))
+def test_keeping_the_last_batch_visits_everything_and_leaves_no_rank_without(length, batch, ranks):
+    samplers = [
+        ResumableSampler(length, batch_size=batch, rank=r, world_size=ranks, drop_last=False) for r in range(ranks)
+    ]
+    seen = []
+    for parts in zip(*(take(sampler, sampler.steps_per_epoch) for sampler in samplers)):
+        sizes = {len(indices) for _, indices in parts}
+        assert len(sizes) == 1 and sizes.pop() > 0
+        seen += [index for _, indices in parts for index in indices]
+    assert set(seen) == set(range(length)) and len(seen) < length + ranks
+
+
+def test_wrong_numbers_and_other_data_are_named():
+    with pytest.raises(DataError, match="7 pictures do not fill one batch of 4 x 2"):
+        ResumableSampler(7, batch_size=4, world_size=2)
+    with pytest.raises(DataError, match="rank 2 of 2"):
+        ResumableSampler(7, batch_size=1, rank=2, world_size=2)
+    state = ResumableSampler(20, batch_size=4).state()
+    with pytest.raises(DataError, match="20 pictures in the data set, now there are 21"):
+        ResumableSampler(21, batch_size=4).load_state(state)
+    with pytest.raises(DataError, match="4 pictures in a batch.*now there are 5"):
+        ResumableSampler(20, batch_size=5).load_state(state)
+    ResumableSampler(20, batch_size=2, rank=1, world_size=2).load_state(state)  # the same total batch: fine

@@ -1,0 +1,64 @@
+"""Reading golden fixtures and comparing with them, within the limits their README states for another framework."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+
+def golden_files(folder: Path, subjects: str | tuple[str, ...]) -> list[Path]:
+    """The JSON file of every fixture of `subjects` in a folder: `name.json` or `name_*.json`, whatever its sizes."""
+    if isinstance(subjects, str):
+        subjects = (subjects,)
+    return sorted(path for path in folder.glob("*.json")
+                  if any(path.stem == name or path.stem.startswith(name + "_") for name in subjects))
+
+
+def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays (empty for JSON-only fixtures) and description of one fixture."""
+    meta = json.loads(path.read_text())
+    arrays = path.with_suffix(".npz")
+    if not arrays.exists():
+        return {}, meta
+    with np.load(arrays, allow_pickle=False) as data:
+        return {name: data[name] for name in data.files}, meta
+
+
+def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Arrays whose key starts with `prefix`/, keyed by the rest."""
+    return {key[len(prefix) + 1:]: array for key, array in arrays.items() if key.startswith(prefix + "/")}
+
+
+def as_array(value) -> np.ndarray:
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def assert_close_output(got, reference, name: str) -> None:
+    """Outputs and losses: |difference| <= 1e-5 + 1e-5 * max|reference|."""
+    got, reference = as_array(got), as_array(reference)
+    assert got.shape == reference.shape, f"{name}: shape {got.shape}, the official code gives {reference.shape}"
+    worst, limit = np.abs(got - reference).max(), 1e-5 + 1e-5 * np.abs(reference).max()
+    assert worst <= limit, f"{name}: differs by {worst:.3g}, allowed {limit:.3g}"
+
+
+def assert_close_grad(got, reference, name: str) -> None:
+    """Gradients: relative L2 per tensor < 1e-4; gradients that are mathematically zero: below 1e-5 absolute."""
+    got, reference = as_array(got).astype(np.float64), as_array(reference).astype(np.float64)
+    assert got.shape == reference.shape, f"{name}: shape {got.shape}, the official code gives {reference.shape}"
+    if np.abs(reference).max() < 1e-6:
+        assert np.abs(got).max() < 1e-5, f"{name}: {np.abs(got).max():.3g} where the gradient is zero"
+        return
+    relative = np.linalg.norm(got - reference) / np.linalg.norm(reference)
+    assert relative < 1e-4, f"{name}: relative L2 {relative:.3g}, allowed 1e-4"
+
+
+def assert_close_update(before, got, reference, name: str, max_abs: float = np.inf) -> None:
+    """Parameter updates: relative L2 of the change < 5e-3, and `max_abs` (0.1 * lr * steps)."""
+    before, got, reference = (as_array(a).astype(np.float64) for a in (before, got, reference))
+    size = np.linalg.norm(reference - before)
+    difference = np.linalg.norm(got - reference)
+    assert difference <= 5e-3 * size + 1e-12, f"{name}: update off by {difference / max(size, 1e-30):.3g}, allowed 5e-3"
+    worst = np.abs(got - reference).max(initial=0.0)
+    assert worst < max_abs, f"{name}: parameter off by {worst:.3g}, allowed {max_abs:.3g}"
