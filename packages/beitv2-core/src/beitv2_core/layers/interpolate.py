@@ -1,45 +1,68 @@
-"""Bicubic resizing of position tables with PyTorch's sampling grid.
+"""Bicubic resizing with PyTorch's arithmetic, as two small matrix products.
 
 Paddle's own `interpolate` samples by the ratio of the sizes; the official code passes `scale_factor`, whose value, not
-the resulting size, decides the grid.  A separable product with two small weight matrices is exact and differentiable.
+the resulting size, decides the sampling grid.
+
+Shape suffixes: B batch, C channels, H and W rows and columns before, I and J after.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import paddle
 
+from beitv2_core.errors import ShapeError
 
-def bicubic_matrix(old: int, new: int, scale: float | None = None) -> np.ndarray:
-    """Weights (new, old) of torch's bicubic `interpolate` (align_corners False, a = -0.75, border replicated).
+_A = -0.75  # PyTorch's cubic coefficient; other libraries use -0.5
 
-    `scale`: the `scale_factor` given to torch; None means new / old.  Source: ATen UpSampleBicubic2d.
+
+def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> np.ndarray:
+    """Weights (out_size, in_size), float64, of one axis: every row sums to 1; taps beyond the border repeat it.
+
+    `scale`: output pixels per input pixel on the sampling grid, out_size / in_size when None.  A position table resized
+    by the official code has scale (n + 0.1) / sqrt(N), which is not the ratio of the sizes and moves the samples.
+    Source: torch.nn.functional.interpolate(mode="bicubic", align_corners=False, recompute_scale_factor=None).
     """
-    step = 1.0 / scale if scale is not None else old / new
-    matrix = np.zeros((new, old), dtype=np.float64)
-    for i in range(new):
-        centre = step * (i + 0.5) - 0.5
-        first = int(np.floor(centre))
-        t = centre - first
-        for offset, weight in zip(range(-1, 3), _cubic(t)):
-            matrix[i, min(max(first + offset, 0), old - 1)] += weight
-    return matrix.astype(np.float32)
+    step = in_size / out_size if scale is None else 1.0 / scale
+    place = step * (np.arange(out_size) + 0.5) - 0.5
+    first = np.floor(place).astype(np.int64)
+    t = place - first
+    far, near = t + 1, 1 - t
+
+    def outer(d: np.ndarray) -> np.ndarray:  # distance 1 .. 2
+        return ((d - 5) * d + 8) * d * _A - 4 * _A
+
+    def inner(d: np.ndarray) -> np.ndarray:  # distance 0 .. 1
+        return ((_A + 2) * d - (_A + 3)) * d * d + 1
+
+    matrix = np.zeros((out_size, in_size))
+    rows = np.arange(out_size)
+    for offset, weight in zip((-1, 0, 1, 2), (outer(far), inner(t), inner(near), outer(near + 1))):
+        np.add.at(matrix, (rows, np.clip(first + offset, 0, in_size - 1)), weight)
+    return matrix
 
 
-def bicubic_resize(x_BCHW: paddle.Tensor, size: tuple[int, int],
-                   scale: tuple[float, float] | None = None) -> paddle.Tensor:
-    """(B, C, H, W) -> (B, C, *size), as torch's bicubic `interpolate` with `scale_factor=scale` (or `size=size`)."""
-    scales = scale if scale is not None else (None, None)
-    rows = paddle.to_tensor(bicubic_matrix(x_BCHW.shape[2], size[0], scales[0]))
-    columns = paddle.to_tensor(bicubic_matrix(x_BCHW.shape[3], size[1], scales[1]))
-    return paddle.matmul(paddle.matmul(rows, x_BCHW), columns, transpose_y=True)
+def bicubic_resize(table: paddle.Tensor, out_size: Sequence[int],
+                   scale: float | Sequence[float] | None = None) -> paddle.Tensor:
+    """Resize a table (H, W, C) or a batch (B, C, H, W) to `out_size` = (rows, columns), as PyTorch does, with gradient.
 
-
-def _cubic(t: float, a: float = -0.75) -> tuple[float, float, float, float]:
-    def near(x: float) -> float:
-        return ((a + 2) * x - (a + 3)) * x * x + 1
-
-    def far(x: float) -> float:
-        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-
-    return far(t + 1), near(t), near(1 - t), far(2 - t)
+    `scale`: see `bicubic_matrix`, one number or (rows, columns).  Returns (I, J, C) or (B, C, I, J) in the dtype that
+    came; no anti-aliasing; values may overshoot.  Raises ShapeError for another rank or an empty size.
+    Source: torch.nn.functional.interpolate(mode="bicubic"); official modeling_finetune.py, interpolate_pos_encoding.
+    """
+    rows, columns = (int(n) for n in out_size)
+    if table.ndim not in (3, 4) or rows < 1 or columns < 1:
+        raise ShapeError(
+            f"bicubic_resize: cannot resize shape {list(table.shape)} to {rows} x {columns}. "
+            "Give a table (H, W, C) or a batch (B, C, H, W) and at least one row and column."
+        )
+    if table.ndim == 3:
+        return bicubic_resize(table.transpose([2, 0, 1]).unsqueeze(0), out_size, scale)[0].transpose([1, 2, 0])
+    height, width = table.shape[2:]
+    by_row, by_column = (scale, scale) if scale is None or isinstance(scale, (int, float)) else scale
+    left_IH = paddle.to_tensor(bicubic_matrix(height, rows, by_row).astype(np.float32))
+    right_WJ = paddle.to_tensor(bicubic_matrix(width, columns, by_column).T.astype(np.float32))
+    wide_BCHJ = paddle.matmul(table.astype("float32"), right_WJ)
+    return paddle.matmul(left_IH, wide_BCHJ).astype(table.dtype)

@@ -1,0 +1,1 @@
+"""Checkpoints of our own and weights of others; reading one executes nothing."""

@@ -1,0 +1,1 @@
+"""Translations between foreign checkpoints and ours: one pure function of a dictionary of arrays per origin."""

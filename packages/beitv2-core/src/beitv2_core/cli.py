@@ -1,0 +1,96 @@
+"""The command `beitv2`. Importing it costs no Paddle; each command imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the loss became non-finite, 2 something the user can correct (message on stderr),
+128 + n stopped by signal n after saving a checkpoint.
+`BEITV2_DEBUG=1` shows the traceback instead of the message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import runtime  # noqa: F401  (threads and the MKL path, before anything loads paddle)
+from ._entry_points import find_entry_points
+from .commands import add_core_commands
+from .errors import BEiTError, NonFiniteLossError
+
+ENTRY_POINTS = "beitv2.commands"
+NO_PADDLE = (
+    "beitv2: Paddle is not installed. Type: pip install 'paddlepaddle>=2.6.2' "
+    "(CPU; or 'beitv2-core[cpu]'; for GPUs see https://www.paddlepaddle.org.cn/en/install)."
+)
+
+
+class _Group(TyperGroup):
+    """Turns errors made on purpose into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        if os.environ.get("BEITV2_DEBUG") == "1":
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except BEiTError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(exit_code(error)) from None
+        except ModuleNotFoundError as error:
+            if error.name != "paddle":
+                raise
+            typer.echo(NO_PADDLE, err=True)
+            raise typer.Exit(2) from None
+
+
+def exit_code(error: BEiTError) -> int:
+    """1 for a loss that is no number, 128 + n for signal n (as shells report it), 2 for what the user can correct."""
+    stopped_by = getattr(error, "signal_number", None)
+    if stopped_by is not None:
+        return 128 + int(stopped_by)
+    return 1 if isinstance(error, NonFiniteLossError) else 2
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="BEiT v2 on PaddlePaddle: train a visual tokenizer, pretrain a backbone with it, look at what they learnt.",
+)
+
+
+@app.callback()
+def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
+    logger = logging.getLogger("beitv2_core")
+    first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO if first_rank else logging.WARNING)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _add_foreign_commands() -> None:
+    """Let other packages add commands: each entry point is a function `register(app)`."""
+    for point in find_entry_points(ENTRY_POINTS):
+        try:
+            point.load()(app)
+        except Exception as error:  # a broken neighbour must not take the whole command line away
+            typer.echo(f"warning: the commands of {point.value} are not available: {error}", err=True)
+
+
+add_core_commands(app)
+_add_foreign_commands()
+
+
+def main() -> None:
+    """Entry point of the script `beitv2`."""
+    app(prog_name="beitv2")
+
+
+if __name__ == "__main__":
+    main()

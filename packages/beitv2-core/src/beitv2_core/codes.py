@@ -1,0 +1,196 @@
+"""From picture files to codes, in a stream that can be stopped and continued.
+
+Codes are written in parts beside the output while the work goes on; a second run reads the finished parts instead of
+computing them, and the parts become one .npz at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from .data import EvalTransform, Sample
+from .data.folder import EXTENSIONS, decode, find_pictures
+from .errors import DataError
+
+log = logging.getLogger("beitv2_core")
+PART_SIZE = 256
+# Two codes whose cosines differ by less are decided by the picture alone: rounding depends on the batch it is in.
+CLOSE_CALL = 2e-5
+
+
+def list_pictures(inputs: Sequence[str | Path]) -> list[str]:
+    """The picture files that are named or lie below the named folders, in that order; DataError when there is none."""
+    paths: list[str] = []
+    for item in map(Path, inputs):
+        if item.is_dir():
+            paths += [str(item / path) for path in sorted(find_pictures(item))]
+        elif item.is_file():
+            paths.append(str(item))
+        else:
+            raise DataError(f"{item}: no such file or folder. Give pictures or folders of pictures.")
+    if not paths:
+        raise DataError(f"no pictures in {', '.join(map(str, inputs))}; looked for {', '.join(EXTENSIONS)}.")
+    return paths
+
+
+def picture_batches(
+    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0
+) -> Iterator[np.ndarray]:
+    """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it."""
+    transform = EvalTransform(image_size, crop_share=crop_share)
+    for start in range(0, len(paths), batch_size):
+        crops = []
+        for path in paths[start : start + batch_size]:
+            try:
+                image = decode(path)
+            except Exception as error:  # decoders raise anything on broken input
+                raise DataError(
+                    f"{path}: cannot be decoded as a picture ({type(error).__name__}: {error}). "
+                    "Remove or repair the file."
+                ) from error
+            crops.append(transform(Sample(image, None, path))["image"])
+        yield transform.batch({"image": np.stack(crops), "label": np.zeros(len(crops)), "path": []}).images
+
+
+def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
+    """Codes int64 (B, N) of pictures (B, 3, H, W) in [0, 1]: those the picture has on its own, whatever the batch.
+
+    Matrix products round differently for other batch sizes. A picture with a patch between two almost equally near
+    codes is therefore encoded again alone.
+    """
+    with paddle.no_grad():
+        batch = paddle.to_tensor(images)
+        codes = tokenizer.tokenize(batch).numpy()
+        if len(images) == 1:
+            return codes
+        for index in np.flatnonzero(_smallest_gap(tokenizer, batch) < CLOSE_CALL):
+            codes[index] = tokenizer.tokenize(batch[int(index) : int(index) + 1]).numpy()[0]
+    return codes
+
+
+def _smallest_gap(tokenizer: Any, batch: Any) -> np.ndarray:
+    """The smallest difference between best and second-best cosine among each picture's patches, float32 (B,)."""
+    codebook = tokenizer.quantize.codebook
+    unit = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
+    gaps = []
+    for one in unit:  # a picture at a time: the (tokens x codes) table stays small
+        best, _ = paddle.topk(paddle.matmul(one, codebook, transpose_y=True), 2, axis=-1)
+        gaps.append(float((best[:, 0] - best[:, 1]).min()))
+    return np.asarray(gaps, dtype=np.float32)
+
+
+def code_dtype(num_codes: int) -> np.dtype:
+    """The smallest unsigned integer type that holds every code."""
+    return np.min_scalar_type(num_codes - 1)
+
+
+def encode_files(
+    tokenizer: Any,
+    paths: Sequence[str],
+    output: Path,
+    *,
+    batch_size: int = 16,
+    fingerprint: str = "",
+    part_size: int = PART_SIZE,
+    crop_share: float = 1.0,
+) -> Iterator[int]:
+    """Write the codes of all files to `output` (.npz); yields the number of pictures done, part by part.
+
+    The file holds codes (pictures, rows, columns), paths, num_codes.  fingerprint: identifies the tokenizer; parts left
+    by another tokenizer, other files or another crop are not used.
+    """
+    parts = output.with_name(output.name + ".parts")
+    key = _key(paths, tokenizer, fingerprint, part_size, crop_share)
+    _open_parts(parts, key)
+    names = []
+    for start in range(0, len(paths), part_size):
+        chunk = paths[start : start + part_size]
+        name = parts / f"part_{start // part_size:06d}.npy"
+        names.append(name)
+        if not name.exists():
+            images = picture_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share)
+            codes = np.concatenate([encode(tokenizer, batch) for batch in images])
+            grid = tuple(tokenizer.grid)
+            _write_whole(name, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
+        yield start + len(chunk)
+    _join(output, names, paths, tokenizer)
+    shutil.rmtree(parts)
+
+
+def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int, crop_share: float) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return {
+        "pictures": len(paths),
+        "files": digest.hexdigest(),
+        "tokenizer": fingerprint,
+        "image_size": list(np.atleast_1d(tokenizer.image_size).tolist()),
+        "part_size": part_size,
+        "crop_share": crop_share,
+    }
+
+
+def _open_parts(parts: Path, key: dict[str, Any]) -> None:
+    """Keep the parts of the same work, drop those of another."""
+    manifest = parts / "manifest.json"
+    if parts.is_dir():
+        try:
+            same = json.loads(manifest.read_text(encoding="utf-8")) == key
+        except (OSError, ValueError):
+            same = False
+        if same:
+            log.info("%s: continuing with %d finished part(s).", parts, len(list(parts.glob("part_*.npy"))))
+            return
+        log.warning("%s: parts of other pictures or another tokenizer; they are computed anew.", parts)
+        shutil.rmtree(parts)
+    parts.mkdir(parents=True)
+    manifest.write_text(json.dumps(key), encoding="utf-8")
+
+
+def _write_whole(path: Path, array: np.ndarray) -> None:
+    """Write a part so that it exists only when it is complete."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any) -> None:
+    """Copy the parts into one .npz, a part at a time, and put it in place when it is complete."""
+    temporary = output.with_name(output.name + ".tmp")
+    rows, columns = tokenizer.grid
+    header = {
+        "descr": np.lib.format.dtype_to_descr(code_dtype(tokenizer.num_codes)),
+        "fortran_order": False,
+        "shape": (len(paths), int(rows), int(columns)),
+    }
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+        with archive.open("codes.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for name in names:
+                file.write(np.ascontiguousarray(np.load(name)).tobytes())
+        for key, value in _facts(paths, tokenizer):
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, value, allow_pickle=False)
+    os.replace(temporary, output)
+
+
+def _facts(paths: Sequence[str], tokenizer: Any) -> Iterable[tuple[str, np.ndarray]]:
+    yield "paths", np.asarray([os.fsencode(path).decode("utf-8", "replace") for path in paths])
+    yield "num_codes", np.asarray(tokenizer.num_codes)

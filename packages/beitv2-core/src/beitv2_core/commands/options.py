@@ -1,0 +1,29 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
+MORE = typer.Argument(None, metavar="[KEY=VALUE]...", help="more settings, as after --set", show_default=False)
+SET = typer.Option(
+    None, "--set", metavar="KEY=VALUE", help="change a setting, e.g. --set optim.lr=1e-3 train.batch_size=64"
+)
+TOKENIZER = typer.Option(
+    ..., "--tokenizer", "-t", help="tokenizer run folder, .pdckpt checkpoint or file of published weights"
+)
+NAME = typer.Option(
+    None, "--name", help="which tokenizer a lone weights file is, e.g. vqkd_encoder_base_decoder_3x768x12_clip"
+)
+BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="pictures handled at once; does not change the result")
+
+
+def all_overrides(first: Optional[list[str]], more: Optional[list[str]], output: Optional[Path] = None) -> list[str]:
+    """The settings after --set, those that follow without it, and --output."""
+    overrides = [*(first or []), *(more or [])]
+    if output is not None:
+        overrides.append(f"output={str(output)!r}")
+    return overrides

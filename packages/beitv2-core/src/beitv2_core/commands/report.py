@@ -1,0 +1,94 @@
+"""`beitv2 report`: what a tokenizer and a backbone learnt, in numbers and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+
+def report(
+    tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
+    pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
+    data: Optional[str] = typer.Option(
+        None, help="folder of pictures, or digit_scenes; default: the test pictures of what the backbone was trained on"
+    ),
+    pictures: int = typer.Option(1000, min=8, help="test pictures"),
+    train_pictures: int = typer.Option(2000, min=16, help="training pictures of the linear probe"),
+    output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
+    batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
+) -> None:
+    """Evaluate both stages on test pictures; write summary.json and figures; print a table."""
+    from ..report import Settings, make_report
+
+    settings = Settings(tokenizer_run, pretrain_run, data, pictures, train_pictures, batch_size)
+    folder = output or run_folder_of(pretrain_run)
+    summary = make_report(settings, folder)
+    write_summary(folder / "summary.json", summary)
+    print_table(summary, folder)
+
+
+def run_folder_of(run: str) -> Path:
+    """The run folder of a run folder or of one of its checkpoints; the current folder otherwise."""
+    path = Path(run)
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "checkpoints").is_dir():
+            return folder
+    return Path(".")
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Add the report to summary.json beside what the training left there."""
+    try:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        existing = {}
+    existing["report"] = summary
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(existing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, measured, compare with) for the console."""
+    codebook = summary["codebook"]
+    masked = summary["masked_code_accuracy"]
+    perplexity = codebook["perplexity"]
+    guess = masked["most_frequent_share"]
+    rows = [
+        ("codes used", f"{codebook['codes_used']} of {codebook['num_codes']}", f"{100 * codebook['usage']:.1f} %"),
+        ("perplexity", f"{perplexity:.1f}", f"{100 * perplexity / codebook['num_codes']:.1f} % of codes"),
+    ]
+    for head, value in masked["heads"].items():
+        times = f"{value / guess:.1f} x the commonest code ({100 * guess:.1f} %)" if guess else ""
+        rows.append((f"masked-code accuracy, {head}", f"{100 * value:.1f} %", times))
+    probe = summary.get("linear_probe")
+    if probe:
+        gain = f"{100 * probe['gain']:+.1f} points over random weights ({100 * probe['random']:.1f} %)"
+        rows.append(("linear probe", f"{100 * probe['pretrained']:.1f} %", gain))
+    return rows
+
+
+def print_table(summary: dict[str, Any], folder: Path) -> None:
+    """Show the numbers; plain columns when the output is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    rows = table_rows(summary)
+    title = f"{summary['pictures']} test pictures"
+    if console.is_terminal:
+        table = Table(title=title)
+        for heading in ("what", "measured", "compare"):
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    else:
+        typer.echo(title)
+        for row in rows:
+            typer.echo(f"{row[0]:<28}{row[1]:>14}   {row[2]}")
+    typer.echo(f"written: {folder / 'summary.json'}")
+    for figure in summary["figures"]:
+        typer.echo(f"written: {figure}")

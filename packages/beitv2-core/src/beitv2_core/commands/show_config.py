@@ -1,0 +1,60 @@
+"""`beitv2 config`: what a run would use, and where each value comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+import yaml
+
+from ..config import load_config
+from ..config.load import MissingValueError, source_of
+from ..errors import ConfigError
+from . import options
+
+
+def config(
+    path: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+) -> None:
+    """Print the resolved settings as YAML, each value with the file it comes from."""
+    overrides = options.all_overrides(set_, more)
+    missing: list[str] = []
+    try:
+        settings, sources = load_config(path, overrides)
+    except MissingValueError as error:
+        missing = error.keys
+        try:  # fill the gaps to show the rest; works for the ones that are text: folders and files
+            settings, sources = load_config(path, [*overrides, *(f"{key}='?'" for key in missing)])
+        except ConfigError:
+            raise error from None
+    for line in yaml_lines(settings.resolved(), sources, missing):
+        typer.echo(line)
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        typer.echo(f"note: {len(missing)} value(s) without a default are still to be given: --set {given}", err=True)
+
+
+def yaml_lines(
+    tree: Mapping[str, Any], sources: Mapping[str, str], missing: Sequence[str] = (), prefix: str = ""
+) -> list[str]:
+    """Settings as YAML that reads back the same, one value a line, its source as a comment."""
+    lines: list[str] = []
+    indent = "  " * prefix.count(".")
+    for key, value in tree.items():
+        dotted = prefix + key
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{key}:")
+            lines += yaml_lines(value, sources, missing, dotted + ".")
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).replace("\n...\n", "\n").strip()
+        origin = source_of(dotted, dict(sources)) or "default"
+        if origin == "default" and key in ("width", "depth", "num_heads") and prefix + "size" in sources:
+            origin = f"{sources[prefix + 'size']} (size: {tree['size']})"
+        if dotted in missing:
+            text, origin = "", f"required: --set {dotted}=..."
+        lines.append(f"{indent}{key}: {text}".ljust(48) + f"  # {origin}")
+    return lines

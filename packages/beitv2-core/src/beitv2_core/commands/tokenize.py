@@ -1,0 +1,74 @@
+"""`beitv2 tokenize`: pictures to codes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from ..errors import ConfigError
+from . import options
+
+
+def tokenize(
+    images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
+    tokenizer: str = options.TOKENIZER,
+    output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes (.npz)"),
+    name: Optional[str] = options.NAME,
+    batch_size: int = options.BATCH,
+    crop_share: float = typer.Option(1.0, min=0.1, max=1.0, help="share of the short side that the central crop keeps"),
+) -> None:
+    """Write the codes of any number of pictures to a .npz; run it again to continue after a stop."""
+    if output.suffix != ".npz":
+        raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
+    from ..build import load_tokenizer
+    from ..codes import encode_files, list_pictures
+
+    paths = list_pictures([str(path) for path in images])
+    model = load_tokenizer(tokenizer, name=name)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for done in encode_files(
+        model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share
+    ):
+        if len(paths) > done:
+            typer.echo(f"{done} of {len(paths)} pictures", err=True)
+    if len(paths) == 1:
+        _print_grid(output)
+    rows, columns = model.grid
+    typer.echo(f"{output}: {done} picture(s), {rows}x{columns} codes each, codebook of {model.num_codes}")
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 of all weights: two tokenizers with one fingerprint give the same codes."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _print_grid(output: Path) -> None:
+    """Show one picture's codes: numbers, on a terminal over colours that tell codes apart."""
+    import numpy as np
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    codes = np.load(output)["codes"][0]
+    width = len(str(int(codes.max())))
+    for row in codes.tolist():
+        line = Text()
+        for code in row:
+            hue = (code * 0.618034) % 1.0  # golden ratio: neighbouring numbers get distant colours
+            line.append(f" {code:>{width}}", style=f"black on {_rgb(hue)}" if console.is_terminal else "")
+        console.print(line, soft_wrap=True)
+
+
+def _rgb(hue: float) -> str:
+    import colorsys
+
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.45, 0.95)
+    return f"rgb({int(red * 255)},{int(green * 255)},{int(blue * 255)})"

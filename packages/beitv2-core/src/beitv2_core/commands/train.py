@@ -1,0 +1,72 @@
+"""`beitv2 train-tokenizer`, `pretrain` and `init-tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from ..config import PretrainConfig, TokenizerConfig, load_config
+from . import options
+
+RESUME = typer.Option(
+    "auto",
+    help="auto: continue from the run folder's newest checkpoint, if any; never: a new run in a new folder; or a .pdckpt",
+)
+OUTPUT = typer.Option(None, "--output", "-o", help="run folder, instead of the one in the settings")
+DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print sizes, write nothing")
+
+
+def train_tokenizer(
+    config: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+    resume: str = RESUME,
+    output: Optional[Path] = OUTPUT,
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Train a VQ-KD tokenizer: pictures become codes that a teacher's features can be read from (stage 1)."""
+    settings, _ = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
+    _train(settings, resume, dry_run)
+
+
+def pretrain(
+    config: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+    resume: str = RESUME,
+    output: Optional[Path] = OUTPUT,
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Pretrain a backbone to predict the codes of hidden patches (stage 2)."""
+    settings, _ = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
+    _train(settings, resume, dry_run)
+
+
+def init_tokenizer(
+    config: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+    output: Optional[Path] = OUTPUT,
+    teacher_width: int = typer.Option(512, min=1, help="channels of the teacher's features (CLIP 512, DINO 768)"),
+) -> None:
+    """Write an untrained tokenizer with random codes: for tests and speed measurements, no teacher needed."""
+    overrides = options.all_overrides(set_, more, output)
+    tree_only = ["teacher.name=none", "teacher.weights=null", "teacher.sha256=null", "data.root=none"]
+    settings, _ = load_config(config, [*overrides, *tree_only], TokenizerConfig)
+    from ..build.restore import save_untrained
+
+    typer.echo(str(save_untrained(settings, teacher_width)))
+
+
+def _train(settings: Any, resume: str, dry_run: bool) -> None:
+    if dry_run:
+        from ..dry_run import run_one_step
+
+        for line in run_one_step(settings).lines():
+            typer.echo(line)
+        return
+    from ..build import build_training
+
+    build_training(settings).run(resume=None if resume == "never" else resume)

@@ -1,0 +1,238 @@
+"""Read settings: YAML with `_base_`, then `--set key=value`, then one frozen pydantic model.
+
+`_base_` is PaddleSeg's grammar: a path or a list of paths relative to the file; the child wins, dictionaries merge,
+lists are replaced, `_inherited_: false` inside a dictionary drops what its bases say.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .._entry_points import find_entry_points
+from ..errors import ConfigError
+from .schema import PretrainConfig, TokenizerConfig
+
+Sources = dict[str, str]  # dotted key -> the file (or "--set", "default") its value comes from
+ENTRY_POINTS = "beitv2.configs"
+
+
+class MissingValueError(ConfigError):
+    """Only values without a safe default are missing; `keys` names them."""
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.keys = list(keys)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML that reads 1e-6 as a number (YAML 1.2) and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def config_kinds() -> dict[str, type[BaseModel]]:
+    """The schema of each `kind:`; other packages add theirs by the entry points 'beitv2.configs'."""
+    kinds: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
+    for point in find_entry_points(ENTRY_POINTS):
+        if point.name not in kinds:
+            kinds[point.name] = point.load()
+    return kinds
+
+
+def load_config(
+    path: Union[str, Path], overrides: Sequence[str] = (), schema: Optional[type[BaseModel]] = None
+) -> tuple[Any, Sources]:
+    """Read a YAML file with its bases and overrides into (frozen settings, source of each value).
+
+    overrides: `a.b=c`, the value parsed as YAML.  schema: expected model; default: chosen by the file's `kind`.
+    Raises ConfigError naming file, dotted key and what was expected.
+    """
+    tree, sources = read_tree(Path(path))
+    for text in overrides:
+        _merge(tree, _parse_override(text), "--set", sources, "")
+    return parse_config(tree, schema=schema, source=str(path), sources=sources), sources
+
+
+def parse_config(
+    tree: Mapping[str, Any],
+    schema: Optional[type[BaseModel]] = None,
+    source: str = "config",
+    sources: Optional[Sources] = None,
+) -> Any:
+    """Turn plain values (a YAML tree, the config inside a checkpoint) into frozen settings or say what is wrong."""
+    kinds = config_kinds()
+    if schema is None:
+        kind = tree.get("kind")
+        if kind not in kinds:
+            came = "is missing" if kind is None else f"{kind!r} is unknown"
+            raise ConfigError(f"{source}: kind: {came}. Expected one of: {', '.join(kinds)}.")
+        schema = kinds[kind]
+    elif tree.get("kind") in kinds and kinds[tree["kind"]] is not schema:
+        wanted = next((name for name, model in kinds.items() if model is schema), schema.__name__)
+        raise ConfigError(f"{source}: this is a {tree['kind']!r} config, a {wanted!r} config was expected.")
+    try:
+        return schema.model_validate(dict(tree))
+    except ValidationError as error:
+        raise _explain(error, schema, source, sources or {}) from None
+
+
+def read_tree(path: Path, _chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Sources]:
+    """Read one YAML file and everything below its `_base_` into plain values and their sources."""
+    if path.resolve() in _chain:
+        raise ConfigError(f"{path}: _base_ leads back to this file: {' -> '.join(p.name for p in _chain)}.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        asked = f" (named by _base_ in {_chain[-1]})" if _chain else ""
+        raise ConfigError(f"{path}: cannot be read{asked}: {error}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found a {type(content).__name__}.")
+    bases = content.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: _base_: expected a path or a list of paths, found {bases!r}.")
+    tree: dict[str, Any] = {}
+    sources: Sources = {}
+    for base in bases:
+        base_tree, base_sources = read_tree(Path(os.path.normpath(path.parent / base)), (*_chain, path.resolve()))
+        _merge(tree, base_tree, base_sources, sources, "")
+    _merge(tree, content, str(path), sources, "")
+    return tree, sources
+
+
+def _merge(tree: dict[str, Any], child: Mapping[str, Any], origin: Any, sources: Sources, prefix: str) -> None:
+    """Lay `child` over `tree` in place; `origin` is one source for all of it or a map of sources."""
+    if child.get("_inherited_", True) is False:
+        tree.clear()
+        for key in [key for key in sources if key.startswith(prefix)]:
+            del sources[key]
+    for key, value in child.items():
+        if key == "_inherited_":
+            continue
+        if not isinstance(key, str):
+            raise ConfigError(f"{origin}: {prefix}{key}: a key must be text, found a {type(key).__name__}.")
+        dotted = prefix + key
+        if isinstance(value, dict):
+            below = tree[key] if isinstance(tree.get(key), dict) else {}
+            tree[key] = below
+            sources.pop(dotted, None)
+            _merge(below, value, origin, sources, dotted + ".")
+        else:
+            for old in [old for old in sources if old.startswith(dotted + ".")]:
+                del sources[old]
+            tree[key] = value
+            sources[dotted] = origin if isinstance(origin, str) else origin.get(dotted, "")
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text}: expected key=value with a dotted key, for example --set optim.lr=1e-3.")
+    try:
+        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
+    for part in reversed(parts):
+        value = {part: value}
+    return value
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of nested settings; an empty dictionary counts as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def source_of(dotted: str, sources: Sources) -> Optional[str]:
+    """The file that set a key, or set something below or above it; None when it is a default."""
+    if dotted in sources:
+        return sources[dotted]
+    for key, origin in sources.items():
+        if key.startswith(dotted + "."):
+            return origin
+    parent = dotted.rpartition(".")[0]
+    return sources.get(parent) if parent else None
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys of the section at `location`; empty when it is not a section."""
+    model: Any = schema
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return []
+        model = fields[part].annotation
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _describe(schema: type[BaseModel], location: Sequence[Any]) -> str:
+    model: Any = schema
+    text = ""
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return text
+        model, text = field.annotation, field.description or (field.annotation.__doc__ or "").split("\n")[0].rstrip(".")
+    return text
+
+
+def _explain(error: ValidationError, schema: type[BaseModel], source: str, sources: Sources) -> ConfigError:
+    """One line for each problem: file, dotted key, what came, what was expected, what to do."""
+    lines: list[str] = []
+    missing: list[str] = []
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        location = [part for part in problem["loc"] if not str(part).startswith("function-")]
+        context = problem.get("ctx", {})
+        if problem["type"] in ("required_value", "impossible"):
+            location = [*location, *str(context["key"]).split(".")]
+        named = [str(part) for part in location]
+        dotted = ".".join(named)
+        where = source_of(dotted, sources) or source
+        if problem["type"] in ("missing", "required_value"):
+            what = context.get("what") or _describe(schema, location)
+            missing.append(dotted)
+            lines.append(f"{source}: {dotted}: required, and there is no default: {what}. Add --set {dotted}=...")
+        elif problem["type"] == "extra_forbidden":
+            known = _known_keys(schema, location[:-1])
+            near = difflib.get_close_matches(named[-1], known, n=1, cutoff=0.5)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            lines.append(f"{where}: {dotted}: unknown key.{hint} Known keys: {', '.join(known)}.")
+        elif problem["type"] == "impossible":
+            lines.append(f"{where}: {dotted}: {context['message']}.")
+        else:
+            came = problem.get("input")
+            lines.append(f"{where}: {dotted}: {came!r} came ({type(came).__name__}). {problem['msg']}.")
+    text = "\n".join(dict.fromkeys(lines))
+    if len(missing) == len(problems):
+        return MissingValueError(text, missing)
+    return ConfigError(text)

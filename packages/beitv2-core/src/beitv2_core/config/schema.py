@@ -1,0 +1,112 @@
+"""What a tokenizer run and a pretraining run consist of, and how their sections must fit together.
+
+The sections themselves are in `sections.py`. Numbers of the published recipes are in `configs/`, not here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+from pydantic import Field, model_validator
+from typing_extensions import Literal
+
+from .sections import (
+    SIZES,
+    DataConfig,
+    EncoderConfig,
+    HealthConfig,
+    MaskConfig,
+    MimModelConfig,
+    OptimConfig,
+    Pixels,
+    QuantizerConfig,
+    Section,
+    TeacherConfig,
+    TokenizerSourceConfig,
+    TrainConfig,
+    TrunkConfig,
+    impossible,
+    pair,
+)
+
+__all__ = ["SIZES", "PretrainConfig", "RunConfig", "TokenizerConfig", "grid_of", "pair"]
+
+
+def grid_of(image_size: Pixels, patch_size: Pixels, key: str = "image_size") -> tuple[int, int]:
+    """(rows, columns) of patches in a picture; a size that patches do not tile is an error naming both numbers."""
+    (height, width), (patch_h, patch_w) = pair(image_size), pair(patch_size)
+    if height % patch_h or width % patch_w:
+        raise impossible(
+            key, f"a picture of {height}x{width} pixels is not a whole number of {patch_h}x{patch_w} patches"
+        )
+    return height // patch_h, width // patch_w
+
+
+class RunConfig(Section):
+    """What every training run has."""
+
+    seed: int = Field(default=0, ge=0, description="seed of weights, order, crops and masks")
+    output: str = Field(description="run folder: checkpoints, metrics, figures")
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain values, every default written out; `parse_config` reads it back unchanged."""
+        return self.model_dump(mode="json")
+
+
+class TokenizerConfig(RunConfig):
+    """Everything that decides a tokenizer run (VQ-KD, stage 1 of the paper)."""
+
+    kind: Literal["tokenizer"] = Field(default="tokenizer", description="which command reads this file")
+    encoder: EncoderConfig
+    decoder: TrunkConfig
+    quantizer: QuantizerConfig = QuantizerConfig()
+    health: HealthConfig = HealthConfig()
+    teacher: TeacherConfig
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of codes of one picture."""
+        return grid_of(self.data.image_size, self.encoder.patch_size)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TokenizerConfig:
+        grid_of(self.data.image_size, self.encoder.patch_size, "data.image_size")
+        if self.data.color_jitter:
+            raise impossible("data.color_jitter", "the tokenizer's pictures keep their colours; expected 0")
+        steps, free = self.optim.steps, self.health.unquantized_steps
+        if steps is not None and free >= steps:
+            raise impossible("health.unquantized_steps", f"{free} of {steps} steps leave none for the codebook")
+        if free and not self.quantizer.kmeans_init:
+            raise impossible("quantizer.kmeans_init", "health.unquantized_steps ends with k-means; set this to true")
+        return self
+
+
+class PretrainConfig(RunConfig):
+    """Everything that decides a pretraining run (masked image modeling, stage 2 of the paper)."""
+
+    kind: Literal["pretrain"] = Field(default="pretrain", description="which command reads this file")
+    model: MimModelConfig
+    tokenizer: TokenizerSourceConfig
+    mask: MaskConfig
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches of one picture."""
+        return grid_of(self.data.image_size, self.model.patch_size)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PretrainConfig:
+        rows, columns = grid_of(self.data.image_size, self.model.patch_size, "data.image_size")
+        if self.mask.num_masked >= rows * columns:
+            raise impossible(
+                "mask.num_masked",
+                f"{self.mask.num_masked} masked of {rows * columns} patches ({rows}x{columns}); "
+                f"expected 1 to {rows * columns - 1}",
+            )
+        return self
+
+
+AnyConfig = Union[TokenizerConfig, PretrainConfig]

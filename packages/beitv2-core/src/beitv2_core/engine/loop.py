@@ -1,0 +1,270 @@
+"""The training loop: steps, logging, checkpoints and exact resume. It knows no method.
+
+Exactness: everything random is a function of (seed, rank, step) or (seed, epoch, picture), so a run that was killed at any
+moment and resumed from its newest checkpoint repeats the lost steps bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import paddle
+import yaml
+
+from beitv2_core.engine import distributed
+from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
+from beitv2_core.engine.progress import Progress
+from beitv2_core.engine.run_folder import RunFolder, environment
+from beitv2_core.engine.step import Precision, train_step
+from beitv2_core.engine.task import Task
+from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
+
+log = logging.getLogger("beitv2_core")
+#: settings a resumed run may change: they do not touch what is computed
+FREE_SETTINGS = ("output", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every",
+                 "data.num_workers", "data.root", "data.max_corrupt", "tokenizer.weights", "teacher.weights")
+
+
+class TrainingInterrupted(BEiTError):
+    """SIGINT or SIGTERM came; the step was finished and a checkpoint written. `signal_number` says which."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class TrainLoop:
+    """Train `task` for `total_steps` updates.
+
+    loader: endless batches of numpy arrays with `state`, `load_state` and `steps_per_epoch` (batches of one process);
+    lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
+    images_per_step: pictures of all processes behind one update; on_finish: called with (run, summary) at the end, in
+    the main process.
+    """
+
+    def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
+                 run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
+                 clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
+                 save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = ()):
+        if len(lr) != len(weight_decay):
+            raise ConfigError(f"TrainLoop: {len(lr)} learning rates but {len(weight_decay)} weight decays; give one each.")
+        self.task, self.loader, self.optimizer = task, loader, optimizer
+        self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
+        self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
+        self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
+        self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
+        self.precision = Precision(amp)
+        self.step = 0
+        self._signal: int | None = None
+        self._window: dict[str, float] = {}
+        self._window_steps = 0
+
+    def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
+        """Train to the end (or `stop_after` steps from here) and return the summary.
+
+        resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that checkpoint;
+        None starts anew and refuses a folder that already holds checkpoints.
+        Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, ConfigError.
+        """
+        distributed.init()
+        main = distributed.is_main()
+        if main:
+            self.run_folder.open()
+        try:
+            if main:
+                self.store.remove_leftovers()
+            distributed.barrier()
+            self._start(resume)
+            self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
+                                 else self.task.model)
+            if main:
+                info = environment(self.seed, paddle.device.get_device(), distributed.world_size())
+                self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), info)
+                self.run_folder.start_metrics(self.step)
+            previous = self._catch_signals()
+            try:
+                return self._train(stop_after)
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+        finally:
+            if main:
+                self.run_folder.close()
+            close = getattr(self.loader, "close", None)
+            if close is not None:
+                close()
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _train(self, stop_after: int | None) -> dict[str, Any]:
+        began, first = time.monotonic(), self.step
+        last = self.total_steps if stop_after is None else min(self.total_steps, self.step + stop_after)
+        values: dict[str, float] = {}
+        batches = iter(self.loader)
+        with Progress(self.title, self.total_steps, self.step, images_per_step=self.images_per_step,
+                      enabled=distributed.is_main()) as progress:
+            while self.step < last:
+                epoch = self._epoch(self.step)
+                if self.step == 0 or epoch != self._epoch(self.step - 1):
+                    self.task.on_epoch(epoch)
+                self._take_step([next(batches) for _ in range(self.accumulate)])
+                progress.advance(self.step)
+                if self.step % self.log_every == 0 or self.step == self.total_steps:
+                    values = self._log(progress, epoch)
+                if self._signal_seen():
+                    self._save()
+                    raise TrainingInterrupted(
+                        f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, which is saved. "
+                        "Continue with --resume auto.", self._signal or signal.SIGTERM)
+                if self.step % self.save_every == 0 or self.step == last:
+                    self._save()
+        seconds = time.monotonic() - began
+        summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
+                   "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
+        if distributed.is_main() and self.step == self.total_steps:
+            for callback in self.on_finish:
+                callback(self.run_folder, summary)
+            self.run_folder.summarise(summary)
+        return summary
+
+    def _epoch(self, step: int) -> int:
+        return step * self.accumulate // self.loader.steps_per_epoch
+
+    def _take_step(self, batches: list[Any]) -> None:
+        self._seed_step()
+        self.optimizer.set_lr(float(self.lr[self.step]))
+        set_weight_decay(self.optimizer, float(self.weight_decay[self.step]))
+        self.task.model.train()
+        try:
+            metrics = train_step(self.task, batches, self.optimizer, self.precision, step=self.step,
+                                 clip_norm=self.clip_norm)
+        except NonFiniteLossError as error:
+            self._save_failing(getattr(error, "batch", None))
+            raise
+        self.step += 1
+        self._window_steps += 1
+        for name, value in metrics.items():
+            self._window[name] = self._window.get(name, 0.0) + value
+
+    def _seed_step(self) -> None:
+        """Make this step's draws (drop path, dropout, anything a task does) a function of seed, rank and step."""
+        key = f"{self.seed}/{distributed.rank()}/{self.step}".encode()
+        value = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+        random.seed(value)
+        np.random.seed(value)
+        paddle.seed(value)
+
+    def _log(self, progress: Progress, epoch: int) -> dict[str, float]:
+        means = {name: total / self._window_steps for name, total in self._window.items()}
+        self._window, self._window_steps = {}, 0
+        if distributed.world_size() > 1:
+            names = sorted(means)
+            packed = distributed.all_reduce_mean(paddle.to_tensor([means[name] for name in names], dtype="float64"))
+            means = dict(zip(names, packed.numpy().tolist()))
+        extras = self.task.log_values()  # on every rank: it may communicate
+        rate = progress.images_per_second(self.step)
+        values = {**means, "lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1]),
+                  "epoch": float(epoch), **extras}
+        if distributed.is_main():
+            self.run_folder.log(self.step, {**values, "images_per_second": rate})
+            shown = {name: value for name, value in values.items()
+                     if name in ("loss", "lr") or name.startswith(("acc", "usage", "perplexity"))}
+            progress.line(self.step, {**shown, "images/s": rate})
+        return values
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if distributed.is_main():
+            rng = {"seed": self.seed, "step": self.step}
+            state = {"rng": rng, "loader": self.loader.state(), "task": self.task.state(),
+                     "scaler": self.precision.state(), "processes": distributed.world_size(),
+                     "window": {"sums": dict(self._window), "steps": self._window_steps},
+                     "versions": environment(self.seed, paddle.device.get_device(), distributed.world_size())["versions"]}
+            weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
+            self.store.save(self.step, weights, optimizer_state(self.optimizer, self.task.model), state, self.config)
+        distributed.barrier()
+
+    def _start(self, resume: Union[str, Path, None]) -> None:
+        found = self.store.latest() if resume in ("auto", None) else Path(str(resume))
+        if resume is None and found is not None:
+            raise ConfigError(
+                f"{self.run_folder.path}: this run folder already holds {found.name}. Continue it with --resume auto, "
+                "or choose another output folder."
+            )
+        if found is None:
+            return
+        saved = self.store.load(found)
+        self._check_settings(saved.config, found)
+        state = self.task.model.state_dict()
+        wrong = [name for name in set(state) ^ set(saved.weights)] or [
+            name for name, value in state.items() if list(value.shape) != list(saved.weights[name].shape)]
+        if wrong:
+            raise CheckpointError(
+                f"{found}: not a checkpoint of this model; {len(wrong)} arrays differ ({', '.join(sorted(wrong)[:4])}). "
+                "Use the settings it was made with, or another output folder."
+            )
+        self.task.model.set_state_dict({name: paddle.to_tensor(saved.weights[name]) for name in state})
+        load_optimizer_state(self.optimizer, self.task.model, saved.optimizer)
+        self.loader.load_state(saved.state["loader"])
+        self.task.load_state(saved.state["task"])
+        self.precision.load_state(saved.state["scaler"])
+        self._window, self._window_steps = dict(saved.state["window"]["sums"]), saved.state["window"]["steps"]
+        self.step = saved.step
+        log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
+
+    def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
+        before, now = _flat(saved), _flat(self.config)
+        changed = [key for key in sorted(set(before) | set(now))
+                   if before.get(key) != now.get(key) and key not in FREE_SETTINGS]
+        if changed:
+            listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
+            raise ConfigError(
+                f"{source}: the run was started with other settings ({listed}). A resumed run must equal the "
+                "uninterrupted one: use the same settings, or another output folder."
+            )
+
+    def _save_failing(self, batch: Any) -> None:
+        fields = batch._asdict() if hasattr(batch, "_asdict") else {}
+        arrays = {name: np.asarray(value) for name, value in fields.items()}
+        self.run_folder.path.mkdir(parents=True, exist_ok=True)
+        path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
+        np.savez(path, **arrays)
+        log.error("%s: the batch of the failing step", path)
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> dict[int, Any]:
+        def remember(number: int, frame: Any) -> None:
+            self._signal = number
+
+        try:
+            return {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            return {}
+
+    def _signal_seen(self) -> bool:
+        """True on every process as soon as one has seen a signal: they must stop at the same step."""
+        if distributed.world_size() == 1:
+            return self._signal is not None
+        flag = distributed.all_reduce_mean(paddle.to_tensor([float(self._signal or 0)]))
+        if float(flag) > 0 and self._signal is None:
+            self._signal = signal.SIGTERM
+        return float(flag) > 0
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

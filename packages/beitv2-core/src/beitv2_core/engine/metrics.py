@@ -1,0 +1,57 @@
+"""How the codebook is used."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class CodeUsage:
+    """Counts codes over a window: share of codes used, perplexity, and a histogram per position.
+
+    counts: int64 (N, K), N positions of the code grid, row by row.
+    """
+
+    def __init__(self, num_positions: int, num_codes: int):
+        self.counts = np.zeros((num_positions, num_codes), dtype=np.int64)
+
+    def track(self, codes: np.ndarray) -> None:
+        """Add codes (B, N) to the window."""
+        positions, num_codes = self.counts.shape
+        flat = (np.arange(positions) * num_codes + codes.reshape(-1, positions)).reshape(-1)
+        self.counts += np.bincount(flat, minlength=positions * num_codes).reshape(positions, num_codes)
+
+    @property
+    def usage(self) -> float:
+        """Share of the codes seen at least once, 0 .. 1."""
+        return float((self.counts.sum(0) > 0).mean())
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the entropy of the code distribution, 1 .. K; 0 for an empty window."""
+        return _perplexity(self.counts.sum(0))
+
+    def position_perplexity(self) -> np.ndarray:
+        """Perplexity (N,) of the codes at each position: 1 means that the position always gets the same code."""
+        return np.array([_perplexity(row) for row in self.counts])
+
+    def reset(self) -> None:
+        """Start a new window."""
+        self.counts[:] = 0
+
+
+def _perplexity(counts: np.ndarray) -> float:
+    total = counts.sum()
+    if total == 0:
+        return 0.0
+    share = counts[counts > 0] / total
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def track_usage(cluster_size: np.ndarray, codes: np.ndarray, decay: float = 0.99) -> np.ndarray:
+    """The official `cluster_size` after tokenising: EMA of the counts of `codes`, (K,) float32.
+
+    The official code moves it inside the model in eval mode too; here it is a function of what was read.
+    Source: official norm_ema_quantizer.py, forward.
+    """
+    bins = np.bincount(codes.reshape(-1), minlength=len(cluster_size)).astype(np.float32)
+    return (cluster_size * np.float32(decay) + bins * np.float32(1 - decay)).astype(np.float32)

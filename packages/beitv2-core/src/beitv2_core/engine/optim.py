@@ -1,0 +1,107 @@
+"""Optimizers with the official parameter groups, and their state by structured names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from beitv2_core.errors import CheckpointError, ConfigError
+
+#: group entry that says whether the scheduled weight decay applies
+DECAYS = "beitv2_decays"
+
+
+def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable[str] = (),
+                     lr_scale: Callable[[str], float] | None = None) -> list[dict[str, Any]]:
+    """Trainable parameters in groups of equal weight decay and learning-rate scale, in order of first appearance.
+
+    No decay for 1-D parameters, names ending in ".bias" and the names in `no_decay` (`mask_token` and relative position
+    bias tables do decay).  `lr_scale(name)`: factor of the learning rate (layer decay); default 1.
+    Source: official optim_factory.py, get_parameter_groups.
+    """
+    skip = set(no_decay)
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.stop_gradient:
+            continue
+        decays = not (parameter.ndim <= 1 or name.endswith(".bias") or name in skip)
+        scale = 1.0 if lr_scale is None else float(lr_scale(name))
+        group = groups.setdefault((decays, scale), {
+            "params": [], "weight_decay": weight_decay if decays else 0.0, "learning_rate": scale, DECAYS: decays})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(kind: str, model: nn.Layer, *, lr: float, weight_decay: float,
+                    betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, momentum: float = 0.9,
+                    no_decay: Iterable[str] = (), lr_scale: Callable[[str], float] | None = None) -> Any:
+    """A Paddle optimizer over `parameter_groups`: "adamw" (decoupled decay), "adam" or "sgd" (L2 decay, momentum).
+
+    The learning rate is set per step by `set_lr`, the decay by `set_weight_decay`.  Clipping is not the optimizer's
+    (`step.clip_by_global_norm`).  Raises ConfigError for another kind or a model with nothing to train.
+    """
+    groups = parameter_groups(model, weight_decay=weight_decay, no_decay=no_decay, lr_scale=lr_scale)
+    if not groups:
+        raise ConfigError("build_optimizer: the model has no trainable parameter. Unfreeze what should be trained.")
+    if kind == "adamw":
+        return paddle.optimizer.AdamW(lr, betas[0], betas[1], eps, parameters=groups, weight_decay=weight_decay)
+    if kind == "adam":
+        return paddle.optimizer.Adam(lr, betas[0], betas[1], eps, parameters=_with_l2(groups))
+    if kind == "sgd":
+        return paddle.optimizer.Momentum(lr, momentum, parameters=_with_l2(groups))
+    raise ConfigError(f"optim.kind: {kind!r} is not known. Known kinds: adamw, adam, sgd.")
+
+
+def _with_l2(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for group in groups:
+        group["weight_decay"] = paddle.regularizer.L2Decay(group["weight_decay"])
+    return groups
+
+
+def set_weight_decay(optimizer: Any, value: float) -> None:
+    """Give the groups that decay a new weight decay."""
+    for group in optimizer._param_groups:  # Paddle has no public way to change a group
+        if group.get(DECAYS):
+            if isinstance(group["weight_decay"], paddle.regularizer.L2Decay):
+                group["weight_decay"] = paddle.regularizer.L2Decay(value)
+            else:
+                group["weight_decay"] = value
+
+
+def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
+    """Moments and powers as {"<accumulator>/<structured name>": array}.
+
+    Paddle keys them by automatic parameter names, which depend on how many layers were built before: useless on resume.
+    """
+    state = {}
+    by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
+    for kind, accumulators in optimizer._accumulators.items():
+        for name, tensor in accumulators.items():
+            state[f"{kind}/{by_name[name]}"] = tensor.numpy()
+    return state
+
+
+def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, np.ndarray]) -> None:
+    """Put back what `optimizer_state` gave, into an optimizer of the same kind over the same parameters.
+
+    Raises CheckpointError listing what is missing or left over.
+    """
+    if not state:
+        return
+    trainable = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), trainable)
+    by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
+    wanted = {f"{kind}/{by_name[name]}": tensor for kind, accumulators in optimizer._accumulators.items()
+              for name, tensor in accumulators.items()}
+    if set(wanted) != set(state):
+        missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+        raise CheckpointError(
+            f"optimizer state does not fit: {len(missing)} missing ({', '.join(missing[:3])}), {len(extra)} left over "
+            f"({', '.join(extra[:3])}). Resume with the optimizer and model the checkpoint was made with."
+        )
+    for key, tensor in wanted.items():
+        tensor.set_value(state[key].astype(tensor.numpy().dtype, copy=False).reshape(tensor.shape))

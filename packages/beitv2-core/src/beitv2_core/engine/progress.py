@@ -1,0 +1,63 @@
+"""What a long run shows: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+log = logging.getLogger("beitv2_core")
+
+
+class Progress:
+    """Step, images/s, ETA and chosen metrics of a run of `total` steps. Silent unless `enabled` (the main process)."""
+
+    def __init__(self, title: str, total: int, start: int, *, images_per_step: int, enabled: bool = True):
+        self.title, self.total, self.start = title, total, start
+        self.images_per_step = images_per_step
+        self.began = time.monotonic()
+        self._last = (start, self.began)
+        self._bar: Any = None
+        self._live = enabled and sys.stderr.isatty()
+        self.enabled = enabled
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                            TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, shown="")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, done: int) -> None:
+        """`done` steps are finished."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def images_per_second(self, done: int) -> float:
+        """Pictures per second of all processes since the last call."""
+        now = time.monotonic()
+        (before, then), self._last = self._last, (done, now)
+        return (done - before) * self.images_per_step / max(now - then, 1e-9)
+
+    def line(self, done: int, values: Mapping[str, float]) -> None:
+        """Show one line of metrics after `done` steps."""
+        if not self.enabled:
+            return
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, shown=shown)
+            return
+        rate = (done - self.start) / max(time.monotonic() - self.began, 1e-9)
+        left = (self.total - done) / rate if rate else 0.0
+        log.info("%s  step %d/%d  eta %d:%02d  %s", self.title, done, self.total, left // 60, left % 60, shown)

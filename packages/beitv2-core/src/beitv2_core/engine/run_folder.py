@@ -1,0 +1,132 @@
+"""Everything a run leaves: config.yml, environment.json, metrics.jsonl, VisualDL scalars, checkpoints, figures, summary."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from beitv2_core.errors import ConfigError
+
+log = logging.getLogger("beitv2_core")
+_PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "Pillow", "scipy", "safetensors", "pydantic")
+
+
+class RunFolder:
+    """One training run on disk. `open` takes the folder's lock: two runs never write into one folder.
+
+    Only the main process opens it; the others hold the same object and write nothing.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints, self.figures = self.path / "checkpoints", self.path / "figures"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self._lock: Any = None
+        self._metrics: Any = None
+        self._visualdl: Any = None
+
+    def open(self) -> None:
+        """Create the folder and lock it; ConfigError when another process is training there or it is not writable."""
+        try:
+            self.figures.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a+", encoding="ascii")
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot write into the run folder: {error}. Choose another output.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            raise ConfigError(
+                f"{self.path}: another process is training in this folder. Wait for it, or choose another output."
+            ) from None
+
+    def describe(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
+        """Write config.yml and environment.json."""
+        write_whole(self.path / "config.yml", config_yaml)
+        write_whole(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
+
+    def start_metrics(self, step: int) -> None:
+        """Open metrics.jsonl, keeping only lines up to `step`: what a killed run logged beyond its checkpoint goes."""
+        kept = []
+        if self.metrics_file.is_file():
+            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut in half by a kill
+        write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
+        self._metrics = open(self.metrics_file, "a", encoding="utf-8")
+        try:
+            from visualdl import LogWriter
+        except Exception as error:  # an optional neighbour: whatever keeps it from loading must not stop a run
+            log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
+        else:
+            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of metrics."""
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._metrics.flush()
+        if self._visualdl is not None:
+            for name, value in values.items():
+                self._visualdl.add_scalar(tag=name, value=value, step=step)
+
+    def log_figure(self, tag: str, path: Path, step: int) -> None:
+        """Show a PNG file in VisualDL too."""
+        if self._visualdl is not None:
+            import numpy as np
+            from PIL import Image
+
+            self._visualdl.add_image(tag=tag, img=np.asarray(Image.open(path).convert("RGB")), step=step)
+
+    def summarise(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        write_whole(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+
+    def close(self) -> None:
+        """Close the files and give the lock back."""
+        for handle in (self._metrics, self._visualdl, self._lock):
+            if handle is not None:
+                handle.close()
+        self._metrics = self._visualdl = self._lock = None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def environment(seed: int, device: str, processes: int) -> dict[str, Any]:
+    """Versions, device, seed and git commit, for environment.json and for checkpoints."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = None
+    try:
+        # Of the current folder: the commit of the experiment, when it is kept in git.
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+        commit = found.stdout.strip() if found.returncode == 0 else None
+    except OSError:
+        log.debug("git is not installed: no commit in environment.json")
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "device": device,
+            "processes": processes, "seed": seed, "git_commit": commit,
+            "threads": os.environ.get("OMP_NUM_THREADS")}

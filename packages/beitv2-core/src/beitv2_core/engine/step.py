@@ -1,0 +1,125 @@
+"""One update: forward, backward, clip, step, and the guard against a loss that is no number."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import paddle
+
+from beitv2_core.engine.task import Task
+from beitv2_core.errors import NonFiniteLossError
+
+log = logging.getLogger("beitv2_core")
+
+
+class Precision:
+    """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler. Off, with one warning, on the CPU."""
+
+    def __init__(self, amp: str = "off"):
+        self.on_gpu = paddle.device.get_device().startswith("gpu")
+        if amp != "off" and not self.on_gpu:
+            log.warning("amp=%s is ignored on the CPU: Paddle computes in float32 there.", amp)
+            amp = "off"
+        self.amp = amp
+        self.scaler = paddle.amp.GradScaler(init_loss_scaling=65536.0) if amp == "fp16" else None
+
+    def autocast(self) -> Any:
+        """The context the forward pass runs in."""
+        if self.amp == "off":
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(level="O1", dtype="bfloat16" if self.amp == "bf16" else "float16")
+
+    def state(self) -> dict[str, Any]:
+        """The scaler's state for an exact resume."""
+        return {} if self.scaler is None else {
+            key: value.numpy() if isinstance(value, paddle.Tensor) else value
+            for key, value in self.scaler.state_dict().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict({key: paddle.to_tensor(value) if hasattr(value, "shape") else value
+                                         for key, value in state.items()})
+
+
+def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
+    """L2 norm of all gradients together, a float32 scalar tensor."""
+    squares = [(p.grad.astype("float32") ** 2).sum() for p in parameters if p.grad is not None]
+    return paddle.sqrt(paddle.add_n(squares)) if squares else paddle.zeros([])
+
+
+def clip_by_global_norm(parameters: Sequence[paddle.Tensor], max_norm: float | None) -> paddle.Tensor:
+    """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm before; None only measures.
+
+    Source: torch.nn.utils.clip_grad_norm_, as official utils.py, NativeScalerWithGradNormCount calls it.
+    Paddle's own ClipGradByGlobalNorm lacks the 1e-6 and does not tell the norm.
+    """
+    parameters = list(parameters)
+    norm = global_norm(parameters)
+    if max_norm is not None:
+        factor = float(max_norm) / (float(norm) + 1e-6)
+        if factor < 1:
+            with paddle.no_grad():
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.scale_(factor)
+    return norm
+
+
+def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Precision, *, step: int,
+               clip_norm: float | None = None) -> dict[str, float]:
+    """One update from `batches` (micro-batches of equal size, their gradients averaged); returns metrics as floats.
+
+    Gradients of all processes are averaged by the data-parallel wrapper at the last micro-batch.
+    Raises NonFiniteLossError, before any weight moves, with step, rate, gradient norm and the files of the batch.
+    """
+    totals: dict[str, float] = {}
+    count = len(batches)
+    task.before_step(batches[0], step=step)
+    for i, batch in enumerate(batches):
+        with _synchronised(task.network, last=i == count - 1):
+            with precision.autocast():
+                loss, metrics = task.loss(batch, step=step)
+            value = float(loss)
+            if not math.isfinite(value):
+                raise _non_finite(f"loss is {value}", task, batch, optimizer, step)
+            scaled = loss / count if count > 1 else loss
+            (precision.scaler.scale(scaled) if precision.scaler else scaled).backward()
+        for name, metric in {"loss": loss, **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + float(metric) / count
+    if precision.scaler is not None:
+        precision.scaler.unscale_(optimizer)
+    norm = float(clip_by_global_norm(task.model.parameters(), clip_norm))
+    if precision.scaler is None and not math.isfinite(norm):
+        raise _non_finite(f"gradient norm is {norm} at loss {totals['loss']:.4g}", task, batches[-1], optimizer, step)
+    if precision.scaler is not None:
+        precision.scaler.step(optimizer)  # skips the update when fp16 overflowed, and lowers the scale
+        precision.scaler.update()
+    else:
+        optimizer.step()
+    optimizer.clear_grad()
+    return {**totals, "grad_norm": norm}
+
+
+def _synchronised(network: Any, *, last: bool) -> Any:
+    """Gradients of the processes are exchanged at the last micro-batch only."""
+    if not last and isinstance(network, paddle.DataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()
+
+
+def _non_finite(what: str, task: Task, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
+    paths = list(getattr(batch, "paths", []))
+    shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+    norm = float(global_norm([p for p in task.model.parameters() if p.grad is not None]))
+    error = NonFiniteLossError(
+        f"step {step}: {what} at lr={optimizer.get_lr():.3g}, gradient norm {norm:.4g}; pictures: {shown}. "
+        "The last checkpoint is intact; "
+        "see docs/troubleshooting.md#non-finite-loss."
+    )
+    error.batch = batch  # type: ignore[attr-defined]  # the loop saves it
+    return error

@@ -1,0 +1,36 @@
+"""What the loop asks of a method."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import paddle
+from paddle import nn
+
+
+class Task(Protocol):
+    """A method the loop can train. Tasks receive ready objects and convert numpy batches themselves."""
+
+    model: nn.Layer  #: what is trained and checkpointed
+    network: nn.Layer  #: `model`, or its data-parallel wrapper, set by the loop; `loss` calls this one
+
+    def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
+        """The scalar loss of a batch, and scalar metrics without gradient."""
+
+    def before_step(self, batch: Any, *, step: int) -> None:
+        """Called before `loss` at the first micro-batch of a step: k-means, revival of codes; must be repeatable."""
+
+    def on_epoch(self, epoch: int) -> None:
+        """Called before the first step of every epoch, and not when a resume enters the middle of one."""
+
+    def log_values(self) -> dict[str, float]:
+        """Values gathered since the last log line (codebook usage, ...); starts a new window."""
+
+    def state(self) -> dict[str, Any]:
+        """All state besides the model's weights that an exact resume needs: numbers, strings, numpy arrays."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Structured names without decay, besides 1-D parameters and biases."""

@@ -1,0 +1,1 @@
+"""The two methods: tokenizer training and masked image modelling."""

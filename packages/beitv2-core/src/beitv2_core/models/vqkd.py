@@ -1,0 +1,174 @@
+"""The visual tokenizer: pictures to codes, trained to reproduce a teacher's features (VQ-KD).
+
+Shape suffixes: B batch, N patches, D width, E code width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import nn
+
+from beitv2_core.errors import ConfigError, ShapeError
+from beitv2_core.layers.init import init_linears
+from beitv2_core.layers.linear import Linear
+from beitv2_core.models.backbone import SIZES, BEiTBackbone
+from beitv2_core.models.quantizer import NormEMAQuantizer, Quantized
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: published tokenizers: decoder depth, teacher width
+PUBLISHED = {
+    "vqkd_encoder_base_decoder_1x768x12_clip": (1, 512),
+    "vqkd_encoder_base_decoder_3x768x12_clip": (3, 512),
+    "vqkd_encoder_base_decoder_1x768x12_dino": (1, 768),
+}
+
+
+class VQKD(nn.Layer):
+    """Encoder, projection to the codebook, quantizer, decoder, projection to the teacher's features.
+
+    images: (B, 3, H, W) float32 in [0, 1]; codes: (B, N) int64; features of the teacher: (B, N, teacher_width).
+    `input_range` declares what the encoder was trained on: "unit" maps [0, 1] to [-1, 1], "imagenet" normalises by the
+    ImageNet statistics.  `encoder` and `decoder` are trunks with norm="pool"; the decoder reads the code map (patch 1,
+    code_dim channels).
+
+    Source: paper section 2.2, Eq. 1 and 2; official modeling_vqkd.py, VQKD.
+    Departs: the range is declared (official: guessed from the batch's largest value).  Departs: the teacher stands
+    outside and hands in its features.
+    """
+
+    def __init__(self, encoder: BEiTBackbone, decoder: BEiTBackbone, *, num_codes: int, code_dim: int,
+                 teacher_width: int, decay: float = 0.99, beta: float = 1.0, kmeans_init: bool = True,
+                 kmeans_iters: int = 10, input_range: str = "unit"):
+        super().__init__()
+        if input_range not in ("unit", "imagenet"):
+            raise ConfigError(f"VQKD: input_range {input_range!r} is not known. Known: 'unit', 'imagenet'.")
+        if encoder.grid != decoder.grid:
+            raise ShapeError(
+                f"VQKD: the encoder gives {encoder.grid[0]} x {encoder.grid[1]} patches, the decoder reads "
+                f"{decoder.grid[0]} x {decoder.grid[1]}. Build the decoder for the encoder's grid."
+            )
+        self.input_range, self.teacher_width = input_range, teacher_width
+        self.encoder, self.decoder = encoder, decoder
+        self.quantize = NormEMAQuantizer(num_codes, code_dim, decay=decay, beta=beta, kmeans_init=kmeans_init,
+                                         kmeans_iters=kmeans_iters)
+        self.encode_task_layer = _projection(encoder.width, code_dim)
+        self.decode_task_layer = _projection(decoder.width, teacher_width)
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the codebook."""
+        return self.quantize.num_codes
+
+    @property
+    def code_dim(self) -> int:
+        """Width of a code."""
+        return self.quantize.code_dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Codes per picture, (rows, columns)."""
+        return self.encoder.grid
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Picture size (height, width) in pixels."""
+        return self.encoder.image_size
+
+    def preprocess(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Pictures in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
+        if self.input_range == "unit":
+            return images * 255.0 / 127.5 - 1.0
+        mean, std = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+        return (images - mean) / std
+
+    def features(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Projected patch features (B, N, E) before normalisation, float32 under any mixed precision."""
+        tokens_BND = self.encoder.patch_tokens(self.preprocess(images))
+        with paddle.amp.auto_cast(enable=False):
+            return self.encode_task_layer(tokens_BND.astype("float32"))
+
+    def forward(self, images: paddle.Tensor, target: paddle.Tensor, quantized: bool = True) -> dict[str, paddle.Tensor]:
+        """Losses of a batch against the teacher's features (B, N, teacher_width).
+
+        Returns scalars loss = rec_loss + quant_loss, and codes (B, N), features (B, N, E; no gradient).
+        quantized=False decodes the normalised features themselves (quant_loss 0, codes absent).
+        """
+        h_BNE = self.features(images)
+        z_BNE = nn.functional.normalize(h_BNE, axis=-1)
+        if quantized:
+            q: Quantized = self.quantize(h_BNE)
+            rec = self.reconstruction_loss(self._decode_map(q.z_q), target)
+            return {"loss": q.loss + rec, "rec_loss": rec, "quant_loss": q.loss, "codes": q.codes,
+                    "features": z_BNE.detach()}
+        rec = self.reconstruction_loss(self._decode_map(z_BNE), target)
+        return {"loss": rec, "rec_loss": rec, "quant_loss": paddle.zeros([]), "features": z_BNE.detach()}
+
+    @paddle.no_grad()
+    def tokenize(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Codes (B, N) int64 of pictures (B, 3, H, W) in [0, 1], row by row; changes no state in any mode."""
+        with paddle.amp.auto_cast(enable=False):
+            z_BNE = nn.functional.normalize(self.features(images), axis=-1)
+            codes = self.quantize.nearest_codes(z_BNE.reshape([-1, self.code_dim]))
+        return codes.reshape(z_BNE.shape[:2])
+
+    def lookup(self, codes: paddle.Tensor) -> paddle.Tensor:
+        """Codebook vectors (..., E) of codes (...)."""
+        return self.quantize.lookup(codes)
+
+    def decode(self, codes: paddle.Tensor) -> paddle.Tensor:
+        """Teacher-space features (B, N, teacher_width) of codes (B, N)."""
+        return self._decode_map(self.lookup(codes))
+
+    @staticmethod
+    def reconstruction_loss(rec: paddle.Tensor, target: paddle.Tensor) -> paddle.Tensor:
+        """Mean of 1 - cosine over the patches; norms are divided out plainly (official calculate_rec_loss)."""
+        rec, target = rec.astype("float32"), target.astype("float32")
+        rec = rec / paddle.norm(rec, axis=-1, keepdim=True)
+        target = target / paddle.norm(target, axis=-1, keepdim=True)
+        return (1 - (target * rec).sum(-1)).mean()
+
+    def no_weight_decay(self) -> set[str]:
+        """Class tokens and position tables of both trunks (official `no_weight_decay`)."""
+        return {f"{part}.{name}" for part in ("encoder", "decoder") for name in ("cls_token", "pos_embed")}
+
+    def _decode_map(self, z_BNE: paddle.Tensor) -> paddle.Tensor:
+        rows, columns = self.grid
+        map_BEhw = z_BNE.transpose([0, 2, 1]).reshape([-1, self.code_dim, rows, columns])
+        return self.decode_task_layer(self.decoder.patch_tokens(map_BEhw))
+
+
+def _projection(width: int, out: int) -> nn.Sequential:
+    layers = nn.Sequential(Linear(width, width), nn.Tanh(), Linear(width, out))
+    init_linears(layers, limit=2.0)
+    return layers
+
+
+def build_published(name: str, **changes: Any) -> VQKD:
+    """One of the published tokenizers with fresh weights (224 px, 8192 codes of 32); `changes` go to `VQKD`.
+
+    Raises ConfigError for an unknown name.  Source: official modeling_vqkd.py, the three factories of that name.
+    """
+    if name not in PUBLISHED:
+        raise ConfigError(f"tokenizer {name!r} is not known. Known: {', '.join(PUBLISHED)}.")
+    depth, teacher_width = PUBLISHED[name]
+    encoder = BEiTBackbone(**SIZES["base"], use_abs_pos_emb=True, norm="pool")
+    decoder = BEiTBackbone(image_size=14, patch_size=1, in_chans=32, width=768, depth=depth, num_heads=12,
+                           use_abs_pos_emb=True, norm="pool")
+    return VQKD(encoder, decoder, **{"num_codes": 8192, "code_dim": 32, "teacher_width": teacher_width, **changes})
+
+
+def vqkd_encoder_base_decoder_1x768x12_clip(**changes: Any) -> VQKD:
+    """The published CLIP tokenizer with a one-block decoder."""
+    return build_published("vqkd_encoder_base_decoder_1x768x12_clip", **changes)
+
+
+def vqkd_encoder_base_decoder_3x768x12_clip(**changes: Any) -> VQKD:
+    """The published CLIP tokenizer with a three-block decoder: the one the paper pretrains with."""
+    return build_published("vqkd_encoder_base_decoder_3x768x12_clip", **changes)
+
+
+def vqkd_encoder_base_decoder_1x768x12_dino(**changes: Any) -> VQKD:
+    """The published DINO tokenizer."""
+    return build_published("vqkd_encoder_base_decoder_1x768x12_dino", **changes)

@@ -1,0 +1,68 @@
+"""Teachers: frozen networks (or plain filters) whose patch features the tokenizer learns to reconstruct.
+
+A third party offers `NAME = "package.module:build"` in the entry-point group `beitv2.teachers`; `build` takes the
+keywords weights, sha256, image_size, patch_size and its own options, and returns a `Teacher`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Callable
+
+from beitv2_core._entry_points import find_entry_points
+from beitv2_core.errors import ConfigError
+from beitv2_core.teachers.base import Teacher, unprocess
+from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
+from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
+from beitv2_core.teachers.hog import HOGTeacher, build_hog
+
+ENTRY_POINTS = "beitv2.teachers"
+TEACHERS: dict[str, Callable[..., Teacher]] = {"clip": build_clip, "dino": build_dino, "hog": build_hog}
+_COMMON = ("weights", "sha256", "image_size", "patch_size")
+
+__all__ = [
+    "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
+    "Teacher", "build_teacher", "known_teachers", "unprocess",
+]
+
+
+def known_teachers() -> list[str]:
+    """Names `build_teacher` takes: ours and those of installed packages."""
+    return sorted({*TEACHERS, *(entry.name for entry in find_entry_points(ENTRY_POINTS))})
+
+
+def build_teacher(name: str, *, weights: str | None = None, sha256: str | None = None,
+                  image_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16,
+                  **options: Any) -> Teacher:
+    """The frozen teacher `name` for pictures of `image_size` and a tokenizer with patches of `patch_size` pixels.
+
+    weights: path or URL (clip, dino); sha256: hash they must have; options: the teacher's own settings.
+    Raises ConfigError for an unknown name or option, WeightsError for missing or wrong weights, ShapeError where the
+    picture is no whole number of patches.  Our names come first: an entry point cannot replace them.
+    """
+    build = TEACHERS.get(name)
+    if build is None:
+        for entry in find_entry_points(ENTRY_POINTS):
+            if entry.name == name:
+                build = entry.load()
+                break
+        else:
+            raise ConfigError(
+                f"teacher {name!r} is not known. Known teachers: {', '.join(known_teachers())}; packages add theirs by the "
+                f"entry points {ENTRY_POINTS!r}."
+            )
+    _check_options(name, build, options)
+    return build(weights=weights, sha256=sha256, image_size=image_size, patch_size=patch_size, **options)
+
+
+def _check_options(name: str, build: Callable[..., Teacher], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(build).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    own = [key for key in parameters if key not in _COMMON]
+    unknown = sorted(set(options) - set(own))
+    if unknown:
+        raise ConfigError(
+            f"teacher {name!r}: unknown option {', '.join(unknown)}. Its options: {', '.join(own) or 'none'}."
+        )
