@@ -72,23 +72,24 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
     """
     with paddle.no_grad():
         batch = paddle.to_tensor(images)
-        codes = tokenizer.tokenize(batch).numpy()
         if len(images) == 1:
-            return codes
-        for index in np.flatnonzero(_smallest_gap(tokenizer, batch) < CLOSE_CALL):
-            codes[index] = tokenizer.tokenize(batch[int(index) : int(index) + 1]).numpy()[0]
+            return tokenizer.tokenize(batch).numpy()
+        codes, gaps = _codes_and_gaps(tokenizer, batch)
+        for index in np.flatnonzero(gaps < CLOSE_CALL).tolist():
+            codes[index] = tokenizer.tokenize(batch[index : index + 1]).numpy()[0]
     return codes
 
 
-def _smallest_gap(tokenizer: Any, batch: Any) -> np.ndarray:
-    """The smallest difference between best and second-best cosine among each picture's patches, float32 (B,)."""
+def _codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among a picture's patches."""
     codebook = tokenizer.quantize.codebook
-    unit = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
+    unit_BNE = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
+    codes = tokenizer.quantize.nearest_codes(unit_BNE.reshape([-1, unit_BNE.shape[-1]]))
     gaps = []
-    for one in unit:  # a picture at a time: the (tokens x codes) table stays small
-        best, _ = paddle.topk(paddle.matmul(one, codebook, transpose_y=True), 2, axis=-1)
+    for unit_NE in unit_BNE:  # a picture at a time: the (patches x codes) table stays small
+        best, _ = paddle.topk(paddle.matmul(unit_NE, codebook, transpose_y=True), 2, axis=-1)
         gaps.append(float((best[:, 0] - best[:, 1]).min()))
-    return np.asarray(gaps, dtype=np.float32)
+    return codes.reshape(unit_BNE.shape[:2]).numpy(), np.asarray(gaps)
 
 
 def code_dtype(num_codes: int) -> np.dtype:

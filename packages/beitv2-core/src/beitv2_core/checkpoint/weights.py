@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
@@ -79,11 +80,13 @@ def _hash_of(path: Path, source: str) -> str:
     return digest.hexdigest()
 
 
-def _pooch():
+def _pooch() -> Any:
     try:
         import pooch
     except ImportError as error:
-        raise MissingDependencyError("Fetching weights needs pooch, which is not installed. Type: pip install pooch") from error
+        raise MissingDependencyError(
+            "Fetching weights needs pooch, which is not installed. Type: pip install pooch"
+        ) from error
     # Its own log lines would come before ours and say less.
     pooch.get_logger().setLevel("ERROR")
     return pooch

@@ -49,8 +49,8 @@ def build_teacher(name: str, *, weights: str | None = None, sha256: str | None =
                 break
         else:
             raise ConfigError(
-                f"teacher {name!r} is not known. Known teachers: {', '.join(known_teachers())}; packages add theirs by the "
-                f"entry points {ENTRY_POINTS!r}."
+                f"teacher {name!r} is not known. Known teachers: {', '.join(known_teachers())}; packages add theirs by "
+                f"the entry points {ENTRY_POINTS!r}."
             )
     _check_options(name, build, options)
     return build(weights=weights, sha256=sha256, image_size=image_size, patch_size=patch_size, **options)

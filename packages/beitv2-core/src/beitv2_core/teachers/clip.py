@@ -127,7 +127,7 @@ class CLIPVisual(nn.Layer):
 class CLIPTeacher(Teacher):
     """Patch features of a CLIP vision transformer: the target of two of the three published tokenizers.
 
-    `visual` (CLIPVisual) is frozen.  input_size defaults to the pixels that give the tokenizer's grid (224 for 14 x 14).
+    `visual` (CLIPVisual) is frozen; pictures are resized to give the tokenizer's grid (224 pixels for 14 x 14).
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForClip.
     """
 

@@ -122,7 +122,7 @@ class DINOVisionTransformer(nn.Layer):
 class DINOTeacher(Teacher):
     """Patch features of a DINO vision transformer: the target of the third published tokenizer.
 
-    `vit` (DINOVisionTransformer) is frozen.  input_size defaults to the pixels that give the tokenizer's grid.
+    `vit` (DINOVisionTransformer) is frozen; pictures are resized to the pixels that give the tokenizer's grid.
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForIM.
     """
 
@@ -171,8 +171,8 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
     """
     if not weights:
         raise WeightsError(
-            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {URL} and set teacher.weights to the "
-            "file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
+            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {URL} and set teacher.weights to "
+            "the file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
     vit = vit_from_state(load_torch_file(path), source=str(weights), num_heads=num_heads)

@@ -63,7 +63,7 @@ class HOGTeacher(Teacher):
         padded = F.pad(images, [1, 1, 1, 1], mode="replicate")
         dx = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
         dy = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
-        # Doubled angle and square length of the gradient that the three colours agree on (structure tensor, Di Zenzo 1986).
+        # Doubled angle, square length: the gradient the three colours agree on (structure tensor, Di Zenzo 1986).
         cos, sin = _sum_colours(dx * dx - dy * dy), 2 * _sum_colours(dx * dy)
         square = paddle.sqrt(cos * cos + sin * sin)
         length = paddle.sqrt(square)
@@ -82,10 +82,10 @@ def _sum_colours(images: paddle.Tensor) -> paddle.Tensor:
 
 
 def _directions(count: int) -> paddle.Tensor:
-    """Weights (O, 3, 1, 1) from (length * cos 2a, length * sin 2a, length) of a gradient to its vote for each direction.
+    """Weights (O, 3, 1, 1) from (length * cos 2a, length * sin 2a, length) of a gradient to its vote for direction b.
 
-    length * (cos(2a - b) - cos(c)) / (1 - cos(c)), negative beyond c, the distance of neighbours: a smooth triangle, and
-    one small product where binning by angle costs ten passes over (B, O, H, W).
+    The vote is length * (cos(2a - b) - cos(c)) / (1 - cos(c)), negative beyond c, the distance of neighbours: a smooth
+    triangle, and one small product where binning by angle costs ten passes over (B, O, H, W).
     """
     angles = [2 * math.pi * i / count for i in range(count)]
     edge = math.cos(2 * math.pi / count)
@@ -98,6 +98,6 @@ def build_hog(*, weights: str | None = None, sha256: str | None = None, image_si
               colour: float = 0.3, constant: float = 0.5, floor: float = 0.2) -> HOGTeacher:
     """The HOG teacher; ConfigError where weights are given, since it has none."""
     if weights or sha256:
-        raise ConfigError("teacher 'hog': weights were given, but it has none. Remove teacher.weights and teacher.sha256.")
+        raise ConfigError("teacher 'hog': weights were given, but it has none. Remove weights and sha256.")
     return HOGTeacher(image_size=image_size, patch_size=patch_size, num_orientations=num_orientations, context=context,
                       colour=colour, constant=constant, floor=floor)

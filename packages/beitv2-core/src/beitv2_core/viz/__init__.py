@@ -1,0 +1,1 @@
+"""Pictures of what was learnt: PNG files, no windows, numpy arrays in."""

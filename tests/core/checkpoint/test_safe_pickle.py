@@ -1,0 +1,297 @@
+"""Weights files are read without executing anything: formats, bounds, and everything a hostile file may try.
+
+The files are written instruction by instruction, so that no PyTorch is needed and impossible files can be made too.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.errors import CheckpointError
+
+TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "u2": "BFloat16Storage", "b1": "BoolStorage"}
+
+
+class Code(bytes):
+    """Pickle instructions, put into a stream as they are."""
+
+
+def encode(value) -> bytes:
+    if isinstance(value, Code):
+        return bytes(value)
+    if value is None:
+        return b"N"
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
+    if isinstance(value, int):
+        return pickle.dumps(value, 2)[2:-1]
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(encode, value)) + b"t"
+    assert isinstance(value, dict)
+    return b"}(" + b"".join(encode(key) + encode(item) for key, item in value.items()) + b"u"
+
+
+def stream(value) -> bytes:
+    return b"\x80\x02" + encode(value) + b"."
+
+
+def named(name: str) -> Code:
+    module, _, attribute = name.rpartition(".")
+    return Code(b"c" + module.encode() + b"\n" + attribute.encode() + b"\n")
+
+
+def call(name: str, *arguments) -> Code:
+    return Code(named(name) + encode(arguments) + b"R")
+
+
+class Saved:
+    """Tensors on their way into a file: `tensor` gives the instructions, `storages` the bytes."""
+
+    def __init__(self, legacy: bool = False):
+        self.storages: dict[str, np.ndarray] = {}
+        self.legacy = legacy
+
+    def tensor(self, array: np.ndarray, *, size=None, stride=None, offset=0, numel=None, kind=None) -> Code:
+        key = str(len(self.storages))
+        self.storages[key] = np.ascontiguousarray(array).reshape(-1)
+        size = array.shape if size is None else size
+        stride = tuple(s // array.itemsize for s in array.strides) if stride is None else stride
+        numel = array.size if numel is None else numel
+        kind = kind or TYPES[array.dtype.str[1:]]
+        pid = ("storage", named(f"torch.{kind}"), key, "cpu", numel) + ((None,) if self.legacy else ())
+        storage = Code(encode(pid) + b"Q")
+        hooks = call("collections.OrderedDict")
+        return call("torch._utils._rebuild_tensor_v2", storage, offset, tuple(size), tuple(stride), False, hooks)
+
+    def zip(self, path, value, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("archive/data.pkl", stream(value))
+            archive.writestr("archive/byteorder", "little")
+            for key, array in self.storages.items():
+                archive.writestr(f"archive/data/{key}", array.tobytes())
+            archive.writestr("archive/version", "3\n")
+        return path
+
+    def old(self, path, value):
+        out = io.BytesIO()
+        for header in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            out.write(stream(header) if not isinstance(header, int) else pickle.dumps(header, 2))
+        out.write(stream(value) + pickle.dumps(list(self.storages), 2))
+        for array in self.storages.values():
+            out.write(struct.pack("<q", array.size) + array.tobytes())
+        path.write_bytes(out.getvalue())
+        return path
+
+
+@pytest.fixture(params=["zip", "old"])
+def write(request, tmp_path):
+    """Save a value, given its tensors, in either of PyTorch's formats."""
+    def save(make):
+        saved = Saved(legacy=request.param == "old")
+        return getattr(saved, request.param)(tmp_path / "weights.pth", make(saved.tensor))
+    return save
+
+
+def refused(path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_torch_file(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_tensors_of_every_kind_come_back_as_they_were(write):
+    rng = np.random.RandomState(0)
+    arrays = {"weight": rng.randn(3, 4).astype("f4"), "half": rng.randn(5).astype("f2"),
+              "ids": np.arange(6).reshape(2, 3), "flag": np.array([True, False]), "scalar": np.float32(2.5).reshape(())}
+    found = load_torch_file(write(lambda tensor: {name: tensor(array) for name, array in arrays.items()}))
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_bfloat16_becomes_float32(write):
+    values = np.array([1.0, -2.5, 0.15625], "f4")
+    upper = (values.view("u4") >> 16).astype("u2")
+    np.testing.assert_array_equal(load_torch_file(write(lambda tensor: {"x": tensor(upper)}))["x"], values)
+
+
+def test_views_and_transposes_follow_offset_and_stride(write):
+    base = np.arange(12, dtype="f4")
+    found = load_torch_file(write(lambda tensor: {
+        "turned": tensor(base, size=(3, 4), stride=(1, 3)),
+        "part": tensor(base, size=(2, 2), stride=(4, 1), offset=5)}))
+    np.testing.assert_array_equal(found["turned"], base.reshape(4, 3).T)
+    np.testing.assert_array_equal(found["part"], [[5, 6], [9, 10]])
+
+
+def test_nested_checkpoints_keep_their_nesting_and_settings_become_a_dict(write):
+    settings = Code(named("argparse.Namespace") + b")\x81" + encode({"lr": 3, "size": (2, 3)}) + b"b")
+    ordered = Code(call("collections.OrderedDict") + encode("w") + encode(3) + b"s")
+    found = load_torch_file(write(lambda tensor: {
+        "model": {"w": tensor(np.ones(2, "f4"))}, "args": settings, "ordered": ordered,
+        "parameter": call("torch._utils._rebuild_parameter", tensor(np.ones(3, "f4")), True, None)}))
+    np.testing.assert_array_equal(found["model"]["w"], [1, 1])
+    assert found["args"] == {"lr": 3, "size": (2, 3)} and found["ordered"] == {"w": 3}
+    assert found["parameter"].shape == (3,)
+
+
+def test_a_torchscript_archive_gives_its_state_dict(tmp_path):
+    saved = Saved()
+
+    def module(name, **attributes) -> Code:
+        return Code(named(f"__torch__.clip.{name}") + b")\x81" + encode(attributes) + b"b")
+
+    layer = module("Linear", weight=saved.tensor(np.eye(2, dtype="f2")), training=False)
+    ids = call("torch.jit._pickle.build_intlist", Code(b"](K\x01K\x02e"))
+    model = module("CLIP", visual=module("Visual", proj=layer, ids=ids), logit_scale=saved.tensor(np.ones((), "f4")))
+    found = load_torch_file(saved.zip(tmp_path / "clip.pt", model))
+    assert sorted(found) == ["logit_scale", "visual.proj.weight"]
+    np.testing.assert_array_equal(found["visual.proj.weight"], np.eye(2))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_paddle_files_are_read(tmp_path, protocol):
+    class Tensor:  # Paddle reduces a tensor to tuple((name, array))
+        def __reduce__(self):
+            return tuple, (("linear_0.w_0", np.arange(6, dtype="f4").reshape(2, 3)),)
+
+    path = tmp_path / "m.pdparams"
+    state = OrderedDict([("weight", Tensor()), ("bias", np.ones(2, "f8").reshape(2, 1, order="F"))])
+    path.write_bytes(pickle.dumps(state, protocol))
+    found = load_torch_file(path)
+    np.testing.assert_array_equal(found["weight"], np.arange(6).reshape(2, 3))
+    np.testing.assert_array_equal(found["bias"], [[1], [1]])
+
+
+def test_what_is_read_cannot_be_written_to(write):
+    found = load_torch_file(write(lambda tensor: {"x": tensor(np.ones(3, "f4"))}))
+    with pytest.raises(ValueError):
+        found["x"][0] = 2
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["os.system", "posix.system", "builtins.exec", "builtins.getattr", "subprocess.Popen",
+                                  "torch.load", "numpy.load", "torch.hub.load", "beitv2_core.errors.BEiTError"])
+def test_a_global_outside_the_list_is_named_and_not_called(write, tmp_path, name):
+    witness = tmp_path / "witness"
+    message = refused(write(lambda tensor: {"x": call(name, f"touch {witness}")}))
+    assert name in message and not witness.exists()
+
+
+def test_eval_is_only_understood_in_the_form_paddle_writes(write):
+    array = np.ones(2, "f4")
+    found = load_torch_file(write(lambda tensor: {"x": call("builtins.eval", "data", {"data": tensor(array)})}))
+    np.testing.assert_array_equal(found["x"], array)
+    assert "eval" in refused(write(lambda tensor: {"x": call("builtins.eval", "data or 1", {"data": tensor(array)})}))
+
+
+@pytest.mark.parametrize("state", [{"call": 1}, (None, {"call": 1})])
+def test_a_file_cannot_change_what_a_global_stands_for(write, state):
+    attack = Code(named("torch._utils._rebuild_tensor_v2") + encode(state) + b"b")
+    refused(write(lambda tensor: {"x": attack}))
+    assert load_torch_file(write(lambda tensor: {"x": tensor(np.ones(2, "f4"))}))["x"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("change", [{"size": (3, 4)}, {"size": (4,), "stride": (2,)}, {"offset": 3},
+                                    {"size": (9, 9), "stride": (0, 0)}, {"size": (2,), "stride": (-1,), "offset": 1}])
+def test_a_tensor_beyond_its_storage_is_refused_by_name(write, change):
+    message = refused(write(lambda tensor: {"block": {"weight": tensor(np.ones(4, "f4"), **change)}}))
+    assert "block.weight" in message
+
+
+def test_a_storage_with_too_few_bytes_is_named(tmp_path):
+    saved = Saved()
+    value = {"w": saved.tensor(np.ones(8, "f4"))}
+    saved.storages["0"] = saved.storages["0"][:5]
+    message = refused(saved.zip(tmp_path / "w.pth", value))
+    assert "w: its storage '0' has 20 bytes, 32 were declared" in message
+    del saved.storages["0"]
+    assert "has 0 bytes" in refused(saved.zip(tmp_path / "w.pth", value))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 10, 0.3, 0.8, 0.99])
+def test_a_truncated_file_is_refused(write, kept):
+    path = write(lambda tensor: {"w": tensor(np.ones((40, 40), "f4"))})
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    assert "truncated" in refused(path)
+
+
+def test_a_damaged_byte_in_a_storage_is_noticed(tmp_path):
+    saved = Saved()
+    path = saved.zip(tmp_path / "w.pth", {"w": saved.tensor(np.full((40, 40), 7, "f4"))})
+    data = bytearray(path.read_bytes())
+    data[data.index(np.full(10, 7, "f4").tobytes()) + 20] ^= 1
+    path.write_bytes(data)
+    assert "CRC" in refused(path)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused_unread(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", stream({}))
+        with archive.open("archive/data/0", "w") as entry:
+            for _ in range(80):
+                entry.write(bytes(2**20))
+    assert "zip bomb" in refused(path)
+
+
+def test_a_huge_memo_index_is_refused_before_it_is_allocated(tmp_path):
+    path = tmp_path / "memo.pdparams"
+    path.write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")
+    assert "LONG_BINPUT" in refused(path)
+
+
+def test_a_value_that_contains_itself_is_refused(tmp_path):
+    path = tmp_path / "loop.pdparams"
+    loop: dict = {}
+    loop["a"] = {"b": loop}
+    path.write_bytes(pickle.dumps(loop, 2))
+    assert "contains itself" in refused(path)
+
+
+def test_shared_values_cost_no_more_than_one(tmp_path):
+    path = tmp_path / "laughs.pdparams"
+    value: tuple = ()
+    for _ in range(200):
+        value = (value, value, value)
+    path.write_bytes(pickle.dumps({"x": value}, 2))
+    assert isinstance(load_torch_file(path)["x"], tuple)
+
+
+@pytest.mark.parametrize("value", [np.array(["a"], dtype=object), np.array(["text"])])
+def test_arrays_of_objects_or_text_are_refused(tmp_path, value):
+    path = tmp_path / "objects.pdparams"
+    path.write_bytes(pickle.dumps({"x": value}, 2))
+    assert "dtype" in refused(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a weights file", b"\x80\x02]."])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "readme.pth"
+    path.write_bytes(content)
+    assert "expected a" in refused(path)
+
+
+def test_a_zip_of_something_else_and_a_missing_file_are_named(tmp_path):
+    path = tmp_path / "pictures.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"")
+    assert "data.pkl" in refused(path)
+    assert "no such file" in refused(tmp_path / "none.pth")

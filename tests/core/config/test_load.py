@@ -1,0 +1,184 @@
+"""YAML with bases and overrides becomes frozen settings, or a message that says where, what and what to do."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beitv2_core.config import load_config, parse_config
+from beitv2_core.config.load import MissingValueError, read_tree, source_of
+from beitv2_core.errors import ConfigError
+
+MINIMAL = """
+kind: pretrain
+output: out
+data: {dataset: digit_scenes, size: 8, image_size: 32}
+model: {width: 96, depth: 3, num_heads: 3, patch_size: 8, early_layers: 2}
+tokenizer: {weights: run}
+mask: {num_masked: 6, min_block: 2}
+optim: {lr: 1e-3, steps: 10}
+train: {batch_size: 4}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def minimal(write):
+    return write("minimal.yml", MINIMAL)
+
+
+def test_the_child_wins_dictionaries_merge_and_lists_are_replaced(write):
+    write("bases/one.yml", "a: {x: 1, y: 2}\nlist: [1, 2, 3]\nkept: one")
+    write("bases/two.yml", "a: {y: 3}\nkept: two")
+    child = write("child.yml", "_base_: [bases/one.yml, bases/two.yml]\na: {z: 4}\nlist: [9]")
+    tree, _ = read_tree(child)
+    assert tree == {"a": {"x": 1, "y": 3, "z": 4}, "list": [9], "kept": "two"}
+
+
+def test_inherited_false_drops_what_the_bases_say(write):
+    write("base.yml", "a: {x: 1}\nb: 2")
+    tree, sources = read_tree(write("child.yml", "_base_: base.yml\na: {_inherited_: false, y: 5}"))
+    assert tree == {"a": {"y": 5}, "b": 2}
+    assert "a.x" not in sources
+
+
+def test_every_value_knows_the_file_it_came_from(write):
+    base = write("base.yml", "a: {x: 1, y: 2}")
+    child = write("child.yml", "_base_: base.yml\na: {y: 3}")
+    _, sources = read_tree(child)
+    assert sources == {"a.x": str(base), "a.y": str(child)}
+
+
+def test_bases_that_lead_back_are_named(write):
+    write("a.yml", "_base_: b.yml")
+    with pytest.raises(ConfigError, match=r"a\.yml: _base_ leads back.*a\.yml -> b\.yml"):
+        read_tree(write("b.yml", "_base_: a.yml").parent / "a.yml")
+
+
+def test_a_missing_base_names_both_files(write):
+    with pytest.raises(ConfigError, match=r"(?s)gone\.yml: cannot be read \(named by _base_ in .*child\.yml"):
+        read_tree(write("child.yml", "_base_: gone.yml"))
+
+
+def test_a_key_given_twice_is_refused(write):
+    with pytest.raises(ConfigError, match="'a' is given twice"):
+        read_tree(write("c.yml", "a: 1\na: 2"))
+
+
+def test_overrides_are_yaml_and_beat_the_file(minimal):
+    config, sources = load_config(minimal, ["optim.betas=[0.9, 0.98]", "model.drop_path=1e-1", "train.keep_every=null"])
+    assert config.optim.betas == (0.9, 0.98)
+    assert config.model.drop_path == 0.1
+    assert source_of("optim.betas", sources) == "--set"
+    assert source_of("optim.lr", sources) == str(minimal)
+
+
+@pytest.mark.parametrize("text", ["optim.lr", "=3", "a..b=1", "a=[1"])
+def test_an_override_that_cannot_be_read_is_shown(minimal, text):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(minimal, [text])
+
+
+def test_exponents_without_a_point_are_numbers_quoted_or_not(minimal):
+    assert load_config(minimal, ["optim.eps=1e-6"])[0].optim.eps == 1e-6
+    assert load_config(minimal, ["optim.eps='1e-6'"])[0].optim.eps == 1e-6
+    assert load_config(minimal, ["optim.steps=3e4"])[0].optim.steps == 30000
+
+
+def test_an_unknown_key_names_file_key_nearest_and_known_keys(write):
+    path = write("bad.yml", MINIMAL.replace("early_layers: 2", "early_layers: 2, drop_pth: 0.1"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert f"{path}: model.drop_pth: unknown key. Did you mean 'drop_path'? " in message
+    assert "Known keys: attn_drop_rate, depth, drop_path" in message
+
+
+def test_an_unknown_key_in_a_base_names_the_base(write):
+    base = write("base.yml", "optim: {learning: 1}")
+    path = write("child.yml", "_base_: base.yml\n" + MINIMAL)
+    with pytest.raises(ConfigError, match=f"{base}: optim.learning: unknown key"):
+        load_config(path)
+
+
+def test_a_wrong_type_names_what_came_and_what_was_expected(minimal):
+    with pytest.raises(ConfigError, match=r"--set: train.batch_size: 'many' came \(str\).*valid integer"):
+        load_config(minimal, ["train.batch_size=many"])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("mask.num_masked=75", r"mask.num_masked: 75 masked of 16 patches \(4x4\)"),
+        ("model.early_layers=3", "early_layers is 3 but the backbone has 3 blocks; expected 1 to 2"),
+        ("data.image_size=30", "a picture of 30x30 pixels is not a whole number of 8x8 patches"),
+        ("data.image_size=[32, 36]", "32x36 pixels is not a whole number of 8x8 patches"),
+        ("model.num_heads=5", "5 heads do not divide the width 96"),
+        ("mask.min_block=7", "blocks of 7 patches, but only 6 masked"),
+        ("optim.epochs=3", "both epochs and steps are given"),
+        ("data.crop_scale=[0.5, 0.2]", "is not a range"),
+        ("model.size=giant", "'giant' is not a size; known sizes: tiny"),
+        ("kind=pretraining", "'pretraining' is unknown. Expected one of: tokenizer, pretrain"),
+    ],
+)
+def test_impossible_settings_are_named(minimal, override, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load_config(minimal, [override])
+
+
+@pytest.mark.parametrize("name", ["clip", "dino"])
+def test_a_teacher_that_needs_weights_has_no_silent_default(name):
+    tree = yaml.safe_load(MINIMAL)
+    tree = {key: tree[key] for key in ("output", "data", "optim", "train")}
+    tree.update(kind="tokenizer", encoder={"size": "tiny", "patch_size": 8}, decoder={"size": "tiny"})
+    parse_config({**tree, "teacher": {"name": "hog"}})
+    with pytest.raises(MissingValueError, match="teacher.weights: required, and there is no default"):
+        parse_config({**tree, "teacher": {"name": name}})
+
+
+def test_a_folder_without_a_root_is_refused_with_the_option_to_type(minimal):
+    with pytest.raises(MissingValueError, match=r"data.root: required.*--set data.root=") as caught:
+        load_config(minimal, ["data.dataset=folder"])
+    assert caught.value.keys == ["data.root"]
+
+
+def test_a_size_name_sets_three_numbers_and_each_can_be_overridden(minimal):
+    model = load_config(minimal, ["model={_inherited_: false, size: small, depth: 4, patch_size: 8}"])[0].model
+    assert (model.width, model.depth, model.num_heads) == (384, 4, 6)
+
+
+def test_settings_cannot_be_changed_afterwards(minimal):
+    config, _ = load_config(minimal)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    lr=st.floats(1e-9, 10),
+    clip=st.none() | st.floats(1e-3, 1e3),
+    depth=st.integers(3, 40),
+    image=st.tuples(st.integers(1, 9), st.integers(2, 9)),
+)
+def test_resolved_settings_read_back_unchanged(seed, lr, clip, depth, image):
+    tree = yaml.safe_load(MINIMAL)
+    tree["seed"], tree["model"]["depth"] = seed, depth
+    tree["optim"].update(lr=lr, clip_norm=clip)
+    tree["data"]["image_size"] = [8 * side for side in image]
+    tree["mask"] = {"num_masked": 1, "min_block": 1}
+    config = parse_config(tree)
+    again = parse_config(yaml.safe_load(yaml.safe_dump(config.resolved())))
+    assert again == config

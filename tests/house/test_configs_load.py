@@ -1,0 +1,88 @@
+"""Every YAML in the tree loads, and the recipes hold the numbers the paper's authors trained with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from beitv2_core.config import load_config
+from beitv2_core.config.load import read_tree
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(CONFIGS.rglob("*.yml"))
+RUNS = [path for path in FILES if path.parent.name in ("tokenizer", "pretrain")]
+
+
+def label(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def load(name: str):
+    path = CONFIGS / name
+    given = ["data.root=pictures"]
+    if path.parent.name == "pretrain":
+        given.append("tokenizer.weights=run")
+    elif "vqkd" in path.name:
+        given.append("teacher.weights=file.pt")
+    return load_config(path, given)[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=label)
+def test_every_yaml_reads_with_its_bases(path):
+    tree, sources = read_tree(path)
+    assert tree
+    assert sources
+
+
+@pytest.mark.parametrize("path", RUNS, ids=label)
+def test_every_recipe_is_valid_and_opens_with_what_it_does_cost_result_and_command(path):
+    config = load(label(path))
+    assert config.kind == path.parent.name
+    opening = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    command = "train-tokenizer" if config.kind == "tokenizer" else "pretrain"
+    for part in ("# Cost: ", "# Expect: ", f"beitv2 {command} configs/{label(path)}"):
+        assert part in opening, f"{path.name} does not say {part!r}"
+
+
+@pytest.mark.parametrize("path", [p for p in RUNS if p.name != "digit_scenes.yml"], ids=label)
+def test_health_measures_are_off_in_the_paper_recipes(path):
+    config = load(label(path))
+    if config.kind == "tokenizer":
+        health = config.health
+        assert (health.unquantized_steps, health.kmeans_batches, health.revive_after) == (0, 1, None)
+
+
+@pytest.mark.parametrize("name", ["1x768x12_clip", "3x768x12_clip", "1x768x12_dino"])
+def test_the_published_tokenizers_are_configured_as_trained(name):
+    config = load(f"tokenizer/vqkd_base_{name}.yml")
+    assert (config.encoder.width, config.encoder.depth, config.encoder.positions) == (768, 12, "absolute")
+    assert config.decoder.depth == int(name[0])
+    assert config.teacher.name == name[-4:]
+    assert (config.quantizer.num_codes, config.quantizer.code_dim, config.quantizer.decay) == (8192, 32, 0.99)
+    assert (config.optim.lr, config.optim.lr_batch, config.optim.min_lr) == (5e-5, 128, 1e-5)
+    assert (config.optim.betas, config.optim.weight_decay, config.optim.clip_norm) == ((0.9, 0.99), 1e-4, None)
+    assert (config.optim.epochs, config.optim.warmup_epochs, config.train.total_batch) == (100, 10, 512)
+    assert (config.data.crop_scale, config.data.color_jitter) == ((0.08, 1.0), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "early", "gamma", "drop_path", "beta2"),
+    [
+        ("base_300e", 12, 9, 0.1, 0.0, 0.98),
+        ("base_1600e", 12, 9, 0.1, 0.1, 0.999),
+        ("large_300e", 24, 21, 1e-5, 0.0, 0.98),
+        ("large_1600e", 24, 21, 1e-5, 0.1, 0.999),
+    ],
+)
+def test_the_published_pretraining_runs_are_configured_as_trained(name, depth, early, gamma, drop_path, beta2):
+    config = load(f"pretrain/{name}.yml")
+    model, optim = config.model, config.optim
+    assert (model.depth, model.early_layers, model.head_layers, model.share_lm_head) == (depth, early, 2, True)
+    assert (model.init_values, model.drop_path, model.positions) == (gamma, drop_path, "shared_relative")
+    assert (config.mask.num_masked, config.mask.min_block, config.grid) == (75, 16, (14, 14))
+    assert (optim.lr, optim.lr_batch, optim.betas[1], optim.clip_norm) == (1.5e-3, None, beta2, 3.0)
+    assert (optim.weight_decay, optim.min_lr, optim.warmup_epochs) == (0.05, 1e-5, 10)
+    assert optim.epochs == int(name.split("_")[1][:-1])
+    assert config.train.total_batch == 2048
+    assert (config.data.crop_scale, config.data.color_jitter) == ((0.2, 1.0), 0.4)
