@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
 from beitv2_core import cli
 from beitv2_core.data import DigitScenes
-from typer.testing import CliRunner
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ["data.size=64", "train.batch_size=16", "train.log_every=4", "train.save_every=6", "optim.warmup_steps=2"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
+
 from beitv2_core import codes as module
 from beitv2_core.codes import code_dtype, encode_files, list_pictures
 from beitv2_core.errors import DataError
-from PIL import Image
 
 
 class TinyTokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+
 from beitv2_core.evaluate import codebook_stats, cut_patches, eval_batches, linear_probe, masked_code_accuracy
 
 

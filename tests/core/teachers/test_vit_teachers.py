@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+
 import numpy as np
 import paddle
 import pytest
@@ -52,6 +55,18 @@ def test_dino_finds_its_sizes_in_a_backbone_or_a_training_checkpoint(images):
     state = official_state(vit, "module.backbone.")
     state["module.head.mlp.0.weight"] = np.zeros((4, 12), np.float32)
     np.testing.assert_array_equal(vit_from_state({"teacher": state, "epoch": 3}, num_heads=3)(images).numpy(), expected)
+
+
+@pytest.mark.parametrize("name, make, prefix", [("clip", clip_visual, "visual."), ("dino", dino_vit, "")])
+def test_a_teacher_is_built_from_a_file_whose_hash_is_checked(tmp_path, images, name, make, prefix):
+    net, path = make(), tmp_path / "teacher.pth"
+    path.write_bytes(pickle.dumps(official_state(net, prefix)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sizes = {"image_size": 16, "patch_size": 4, "num_heads": 3}
+    teacher = build_teacher(name, weights=str(path), sha256=digest, **sizes)
+    np.testing.assert_allclose(teacher(images).numpy(), net(teacher.normalise(images)).numpy(), atol=1e-6)
+    with pytest.raises(WeightsError, match=digest):
+        build_teacher(name, weights=str(path), sha256="0" * 64, **sizes)
 
 
 def test_half_precision_weights_become_single_precision():

@@ -12,7 +12,8 @@ from . import options
 
 RESUME = typer.Option(
     "auto",
-    help="auto: continue from the run folder's newest checkpoint, if any; never: a new run in a new folder; or a .pdckpt",
+    help="auto: continue from the newest checkpoint of the run, if any; never: a new run, in a new folder; "
+    "or a .pdckpt checkpoint",
 )
 OUTPUT = typer.Option(None, "--output", "-o", help="run folder, instead of the one in the settings")
 DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print sizes, write nothing")
