@@ -7,8 +7,9 @@ from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-import beitv2_core  # noqa: E402,F401  before paddle: it sets what Paddle should find
 import pytest  # noqa: E402
+
+import beitv2_core  # noqa: E402,F401  before paddle: it sets what Paddle should find
 
 HERE = Path(__file__).parent
 

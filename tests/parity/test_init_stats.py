@@ -8,10 +8,11 @@ import re
 import numpy as np
 import paddle
 import pytest
+from golden_io import load_golden
+
 from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
-from golden_io import load_golden
 
 SUBJECT = "init_stats"
 

@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 import paddle
+from golden_io import assert_close_output, load_golden
+
 from beitv2_core.models import quantizer as quantizer_module
 from beitv2_core.models.kmeans import kmeans
 from beitv2_core.models.quantizer import NormEMAQuantizer
-from golden_io import assert_close_output, load_golden
 
 SUBJECT = "kmeans"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from golden_io import assert_close_output, group, load_golden
+
 from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
-from golden_io import assert_close_output, group, load_golden
 
 SUBJECT = "ln_eps"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from golden_io import assert_close_grad, assert_close_output, load_golden
+
 from beitv2_core.engine.metrics import track_usage
 from beitv2_core.layers import collective
 from beitv2_core.models.quantizer import NormEMAQuantizer
-from golden_io import assert_close_grad, assert_close_output, load_golden
 
 SUBJECT = "quantizer"
 
@@ -68,8 +69,8 @@ def test_two_processes_share_one_codebook(fixture_path, monkeypatch):
         before = {key: value.numpy() for key, value in start.items()}
         own: list[list[paddle.Tensor]] = [[], []]
         for r in (0, 1):  # first pass: what each process would contribute
-            def record(tensor, r=r):
-                own[r].append(tensor)
+            def record(tensor, mine=own[r]):
+                mine.append(tensor)
                 return tensor
             monkeypatch.setattr(collective, "all_reduce_sum", record)
             ranks[r](paddle.to_tensor(rows(arrays[f"dist/u{update}/rank{r}/z"])))

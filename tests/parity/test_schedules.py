@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from golden_io import load_golden
+
 from beitv2_core.engine.schedule import cosine_schedule
 from beitv2_core.errors import ConfigError
-from golden_io import load_golden
 
 SUBJECT = "schedules"
 

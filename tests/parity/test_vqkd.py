@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
+
 from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.engine.metrics import track_usage
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import global_norm
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
-from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
 SUBJECT = "vqkd"
 
@@ -24,8 +25,9 @@ def build(arrays, meta, prefix="init", **changes) -> VQKD:
                            depth=c["enc_depth"], **common)
     decoder = BEiTBackbone(image_size=grid, patch_size=1, in_chans=c["code_dim"], width=c["dec_dim"],
                            depth=c["dec_depth"], **common)
+    changes = {"input_range": "imagenet" if "imagenet" in c["process_type"] else "unit", **changes}
     model = VQKD(encoder, decoder, num_codes=c["n_code"], code_dim=c["code_dim"], teacher_width=c["out_dim"],
-                 decay=c["decay"], **{"input_range": "imagenet" if "imagenet" in c["process_type"] else "unit", **changes})
+                 decay=c["decay"], **changes)
     state = from_official(group(arrays, prefix))
     assert set(state) == set(model.state_dict())
     model.set_state_dict({key: paddle.to_tensor(np.ascontiguousarray(value)) for key, value in state.items()})
@@ -54,7 +56,8 @@ def test_every_stage_of_the_first_forward_matches(fixture_path):
     assert_close_output(model.decode(codes), arrays["output/step1/rec"], "reconstruction")
     model.train()
     out = model(images, target)
-    assert_close_output([float(out[k]) for k in ("quant_loss", "rec_loss", "loss")], arrays["output/losses"][0], "losses")
+    losses = [float(out[key]) for key in ("quant_loss", "rec_loss", "loss")]
+    assert_close_output(losses, arrays["output/losses"][0], "losses")
     assert_close_output(model.quantize.codebook, arrays["output/step1/codebook_after_ema"], "codebook after EMA")
 
 

@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from beitv2_core.errors import DataError, ShapeError
 from beitv2_core.viz.attention import attention_maps
 from beitv2_core.viz.codebook import code_gallery, code_histogram, code_map, perplexity, position_histogram
 from beitv2_core.viz.curves import training_curves
 from beitv2_core.viz.masks import mask_examples
-from PIL import Image
 
 RNG = np.random.RandomState(0)
 IMAGES = RNG.rand(3, 3, 32, 32).astype(np.float32)

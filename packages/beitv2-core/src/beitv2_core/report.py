@@ -139,7 +139,9 @@ def draw(
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])
     codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
     with paddle.no_grad():
-        attention = student.last_attention(paddle.to_tensor(normalise(images))).numpy()
+        attention_BHTT = student.last_attention(paddle.to_tensor(normalise(images))).numpy()
+    # what the class token looks at, as a picture for each head
+    attention = attention_BHTT[:, :, 0, 1:].reshape(*attention_BHTT.shape[:2], *student.grid)
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])

@@ -33,7 +33,7 @@ def is_amd() -> bool:
     """True on an AMD processor, as far as /proc/cpuinfo tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return any("AuthenticAMD" in line or "AMD" in line for line in file if line.startswith(("vendor", "model name")))
+            return any("AMD" in line for line in file if line.startswith(("vendor_id", "model name")))
     except OSError:
         return False
 

@@ -1,8 +1,8 @@
 """Checkpoints that are either whole or absent.
 
-A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors (arrays
-of the task's state), config.yml and state.json, which names every other file with its SHA-256.  It is written under a
-temporary name, synced to the disk and renamed; what a killed process left under a temporary name is never read.
+A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors
+(arrays of the task's state), config.yml and state.json, which names every other file with its SHA-256.  It is written
+under a temporary name, synced to the disk and renamed; what a killed process left under a temporary name is never read.
 """
 
 from __future__ import annotations

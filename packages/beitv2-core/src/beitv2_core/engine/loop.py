@@ -1,7 +1,7 @@
 """The training loop: steps, logging, checkpoints and exact resume. It knows no method.
 
-Exactness: everything random is a function of (seed, rank, step) or (seed, epoch, picture), so a run that was killed at any
-moment and resumed from its newest checkpoint repeats the lost steps bit for bit.
+Exactness: everything random is a function of (seed, rank, step) or (seed, epoch, picture), so a run that was killed at
+any moment and resumed from its newest checkpoint repeats the lost steps bit for bit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TrainingInterrupted(BEiTError):
 class TrainLoop:
     """Train `task` for `total_steps` updates.
 
-    loader: endless batches of numpy arrays with `state`, `load_state` and `steps_per_epoch` (batches of one process);
+    loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; on_finish: called with (run, summary) at the end, in
     the main process.
@@ -55,7 +55,7 @@ class TrainLoop:
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = ()):
         if len(lr) != len(weight_decay):
-            raise ConfigError(f"TrainLoop: {len(lr)} learning rates but {len(weight_decay)} weight decays; give one each.")
+            raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; give equally many.")
         self.task, self.loader, self.optimizer = task, loader, optimizer
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
@@ -122,8 +122,8 @@ class TrainLoop:
                 if self._signal_seen():
                     self._save()
                     raise TrainingInterrupted(
-                        f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, which is saved. "
-                        "Continue with --resume auto.", self._signal or signal.SIGTERM)
+                        f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, "
+                        "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
                 if self.step % self.save_every == 0 or self.step == last:
                     self._save()
         seconds = time.monotonic() - began
@@ -171,8 +171,8 @@ class TrainLoop:
             means = dict(zip(names, packed.numpy().tolist()))
         extras = self.task.log_values()  # on every rank: it may communicate
         rate = progress.images_per_second(self.step)
-        values = {**means, "lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1]),
-                  "epoch": float(epoch), **extras}
+        rates = {"lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1])}
+        values = {**means, **rates, "epoch": float(epoch), **extras}
         if distributed.is_main():
             self.run_folder.log(self.step, {**values, "images_per_second": rate})
             shown = {name: value for name, value in values.items()
@@ -184,11 +184,13 @@ class TrainLoop:
 
     def _save(self) -> None:
         if distributed.is_main():
-            rng = {"seed": self.seed, "step": self.step}
-            state = {"rng": rng, "loader": self.loader.state(), "task": self.task.state(),
-                     "scaler": self.precision.state(), "processes": distributed.world_size(),
+            made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
+            # The generators of Python, numpy and Paddle start anew from (seed, rank, step) at every step: this is
+            # their whole state.
+            state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
+                     "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "versions": environment(self.seed, paddle.device.get_device(), distributed.world_size())["versions"]}
+                     "processes": made_by["processes"], "versions": made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer_state(self.optimizer, self.task.model), state, self.config)
         distributed.barrier()
@@ -237,7 +239,7 @@ class TrainLoop:
         arrays = {name: np.asarray(value) for name, value in fields.items()}
         self.run_folder.path.mkdir(parents=True, exist_ok=True)
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
-        np.savez(path, **arrays)
+        np.savez(str(path), **arrays)  # type: ignore[arg-type]
         log.error("%s: the batch of the failing step", path)
 
     # -- signals -------------------------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, np.nd
     """
     if not state:
         return
+    if not hasattr(optimizer, "helper") or optimizer.helper is None:
+        # Paddle 2.6 makes its helper only at the first step; the accumulators are needed before.
+        optimizer.helper = paddle.base.layer_helper.LayerHelper(type(optimizer).__name__)
     trainable = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), trainable)
     by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Everything a run leaves: config.yml, environment.json, metrics.jsonl, VisualDL scalars, checkpoints, figures, summary."""
+"""Everything a run leaves: settings, environment, metrics, VisualDL scalars, checkpoints, figures, summary."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunFolder:
             self.figures.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a+", encoding="ascii")
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot write into the run folder: {error}. Choose another output.") from None
+            raise ConfigError(f"{self.path}: cannot write there: {error}. Choose another output folder.") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

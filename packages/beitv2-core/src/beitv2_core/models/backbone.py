@@ -79,7 +79,7 @@ class BEiTBackbone(nn.Layer):
         self.grid = (self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1])
         self.width, self.depth, self.num_heads = width, depth, num_heads
         self.init_family, self.recompute = init, recompute
-        self._block_kwargs = dict(
+        self._block_kwargs: dict[str, Any] = dict(
             mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, drop_rate=drop_rate, attn_drop_rate=attn_drop_rate,
             init_values=init_values, norm_eps=norm_eps, head_width=attn_head_dim,
             grid=self.grid if use_rel_pos_bias else None,

@@ -53,7 +53,9 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
             self.cls_pt_norm = nn.LayerNorm(self.width, epsilon=backbone.get("norm_eps", 1e-6))
             self.cls_pt_lm_head = self._classifier()
 
-    def forward(self, images: paddle.Tensor, mask: paddle.Tensor) -> dict[str, paddle.Tensor]:
+    def forward(  # type: ignore[override]  # a head is what this class adds
+        self, images: paddle.Tensor, mask: paddle.Tensor
+    ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
         masked_M = paddle.nonzero(mask.reshape([-1])).flatten()
         return {head: self._logits(head, tokens_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M))
@@ -67,14 +69,14 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
     def head_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
         """Normalised tokens (B, T, D) that each head classifies, class token first."""
         if self.early_layers is None:
-            return {"mim": self.norm(self.forward_tokens(images, mask)[0])}
+            return {"mim": self.normalise(self.forward_tokens(images, mask)[0])}
         final_BTD, taps = self.forward_tokens(images, mask, taps=(self.early_layers - 1,))
         x_BTD = paddle.concat([final_BTD[:, :1], taps[self.early_layers - 1][:, 1:]], axis=1)
         bias = self.shared_bias()
         for block in self.cls_pt_layers:
             x_BTD = self.run_block(block, x_BTD, bias)
-        norm = self.norm if self.share_lm_head else self.cls_pt_norm
-        return {"mim": self.norm(final_BTD), "cls": norm(x_BTD)}
+        normalise = self.normalise if self.share_lm_head else self.cls_pt_norm
+        return {"mim": self.normalise(final_BTD), "cls": normalise(x_BTD)}
 
     def _logits(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
         classifier = self.cls_pt_lm_head if head == "cls" and not self.share_lm_head else self.lm_head

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from beitv2_core.errors import ShapeError
 
 INK, ACCENT, SECOND = "#263238", "#00695c", "#ef6c00"
-_STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.edgecolor": "#90a4ae", "axes.labelcolor": INK,
+_STYLE: Any = {"font.size": 9, "axes.titlesize": 10, "axes.edgecolor": "#90a4ae", "axes.labelcolor": INK,
           "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
           "axes.spines.right": False}
 

@@ -54,7 +54,7 @@ def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarra
     columns = [("most used codes", codes[:half]), ("least used codes", codes[half:])]
     wide = max(len(patches) for patches in patches_by_code.values())
     with Canvas(path, 2 * (wide * 0.42 + 1.3), half * 0.45 + 0.5) as figure:
-        for part, (title, chosen) in zip(figure.subfigures(1, 2), columns):
+        for part, (title, chosen) in zip(list(figure.subfigures(1, 2)), columns):
             part.suptitle(title, fontsize=10)
             grid = part.subplots(half, wide, squeeze=False)
             for row, axes_row in enumerate(grid):

@@ -24,4 +24,5 @@ def mask_examples(images: np.ndarray, masks: np.ndarray, path: str | Path) -> No
             seen[: hidden.shape[0], : hidden.shape[1]][hidden] = 190
             show(grid[0, i], picture)
             show(grid[1, i], seen)
-        figure.suptitle(f"pictures, and the same with {int(masks[0].sum())} of {masks[0].size} patches hidden", fontsize=10)
+        title = f"pictures, and the same with {int(masks[0].sum())} of {masks[0].size} patches hidden"
+        figure.suptitle(title, fontsize=10)

@@ -22,8 +22,8 @@ class VQKDTask:
 
     `teacher(images in [0, 1]) -> features (B, N, width)`.  The measures below are off by default; then training is
     exactly the official one.
-    Departs: `unquantized_steps` first steps decode the features themselves, then k-means over the features of the last
-    `kmeans_batches` of them starts the codebook; codes unused for `revive_after` steps are replaced by current features.
+    Departs: the first `unquantized_steps` decode the features themselves, then k-means over the features of the last
+    `kmeans_batches` of them starts the codebook; codes unused for `revive_after` steps are replaced by current ones.
     """
 
     def __init__(self, model: nn.Layer, teacher: nn.Layer, *, unquantized_steps: int = 0, kmeans_batches: int = 1,

@@ -1,0 +1,28 @@
+"""Settings become objects: the only room that sees both `config` and the rooms the objects come from."""
+
+from __future__ import annotations
+
+from .data import build_dataset, build_loader, build_masking, build_transform
+from .models import build_backbone, build_mim, build_teacher, build_tokenizer
+from .plan import BatchPlan, plan_batches, seed_everything
+from .restore import load_mim, load_tokenizer, restore_model, set_weights
+from .training import build_training
+
+__all__ = [
+    "BatchPlan",
+    "build_backbone",
+    "build_dataset",
+    "build_loader",
+    "build_masking",
+    "build_mim",
+    "build_teacher",
+    "build_tokenizer",
+    "build_training",
+    "build_transform",
+    "load_mim",
+    "load_tokenizer",
+    "plan_batches",
+    "restore_model",
+    "seed_everything",
+    "set_weights",
+]

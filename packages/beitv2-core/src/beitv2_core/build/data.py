@@ -1,0 +1,69 @@
+"""Data sets, transforms, masks and loaders of the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Union
+
+from .._entry_points import find_entry_points
+from ..config import PretrainConfig, TokenizerConfig
+from ..config.schema import pair
+from ..config.sections import DataConfig, MaskConfig
+from ..data import DigitScenes, ImageFolder, Loader, MimTransform, ResumableSampler, TokenizerTransform
+from ..errors import ConfigError
+from ..masking import MASKINGS
+
+AnyConfig = Union[TokenizerConfig, PretrainConfig]
+
+
+def build_dataset(
+    data: DataConfig, *, split: str = "train", report: Path | None = None, size: int | None = None
+) -> Any:
+    """The pictures of the settings; `split` and `size` choose among drawn pictures, a folder is what it is."""
+    if data.dataset == "digit_scenes":
+        height, width = pair(data.image_size)
+        return DigitScenes(
+            split,
+            size=size or data.size or 0,
+            image_size=data.scene_size or max(height, width),
+            seed=data.scene_seed,
+            digits=data.scene_digits,
+        )
+    return ImageFolder(data.root or "", list_file=data.list_file, max_corrupt=data.max_corrupt, report=report)
+
+
+def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:
+    """The mask generator of the settings; third parties offer theirs by the entry points 'beitv2.masks'."""
+    if mask.kind == "blockwise":
+        return MASKINGS["blockwise"](grid, mask.num_masked, mask.min_block, mask.max_block, mask.min_aspect)
+    if mask.kind in MASKINGS:
+        return MASKINGS[mask.kind](grid, mask.num_masked)
+    foreign = {point.name: point for point in find_entry_points("beitv2.masks")}
+    if mask.kind not in foreign:
+        known = ", ".join([*MASKINGS, *foreign])
+        raise ConfigError(f"mask.kind: {mask.kind!r} is not known. Known kinds: {known}.")
+    return foreign[mask.kind].load()(grid, mask.num_masked, **mask.options)
+
+
+def build_transform(config: AnyConfig) -> Any:
+    """The augmentation of the recipe: one view for the tokenizer, two views and a mask for pretraining."""
+    data = config.data
+    if isinstance(config, TokenizerConfig):
+        return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation)
+    return MimTransform(
+        data.image_size,
+        build_masking(config.mask, config.grid),
+        token_size=data.token_image_size,
+        scale=data.crop_scale,
+        interpolation=data.interpolation,
+        token_interpolation=data.token_interpolation,
+        jitter=data.color_jitter or None,
+    )
+
+
+def build_loader(config: AnyConfig, dataset: Any, *, rank: int = 0, processes: int = 1) -> Loader:
+    """Endless, resumable batches for this process."""
+    sampler = ResumableSampler(
+        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, seed=config.seed
+    )
+    return Loader(dataset, build_transform(config), sampler, num_workers=config.data.num_workers, seed=config.seed)

@@ -1,0 +1,83 @@
+"""The arithmetic of a run: pictures, batches, steps, rates. And its seed."""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from ..config.sections import OptimConfig, TrainConfig
+from ..errors import ConfigError
+
+
+class BatchPlan(NamedTuple):
+    """How pictures become updates: sizes in pictures, lengths in optimizer steps, rates after scaling."""
+
+    pictures: int
+    batch_size: int
+    processes: int
+    accumulate: int
+    total_batch: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    lr: float
+
+    def lines(self, optim: OptimConfig) -> list[str]:
+        """The arithmetic in words, for the dry run and the log."""
+        rate = f"{self.lr:.4g}"
+        if optim.lr_batch is not None:
+            rate += f" = {optim.lr:.4g} x {self.total_batch} / {optim.lr_batch}"
+        return [
+            f"total batch: {self.total_batch} = {self.batch_size} pictures x {self.processes} process(es) "
+            f"x {self.accumulate} accumulated",
+            f"steps per epoch: {self.steps_per_epoch} ({self.pictures} pictures)",
+            f"steps: {self.total_steps}, of them {self.warmup_steps} warm-up",
+            f"peak learning rate: {rate}, final {optim.min_lr:.4g}",
+        ]
+
+
+def plan_batches(optim: OptimConfig, train: TrainConfig, pictures: int, processes: int) -> BatchPlan:
+    """Derive accumulation, steps and the peak rate; ConfigError when the numbers do not divide or leave no step."""
+    at_once = train.batch_size * processes
+    total_batch = train.total_batch or at_once
+    if total_batch % at_once:
+        raise ConfigError(
+            f"train.total_batch: {total_batch} is not a multiple of {train.batch_size} pictures x {processes} "
+            f"process(es) = {at_once}. Change train.batch_size or train.total_batch."
+        )
+    accumulate = total_batch // at_once
+    steps_per_epoch = pictures // at_once // accumulate
+    if steps_per_epoch < 1:
+        raise ConfigError(
+            f"train.total_batch: {total_batch} pictures behind one update, but the data has {pictures}. "
+            "Lower train.batch_size and train.total_batch, or give more pictures."
+        )
+    total_steps = optim.steps if optim.steps is not None else (optim.epochs or 0) * steps_per_epoch
+    warmup = optim.warmup_steps if optim.warmup_steps is not None else (optim.warmup_epochs or 0) * steps_per_epoch
+    if warmup > total_steps:
+        raise ConfigError(
+            f"optim: the warm-up of {warmup} steps ({steps_per_epoch} steps per epoch) is longer than the run of "
+            f"{total_steps}. Set optim.warmup_epochs or optim.warmup_steps."
+        )
+    scale = 1.0 if optim.lr_batch is None else total_batch / optim.lr_batch
+    return BatchPlan(
+        pictures,
+        train.batch_size,
+        processes,
+        accumulate,
+        total_batch,
+        steps_per_epoch,
+        total_steps,
+        warmup,
+        optim.lr * scale,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Make weights and draws of this process repeatable."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    paddle.seed(seed)

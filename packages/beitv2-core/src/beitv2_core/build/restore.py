@@ -1,0 +1,228 @@
+"""Trained models from a run folder, a checkpoint or a file of published weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from ..checkpoint.store import CheckpointStore
+from ..config import PretrainConfig, TokenizerConfig, parse_config
+from ..errors import CheckpointError, ConfigError
+from ..models.vqkd import PUBLISHED, build_published
+from .models import build_mim, build_tokenizer
+
+OFFICIAL_EXTRAS = ("teacher", "scaling", "loss")  # a released tokenizer file also holds its teacher
+PICKLED = (".pth", ".pt", ".pdparams", ".bin")
+
+
+class Found(NamedTuple):
+    """What a path holds. step, config, versions and optimizer are empty for a lone weights file."""
+
+    path: Path
+    weights: Mapping[str, np.ndarray]
+    config: Mapping[str, Any]
+    step: int | None = None
+    versions: Mapping[str, Any] = {}
+    optimizer_tensors: int = 0
+    optimizer_bytes: int = 0
+
+
+def checkpoint_folder(path: Path) -> Path | None:
+    """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
+    if path.suffix == ".pdckpt":
+        return path
+    if not path.is_dir():
+        return None
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    newest = CheckpointStore(folder).latest()
+    if newest is None:
+        raise CheckpointError(
+            f"{path}: no valid checkpoint in this folder. Give a run folder that has been trained (with checkpoints/"
+            "step_*.pdckpt), a .pdckpt folder, or a file of weights."
+        )
+    return Path(newest)
+
+
+def read_checkpoint(source: str, *, sha256: str | None = None) -> Found:
+    """Read a run folder, a .pdckpt or a weights file (.safetensors, official .pth) without executing anything."""
+    path = Path(source)
+    if "://" in source:
+        from ..checkpoint.weights import resolve_weights
+
+        path = Path(resolve_weights(source, sha256))
+    elif not path.exists():
+        raise CheckpointError(
+            f"{source}: no such run folder, checkpoint or weights file. Check the path, or train first: "
+            "beitv2 train-tokenizer CONFIG writes a run folder."
+        )
+    folder = checkpoint_folder(path)
+    if folder is not None:
+        saved = CheckpointStore(folder.parent).load(folder)
+        optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
+        return Found(
+            folder,
+            saved.weights,
+            saved.config,
+            saved.step,
+            saved.state.get("versions", {}),
+            len(optimizer),
+            sum(value.nbytes for value in optimizer),
+        )
+    if "://" not in source and sha256 is not None:
+        from ..checkpoint.weights import resolve_weights
+
+        path = Path(resolve_weights(source, sha256))
+    return Found(path, read_weights_file(path), {})
+
+
+def read_weights_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a lone file, under our names; official PyTorch files are translated."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except Exception as error:  # the Rust reader raises its own types
+            raise CheckpointError(f"{path}: not a readable safetensors file: {error}.") from None
+    if path.suffix in PICKLED:
+        from ..checkpoint.keymaps.official import from_official
+        from ..checkpoint.safe_pickle import load_torch_file
+
+        state = load_torch_file(path)
+        for key in ("model", "module", "state_dict"):
+            if isinstance(state.get(key), Mapping):
+                state = state[key]
+        return from_official(
+            {
+                key: value
+                for key, value in state.items()
+                if isinstance(value, np.ndarray) and not key.startswith(OFFICIAL_EXTRAS)
+            }
+        )
+    raise CheckpointError(
+        f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
+        f"{', '.join(PICKLED)}."
+    )
+
+
+def read_config(source: str) -> Any:
+    """The settings a run or checkpoint was made with; None for a lone weights file."""
+    folder = checkpoint_folder(Path(source))
+    if folder is None:
+        return None
+    return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}.") from None
+
+
+def set_weights(model: Any, weights: Mapping[str, np.ndarray], source: str) -> None:
+    """Put arrays into a model, all of them and nothing else; CheckpointError names what differs."""
+    state = model.state_dict()
+    missing, extra = sorted(set(state) - set(weights)), sorted(set(weights) - set(state))
+    if missing or extra:
+        raise CheckpointError(
+            f"{source}: not the weights of this {type(model).__name__}: "
+            f"{_few('missing', missing)}{_few('not known', extra)}check kind, sizes and name."
+        )
+    for key, tensor in state.items():
+        if list(tensor.shape) != list(weights[key].shape):
+            raise CheckpointError(
+                f"{source}: {key} is {tuple(weights[key].shape)}, the {type(model).__name__} of the settings has "
+                f"{tuple(tensor.shape)}. Use the settings the weights were made with."
+            )
+    model.set_state_dict({key: np.asarray(weights[key]) for key in state})
+
+
+def _few(label: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    return f"{len(keys)} {label} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}); "
+
+
+def freeze(model: Any) -> Any:
+    """Put a model into eval mode and take its gradients away."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.stop_gradient = True
+    return model
+
+
+def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str | None = None) -> Any:
+    """The trained tokenizer of a run folder, a .pdckpt or a weights file: a frozen VQKD in eval mode.
+
+    name: which published architecture a lone weights file holds; a checkpoint carries its own settings and needs none.
+    """
+    found = read_checkpoint(str(source), sha256=sha256)
+    if found.config:
+        config = parse_config(found.config, source=str(found.path))
+        if not isinstance(config, TokenizerConfig):
+            raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a tokenizer was expected.")
+        model = build_tokenizer(config, teacher_width=_teacher_width(found))
+    else:
+        if name is None or name not in PUBLISHED:
+            raise ConfigError(
+                f"{found.path}: weights without settings; which tokenizer is this? {name!r} came; expected one of "
+                f"{', '.join(PUBLISHED)} as tokenizer.name (command line: --name)."
+            )
+        model = build_published(name)
+    set_weights(model, found.weights, str(found.path))
+    if not model.quantize.codebook.numpy().any():
+        raise CheckpointError(
+            f"{found.path}: this tokenizer has no codes yet (step {found.step}, before the k-means that starts its "
+            "codebook). Train it further, at least past health.unquantized_steps."
+        )
+    return freeze(model)
+
+
+def _teacher_width(found: Found) -> int:
+    """Output channels of the decoder's projection: the settings name the teacher, the weights know its width."""
+    biases = {key: value for key, value in found.weights.items() if re.fullmatch(r"decode_task_layer\.\d+\.bias", key)}
+    if not biases:
+        raise CheckpointError(f"{found.path}: no decode_task_layer among the weights; this is not a tokenizer.")
+    return int(biases[max(biases)].shape[0])
+
+
+def load_mim(source: str | Path) -> tuple[Any, PretrainConfig]:
+    """The pretrained backbone of a run folder or .pdckpt, frozen, in eval mode, and its settings."""
+    found = read_checkpoint(str(source))
+    if not found.config:
+        raise CheckpointError(f"{found.path}: weights without settings; give a pretraining run folder or a .pdckpt.")
+    config = parse_config(found.config, source=str(found.path))
+    if not isinstance(config, PretrainConfig):
+        raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a pretraining run was expected.")
+    num_codes = int(found.weights["lm_head.bias"].shape[0])
+    model = build_mim(config.model, image_size=config.data.image_size, num_codes=num_codes)
+    set_weights(model, found.weights, str(found.path))
+    return freeze(model), config
+
+
+def restore_model(source: str | Path) -> Any:
+    """The model of any run folder or .pdckpt, whatever its kind."""
+    config = read_config(str(source))
+    return load_mim(source)[0] if isinstance(config, PretrainConfig) else load_tokenizer(source)
+
+
+def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
+    """Write a tokenizer with random weights and codes as step 0 of `config.output`; returns the run folder."""
+    from .plan import seed_everything
+
+    seed_everything(config.seed)
+    quantizer = config.quantizer.model_copy(update={"kmeans_init": False})  # random codes, ready to be used
+    config = config.model_copy(update={"quantizer": quantizer})
+    model = build_tokenizer(config, teacher_width=teacher_width)
+    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    folder = Path(config.output)
+    store = CheckpointStore(folder / "checkpoints")
+    store.save(0, weights, {}, {}, config.resolved())
+    (folder / "config.yml").write_text(yaml.safe_dump(config.resolved(), sort_keys=False), encoding="utf-8")
+    return folder

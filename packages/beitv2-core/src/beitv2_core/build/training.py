@@ -1,0 +1,157 @@
+"""A whole training run from its settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+from ..checkpoint.store import CheckpointStore
+from ..config import PretrainConfig, TokenizerConfig
+from ..config.schema import grid_of, pair
+from ..engine import distributed
+from ..engine.loop import TrainLoop
+from ..engine.optim import build_optimizer
+from ..engine.run_folder import RunFolder
+from ..engine.schedule import step_schedule
+from ..engine.tasks.mim_task import MimTask
+from ..engine.tasks.vqkd_task import VQKDTask
+from ..errors import ConfigError
+from .data import build_dataset, build_loader
+from .models import build_mim, build_teacher, build_tokenizer
+from .plan import BatchPlan, plan_batches, seed_everything
+from .restore import load_tokenizer
+
+log = logging.getLogger("beitv2_core")
+AnyConfig = Union[TokenizerConfig, PretrainConfig]
+
+
+class Parts(NamedTuple):
+    """What a run is made of, before the loop holds it."""
+
+    task: Any
+    loader: Any
+    plan: BatchPlan
+    optimizer: Any
+
+
+def build_training(config: AnyConfig) -> TrainLoop:
+    """A loop ready to `run(resume=...)`: data, models, optimizer, schedules and run folder, as the settings say.
+
+    Raises ConfigError, DataError, CheckpointError, WeightsError or ShapeError naming the setting at fault.
+    """
+    run = RunFolder(config.output)
+    parts = build_parts(config, report=Path(config.output) / "corrupt_files.txt")
+    optim, train, plan = config.optim, config.train, parts.plan
+    for line in plan.lines(optim):
+        log.info("%s", line)
+    end = optim.weight_decay if optim.weight_decay_end is None else optim.weight_decay_end
+    return TrainLoop(
+        parts.task,
+        parts.loader,
+        parts.optimizer,
+        lr=step_schedule(plan.lr, optim.min_lr, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps),
+        weight_decay=step_schedule(optim.weight_decay, end, total_steps=plan.total_steps),
+        run=run,
+        store=CheckpointStore(run.checkpoints, keep_last=train.keep_last, keep_every=train.keep_every),
+        config=config.resolved(),
+        seed=config.seed,
+        images_per_step=plan.total_batch,
+        clip_norm=optim.clip_norm,
+        accumulate=plan.accumulate,
+        amp=train.amp,
+        log_every=train.log_every,
+        save_every=train.save_every,
+        title=config.kind,
+        on_finish=[draw_curves],
+    )
+
+
+def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
+    """Draw the run's curves into its figures; without matplotlib there are none, and the log says so."""
+    try:
+        from ..viz.curves import training_curves
+    except ImportError as error:
+        log.info("no curves: %s", error)
+        return
+    path = run.figures / "curves.png"
+    training_curves(run.metrics_file, path)
+    run.log_figure("curves", path, int(summary["steps"]))
+
+
+def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
+    """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models."""
+    distributed.init()
+    processes = distributed.world_size()
+    dataset = build_dataset(config.data, report=report)
+    plan = plan_batches(config.optim, config.train, len(dataset), processes)
+    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes)
+    task = build_task(config)
+    optim = config.optim
+    optimizer = build_optimizer(
+        optim.kind,
+        task.model,
+        lr=plan.lr,
+        weight_decay=optim.weight_decay,
+        betas=optim.betas,
+        eps=optim.eps,
+        momentum=optim.momentum,
+        no_decay=task.no_weight_decay(),
+    )
+    return Parts(task, loader, plan, optimizer)
+
+
+def build_task(config: AnyConfig) -> Any:
+    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer."""
+    seed_everything(config.seed)
+    if isinstance(config, TokenizerConfig):
+        teacher = build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
+        if tuple(teacher.grid) != config.grid:
+            raise ConfigError(
+                f"teacher {config.teacher.name!r} gives {tuple(teacher.grid)} features for a picture, the encoder "
+                f"{config.grid} patches. Change data.image_size, encoder.patch_size or teacher.options."
+            )
+        seed_everything(config.seed)  # the weights must not depend on what the teacher drew while it was built
+        model = build_tokenizer(config, teacher_width=teacher.width)
+        return VQKDTask(
+            model,
+            teacher,
+            unquantized_steps=config.health.unquantized_steps,
+            kmeans_batches=config.health.kmeans_batches,
+            revive_after=config.health.revive_after,
+        )
+    source = config.tokenizer
+    tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
+    check_tokenizer_fits(config, tokenizer)
+    seed_everything(config.seed)
+    student = build_mim(
+        config.model,
+        image_size=config.data.image_size,
+        num_codes=tokenizer.num_codes,
+        recompute=config.train.recompute,
+    )
+    return MimTask(student, tokenizer)
+
+
+def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:
+    """ConfigError when the tokenizer's codes, picture size or grid are not those the settings ask for."""
+    source, wanted = config.tokenizer, config.data.token_image_size or config.data.image_size
+    found = (tokenizer.num_codes, getattr(tokenizer, "code_dim", source.code_dim))
+    asked = (source.num_codes or found[0], source.code_dim or found[1])
+    if found != asked:
+        raise ConfigError(
+            f"{source.weights}: codebook is {found}, the config asks for {asked}. "
+            f"Load it with tokenizer.num_codes={found[0]} tokenizer.code_dim={found[1]}."
+        )
+    if pair(tokenizer.image_size) != pair(wanted):
+        height, width = pair(tokenizer.image_size)
+        raise ConfigError(
+            f"{source.weights}: this tokenizer reads {height}x{width} pixels, the config feeds it {pair(wanted)}. "
+            f"Set data.token_image_size=[{height}, {width}]."
+        )
+    grid = grid_of(config.data.image_size, config.model.patch_size)
+    if tuple(tokenizer.grid) != grid:
+        raise ConfigError(
+            f"{source.weights}: the tokenizer gives {tuple(tokenizer.grid)} codes for a picture, the model has {grid} "
+            "patches. Change data.image_size, model.patch_size or data.token_image_size so that the grids agree."
+        )
