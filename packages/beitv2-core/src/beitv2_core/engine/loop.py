@@ -211,7 +211,7 @@ class TrainLoop:
             name for name, value in state.items() if list(value.shape) != list(saved.weights[name].shape)]
         if wrong:
             raise CheckpointError(
-                f"{found}: not a checkpoint of this model; {len(wrong)} arrays differ ({', '.join(sorted(wrong)[:4])}). "
+                f"{found}: not of this model; {len(wrong)} arrays differ ({', '.join(sorted(wrong)[:4])}). "
                 "Use the settings it was made with, or another output folder."
             )
         self.task.model.set_state_dict({name: paddle.to_tensor(saved.weights[name]) for name in state})

@@ -90,7 +90,7 @@ class BEiTBackbone(nn.Layer):
         self.cls_token = self._token([1, 1, width])
         self.mask_token = self._token([1, 1, width]) if use_mask_token else None
         num_tokens = self.grid[0] * self.grid[1] + 1
-        self.pos_embed = self._token([1, num_tokens, width]) if use_abs_pos_emb else None
+        self.pos_embed: Any = self._token([1, num_tokens, width]) if use_abs_pos_emb else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
         self.blocks = nn.LayerList([self._block(rate) for rate in self.drop_path_rates])

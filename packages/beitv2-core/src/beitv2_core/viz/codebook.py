@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -54,7 +55,8 @@ def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarra
     columns = [("most used codes", codes[:half]), ("least used codes", codes[half:])]
     wide = max(len(patches) for patches in patches_by_code.values())
     with Canvas(path, 2 * (wide * 0.42 + 1.3), half * 0.45 + 0.5) as figure:
-        for part, (title, chosen) in zip(list(figure.subfigures(1, 2)), columns):
+        parts: Any = figure.subfigures(1, 2)
+        for part, (title, chosen) in zip(parts, columns):
             part.suptitle(title, fontsize=10)
             grid = part.subplots(half, wide, squeeze=False)
             for row, axes_row in enumerate(grid):
