@@ -55,7 +55,7 @@ class TrainLoop:
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = ()):
         if len(lr) != len(weight_decay):
-            raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; give equally many.")
+            raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader, self.optimizer = task, loader, optimizer
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
@@ -70,7 +70,7 @@ class TrainLoop:
     def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
         """Train to the end (or `stop_after` steps from here) and return the summary.
 
-        resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that checkpoint;
+        resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
         None starts anew and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, ConfigError.
         """

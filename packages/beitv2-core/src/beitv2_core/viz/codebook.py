@@ -6,87 +6,195 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib.colors import hsv_to_rgb
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.viz.canvas import ACCENT, SECOND, Canvas, as_pictures, show
+from beitv2_core.viz.canvas import ACCENT, HEAT, MUTED, SECOND, Canvas, as_pictures, cell_width, name_row, show
+
+#: pixels of a patch in the gallery, at least
+_GALLERY_PIXELS = 64
+
+
+def entropy(counts: np.ndarray) -> np.ndarray:
+    """Entropy in bits of counts (..., K) over their last axis; 0 where nothing was counted."""
+    counts = np.asarray(counts, dtype=np.float64)
+    share = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+    return -(share * np.log2(np.where(share > 0, share, 1))).sum(-1) + 0.0  # + 0.0: no minus zero
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy of counts (K,)."""
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(np.exp(-(share * np.log(share)).sum()))
+    """2 to the entropy of counts (K,): the number of equally used codes that would vary as much; 0 for no counts."""
+    return float(2 ** entropy(counts)) if np.sum(counts) else 0.0
 
 
 def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = None) -> None:
-    """Share of patches per code, most used first; `counts` (K,)."""
-    counts = np.asarray(counts)
-    if counts.ndim != 1:
-        raise ShapeError(f"code_histogram: counts have shape {counts.shape}; expected one number per code.")
+    """Share of patches per code, most used first; the title tells codes used and perplexity.
+
+    counts: (K,), how often each code was seen.  The scale is logarithmic where shares differ by more than 100.
+    """
+    counts = _counts(counts, "code_histogram")
+    total, num_codes = counts.sum(), len(counts)
     used = int((counts > 0).sum())
-    share = np.sort(counts)[::-1] / max(counts.sum(), 1)
-    with Canvas(path, 7, 3.2) as figure:
+    share = 100 * np.sort(counts)[::-1] / max(total, 1)
+    facts = f"{used:,} of {num_codes:,} codes used, perplexity {perplexity(counts):,.1f}"
+    with Canvas(path, 7, 3.3) as figure:
         axes = figure.subplots()
-        axes.fill_between(np.arange(len(share)), share * 100, step="mid", color=ACCENT, alpha=0.75, linewidth=0)
-        axes.axhline(100 / len(share), color=SECOND, linewidth=1, label="all codes equally often")
-        axes.set(xlabel="code, most used first", ylabel="% of patches", xlim=(0, len(share) - 1), ylim=(0, None),
-                 title=title or f"{used} of {len(counts)} codes used, perplexity {perplexity(counts):.1f}")
-        axes.legend(frameon=False)
+        axes.grid(axis="y")
+        even = 100 / num_codes
+        steep = used > 0 and share[0] > 100 * share[used - 1]
+        floor = 0.6 * min(share[used - 1], even) if steep else 0.0
+        # `used` steps only: on a logarithmic scale an unused code has no place.
+        axes.stairs(share[:used] if steep else share, np.arange((used if steep else num_codes) + 1), baseline=floor,
+                    fill=True, color=ACCENT, alpha=0.85)
+        axes.axhline(even, color=SECOND, linewidth=1.2, label=f"all codes equally often ({even:.3g} %)")
+        axes.set(xlabel="codes, most used first", ylabel="% of patches", xlim=(0, num_codes),
+                 title=f"{title}: {facts}" if title else facts)
+        if steep:
+            axes.set_yscale("log")
+            axes.set_ylabel("% of patches (logarithmic)")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_ylim(bottom=floor)
+        if used < num_codes and used < 0.98 * num_codes:
+            axes.axvspan(used, num_codes, color=MUTED, alpha=0.12, linewidth=0)
+            axes.text((used + num_codes) / 2, 0.5, f"{num_codes - used:,}\nunused", transform=axes.get_xaxis_transform(),
+                      ha="center", va="center", color=MUTED, fontsize=8)
+        axes.legend(loc="upper right")
 
 
 def position_histogram(histogram_NK: np.ndarray, grid: tuple[int, int], path: str | Path) -> None:
-    """Perplexity of the codes at every position of the grid; `histogram_NK` (N, K) counts."""
-    if histogram_NK.ndim != 2 or histogram_NK.shape[0] != grid[0] * grid[1]:
-        raise ShapeError(f"position_histogram: counts have shape {histogram_NK.shape}, the grid {grid} has "
+    """Entropy in bits of the codes at every position of the grid, as a map.
+
+    histogram_NK: (N, K) counts of code k at position n, N = rows * columns, row by row.
+    A position that always gets the same code has 0 bits; log2(K) is the most.
+    """
+    histogram_NK = np.asarray(histogram_NK)
+    if histogram_NK.ndim != 2 or histogram_NK.shape[0] != grid[0] * grid[1] or not histogram_NK.size:
+        raise ShapeError(f"position_histogram: counts have shape {histogram_NK.shape}, the grid {tuple(grid)} has "
                          f"{grid[0] * grid[1]} positions; expected (positions, codes).")
-    values = np.array([perplexity(row) for row in histogram_NK]).reshape(grid)
-    with Canvas(path, 4.2, 3.6) as figure:
+    bits = entropy(histogram_NK).reshape(grid)
+    most = np.log2(histogram_NK.shape[1])
+    width = float(np.clip(3.6 * grid[1] / grid[0], 2.5, 9))
+    with Canvas(path, width + 1.1, 4.0) as figure:
         axes = figure.subplots()
-        show(axes, values, "codes in use at each position (perplexity)", cmap="viridis", vmin=0)
-        figure.colorbar(axes.images[0], ax=axes, shrink=0.85)
+        low, high = bits.min(), max(bits.max(), 1e-9)
+        # Where all positions are rich a scale from 0 would be one dark colour: start a little under the least.
+        low = low - 0.3 * (high - low) if low > 0.5 * high and high - low > 0.01 * high else 0
+        drawn = show(axes, bits, cmap=HEAT, vmin=low, vmax=high)
+        axes.set_title(f"Codes at each position of the picture\nmean {bits.mean():.1f} bits, at most "
+                       f"{most:.3g} for {histogram_NK.shape[1]:,} codes")
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="entropy of the codes (bits)")
+        bar.outline.set_visible(False)
+        if max(grid) <= 14:
+            for (row, column), value in np.ndenumerate(bits):
+                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9 if max(grid) <= 8 else 6,
+                          color="white" if value - low > 0.45 * (high - low) else "black")
 
 
 def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarray, path: str | Path) -> None:
-    """For each code a row of the patches nearest to it (uint8 (h, w, 3)), most used codes first, in two columns."""
+    """For each code a row of its patches: the more used half of the codes on the left, the less used half on the right.
+
+    patches_by_code: code -> patches uint8 (h, w, 3), all of one size, nearest to the code first; counts: (K,).
+    """
+    counts = _counts(counts, "code_gallery")
     if not patches_by_code:
         raise ShapeError("code_gallery: no code has a patch. Tokenize some pictures first.")
-    codes = sorted(patches_by_code, key=lambda code: -counts[code])
+    outside = [code for code in patches_by_code if not 0 <= code < len(counts)]
+    if outside:
+        raise ShapeError(f"code_gallery: code {outside[0]} has patches, counts know codes 0 .. {len(counts) - 1}. "
+                         "Give counts and patches of the same codebook.")
+    shapes = {(np.shape(patch), np.asarray(patch).dtype.name) for row in patches_by_code.values() for patch in row}
+    if len(shapes) != 1 or next(iter(shapes))[1] != "uint8" or not _is_picture(next(iter(shapes))[0]):
+        raise ShapeError(f"code_gallery: patches are {sorted(shapes)}; expected uint8 (h, w, 3), all of one size.")
+    height, width = next(iter(shapes))[0][:2]
+    codes = sorted(patches_by_code, key=lambda code: (-counts[code], code))
     half = (len(codes) + 1) // 2
-    columns = [("most used codes", codes[:half]), ("least used codes", codes[half:])]
+    columns = [("Most used codes", codes[:half]), ("Least used codes", codes[half:])] if len(codes) > 1 else [
+        ("The only code", codes)]
     wide = max(len(patches) for patches in patches_by_code.values())
-    with Canvas(path, 2 * (wide * 0.42 + 1.3), half * 0.45 + 0.5) as figure:
-        parts: Any = figure.subfigures(1, 2)
-        for part, (title, chosen) in zip(parts, columns):
-            part.suptitle(title, fontsize=10)
-            grid = part.subplots(half, wide, squeeze=False)
-            for row, axes_row in enumerate(grid):
-                for column, axes in enumerate(axes_row):
-                    axes.set_axis_off()
-                    if row < len(chosen) and column < len(patches_by_code[chosen[row]]):
-                        axes.imshow(patches_by_code[chosen[row]][column], interpolation="nearest")
-                if row < len(chosen):
-                    code = chosen[row]
-                    axes_row[0].text(-0.15, 0.5, f"{code}\n{int(counts[code])} x", ha="right", va="center", fontsize=7,
-                                     transform=axes_row[0].transAxes)
+    cell = 0.46  # inches
+    with Canvas(path, len(columns) * (wide * cell * width / height + 1.5), half * cell + 0.8,
+                title="Codes and the patches nearest to them, nearest first") as figure:
+        grid = figure.subplots(1, len(columns), squeeze=False)[0]
+        for axes, (title, chosen) in zip(grid, columns):
+            sheet, pitch = _contact_sheet([patches_by_code[code] for code in chosen], (half, wide), (height, width))
+            show(axes, sheet, interpolation="antialiased")
+            axes.set_title(title)
+            axes.set_yticks([(row + 0.5) * pitch for row in range(len(chosen))],
+                            [_row_label(code, counts) for code in chosen])
+            axes.tick_params(length=0)
 
 
 def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_codes: int | None = None) -> None:
-    """Each picture above its codes (B, h, w), every code in a colour of its own."""
+    """Each picture above its codes; a code has the same colour in every figure, and its number where there is room.
+
+    images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; codes: integers (B, rows, columns) below `num_codes`.
+    """
     pictures = as_pictures(images, "code_map")
-    if codes.ndim != 3 or len(codes) != len(pictures):
-        raise ShapeError(f"code_map: codes have shape {codes.shape}; expected ({len(pictures)}, rows, columns).")
-    size = num_codes or int(codes.max()) + 1
-    # Neighbouring numbers are unrelated codes: a fixed shuffle keeps them apart in colour, the same in every figure.
-    place = np.random.RandomState(0).permutation(size) / max(size - 1, 1)
-    colours = colormaps["nipy_spectral"](0.05 + 0.9 * place)[:, :3]
-    with Canvas(path, 1.5 * len(pictures), 3.2) as figure:
+    codes = np.asarray(codes)
+    if codes.ndim != 3 or len(codes) != len(pictures) or not codes.size or not np.issubdtype(codes.dtype, np.integer):
+        raise ShapeError(f"code_map: codes have shape {codes.shape} of {codes.dtype}; expected integers "
+                         f"({len(pictures)}, rows, columns).")
+    if codes.min() < 0 or (num_codes is not None and codes.max() >= num_codes):
+        expected = "0 or more" if num_codes is None else f"0 .. {num_codes - 1}"
+        raise ShapeError(f"code_map: codes run from {codes.min()} to {codes.max()}; expected {expected}. "
+                         "Give codes and num_codes of the same codebook.")
+    colours = palette(codes)
+    rows, columns = codes.shape[1:]
+    side = 1.5
+    distinct = len(np.unique(codes))
+    of = "" if num_codes is None else f" of {num_codes:,}"
+    with Canvas(path, cell_width(pictures.shape, side) * len(pictures) + 0.7, 2 * side + 0.5,
+                title=f"Pictures and their codes: {distinct:,}{of} codes in {len(pictures)} pictures") as figure:
         grid = figure.subplots(2, len(pictures), squeeze=False)
         for i, picture in enumerate(pictures):
             show(grid[0, i], picture)
-            show(grid[1, i], colours[codes[i]])
-            if max(codes.shape[1:]) <= 8:
+            # Stretched to the picture's shape: patches need not be square.
+            show(grid[1, i], colours[i], aspect="auto")
+            grid[1, i].set_box_aspect(picture.shape[0] / picture.shape[1])
+            if max(rows, columns) <= 8:
                 for (row, column), code in np.ndenumerate(codes[i]):
-                    dark = colours[code].mean() < 0.5
-                    grid[1, i].text(column, row, str(code), ha="center", va="center", fontsize=6,
-                                    color="white" if dark else "black")
-        figure.suptitle("pictures and their codes", fontsize=10)
+                    dark = colours[i, row, column] @ (0.3, 0.59, 0.11) < 0.55
+                    grid[1, i].text(column, row, str(code), ha="center", va="center", color="white" if dark else "black",
+                                    fontsize=7 if max(rows, columns) <= 4 and codes.max() < 1000 else 5)
+        name_row(grid[0, 0], "picture")
+        name_row(grid[1, 0], "codes")
+
+
+def palette(codes: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) in [0, 1] of codes (...): a function of the number alone, neighbours far apart in hue."""
+    codes = np.asarray(codes, dtype=np.float64)
+    # Multiples of the golden ratio never crowd: any run of numbers is spread evenly round the circle of hues.
+    hue = codes * 0.6180339887498949 % 1
+    saturation = 0.35 + 0.30 * (codes * 0.7548776662466927 % 1)
+    value = 0.55 + 0.40 * (codes * 0.5698402909980532 % 1)
+    return hsv_to_rgb(np.stack([hue, saturation, value], axis=-1))
+
+
+def _row_label(code: int, counts: np.ndarray) -> str:
+    return f"code {code}\n{int(counts[code]):,} ×"
+
+
+def _contact_sheet(rows: list[list[Any]], size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Patches on white, enlarged by a whole factor; also the height of a row in pixels."""
+    height, width = patch_size
+    scale = max(1, -(-_GALLERY_PIXELS // height))
+    gap = max(4, height * scale // 8)
+    pitch_y, pitch_x = height * scale + gap, width * scale + gap
+    sheet = np.full((size[0] * pitch_y, size[1] * pitch_x, 3), 255, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        for j, patch in enumerate(row):
+            top, left = i * pitch_y + gap // 2, j * pitch_x + gap // 2
+            sheet[top:top + height * scale, left:left + width * scale] = np.repeat(np.repeat(patch, scale, 0), scale, 1)
+    return sheet, pitch_y
+
+
+def _is_picture(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[2] == 3 and min(shape) > 0
+
+
+def _counts(counts: np.ndarray, where: str) -> np.ndarray:
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or not counts.size or not np.isfinite(counts).all() or counts.min() < 0:
+        raise ShapeError(f"{where}: counts have shape {counts.shape} of {counts.dtype}; expected one number per code, "
+                         "none negative.")
+    return counts

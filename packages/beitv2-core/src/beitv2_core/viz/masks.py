@@ -5,24 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.viz.canvas import Canvas, as_pictures, show
+from beitv2_core.viz.canvas import ACCENT, Canvas, as_pictures, cell_width, name_row, show
+
+HIDDEN = 190  # grey level of a hidden patch
 
 
 def mask_examples(images: np.ndarray, masks: np.ndarray, path: str | Path) -> None:
-    """Each picture above what the student sees of it; `masks` (B, rows, columns) bool, True is hidden."""
+    """Each picture, the picture with its mask laid over, and what is left of it, in a column.
+
+    images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; masks: bool (B, rows, columns), True is hidden.
+    Raises ShapeError where they do not fit.
+    """
     pictures = as_pictures(images, "mask_examples")
-    if masks.ndim != 3 or len(masks) != len(pictures):
+    masks = np.asarray(masks)
+    if masks.ndim != 3 or len(masks) != len(pictures) or not masks.size:
         raise ShapeError(f"mask_examples: masks have shape {masks.shape}; expected ({len(pictures)}, rows, columns).")
-    height, width = pictures.shape[1] // masks.shape[1], pictures.shape[2] // masks.shape[2]
-    with Canvas(path, 1.5 * len(pictures), 3.3) as figure:
-        grid = figure.subplots(2, len(pictures), squeeze=False)
+    side = 1.45
+    with Canvas(path, cell_width(pictures.shape, side) * len(pictures) + 0.9, 3 * side + 0.6,
+                title=f"Masks: {_hidden(masks)} of {masks[0].size} patches hidden") as figure:
+        grid = figure.subplots(3, len(pictures), squeeze=False)
         for i, picture in enumerate(pictures):
-            hidden = np.kron(masks[i], np.ones((height, width))).astype(bool)
-            seen = picture.copy()
-            seen[: hidden.shape[0], : hidden.shape[1]][hidden] = 190
-            show(grid[0, i], picture)
-            show(grid[1, i], seen)
-        title = f"pictures, and the same with {int(masks[0].sum())} of {masks[0].size} patches hidden"
-        figure.suptitle(title, fontsize=10)
+            hidden = enlarge(masks[i].astype(bool), picture.shape[:2])
+            for axes, shown in zip(grid[:, i], (picture, tinted(picture, hidden), covered(picture, hidden))):
+                show(axes, shown)
+        for axes, name in zip(grid[:, 0], ("picture", "mask", "what the\nstudent sees")):
+            name_row(axes, name)
+
+
+def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (rows, columns) as pixels (H, W); ShapeError where the picture is no whole number of patches."""
+    rows, columns = mask.shape
+    if size[0] % rows or size[1] % columns:
+        raise ShapeError(f"mask_examples: a mask of {rows} x {columns} patches does not divide a picture of "
+                         f"{size[0]} x {size[1]} pixels. Give the mask of these pictures.")
+    return np.kron(mask, np.ones((size[0] // rows, size[1] // columns), dtype=bool))
+
+
+def tinted(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3) with its hidden pixels (H, W) under a coloured glass."""
+    glass = np.asarray(to_rgb(ACCENT)) * 255
+    grey = picture.mean(-1, keepdims=True)  # the picture's own colours would change the tint
+    return np.where(hidden[..., None], 0.35 * grey + 0.65 * glass, picture).astype(np.uint8)
+
+
+def covered(picture: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The picture (H, W, 3) with its hidden pixels (H, W) grey."""
+    return np.where(hidden[..., None], np.uint8(HIDDEN), picture)
+
+
+def _hidden(masks: np.ndarray) -> str:
+    low, high = int(masks.sum((1, 2)).min()), int(masks.sum((1, 2)).max())
+    return str(low) if low == high else f"{low} to {high}"
