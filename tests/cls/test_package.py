@@ -1,0 +1,11 @@
+"""The package stands on its own."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import beitv2_cls
+
+
+def test_version_is_the_installed_one():
+    assert beitv2_cls.__version__ == metadata.version("beitv2-cls")
