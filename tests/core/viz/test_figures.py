@@ -1,4 +1,4 @@
-"""Every figure is a readable PNG of the right kind, and wrong shapes are named."""
+"""Every figure is a readable PNG that is whole or absent, and wrong shapes are named."""
 
 from __future__ import annotations
 
@@ -8,14 +8,44 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beitv2_core.errors import DataError, ShapeError
+from beitv2_core.errors import ShapeError
 from beitv2_core.viz.attention import attention_maps
-from beitv2_core.viz.codebook import code_gallery, code_histogram, code_map, perplexity, position_histogram
+from beitv2_core.viz.canvas import Canvas
+from beitv2_core.viz.codebook import code_gallery, code_histogram, code_map, position_histogram
 from beitv2_core.viz.curves import training_curves
 from beitv2_core.viz.masks import mask_examples
 
 RNG = np.random.RandomState(0)
 IMAGES = RNG.rand(3, 3, 32, 32).astype(np.float32)
+BYTES = RNG.randint(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+PATCH = RNG.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+
+
+def write_curves(path):
+    metrics = path.parent.parent / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps({"step": s, "loss": 1 / s, "acc_mim": s / 9, "lr": 1e-3}) + "\n"
+                               for s in range(1, 9)))
+    training_curves(metrics, path)
+
+
+FIGURES = {
+    "histogram": lambda path: code_histogram(RNG.randint(0, 50, 64), path),
+    "histogram_steep": lambda path: code_histogram(np.r_[90000, np.arange(50), np.zeros(20, int)], path, title="test"),
+    "histogram_unused": lambda path: code_histogram(np.zeros(8, int), path),
+    "histogram_one_code": lambda path: code_histogram(np.array([3]), path),
+    "positions": lambda path: position_histogram(RNG.randint(0, 9, (15, 64)), (3, 5), path),
+    "positions_constant": lambda path: position_histogram(np.eye(4, dtype=int)[[0, 0, 1, 1]], (2, 2), path),
+    "gallery": lambda path: code_gallery({c: [PATCH] * (c + 1) for c in range(6)}, np.arange(8), path),
+    "gallery_one_code": lambda path: code_gallery({3: [PATCH]}, np.arange(8), path),
+    "gallery_row_without_patches": lambda path: code_gallery({0: [], 3: [PATCH]}, np.arange(8), path),
+    "map": lambda path: code_map(IMAGES, RNG.randint(0, 64, (3, 4, 4)), path, num_codes=64),
+    "map_not_square": lambda path: code_map(BYTES, RNG.randint(0, 8192, (2, 2, 3)), path),
+    "attention": lambda path: attention_maps(IMAGES, RNG.rand(3, 2, 4, 4), path),
+    "attention_many_heads": lambda path: attention_maps(BYTES, RNG.rand(2, 12, 2, 3), path),
+    "masks": lambda path: mask_examples(IMAGES, RNG.rand(3, 4, 4) > 0.5, path),
+    "masks_not_square": lambda path: mask_examples(BYTES, RNG.rand(2, 4, 3) > 0.5, path),
+    "curves": write_curves,
+}
 
 
 def pixels(path) -> np.ndarray:
@@ -24,60 +54,66 @@ def pixels(path) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def write_curves(path):
-    metrics = path.with_suffix(".jsonl")
-    metrics.write_text("".join(json.dumps({"step": s, "loss": 1 / s, "acc_mim": s / 9, "lr": 1e-3}) + "\n"
-                               for s in range(1, 9)))
-    training_curves(metrics, path)
-
-
-FIGURES = {
-    "histogram": lambda path: code_histogram(RNG.randint(0, 50, 64), path),
-    "positions": lambda path: position_histogram(RNG.randint(0, 9, (16, 64)), (4, 4), path),
-    "gallery": lambda path: code_gallery({c: [RNG.randint(0, 255, (8, 8, 3), np.uint8)] * 3 for c in range(6)},
-                                         np.arange(8), path),
-    "map": lambda path: code_map(IMAGES, RNG.randint(0, 64, (3, 4, 4)), path, num_codes=64),
-    "attention": lambda path: attention_maps(IMAGES, RNG.rand(3, 2, 4, 4), path),
-    "masks": lambda path: mask_examples(IMAGES, RNG.rand(3, 4, 4) > 0.5, path),
-    "curves": write_curves,
-}
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_is_a_png_with_something_on_it_in_a_folder_it_creates(tmp_path, name):
-    path = tmp_path / ("" if name == "curves" else "new") / f"{name}.png"
+    path = tmp_path / "new" / f"{name}.png"
+    if name == "curves":
+        path.parent.mkdir()
     FIGURES[name](path)
     assert pixels(path).std() > 5
-    assert [p.name for p in path.parent.glob(".*")] == []  # no temporary file left
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file left
 
 
-def test_hidden_patches_are_grey_in_the_mask_figure(tmp_path):
-    black = np.zeros((1, 32, 32, 3), dtype=np.uint8)
-    mask_examples(black, np.ones((1, 4, 4), dtype=bool), tmp_path / "all.png")
-    mask_examples(black, np.zeros((1, 4, 4), dtype=bool), tmp_path / "none.png")
-    grey = [(pixels(tmp_path / name) == 190).all(-1).sum() for name in ("all.png", "none.png")]
-    assert grey[0] > 1000 and grey[1] == 0
+def test_drawing_again_gives_the_same_bytes(tmp_path):
+    codes = np.arange(48).reshape(3, 4, 4)
+    for name in ("a.png", "b.png"):
+        code_map(IMAGES, codes, tmp_path / name, num_codes=64)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_perplexity_counts_equally_used_codes():
-    assert perplexity(np.array([5, 5, 5, 5, 0])) == pytest.approx(4)
+def test_an_error_while_drawing_leaves_the_old_figure(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        with Canvas(path, 2, 2):
+            raise RuntimeError
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_while_writing_leaves_the_old_figure_and_no_temporary_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    def half_written(figure, target, **options):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        code_histogram(np.arange(4), path)
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda p: code_histogram(np.zeros((2, 2)), p), "one number per code"),
-    (lambda p: code_map(IMAGES, np.zeros((2, 4, 4), int), p), r"expected \(3, rows, columns\)"),
+    (lambda p: code_histogram(np.zeros((2, 2)), p), r"shape \(2, 2\).*one number per code"),
+    (lambda p: code_histogram(np.array([1, -1]), p), "none negative"),
+    (lambda p: code_map(IMAGES, np.zeros((2, 4, 4), int), p), r"shape \(2, 4, 4\).*\(3, rows, columns\)"),
+    (lambda p: code_map(IMAGES, np.zeros((3, 4, 4)), p), "float64; expected integers"),
+    (lambda p: code_map(IMAGES, np.full((3, 4, 4), 64), p, num_codes=64), r"from 64 to 64; expected 0 \.\. 63"),
+    (lambda p: code_map(IMAGES, np.full((3, 4, 4), -1), p), "from -1 to -1; expected 0 or more"),
     (lambda p: mask_examples(IMAGES, np.zeros((3, 16), bool), p), r"expected \(3, rows, columns\)"),
+    (lambda p: mask_examples(IMAGES, np.zeros((3, 5, 4), bool), p), "5 x 4 patches does not divide.* 32 x 32 pixels"),
     (lambda p: attention_maps(IMAGES, np.zeros((3, 17, 17)), p), "heads, rows, columns"),
-    (lambda p: position_histogram(np.zeros((9, 4)), (4, 4), p), "16 positions"),
-    (lambda p: mask_examples(np.zeros((3, 32, 32)), np.zeros((3, 4, 4), bool), p), "expected uint8"),
+    (lambda p: attention_maps(IMAGES, np.full((3, 2, 4, 4), np.nan), p), "non-finite"),
+    (lambda p: position_histogram(np.zeros((9, 4)), (4, 4), p), r"\(9, 4\).*16 positions"),
+    (lambda p: mask_examples(np.zeros((3, 32, 32)), np.zeros((3, 4, 4), bool), p), r"\(3, 32, 32\).*expected uint8"),
+    (lambda p: mask_examples(IMAGES[:0], np.zeros((0, 4, 4), bool), p), "at least one"),
+    (lambda p: code_gallery({}, np.arange(4), p), "no code has a patch"),
+    (lambda p: code_gallery({4: [PATCH]}, np.arange(4), p), r"code 4 has patches, counts know codes 0 \.\. 3"),
+    (lambda p: code_gallery({1: [PATCH, PATCH[:4]]}, np.arange(4), p), "all of one size"),
+    (lambda p: code_gallery({1: [PATCH / 255]}, np.arange(4), p), "float64.*expected uint8"),
 ])
 def test_wrong_shapes_are_named_and_nothing_is_written(tmp_path, call, words):
     with pytest.raises(ShapeError, match=words):
         call(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
-
-
-def test_empty_metrics_are_refused(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(DataError, match="no metrics yet"):
-        training_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")

@@ -25,7 +25,8 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path) 
         raise ShapeError(f"attention_maps: attention has shape {attention.shape}; expected "
                          f"({len(pictures)}, heads, rows, columns): the class token's row, as a grid.")
     if not np.isfinite(attention).all() or attention.min() < 0:
-        raise ShapeError("attention_maps: attention holds negative or non-finite values; expected what a softmax gives.")
+        raise ShapeError("attention_maps: attention holds negative or non-finite values; expected "
+                         "what a softmax gives.")
     heads = attention.shape[1]
     lines = -(-heads // HEADS_IN_A_ROW)  # rows that the heads of one picture take
     per_row = -(-heads // lines)
@@ -43,7 +44,8 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path) 
             for head in range(heads):
                 row, column = divmod(head, per_row)
                 axes = figure.add_subplot(grid[i * lines + row, 2 * lines + column])
-                show(axes, attention[i, head], f"head {head}" if i == 0 or lines > 1 else None, cmap=HEAT, vmin=0, vmax=max(attention[i, head].max(), 1e-12), aspect="auto")
+                show(axes, attention[i, head], f"head {head}" if i == 0 or lines > 1 else None, cmap=HEAT, vmin=0,
+                     vmax=max(attention[i, head].max(), 1e-12), aspect="auto")
                 axes.set_box_aspect(picture.shape[0] / picture.shape[1])
 
 

@@ -20,7 +20,7 @@ ACCENT, SECOND = "#00796b", "#e07b39"
 SERIES = (ACCENT, SECOND, "#5c6bc0", "#ad1457", "#8d6e63", MUTED)
 #: little to much, white to dark: prints well and does not shout
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f9f8", "#a7d5cf", "#3f9d93", "#0b5f56", "#06332e"])
-_STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titlepad": 6,
+_STYLE: dict[Any, Any] = {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titlepad": 6,
           "axes.edgecolor": "#b0bec5", "axes.labelcolor": INK, "axes.axisbelow": True,
           "axes.spines.top": False, "axes.spines.right": False, "text.color": INK,
           "xtick.color": "#b0bec5", "ytick.color": "#b0bec5", "xtick.labelcolor": INK, "ytick.labelcolor": INK,
@@ -31,8 +31,8 @@ _STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "a
 class Canvas:
     """A figure of `width` x `height` inches; leaving the block writes it to `path` (PNG), creating parent folders.
 
-    The file is whole or absent: it is written beside `path` under another name and renamed.  After an error in the block
-    nothing is written and what was at `path` stays.
+    The file is whole or absent: it is written beside `path` under another name and renamed.  After an error in the
+    block nothing is written and what was at `path` stays.
     """
 
     def __init__(self, path: str | Path, width: float, height: float, *, title: str | None = None):

@@ -54,10 +54,10 @@ def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = 
             axes.set_ylabel("% of patches (logarithmic)")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_ylim(bottom=floor)
-        if used < num_codes and used < 0.98 * num_codes:
+        if used < 0.98 * num_codes:
             axes.axvspan(used, num_codes, color=MUTED, alpha=0.12, linewidth=0)
-            axes.text((used + num_codes) / 2, 0.5, f"{num_codes - used:,}\nunused", transform=axes.get_xaxis_transform(),
-                      ha="center", va="center", color=MUTED, fontsize=8)
+            axes.text((used + num_codes) / 2, 0.5, f"{num_codes - used:,}\nunused", ha="center", va="center",
+                      transform=axes.get_xaxis_transform(), color=MUTED, fontsize=8)
         axes.legend(loc="upper right")
 
 
@@ -154,7 +154,8 @@ def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_cod
             if max(rows, columns) <= 8:
                 for (row, column), code in np.ndenumerate(codes[i]):
                     dark = colours[i, row, column] @ (0.3, 0.59, 0.11) < 0.55
-                    grid[1, i].text(column, row, str(code), ha="center", va="center", color="white" if dark else "black",
+                    grid[1, i].text(column, row, str(code), ha="center", va="center",
+                                    color="white" if dark else "black",
                                     fontsize=7 if max(rows, columns) <= 4 and codes.max() < 1000 else 5)
         name_row(grid[0, 0], "picture")
         name_row(grid[1, 0], "codes")

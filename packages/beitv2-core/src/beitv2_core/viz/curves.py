@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from beitv2_core.errors import DataError
 from beitv2_core.viz.canvas import MUTED, SERIES, Canvas
@@ -34,7 +35,7 @@ _LONG = 40  # points
 #: panels with tiny numbers: the power of ten goes to the axis label
 _BY_POWER = ("Learning rate", "Weight decay")
 
-Curve = tuple  # (steps, values), both 1-D arrays
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 
 def training_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
@@ -51,6 +52,9 @@ def training_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
     rows = -(-len(panels) // columns)
     with Canvas(path, 3.5 * columns, 2.5 * rows + 0.1) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+        first = min(curves[name][0].min() for *_, names in panels for name in names)
+        last = max(curves[name][0].max() for *_, names in panels for name in names)
+        margin = 0.02 * (last - first) or 1
         for axes, (title, unit, factor, names) in zip(grid, panels):
             axes.grid()
             if title in _BY_POWER:
@@ -59,8 +63,8 @@ def training_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
             for number, name in enumerate(names):
                 steps, values = curves[name]
                 _draw(axes, steps, values * factor, SERIES[number % len(SERIES)], name, smoothed=title in _NOISY)
-            axes.set(title=title, ylabel=unit, xlabel="step")
-            axes.margins(x=0.02)
+            axes.set(title=title, ylabel=unit, xlabel="step", xlim=(first - margin, last + margin))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if title != "Loss" and axes.dataLim.y0 >= 0:
                 axes.set_ylim(bottom=0)
             if len(names) > 1:
@@ -75,7 +79,8 @@ def read_curves(metrics_jsonl: str | Path) -> dict[str, Curve]:
     try:
         text = metrics_jsonl.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{metrics_jsonl}: cannot be read ({error.strerror}). Give the metrics.jsonl of a run folder.") from error
+        raise DataError(f"{metrics_jsonl}: cannot be read ({error.strerror}). "
+                        "Give the metrics.jsonl of a run folder.") from error
     found: dict[str, tuple[list[float], list[float]]] = {}
     for number, line in enumerate(text, 1):
         if not line.strip():
@@ -100,7 +105,7 @@ def read_curves(metrics_jsonl: str | Path) -> dict[str, Curve]:
 def families(curves: dict[str, Curve]) -> list[tuple[str, str, float, list[str]]]:
     """Panels (title, unit, factor, metrics) in reading order; a metric of no known family has a panel of its own."""
     panels: dict[str, tuple[str, str, float, list[str]]] = {}
-    for title, unit, words, factor in _FAMILIES:
+    for title, unit, _, factor in _FAMILIES:
         names = [name for name in curves if name != "epoch" and _family(name) == title]
         if title in _ONLY_IF_IT_CHANGES:
             names = [name for name in names if np.ptp(curves[name][1]) > 0]

@@ -1,0 +1,41 @@
+"""The numbers and colours behind the pictures of a codebook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from beitv2_core.viz.codebook import _contact_sheet, entropy, palette, perplexity
+
+
+def test_perplexity_counts_equally_used_codes():
+    assert perplexity(np.array([5, 5, 5, 5, 0])) == pytest.approx(4)
+    assert perplexity(np.array([7, 0])) == pytest.approx(1)
+    assert perplexity(np.zeros(4, int)) == 0
+
+
+def test_entropy_is_in_bits_row_by_row():
+    counts = np.array([[1, 1, 1, 1], [9, 0, 0, 0], [0, 0, 0, 0], [2, 1, 1, 0]])
+    np.testing.assert_allclose(entropy(counts), [2, 0, 0, 1.5])
+
+
+def test_a_code_has_the_same_colour_whatever_stands_beside_it():
+    together = palette(np.arange(8192))
+    np.testing.assert_array_equal(palette(np.array([[4711, 3]])), together[[[4711, 3]]])
+    assert together.min() >= 0 and together.max() <= 1
+
+
+def test_codes_next_to_each_other_are_told_apart():
+    colours = palette(np.arange(64))
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + np.eye(64)
+    assert distance.min() > 0.02
+    assert np.linalg.norm(np.diff(colours, axis=0), axis=1).min() > 0.2
+
+
+def test_the_contact_sheet_shows_every_patch_in_its_row():
+    first, second = (np.full((8, 8, 3), grey, dtype=np.uint8) for grey in (10, 200))
+    sheet, pitch = _contact_sheet([[first], [second, second], []], (3, 2), (8, 8))
+    dark, bright = (sheet[..., 0] == 10), (sheet[..., 0] == 200)
+    assert bright.sum() == 2 * dark.sum() == 2 * 64 * 64  # enlarged to 64 pixels
+    assert set(np.flatnonzero(dark.any(1)) // pitch) == {0} and set(np.flatnonzero(bright.any(1)) // pitch) == {1}
+    assert (sheet[2 * pitch:] == 255).all()
