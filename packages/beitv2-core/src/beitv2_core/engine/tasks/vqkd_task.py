@@ -50,7 +50,7 @@ class VQKDTask:
             codes = out["codes"].numpy()
             self.usage.track(codes)
             if self.revive_after is not None:
-                self._revive(codes, out["features"])
+                self._revive(codes, out["features"], self.revive_after)
         elif step >= self.unquantized_steps - self.kmeans_batches:
             self._collected.append(out["features"].numpy().reshape(-1, self.model.code_dim))
         return out["loss"], {"rec_loss": out["rec_loss"].detach(), "quant_loss": out["quant_loss"].detach()}
@@ -101,11 +101,11 @@ class VQKDTask:
         """Structured names without decay."""
         return self.model.no_weight_decay()
 
-    def _revive(self, codes: np.ndarray, features: paddle.Tensor) -> None:
+    def _revive(self, codes: np.ndarray, features: paddle.Tensor, after: int) -> None:
         """Replace long unused codes by features of this batch, the same on all processes."""
         hit = self._summed(np.bincount(codes.reshape(-1), minlength=self.model.num_codes)) > 0
         self.unused_for = np.where(hit, 0, self.unused_for + 1)
-        dead = np.flatnonzero(self.unused_for >= self.revive_after)
+        dead = np.flatnonzero(self.unused_for >= after)
         if dead.size == 0:
             return
         flat = features.reshape([-1, self.model.code_dim])
