@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from beitv2_core.errors import ShapeError
+
 
 class CodeUsage:
     """Counts codes over a window: share of codes used, perplexity, and a histogram per position.
@@ -15,10 +17,14 @@ class CodeUsage:
         self.counts = np.zeros((num_positions, num_codes), dtype=np.int64)
 
     def track(self, codes: np.ndarray) -> None:
-        """Add codes (B, N) to the window."""
-        positions, num_codes = self.counts.shape
-        flat = (np.arange(positions) * num_codes + codes.reshape(-1, positions)).reshape(-1)
-        self.counts += np.bincount(flat, minlength=positions * num_codes).reshape(positions, num_codes)
+        """Add codes (B, N) to the window.  Raises ShapeError for another number of positions."""
+        positions = self.counts.shape[0]
+        if codes.ndim != 2 or codes.shape[1] != positions:
+            raise ShapeError(
+                f"CodeUsage: codes have shape {codes.shape}; expected (pictures, {positions}), one code for every patch "
+                "of the grid. Count the codes of one tokenizer only."
+            )
+        np.add.at(self.counts, (np.arange(positions), codes), 1)
 
     @property
     def usage(self) -> float:

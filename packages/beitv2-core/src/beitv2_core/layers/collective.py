@@ -29,9 +29,15 @@ def broadcast(tensor: paddle.Tensor) -> paddle.Tensor:
 
 
 def all_gather(tensor: paddle.Tensor) -> paddle.Tensor:
-    """The rows of all processes' tensors (R, D) one after another; every process must have equally many rows."""
+    """The rows of all processes' tensors (R, ...) one after another, by rank; R may differ between them."""
     if _alone():
         return tensor
+    counts: list[paddle.Tensor] = []
+    dist.all_gather(counts, paddle.to_tensor([tensor.shape[0]], dtype="int64"))
+    rows = [int(count) for count in counts]
+    missing = max(rows) - tensor.shape[0]
+    if missing:  # the backends exchange equal shapes only
+        tensor = paddle.concat([tensor, paddle.zeros([missing, *tensor.shape[1:]], dtype=tensor.dtype)])
     parts: list[paddle.Tensor] = []
     dist.all_gather(parts, tensor)
-    return paddle.concat(parts)
+    return paddle.concat([part[:count] for part, count in zip(parts, rows)])

@@ -53,11 +53,12 @@ class NormEMAQuantizer(nn.Layer):
 
         z_q and the loss use the codebook before the move.  Raises ShapeError for another channel count.
         """
-        if h_BND.ndim != 3 or h_BND.shape[-1] != self.code_dim:
+        if h_BND.ndim != 3:
             raise ShapeError(
-                f"NormEMAQuantizer: features have {h_BND.shape[-1]} channels (shape {h_BND.shape}), the codebook has "
-                f"{self.code_dim}. Check tokenizer.code_dim and the encoder's projection."
+                f"NormEMAQuantizer: features have shape {list(h_BND.shape)}; expected (batch, patches, {self.code_dim}). "
+                "Put the channels last and the patches of a picture in one axis."
             )
+        self._check_channels(h_BND)
         with paddle.amp.auto_cast(enable=False):  # a code must not depend on mixed precision
             z_BND = F.normalize(h_BND.astype("float32"), axis=-1)
             flat_MD = z_BND.detach().reshape([-1, self.code_dim])
@@ -78,22 +79,46 @@ class NormEMAQuantizer(nn.Layer):
 
     @paddle.no_grad()
     def nearest_codes(self, z_MD: paddle.Tensor) -> paddle.Tensor:
-        """Nearest code (M,) int64 of l2-normalised features, in Euclidean distance to the codebook as stored."""
+        """Nearest code (M,) int64 of l2-normalised features, in Euclidean distance to the codebook as stored.
+
+        Raises ShapeError for another channel count.
+        """
+        self._check_channels(z_MD)
         # |z - w|^2 = const - 2 (z.w - |w|^2 / 2): for unit codes this is the largest cosine.
         return nearest(z_MD, self.codebook, -0.5 * (self.codebook ** 2).sum(-1))
 
     @paddle.no_grad()
-    def initialise(self, z_MD: paddle.Tensor) -> None:
-        """Set the codebook by k-means over l2-normalised features (M, D) of all processes."""
-        samples = collective.all_gather(z_MD)
+    def initialise(self, z_MD: paddle.Tensor, *, gathered: bool = False) -> None:
+        """Set the codebook by k-means over l2-normalised features (M, D) of all processes; `initted` becomes 1.
+
+        gathered: `z_MD` already holds the features of all.  The start is drawn from Paddle's generator.
+        """
+        self._check_channels(z_MD)
+        samples = z_MD if gathered else collective.all_gather(z_MD)
         means, _ = kmeans(samples, self.num_codes, num_iters=self.kmeans_iters)
         self.codebook.set_value(collective.broadcast(means))
         self.initted.set_value(paddle.ones([1]))
 
     @paddle.no_grad()
     def replace_codes(self, codes_R: paddle.Tensor, vectors_RD: paddle.Tensor) -> None:
-        """Overwrite codes (R,) by the directions of vectors (R, D)."""
-        self.codebook.set_value(paddle.scatter(self.codebook, codes_R, F.normalize(vectors_RD, axis=-1)))
+        """Overwrite codes (R,) by the directions of vectors (R, D); those of the first process count, everywhere.
+
+        Raises ShapeError unless there is one vector of the codebook's width for each code.
+        """
+        if codes_R.ndim != 1 or list(vectors_RD.shape) != [codes_R.shape[0], self.code_dim]:
+            raise ShapeError(
+                f"NormEMAQuantizer.replace_codes: vectors have shape {list(vectors_RD.shape)}, codes "
+                f"{list(codes_R.shape)}; expected (R, {self.code_dim}) and (R,), one vector for each code."
+            )
+        vectors_RD = collective.broadcast(F.normalize(vectors_RD.astype("float32"), axis=-1))
+        self.codebook.set_value(paddle.scatter(self.codebook, codes_R, vectors_RD))
+
+    def _check_channels(self, features: paddle.Tensor) -> None:
+        if features.shape[-1] != self.code_dim:
+            raise ShapeError(
+                f"NormEMAQuantizer: features have {features.shape[-1]} channels, the codebook has {self.code_dim}. "
+                "Check tokenizer.code_dim and the encoder's projection."
+            )
 
     @paddle.no_grad()
     def _follow(self, z_MD: paddle.Tensor, codes_M: paddle.Tensor) -> None:

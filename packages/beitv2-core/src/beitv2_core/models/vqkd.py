@@ -92,18 +92,24 @@ class VQKD(nn.Layer):
     def forward(self, images: paddle.Tensor, target: paddle.Tensor, quantized: bool = True) -> dict[str, paddle.Tensor]:
         """Losses of a batch against the teacher's features (B, N, teacher_width).
 
-        Returns scalars loss = rec_loss + quant_loss, and codes (B, N), features (B, N, E; no gradient).
+        Returns scalars loss = rec_loss + quant_loss, and codes (B, N), features (B, N, E; unit length, no gradient).
         quantized=False decodes the normalised features themselves (quant_loss 0, codes absent).
+        Raises ShapeError for a target of another shape.
         """
+        expected = [images.shape[0], self.grid[0] * self.grid[1], self.teacher_width]
+        if list(target.shape) != expected:
+            raise ShapeError(
+                f"VQKD: the teacher's features have shape {list(target.shape)}, these pictures need {expected} (pictures, "
+                "patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
+            )
         h_BNE = self.features(images)
-        z_BNE = nn.functional.normalize(h_BNE, axis=-1)
+        out = {"features": nn.functional.normalize(h_BNE.detach(), axis=-1)}
         if quantized:
             q: Quantized = self.quantize(h_BNE)
             rec = self.reconstruction_loss(self._decode_map(q.z_q), target)
-            return {"loss": q.loss + rec, "rec_loss": rec, "quant_loss": q.loss, "codes": q.codes,
-                    "features": z_BNE.detach()}
-        rec = self.reconstruction_loss(self._decode_map(z_BNE), target)
-        return {"loss": rec, "rec_loss": rec, "quant_loss": paddle.zeros([]), "features": z_BNE.detach()}
+            return {"loss": q.loss + rec, "rec_loss": rec, "quant_loss": q.loss, "codes": q.codes, **out}
+        rec = self.reconstruction_loss(self._decode_map(nn.functional.normalize(h_BNE, axis=-1)), target)
+        return {"loss": rec, "rec_loss": rec, "quant_loss": paddle.zeros([]), **out}
 
     @paddle.no_grad()
     def tokenize(self, images: paddle.Tensor) -> paddle.Tensor:
@@ -118,7 +124,16 @@ class VQKD(nn.Layer):
         return self.quantize.lookup(codes)
 
     def decode(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """Teacher-space features (B, N, teacher_width) of codes (B, N)."""
+        """Teacher-space features (B, N, teacher_width) of codes (B, N).
+
+        Raises ShapeError unless there is a code for every patch of the grid.
+        """
+        rows, columns = self.grid
+        if codes.ndim != 2 or codes.shape[1] != rows * columns:
+            raise ShapeError(
+                f"VQKD.decode: codes have shape {list(codes.shape)}; expected (pictures, {rows * columns}), the grid of "
+                f"{rows} x {columns} row by row."
+            )
         return self._decode_map(self.lookup(codes))
 
     @staticmethod

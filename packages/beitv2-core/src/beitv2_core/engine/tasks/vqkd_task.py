@@ -10,7 +10,9 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
+from beitv2_core.engine import distributed
 from beitv2_core.engine.metrics import CodeUsage
+from beitv2_core.errors import ConfigError
 
 log = logging.getLogger("beitv2_core")
 #: below this share of used codes a window counts as collapsed
@@ -23,42 +25,48 @@ class VQKDTask:
     `teacher(images in [0, 1]) -> features (B, N, width)`.  The measures below are off by default; then training is
     exactly the official one.
     Departs: the first `unquantized_steps` decode the features themselves, then k-means over the features of the last
-    `kmeans_batches` of them starts the codebook; codes unused for `revive_after` steps are replaced by current ones.
+    `kmeans_batches` steps starts the codebook; codes unused for `revive_after` steps are replaced by current features,
+    drawn by a generator of (`seed`, step) and taken from the first process, so that the codebook stays one.
+
+    `usage` counts the codes of all processes since the last log line, `last_usage` those of the window before it.
+    Raises ConfigError for a negative or impossible measure.
     """
 
-    def __init__(self, model: nn.Layer, teacher: nn.Layer, *, unquantized_steps: int = 0, kmeans_batches: int = 1,
-                 revive_after: int | None = None):
-        self.model, self.network, self.teacher = model, model, teacher
+    def __init__(self, model: nn.Layer, teacher: nn.Layer, *, seed: int = 0, unquantized_steps: int = 0,
+                 kmeans_batches: int = 1, revive_after: int | None = None):
+        for name, value, least in (("unquantized_steps", unquantized_steps, 0), ("kmeans_batches", kmeans_batches, 1),
+                                   ("revive_after", revive_after, 1)):
+            if value is not None and value < least:
+                raise ConfigError(f"VQKDTask: {name} is {value}; expected at least {least}.")
+        self.model, self.network, self.teacher, self.seed = model, model, teacher, seed
         self.unquantized_steps, self.kmeans_batches, self.revive_after = unquantized_steps, kmeans_batches, revive_after
-        rows, columns = model.grid
-        self.usage = CodeUsage(rows * columns, model.num_codes)
-        self.unused_for = np.zeros(model.num_codes, dtype=np.int64)
+        self.usage, self.last_usage = self._window(), self._window()
+        # Steps, not calls: a step of several accumulated batches must not age a code several times.
+        self.last_used = np.full(model.num_codes, unquantized_steps - 1, dtype=np.int64)
         self.revived = 0
         self._collected: list[np.ndarray] = []
-        if unquantized_steps:
-            # Otherwise the first quantised batch would run the official k-means over itself.
-            model.quantize.initted.set_value(paddle.ones([1]))
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
-        """Loss and its parts for one `TokenizerBatch` of numpy arrays."""
+        """Loss and its parts for one `TokenizerBatch` of numpy arrays; in eval mode nothing is counted or replaced."""
         images = paddle.to_tensor(batch.images)
         with paddle.no_grad():
             target = self.teacher(images)
         quantized = step >= self.unquantized_steps
         out = self.network(images, target, quantized)
-        if quantized:
-            codes = out["codes"].numpy()
+        if quantized and self.model.training:
+            codes = _gathered(out["codes"])
             self.usage.track(codes)
+            self.last_used[codes] = step
             if self.revive_after is not None:
-                self._revive(codes, out["features"], self.revive_after)
-        elif step >= self.unquantized_steps - self.kmeans_batches:
-            self._collected.append(out["features"].numpy().reshape(-1, self.model.code_dim))
+                self._revive(out["features"], step, self.revive_after)
+        elif self.model.training and step >= self.unquantized_steps - self.kmeans_batches:
+            self._collected.append(_gathered(out["features"]).reshape(-1, self.model.code_dim))
         return out["loss"], {"rec_loss": out["rec_loss"].detach(), "quant_loss": out["quant_loss"].detach()}
 
     def before_step(self, batch: Any, *, step: int) -> None:
         """Start the codebook from the collected features when the unquantised steps are over."""
         if self._collected and step == self.unquantized_steps:
-            self.model.quantize.initialise(paddle.to_tensor(np.concatenate(self._collected)))
+            self.model.quantize.initialise(paddle.to_tensor(np.concatenate(self._collected)), gathered=True)
             self._collected = []
 
     def on_epoch(self, epoch: int) -> None:
@@ -68,13 +76,12 @@ class VQKDTask:
 
     def log_values(self) -> dict[str, float]:
         """Usage and perplexity of the codebook since the last call, over all processes."""
-        counts = self._summed(self.usage.counts)
-        window = CodeUsage(*counts.shape)
-        window.counts = counts
-        self.usage.reset()
-        if counts.sum() == 0:  # still unquantised
+        window = self.last_usage = self.usage
+        self.usage = self._window()
+        seen = int(window.counts.sum())
+        if seen == 0:  # still unquantised
             return {}
-        if window.usage < COLLAPSED and counts.sum() >= 4 * self.model.num_codes:
+        if window.usage < COLLAPSED and seen >= 4 * self.model.num_codes and distributed.is_main():
             log.warning(
                 "codebook: only %.0f %% of %d codes were used since the last log line. Advice: train longer before "
                 "quantising (health.unquantized_steps), replace dead codes (health.revive_after), or use fewer codes.",
@@ -86,14 +93,14 @@ class VQKDTask:
         return values
 
     def state(self) -> dict[str, Any]:
-        """Window counts, ages of the codes, features collected for k-means (this process's)."""
-        return {"counts": self.usage.counts.copy(), "unused_for": self.unused_for.copy(), "revived": self.revived,
+        """Window counts, last use of every code, features collected for k-means: the same in every process."""
+        return {"counts": self.usage.counts.copy(), "last_used": self.last_used.copy(), "revived": self.revived,
                 "collected": list(self._collected)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.usage.counts[:] = state["counts"]
-        self.unused_for[:] = state["unused_for"]
+        self.last_used[:] = state["last_used"]
         self.revived = int(state["revived"])
         self._collected = [np.asarray(part) for part in state["collected"]]
 
@@ -101,27 +108,27 @@ class VQKDTask:
         """Structured names without decay."""
         return self.model.no_weight_decay()
 
-    def _revive(self, codes: np.ndarray, features: paddle.Tensor, after: int) -> None:
-        """Replace long unused codes by features of this batch, the same on all processes."""
-        hit = self._summed(np.bincount(codes.reshape(-1), minlength=self.model.num_codes)) > 0
-        self.unused_for = np.where(hit, 0, self.unused_for + 1)
-        dead = np.flatnonzero(self.unused_for >= after)
+    def _revive(self, features: paddle.Tensor, step: int, after: int) -> None:
+        """Replace codes unused for `after` steps, this one included, by directions of this batch."""
+        dead = np.flatnonzero(step - self.last_used >= after)
         if dead.size == 0:
             return
         flat = features.reshape([-1, self.model.code_dim])
-        # The loop seeds numpy per step and process; the broadcast makes the choice one.
-        chosen = np.random.choice(flat.shape[0], size=dead.size, replace=dead.size > flat.shape[0])
-        vectors = flat.index_select(paddle.to_tensor(chosen))
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast(vectors, src=0)
-        self.model.quantize.replace_codes(paddle.to_tensor(dead), vectors)
-        self.unused_for[dead] = 0
+        rng = np.random.RandomState([self.seed % 2**32, step])
+        chosen = rng.choice(flat.shape[0], size=dead.size, replace=dead.size > flat.shape[0])
+        self.model.quantize.replace_codes(paddle.to_tensor(dead), flat.index_select(paddle.to_tensor(chosen)))
+        self.last_used[dead] = step
         self.revived += int(dead.size)
 
-    @staticmethod
-    def _summed(counts: np.ndarray) -> np.ndarray:
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return counts.copy()
-        tensor = paddle.to_tensor(counts)
-        dist.all_reduce(tensor)
+    def _window(self) -> CodeUsage:
+        rows, columns = self.model.grid
+        return CodeUsage(rows * columns, self.model.num_codes)
+
+
+def _gathered(tensor: paddle.Tensor) -> np.ndarray:
+    """The pictures of all processes, by rank: what every process keeps is then what the main one saves."""
+    if distributed.world_size() == 1:
         return tensor.numpy()
+    parts: list[paddle.Tensor] = []
+    dist.all_gather(parts, tensor)
+    return np.concatenate([part.numpy() for part in parts])

@@ -1,0 +1,357 @@
+"""Speed and memory of the tokenizer's quantizer and of a base-size pretraining step, against this machine's matmul peak.
+
+    python benchmarks/bench_core.py              # about three minutes on two cores; `make bench`
+    python benchmarks/bench_core.py --rounds 1   # a glance
+
+Every case runs in a process of its own, and the matmul peak is measured again before each of them: on a machine whose
+clock or neighbours change, a share of the peak means little unless both were measured together.  The best of all
+rounds counts, for the peak as for the cases.  Method and the form of the result file: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import importlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Callable
+
+SCHEMA = 1
+MATMUL_SIDE = 2048
+BATCH = 8
+NUM_MASKED, GRID = 75, (14, 14)
+STEP_GFLOP = 128.3  # of one picture: forward and backward of the official pretraining step
+TOKENIZED, NUM_CODES, CODE_DIM = (64, 196), 8192, 32  # 64 x 196 = 12,544 tokens
+PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+
+#: (case, metric, unit, floor, what it is called in the table); a floor is ("min" or "max", value) or None
+METRICS: tuple[tuple[str, str, str, Any, str], ...] = (
+    ("matmul_peak", "gflops", "GFLOP/s", None, f"matmul {MATMUL_SIDE}^3, float32"),
+    ("pretrain_step", "seconds", "s", None, f"pretraining step, base, batch {BATCH}"),
+    ("pretrain_step", "images_per_second", "images/s", None, "  pictures"),
+    ("pretrain_step", "share_of_peak", "", ("min", 0.60), "  share of the matmul peak"),
+    ("pretrain_step", "peak_memory", "GB", ("max", 4.3), "  peak memory of the process"),
+    ("quantizer", "seconds", "s", ("max", 0.5), "quantizer, 12,544 x 8192 x 32, training mode"),
+    ("quantizer", "seconds_with_backward", "s", None, "  with its backward pass"),
+    ("quantizer", "extra_memory", "MB", ("max", 200.0), "  extra memory"),
+)
+
+
+# -- the cases: each runs in a process of its own and returns raw measurements ----------------------------------------
+
+
+def load_paddle() -> Any:
+    """Paddle on the CPU, with the thread and MKL settings that `beitv2_core` makes before Paddle is loaded."""
+    importlib.import_module("beitv2_core")
+    paddle = importlib.import_module("paddle")
+    paddle.set_device("cpu")
+    paddle.seed(0)
+    return paddle
+
+
+def timed(work: Callable[[], Any], repeats: int, *, warm_up: int = 1) -> list[float]:
+    """Seconds of each of `repeats` calls, after calls that do not count."""
+    seconds = []
+    for number in range(warm_up + repeats):
+        began = time.perf_counter()
+        work()
+        if number >= warm_up:
+            seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """Memory resident now (Linux); elsewhere the peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * resource.getpagesize()
+
+
+def matmul_peak() -> dict[str, Any]:
+    paddle = load_paddle()
+    a, b = paddle.randn([MATMUL_SIDE, MATMUL_SIDE]), paddle.randn([MATMUL_SIDE, MATMUL_SIDE])
+    return {"seconds": timed(lambda: float(paddle.matmul(a, b)[0, 0]), 12, warm_up=3)}
+
+
+def pretrain_step() -> dict[str, Any]:
+    paddle = load_paddle()
+    import paddle.nn.functional as F
+
+    from beitv2_core.data import SampleRng
+    from beitv2_core.engine.optim import build_optimizer
+    from beitv2_core.masking import BlockwiseMasking
+    from beitv2_core.models.mim import BEiTForMaskedImageModeling
+
+    model = BEiTForMaskedImageModeling(image_size=224, patch_size=16, width=768, depth=12, num_heads=12,
+                                       num_codes=NUM_CODES, early_layers=9, head_layers=2, share_lm_head=True,
+                                       init_values=0.1, use_shared_rel_pos_bias=True)
+    model.train()
+    optimizer = build_optimizer("adamw", model, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98),
+                                no_decay=model.no_weight_decay())
+    masking = BlockwiseMasking(GRID, NUM_MASKED, min_block=16)
+    masks = [masking(SampleRng.for_sample(0, 0, index)).reshape(-1) for index in range(BATCH)]
+    mask = paddle.to_tensor([row.tolist() for row in masks])
+    images = paddle.randn([BATCH, 3, 224, 224])
+    codes = paddle.randint(0, NUM_CODES, [BATCH * NUM_MASKED])
+
+    def step() -> None:
+        loss = paddle.add_n([F.cross_entropy(logits, codes) for logits in model(images, mask).values()])
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        float(loss)
+
+    seconds = timed(step, 3)
+    parameters = sum(parameter.size for parameter in model.parameters())
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "parameters": int(parameters)}
+
+
+def quantizer() -> dict[str, Any]:
+    paddle = load_paddle()
+    from beitv2_core.models.quantizer import NormEMAQuantizer
+
+    model = NormEMAQuantizer(NUM_CODES, CODE_DIM, kmeans_init=False)
+    model.train()
+    features = paddle.randn([*TOKENIZED, CODE_DIM])
+    features.stop_gradient = False
+    float(paddle.matmul(features[0], features[0], transpose_y=True).sum())  # loads the libraries: not the quantizer's
+    gc.collect()
+    # Nothing was larger than this so far, so that the peak from here on is the quantizer's own; where loading Paddle
+    # took more for a moment, the kernel is asked to forget it.
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        pass
+    before = resident_bytes()
+    forward = timed(lambda: float(model(features).loss), 4)
+    extra = peak_bytes() - before
+
+    def with_backward() -> None:
+        out = model(features)
+        (out.loss + out.z_q.mean()).backward()
+        features.clear_gradient()
+
+    return {"seconds": forward, "with_backward": timed(with_backward, 3), "extra_bytes": extra}
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "matmul_peak": matmul_peak, "pretrain_step": pretrain_step, "quantizer": quantizer}
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def run_case(name: str) -> dict[str, Any]:
+    """Raw measurements of one case, from a fresh process; RuntimeError with its last words if it fails."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(f"case {name} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    return json.loads(lines[-1])
+
+
+def measure(rounds: int, names: list[str], tell: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
+    """Raw measurements of every case, one entry a process; the matmul peak goes before each of the others."""
+    raw: dict[str, list[dict[str, Any]]] = {"matmul_peak": []}
+    for number in range(rounds):
+        for name in names:
+            for case in ("matmul_peak", name):
+                tell(f"round {number + 1} of {rounds}: {case}")
+                raw.setdefault(case, []).append(run_case(case))
+    return raw
+
+
+def derive(raw: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], tuple[float, list[float]]]:
+    """(case, metric) -> (the value that counts, the value of every process)."""
+    flop = 2 * MATMUL_SIDE ** 3 / 1e9
+    peaks = [flop / min(one["seconds"]) for one in raw["matmul_peak"]]
+    found = {("matmul_peak", "gflops"): (max(peaks), peaks)}
+    steps = raw.get("pretrain_step", [])
+    if steps:
+        seconds = [min(one["seconds"]) for one in steps]
+        memory = [one["peak_bytes"] / 1e9 for one in steps]
+        work = BATCH * STEP_GFLOP
+        found["pretrain_step", "seconds"] = min(seconds), seconds
+        found["pretrain_step", "images_per_second"] = BATCH / min(seconds), [BATCH / s for s in seconds]
+        # Always against the best peak of the run: a case must not look better because its neighbour was disturbed.
+        found["pretrain_step", "share_of_peak"] = work / min(seconds) / max(peaks), [work / s / max(peaks) for s in seconds]
+        found["pretrain_step", "peak_memory"] = max(memory), memory
+    tables = raw.get("quantizer", [])
+    if tables:
+        for metric, key in (("seconds", "seconds"), ("seconds_with_backward", "with_backward")):
+            values = [min(one[key]) for one in tables]
+            found["quantizer", metric] = min(values), values
+        extra = [one["extra_bytes"] / 1e6 for one in tables]
+        found["quantizer", "extra_memory"] = max(extra), extra
+    return found
+
+
+def result(raw: dict[str, list[dict[str, Any]]], rounds: int, load: float) -> dict[str, Any]:
+    """The result file's content: the one schema of everything in benchmarks/results."""
+    found = derive(raw)
+    metrics = []
+    for case, metric, unit, floor, _ in METRICS:
+        if (case, metric) not in found:
+            continue
+        value, values = found[case, metric]
+        entry: dict[str, Any] = {"case": case, "metric": metric, "unit": unit, "value": rounded(value),
+                                 "values": [rounded(one) for one in values]}
+        if floor is not None:
+            kind, limit = floor
+            entry["floor"] = {kind: limit, "met": value >= limit if kind == "min" else value <= limit}
+        metrics.append(entry)
+    return {
+        "schema": SCHEMA, "benchmark": "core",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "hardware": hardware(), "versions": versions(), "commit": commit(),
+        "environment": settings(), "load_before": rounded(load), "rounds": rounds, "metrics": metrics,
+    }
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: more would be noise."""
+    return float(f"{value:.4g}")
+
+
+# -- where it ran -----------------------------------------------------------------------------------------------------
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {"processor": processor(), "cores": cores, "memory_gb": round(memory, 1), "system": platform.system()}
+
+
+def processor() -> str:
+    """The processor's name as /proc/cpuinfo gives it, or the architecture."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.machine()
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """The machine in a file name: `amd-epyc-7763-2c`."""
+    name = re.sub(r"\((?:r|tm)\)|@.*|\bcpu\b|\bprocessor\b", " ", machine["processor"].lower())
+    return f"{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}-{machine['cores']}c"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, as installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def settings() -> dict[str, str]:
+    """The variables that decide Paddle's speed on a CPU, as the cases see them."""
+    importlib.import_module("beitv2_core")  # sets those the user left open; costs no Paddle import
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def commit() -> str:
+    """The commit measured, with `+changes` where the code differs from it; empty outside a repository."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        head = git("rev-parse", "HEAD")
+        return head + ("+changes" if head and git("status", "--porcelain", "--", "../packages", ".") else "")
+    except OSError:
+        return ""
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def print_table(console: Any, outcome: dict[str, Any]) -> None:
+    """What was measured beside what is asked for."""
+    from rich.table import Table
+
+    machine = outcome["hardware"]
+    table = Table(title=f"{machine['processor']}, {machine['cores']} cores, best of {outcome['rounds']} rounds")
+    for heading, side in (("what", "left"), ("measured", "right"), ("all rounds", "right"), ("floor", "right"), ("", "left")):
+        table.add_column(heading, justify=side, no_wrap=True)
+    labels = {(case, metric): label for case, metric, _, _, label in METRICS}
+    for entry in outcome["metrics"]:
+        floor = entry.get("floor")
+        asked = "" if floor is None else f">= {floor['min']:g}" if "min" in floor else f"<= {floor['max']:g}"
+        verdict = "" if floor is None else "[green]met[/]" if floor["met"] else "[red]missed[/]"
+        values = entry["values"]
+        spread = f"{min(values):.3g} .. {max(values):.3g}" if len(values) > 1 else ""
+        table.add_row(labels[entry["case"], entry["metric"]], f"{entry['value']:.3g} {entry['unit']}".strip(), spread,
+                      asked, verdict)
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each case (default 3)")
+    parser.add_argument("--only", choices=[name for name in CASES if name != "matmul_peak"], action="append",
+                        help="this case only (with the matmul peak); may be repeated")
+    parser.add_argument("--output", type=Path, help="result file; default benchmarks/results/core_[hardware]_[yyyymm].json")
+    parser.add_argument("--check", action="store_true", help="end with exit code 1 where a floor is missed")
+    parser.add_argument("--child", choices=list(CASES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(CASES[options.child]()))
+        return 0
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
+    from rich.console import Console
+
+    console = Console()
+    load = os.getloadavg()[0]
+    machine = hardware()
+    if load > 0.5 * machine["cores"]:
+        console.print(f"[yellow]load is {load:.1f} on {machine['cores']} cores: other work will slow the cases down.[/]")
+    names = list(dict.fromkeys(options.only or [name for name in CASES if name != "matmul_peak"]))
+    try:
+        raw = measure(options.rounds, names, console.print)
+    except RuntimeError as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
+    outcome = result(raw, options.rounds, load)
+    print_table(console, outcome)
+    month = outcome["date"][:7].replace("-", "")
+    path = options.output or Path(__file__).parent / "results" / f"core_{slug(machine)}_{month}.json"
+    if options.only and not options.output:
+        console.print("not written: a result file holds all cases; give --output to keep a part.")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+        console.print(f"written: {path}", markup=False, soft_wrap=True)
+    missed = any(not entry["floor"]["met"] for entry in outcome["metrics"] if "floor" in entry)
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
