@@ -1,0 +1,110 @@
+"""A checkpoint is whole or absent, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from beitv2_core.checkpoint import store as store_module
+from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.errors import CheckpointError
+
+WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([1.5], dtype=np.float32)}
+OPTIMIZER = {"moment1_0/a.weight": np.full((2, 3), 0.25, dtype=np.float32)}
+STATE = {"loader": {"epoch": 3, "batch": 7}, "task": {"counts": np.arange(4), "parts": [np.ones(2), np.zeros(1)]},
+         "note": "x", "empty": {}, "scale": 0.1}
+CONFIG = {"kind": "tokenizer", "seed": 3}
+
+
+def save(folder, step=5, **options):
+    checkpoints = CheckpointStore(folder, **options)
+    return checkpoints, checkpoints.save(step, WEIGHTS, OPTIMIZER, STATE, CONFIG)
+
+
+def test_everything_comes_back_as_it_was_saved(tmp_path):
+    checkpoints, path = save(tmp_path)
+    back = checkpoints.load(path)
+    assert back.step == 5 and back.config == CONFIG
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(back.weights[name], array)
+    np.testing.assert_array_equal(back.optimizer["moment1_0/a.weight"], OPTIMIZER["moment1_0/a.weight"])
+    assert back.state["loader"] == STATE["loader"] and back.state["scale"] == 0.1 and back.state["empty"] == {}
+    np.testing.assert_array_equal(back.state["task"]["counts"], np.arange(4))
+    np.testing.assert_array_equal(back.state["task"]["parts"][0], np.ones(2))
+
+
+def test_transposed_arrays_keep_their_values(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    checkpoints = CheckpointStore(tmp_path)
+    path = checkpoints.save(1, {"w": array}, {}, {}, {})
+    np.testing.assert_array_equal(checkpoints.load(path).weights["w"], array)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "arrays.safetensors", "config.yml",
+                                  "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, name, damage, caplog):
+    checkpoints, older = save(tmp_path, 5)
+    newer = checkpoints.save(6, WEIGHTS, OPTIMIZER, STATE, CONFIG)
+    content = bytearray((newer / name).read_bytes())
+    if damage == "gone":
+        (newer / name).unlink()
+    elif damage == "cut":
+        (newer / name).write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 0x55
+        (newer / name).write_bytes(content)
+    if name == "state.json" and damage == "flipped":
+        # A flipped byte of the header itself can hit an unimportant digit; it must never be mistaken for other content.
+        latest = checkpoints.latest()
+        assert latest in (older, newer)
+        return
+    assert checkpoints.latest() == older
+    assert str(newer) in caplog.text
+    with pytest.raises(CheckpointError, match="step_000006"):
+        checkpoints.load(newer)
+
+
+@pytest.mark.parametrize("moment", ["safetensors", "sync", "rename"])
+def test_a_failed_write_names_the_path_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, moment):
+    checkpoints, older = save(tmp_path, 5)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    target = {"safetensors": (store_module, "save_file"), "sync": (os, "fsync"), "rename": (os, "rename")}[moment]
+    monkeypatch.setattr(*target, full)
+    with pytest.raises(CheckpointError, match="step_000006.*No space left"):
+        checkpoints.save(6, WEIGHTS, OPTIMIZER, STATE, CONFIG)
+    monkeypatch.undo()
+    assert checkpoints.latest() == older
+    assert [path.name for path in tmp_path.iterdir()] == [older.name]
+    checkpoints.load(older)
+
+
+def test_the_last_k_and_every_nth_are_kept(tmp_path):
+    checkpoints = CheckpointStore(tmp_path, keep_last=2, keep_every=10)
+    for step in (5, 10, 15, 20, 25, 30, 35):
+        checkpoints.save(step, WEIGHTS, {}, {}, {})
+    assert checkpoints.steps() == [10, 20, 30, 35]
+
+
+def test_leftovers_of_a_killed_writer_are_never_read_and_can_be_removed(tmp_path):
+    checkpoints, path = save(tmp_path, 5)
+    leftover = tmp_path / ".tmp_step_000009.pdckpt_123"
+    leftover.mkdir()
+    (leftover / "weights.safetensors").write_bytes(b"half")
+    assert checkpoints.latest() == path
+    checkpoints.remove_leftovers()
+    assert not leftover.exists() and path.exists()
+
+
+def test_another_schema_version_is_refused_by_number(tmp_path):
+    checkpoints, path = save(tmp_path)
+    header = json.loads((path / "state.json").read_text())
+    header["schema_version"] = 99
+    (path / "state.json").write_text(json.dumps(header))
+    with pytest.raises(CheckpointError, match="schema 99, this version reads 1"):
+        checkpoints.load(path)

@@ -1,0 +1,158 @@
+"""The loop resumes exactly, refuses what would not be exact, and keeps what it had when something goes wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.engine.loop import TrainingInterrupted
+from beitv2_core.errors import ConfigError, NonFiniteLossError
+
+TOY = Path(__file__).with_name("toy.py")
+spec = importlib.util.spec_from_file_location("toy", TOY)
+toy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+
+
+def final(folder: Path):
+    checkpoints = CheckpointStore(folder / "checkpoints")
+    return checkpoints.load(checkpoints.latest())
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    a, b = final(one), final(other)
+    assert a.step == b.step
+    for kind in ("weights", "optimizer"):
+        left, right = getattr(a, kind), getattr(b, kind)
+        assert set(left) == set(right)
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert a.state["task"]["seen"] == b.state["task"]["seen"]
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8, 13])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path, stop):
+    toy.make_loop(tmp_path / "whole").run()
+    toy.make_loop(tmp_path / "parts").run(stop_after=stop)
+    toy.make_loop(tmp_path / "parts").run("auto")
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
+    """SIGKILL, with a checkpoint after every step so that many kills fall into the writing of one."""
+    steps = 60
+    toy.make_loop(tmp_path / "whole", steps=steps, save_every=1).run()
+    command = [sys.executable, str(TOY), str(tmp_path / "killed"), str(steps), "1"]
+    draw = random.Random(5)
+    for _ in range(4):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        started = time.monotonic()
+        while not (tmp_path / "killed" / "checkpoints").is_dir() and time.monotonic() - started < 60:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(2.0, 4.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "killed")
+    assert not list((tmp_path / "killed" / "checkpoints").glob(".tmp*"))
+
+
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
+    loop = toy.make_loop(tmp_path / "run", save_every=100)
+    original = loop.task.loss
+
+    def interrupted(batch, *, step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(batch, step=step)
+
+    loop.task.loss = interrupted
+    with pytest.raises(TrainingInterrupted, match="after step 7, which is saved") as caught:
+        loop.run()
+    assert caught.value.signal_number == signal.SIGTERM
+    toy.make_loop(tmp_path / "run", save_every=100).run("auto")
+    toy.make_loop(tmp_path / "whole").run()
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    class Halves(toy.ToyLoader):
+        """The same pictures as the large loader's, half a batch at a time."""
+
+        def __iter__(self):
+            while True:
+                x = np.random.RandomState(self.position // 2).randn(16, 6).astype("float32")
+                half = x[:8] if self.position % 2 == 0 else x[8:]
+                self.position += 1
+                yield toy.Batch(half, [])
+
+    large = toy.make_loop(tmp_path / "large", dropout=0.0, batch=16)
+    large.run()
+    small = toy.make_loop(tmp_path / "small", dropout=0.0, accumulate=2)
+    small.loader = Halves()
+    small.run()
+    a, b = final(tmp_path / "large").weights, final(tmp_path / "small").weights
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_non_finite_loss_names_everything_saves_the_batch_and_keeps_the_checkpoint(tmp_path):
+    loop = toy.make_loop(tmp_path, poison=12)
+    with pytest.raises(NonFiniteLossError, match=r"step 12: loss is nan at lr=.*gradient norm.*picture_13"):
+        loop.run()
+    with np.load(tmp_path / "failing_batch_step_12_rank_0.npz") as saved:
+        np.testing.assert_array_equal(saved["x"], np.random.RandomState(12).randn(8, 6).astype("float32"))
+    assert final(tmp_path).step == 10
+    toy.make_loop(tmp_path).run("auto")
+    assert final(tmp_path).step == 20
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    first = toy.make_loop(tmp_path)
+    first.run_folder.open()
+    try:
+        with pytest.raises(ConfigError, match="another process is training"):
+            toy.make_loop(tmp_path).run()
+    finally:
+        first.run_folder.close()
+
+
+def test_starting_anew_over_a_trained_run_is_refused(tmp_path):
+    toy.make_loop(tmp_path).run()
+    with pytest.raises(ConfigError, match="already holds step_000020.pdckpt.*--resume auto"):
+        toy.make_loop(tmp_path).run(None)
+
+
+def test_resuming_with_other_settings_lists_them(tmp_path):
+    toy.make_loop(tmp_path, config={"seed": 1, "optim": {"lr": 0.01}}).run(stop_after=5)
+    with pytest.raises(ConfigError, match=r"optim.lr: 0.01 -> 0.02"):
+        toy.make_loop(tmp_path, config={"seed": 1, "optim": {"lr": 0.02}}).run("auto")
+
+
+def test_a_run_folder_tells_what_was_run(tmp_path):
+    summary = toy.make_loop(tmp_path).run()
+    assert {"config.yml", "environment.json", "metrics.jsonl", "summary.json"} <= {p.name for p in tmp_path.iterdir()}
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["seed"] == 1 and environment["device"] == "cpu"
+    assert any(name.startswith("paddlepaddle") for name in environment["versions"])
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary["steps"] == 20
+    steps = [line["step"] for line in metrics(tmp_path)]
+    assert steps == [4, 8, 12, 16, 20] and all("loss" in line and "lr" in line for line in metrics(tmp_path))
