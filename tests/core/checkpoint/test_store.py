@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+
 from beitv2_core.checkpoint import store as store_module
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.errors import CheckpointError

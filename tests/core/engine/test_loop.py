@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainingInterrupted
 from beitv2_core.errors import ConfigError, NonFiniteLossError

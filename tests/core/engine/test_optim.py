@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
+
 from beitv2_core.engine.optim import (
     build_optimizer,
     load_optimizer_state,
@@ -13,7 +15,6 @@ from beitv2_core.engine.optim import (
     set_weight_decay,
 )
 from beitv2_core.errors import CheckpointError, ConfigError
-from paddle import nn
 
 
 class Net(nn.Layer):

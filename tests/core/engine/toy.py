@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import beitv2_core  # noqa: F401  before paddle
 import numpy as np
 import paddle
+from paddle import nn
+
+import beitv2_core  # noqa: F401  before paddle
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.engine.schedule import step_schedule
-from paddle import nn
 
 
 class Batch(NamedTuple):

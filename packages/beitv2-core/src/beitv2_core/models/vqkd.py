@@ -99,8 +99,8 @@ class VQKD(nn.Layer):
         expected = [images.shape[0], self.grid[0] * self.grid[1], self.teacher_width]
         if list(target.shape) != expected:
             raise ShapeError(
-                f"VQKD: the teacher's features have shape {list(target.shape)}, these pictures need {expected} (pictures, "
-                "patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
+                f"VQKD: the teacher's features have shape {list(target.shape)}, these pictures need {expected} "
+                "(pictures, patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
             )
         h_BNE = self.features(images)
         out = {"features": nn.functional.normalize(h_BNE.detach(), axis=-1)}
@@ -131,8 +131,8 @@ class VQKD(nn.Layer):
         rows, columns = self.grid
         if codes.ndim != 2 or codes.shape[1] != rows * columns:
             raise ShapeError(
-                f"VQKD.decode: codes have shape {list(codes.shape)}; expected (pictures, {rows * columns}), the grid of "
-                f"{rows} x {columns} row by row."
+                f"VQKD.decode: codes have shape {list(codes.shape)}; expected (pictures, {rows * columns}), the grid "
+                f"of {rows} x {columns} row by row."
             )
         return self._decode_map(self.lookup(codes))
 
