@@ -24,7 +24,7 @@ ALLOWED = {
     "teachers": {"errors", "layers", "checkpoint", "_entry_points"},
     "masking": {"errors"},
     "data": {"errors", "masking"},
-    "engine": {"errors"},
+    "engine": {"errors", "layers"},  # layers: the collectives
     "config": {"errors", "_entry_points"},
     "viz": {"errors"},
     "build": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",

@@ -6,6 +6,7 @@ A variable the user has set is never touched.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -50,8 +51,27 @@ def wanted_environment() -> dict[str, str]:
     return wanted
 
 
+def keep_freed_memory() -> bool:
+    """Let the C library keep the memory of freed tensors instead of giving it back; True where that was done.
+
+    By default glibc maps every large tensor anew, and the kernel zeroes its pages at first touch: most of the time of
+    Paddle's element-wise operations on the CPU (measured: scaling a 1576 x 3072 tensor 8.8 ms, afterwards 0.8).
+    Works after Paddle was loaded too.  False where the user has set MALLOC_* variables, and without glibc.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    largest = ctypes.c_int(2**31 - 1)
+    map_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    return bool(mallopt(map_threshold, ctypes.c_int(2**30)) and mallopt(trim_threshold, largest))
+
+
 def prepare() -> dict[str, str]:
     """Set the unset variables of `wanted_environment` and return them; warn once if Paddle was loaded first."""
+    keep_freed_memory()
     missing = {name: value for name, value in wanted_environment().items() if name not in os.environ}
     # `import paddle` itself sets OMP_NUM_THREADS=1: after it the user's own choice can no longer be told apart.
     if "paddle" in sys.modules:

@@ -16,7 +16,7 @@ def report(
         None, help="folder of pictures, or digit_scenes; default: the test pictures of what the backbone was trained on"
     ),
     pictures: int = typer.Option(1000, min=8, help="test pictures"),
-    train_pictures: int = typer.Option(2000, min=16, help="training pictures of the linear probe"),
+    train_pictures: int = typer.Option(3000, min=16, help="training pictures of the linear probe"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
     batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
 ) -> None:

@@ -74,7 +74,7 @@ class DigitScenes:
 
     split: "train" or "test", with disjoint digits and disjoint halves of the photographs. image_size: pixels, square.
     digits: least and greatest number of digits in a picture. digit_scale: height of a digit as a share of the picture
-    (default 0.55 .. 0.95 for one digit, 0.35 .. 0.6 for several). blurred: share of pictures with a blurred background.
+    (default 0.75 .. 1.0 for one digit, 0.35 .. 0.6 for several). blurred: share of pictures with a blurred background.
     size: number of pictures; each depends on (seed, split, index) only. label: the digit with the most visible pixels;
     mask: uint8 (H, W), read-only, 0 background, 1 .. 10 = digit + 1. cache: keep drawn pictures (up to 512 MB).
     Raises DataError for an unknown split or impossible numbers, MissingDependencyError without scikit-learn.
@@ -104,7 +104,7 @@ class DigitScenes:
         self.image_size = image_size
         self.seed = seed
         self.digits = (int(digits[0]), int(digits[1]))
-        self.digit_scale = digit_scale or ((0.55, 0.95) if digits[1] == 1 else (0.35, 0.6))
+        self.digit_scale = digit_scale or ((0.75, 1.0) if digits[1] == 1 else (0.35, 0.6))
         if not 0 < self.digit_scale[0] <= self.digit_scale[1] <= 1:
             raise DataError(f"DigitScenes: digit_scale is {self.digit_scale}, expected 0 < low <= high <= 1.")
         self.blurred = blurred

@@ -258,9 +258,10 @@ class TrainLoop:
         if distributed.world_size() == 1:
             return self._signal is not None
         flag = distributed.all_reduce_mean(paddle.to_tensor([float(self._signal or 0)]))
-        if float(flag) > 0 and self._signal is None:
+        stop = flag.item() > 0
+        if stop and self._signal is None:
             self._signal = signal.SIGTERM
-        return float(flag) > 0
+        return stop
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Precision:
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
     """L2 norm of all gradients together, a float32 scalar tensor."""
-    squares = [(p.grad.astype("float32") ** 2).sum() for p in parameters if p.grad is not None]
+    squares = [paddle.square(p.grad.astype("float32")).sum() for p in parameters if p.grad is not None]
     return paddle.sqrt(paddle.add_n(squares)) if squares else paddle.zeros([])
 
 

@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from beitv2_core.layers.linear import Linear, linear, sum_over_rows, uses_cpu_gradients
+from beitv2_core.layers.linear import Linear, linear, on_cpu, sum_over_rows, uses_cpu_gradients
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
 
@@ -31,7 +31,7 @@ class _AttentionOnCpu(PyLayer):
         q = q * scale
         scores = paddle.matmul(q, k, transpose_y=True)
         if bias is not None:
-            scores = scores + bias
+            scores = scores + bias.expand(scores.shape)  # expanded: see linear._product_and_bias
         probs = F.softmax(scores, axis=-1)
         out = paddle.matmul(probs, v)
         ctx.save_for_backward(q, k, v, probs, out)
@@ -46,7 +46,8 @@ class _AttentionOnCpu(PyLayer):
         dout = dout.reshape([batch, tokens, heads, head_width]).transpose([0, 2, 1, 3])
         dv = paddle.matmul(probs, dout, transpose_x=True)
         dprobs = paddle.matmul(dout, v, transpose_y=True)
-        dscores = (dprobs - (dout * out).sum(-1, keepdim=True)) * probs
+        ones = paddle.ones([head_width, 1], dtype=dout.dtype)
+        dscores = (dprobs - paddle.matmul(dout * out, ones).expand(dprobs.shape)) * probs
         dq = paddle.matmul(dscores, k) * ctx.scale
         dk = paddle.matmul(dscores, q, transpose_x=True)
         dqkv = paddle.stack([dq, dk, dv], axis=0).transpose([1, 3, 0, 2, 4]).reshape(ctx.qkv_shape)
@@ -112,6 +113,8 @@ class Attention(nn.Layer):
 
     def _softmax(self, q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
         scores = paddle.matmul(q * self.scale, k, transpose_y=True)
+        if bias is not None and on_cpu(scores):
+            bias = bias.expand(scores.shape)
         return F.softmax(scores if bias is None else scores + bias, axis=-1)
 
     def _total_bias(self, shared: paddle.Tensor | None) -> paddle.Tensor | None:

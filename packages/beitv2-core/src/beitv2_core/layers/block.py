@@ -7,6 +7,7 @@ from paddle import nn
 
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.drop_path import DropPath
+from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.linear import scaled_residual
 from beitv2_core.layers.mlp import Mlp
 
@@ -23,11 +24,11 @@ class Block(nn.Layer):
                  init_values: float | None = None, norm_eps: float = 1e-6, grid: tuple[int, int] | None = None,
                  head_width: int | None = None):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, epsilon=norm_eps)
+        self.norm1 = LayerNorm(width, epsilon=norm_eps)
         self.attn = Attention(width, num_heads, qkv_bias=qkv_bias, drop_rate=drop_rate,
                               attn_drop_rate=attn_drop_rate, grid=grid, head_width=head_width)
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(width, epsilon=norm_eps)
+        self.norm2 = LayerNorm(width, epsilon=norm_eps)
         self.mlp = Mlp(width, int(width * mlp_ratio), drop_rate)
         if init_values:
             constant = nn.initializer.Constant(float(init_values))

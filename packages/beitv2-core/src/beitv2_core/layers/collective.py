@@ -29,15 +29,21 @@ def broadcast(tensor: paddle.Tensor) -> paddle.Tensor:
 
 
 def all_gather(tensor: paddle.Tensor) -> paddle.Tensor:
-    """The rows of all processes' tensors (R, ...) one after another, by rank; R may differ between them."""
+    """The rows of all processes' tensors (R, ...): the first of every rank, the second of every rank, and so on.
+
+    The sampler deals pictures out in that order, so this is the batch a single process would have had.  R may differ
+    between the processes.
+    """
     if _alone():
         return tensor
     counts: list[paddle.Tensor] = []
     dist.all_gather(counts, paddle.to_tensor([tensor.shape[0]], dtype="int64"))
-    rows = [int(count) for count in counts]
+    rows = [count.item() for count in counts]
     missing = max(rows) - tensor.shape[0]
     if missing:  # the backends exchange equal shapes only
         tensor = paddle.concat([tensor, paddle.zeros([missing, *tensor.shape[1:]], dtype=tensor.dtype)])
     parts: list[paddle.Tensor] = []
     dist.all_gather(parts, tensor)
-    return paddle.concat([part[:count] for part, count in zip(parts, rows)])
+    together = paddle.stack(parts, axis=1).reshape([-1, *tensor.shape[1:]])
+    real = [row * len(rows) + rank for row in range(max(rows)) for rank in range(len(rows)) if row < rows[rank]]
+    return together if len(real) == together.shape[0] else together.index_select(paddle.to_tensor(real))

@@ -11,9 +11,14 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 
+def on_cpu(x: paddle.Tensor) -> bool:
+    """True where the CPU formulations apply: eager mode, on the CPU."""
+    return bool(paddle.in_dynamic_mode() and x.place.is_cpu_place())
+
+
 def uses_cpu_gradients(x: paddle.Tensor) -> bool:
     """True where the hand-written CPU gradients apply: eager mode, on the CPU, recording a gradient."""
-    return bool(paddle.in_dynamic_mode() and paddle.is_grad_enabled() and x.place.is_cpu_place())
+    return on_cpu(x) and paddle.is_grad_enabled()
 
 
 def sum_over_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
@@ -22,11 +27,17 @@ def sum_over_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
     return paddle.matmul(ones, x_RD).reshape([-1])
 
 
+def _product_and_bias(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    product = paddle.matmul(x, weight)
+    # Expanded first: on the CPU a broadcasting sum takes ten times as long as a plain one (0.67 ms, 0.06 ms).
+    return product + bias.expand(product.shape)
+
+
 class _LinearOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
+        return _product_and_bias(x, weight, bias)
 
     @staticmethod
     def backward(ctx, dy):
@@ -44,9 +55,11 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) 
 
     Paddle sums the bias gradient in one thread (320 of 2215 ms in three ViT-B blocks); the values are the same sums.
     """
-    if bias is not None and not bias.stop_gradient and uses_cpu_gradients(x):
+    if bias is None or not on_cpu(x):
+        return F.linear(x, weight, bias)
+    if paddle.is_grad_enabled() and not bias.stop_gradient:
         return _LinearOnCpu.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return _product_and_bias(x, weight, bias)
 
 
 class Linear(nn.Linear):
@@ -60,13 +73,13 @@ class _ScaledResidualOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, y, gamma):
         ctx.save_for_backward(y, gamma)
-        return x + y * gamma
+        return x + y * gamma.expand(y.shape)
 
     @staticmethod
     def backward(ctx, dout):
         y, gamma = ctx.saved_tensor()
         dgamma = sum_over_rows((dout * y).reshape([-1, gamma.shape[0]]))
-        return dout, dout * gamma, dgamma
+        return dout, dout * gamma.expand(dout.shape), dgamma
 
 
 def scaled_residual(x: paddle.Tensor, y: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
@@ -78,4 +91,4 @@ def scaled_residual(x: paddle.Tensor, y: paddle.Tensor, gamma: paddle.Tensor | N
         return x + y
     if uses_cpu_gradients(x) and not (x.stop_gradient or y.stop_gradient or gamma.stop_gradient):
         return _ScaledResidualOnCpu.apply(x, y, gamma)
-    return x + y * gamma
+    return x + y * (gamma.expand(y.shape) if on_cpu(y) else gamma)

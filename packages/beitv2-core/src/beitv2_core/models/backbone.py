@@ -15,6 +15,7 @@ from beitv2_core.errors import ShapeError
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.interpolate import bicubic_resize
+from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
@@ -94,8 +95,8 @@ class BEiTBackbone(nn.Layer):
         self.pos_drop = nn.Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
         self.blocks = nn.LayerList([self._block(rate) for rate in self.drop_path_rates])
-        self.norm = nn.LayerNorm(width, epsilon=norm_eps) if norm == "final" else None
-        self.fc_norm = nn.LayerNorm(width, epsilon=norm_eps) if norm == "pool" else None
+        self.norm = LayerNorm(width, epsilon=norm_eps) if norm == "final" else None
+        self.fc_norm = LayerNorm(width, epsilon=norm_eps) if norm == "pool" else None
         self._fixed_grid = use_rel_pos_bias or use_shared_rel_pos_bias
         self._initialise()
 

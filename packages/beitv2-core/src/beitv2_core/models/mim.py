@@ -12,6 +12,7 @@ from paddle import nn
 
 from beitv2_core.errors import ShapeError
 from beitv2_core.layers.init import kaiming_uniform_default, rescale_block, trunc_normal
+from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.linear import Linear
 from beitv2_core.models.backbone import BEiTBackbone, drop_path_rates
 
@@ -50,7 +51,7 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
                 kaiming_uniform_default(layer)
             rescale_block(block, early_layers + i + 1)
         if not share_lm_head:
-            self.cls_pt_norm = nn.LayerNorm(self.width, epsilon=backbone.get("norm_eps", 1e-6))
+            self.cls_pt_norm = LayerNorm(self.width, epsilon=backbone.get("norm_eps", 1e-6))
             self.cls_pt_lm_head = self._classifier()
 
     def forward(  # type: ignore[override]  # a head is what this class adds

@@ -63,7 +63,7 @@ class NormEMAQuantizer(nn.Layer):
             z_BND = F.normalize(h_BND.astype("float32"), axis=-1)
             flat_MD = z_BND.detach().reshape([-1, self.code_dim])
             if self.training and self.initted.item() == 0:
-                self.initialise(flat_MD)
+                self.initialise(z_BND.detach())
             codes_M = self.nearest_codes(flat_MD)
             codes_BN = codes_M.reshape(h_BND.shape[:2])
             e_BND = self.lookup(codes_BN)
@@ -85,16 +85,16 @@ class NormEMAQuantizer(nn.Layer):
         """
         self._check_channels(z_MD)
         # |z - w|^2 = const - 2 (z.w - |w|^2 / 2): for unit codes this is the largest cosine.
-        return nearest(z_MD, self.codebook, -0.5 * (self.codebook ** 2).sum(-1))
+        return nearest(z_MD, self.codebook, -0.5 * paddle.square(self.codebook).sum(-1))
 
     @paddle.no_grad()
-    def initialise(self, z_MD: paddle.Tensor, *, gathered: bool = False) -> None:
-        """Set the codebook by k-means over l2-normalised features (M, D) of all processes; `initted` becomes 1.
+    def initialise(self, z: paddle.Tensor, *, gathered: bool = False) -> None:
+        """Set the codebook by k-means over l2-normalised features (..., D) of all processes; `initted` becomes 1.
 
-        gathered: `z_MD` already holds the features of all.  The start is drawn from Paddle's generator.
+        gathered: `z` already holds the features of all.  The start is drawn from Paddle's generator.
         """
-        self._check_channels(z_MD)
-        samples = z_MD if gathered else collective.all_gather(z_MD)
+        self._check_channels(z)
+        samples = (z if gathered else collective.all_gather(z)).reshape([-1, self.code_dim])
         means, _ = kmeans(samples, self.num_codes, num_iters=self.kmeans_iters)
         self.codebook.set_value(collective.broadcast(means))
         self.initted.set_value(paddle.ones([1]))

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import paddle
-import paddle.distributed as dist
 from paddle import nn
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.metrics import CodeUsage
 from beitv2_core.errors import ConfigError
+from beitv2_core.layers.collective import all_gather
 
 log = logging.getLogger("beitv2_core")
 #: below this share of used codes a window counts as collapsed
@@ -26,7 +26,7 @@ class VQKDTask:
     exactly the official one.
     Departs: the first `unquantized_steps` decode the features themselves, then k-means over the features of the last
     `kmeans_batches` steps starts the codebook; codes unused for `revive_after` steps are replaced by current features,
-    drawn by a generator of (`seed`, step) and taken from the first process, so that the codebook stays one.
+    drawn from those of all processes by a generator of (`seed`, step), so that the codebook stays one.
 
     `usage` counts the codes of all processes since the last log line, `last_usage` those of the window before it.
     Raises ConfigError for a negative or impossible measure.
@@ -54,13 +54,13 @@ class VQKDTask:
         quantized = step >= self.unquantized_steps
         out = self.network(images, target, quantized)
         if quantized and self.model.training:
-            codes = _gathered(out["codes"])
+            codes = all_gather(out["codes"]).numpy()
             self.usage.track(codes)
             self.last_used[codes] = step
             if self.revive_after is not None:
                 self._revive(out["features"], step, self.revive_after)
         elif self.model.training and step >= self.unquantized_steps - self.kmeans_batches:
-            self._collected.append(_gathered(out["features"]).reshape(-1, self.model.code_dim))
+            self._collected.append(all_gather(out["features"]).numpy().reshape(-1, self.model.code_dim))
         return out["loss"], {"rec_loss": out["rec_loss"].detach(), "quant_loss": out["quant_loss"].detach()}
 
     def before_step(self, batch: Any, *, step: int) -> None:
@@ -113,7 +113,7 @@ class VQKDTask:
         dead = np.flatnonzero(step - self.last_used >= after)
         if dead.size == 0:
             return
-        flat = features.reshape([-1, self.model.code_dim])
+        flat = all_gather(features).reshape([-1, self.model.code_dim])
         rng = np.random.RandomState([self.seed % 2**32, step])
         chosen = rng.choice(flat.shape[0], size=dead.size, replace=dead.size > flat.shape[0])
         self.model.quantize.replace_codes(paddle.to_tensor(dead), flat.index_select(paddle.to_tensor(chosen)))
@@ -123,12 +123,3 @@ class VQKDTask:
     def _window(self) -> CodeUsage:
         rows, columns = self.model.grid
         return CodeUsage(rows * columns, self.model.num_codes)
-
-
-def _gathered(tensor: paddle.Tensor) -> np.ndarray:
-    """The pictures of all processes, by rank: what every process keeps is then what the main one saves."""
-    if distributed.world_size() == 1:
-        return tensor.numpy()
-    parts: list[paddle.Tensor] = []
-    dist.all_gather(parts, tensor)
-    return np.concatenate([part.numpy() for part in parts])

@@ -1,0 +1,54 @@
+"""What the end-to-end tests share: short settings of both methods, their commands, and what a run left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import beitv2_core  # noqa: F401  before paddle
+from beitv2_core.checkpoint.store import Checkpoint, CheckpointStore
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+SHORT = ["data.size=96", "data.image_size=32", "optim.warmup_steps=2", "train.log_every=2"]
+TOKENIZER = ["train-tokenizer", str(CONFIGS / "tokenizer/digit_scenes.yml"), "--set", *SHORT,
+             "encoder.width=24", "encoder.depth=1", "decoder.width=24", "quantizer.num_codes=16",
+             "health.unquantized_steps=4", "health.kmeans_batches=2", "health.revive_after=3"]
+PRETRAIN = ["pretrain", str(CONFIGS / "pretrain/digit_scenes.yml"), "--set", *SHORT, "model.width=24"]
+
+
+def beitv2(*arguments: Any, **environment: str) -> subprocess.Popen:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "beitv2_core.cli", *map(str, arguments)], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+
+
+def finished(process: subprocess.Popen, code: int = 0) -> str:
+    """The output of a process that must end with `code`."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def final(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run."""
+    store = CheckpointStore(folder / "checkpoints")
+    return store.load(store.latest())
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    """Weights, optimizer, generators, sampler position and task state are equal to the bit."""
+    a, b = final(one), final(other)
+    assert a.step == b.step
+    for kind in ("weights", "optimizer"):
+        left, right = getattr(a, kind), getattr(b, kind)
+        assert set(left) == set(right)
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    for part in ("rng", "loader", "task", "window"):
+        np.testing.assert_equal(a.state[part], b.state[part])

@@ -1,0 +1,77 @@
+"""Two gloo processes compute what one computes with the double batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from e2e_runs import PRETRAIN, TOKENIZER, assert_same_end, final
+
+pytestmark = pytest.mark.slow
+RANK = Path(__file__).with_name("rank.py")
+
+
+def launch(processes: int, folder: Path, command: list[str], *settings: str) -> subprocess.Popen:
+    config, *rest = command[1:]
+    starter = [sys.executable]
+    if processes > 1:
+        starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
+                    "--log_dir", str(folder) + "_logs"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*starter, str(RANK), str(folder), config, *rest[1:], *settings], text=True,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def trained(processes: int, folder: Path, command: list[str], *settings: str) -> Path:
+    process = launch(processes, folder, command, f"train.batch_size={16 // processes}", *settings)
+    output, _ = process.communicate(timeout=300)
+    logs = "\n".join(path.read_text() for path in Path(str(folder) + "_logs").glob("workerlog.*"))
+    assert process.returncode == 0, output + logs
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+HEALTHY = "optim.steps=14"
+OFFICIAL = ("optim.steps=14", "health.unquantized_steps=0", "health.revive_after=null")
+
+
+@pytest.mark.parametrize("settings", [(HEALTHY,), OFFICIAL], ids=["with health measures", "official"])
+def test_tokenizer_training_with_one_codebook_on_both_ranks(tmp_path, settings):
+    one, two = (trained(count, tmp_path / str(count), TOKENIZER, *settings, "train.log_every=1") for count in (1, 2))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    first, second = np.load(two / "rank_0.npz"), np.load(two / "rank_1.npz")
+    for name in first.files:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    np.testing.assert_allclose(first["quantize.codebook"], final(one).weights["quantize.codebook"], atol=1e-5)
+
+
+def test_pretraining_with_accumulated_batches(tokenizer_run, tmp_path):
+    settings = (f"tokenizer.weights={tokenizer_run}", "optim.steps=6", "train.total_batch=32", "train.log_every=1")
+    one, two = (trained(count, tmp_path / str(count), PRETRAIN, *settings) for count in (1, 2))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+
+
+def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
+    settings = ("optim.steps=16", "train.save_every=1")
+    whole = trained(2, tmp_path / "whole", TOKENIZER, *settings)
+    folder = tmp_path / "killed"
+    process = launch(2, folder, TOKENIZER, "train.batch_size=8", *settings)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "step_000006.pdckpt").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    subprocess.run(["pkill", "-KILL", "-f", str(folder)], check=False)  # the launcher's workers have their own sessions
+    process.communicate()
+    assert 0 < final(folder).step < 16
+    time.sleep(1)  # the lock of the run folder goes with the last process
+    assert_same_end(whole, trained(2, folder, TOKENIZER, *settings))
