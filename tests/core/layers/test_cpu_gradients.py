@@ -10,6 +10,7 @@ import pytest
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.linear import linear, scaled_residual, uses_cpu_gradients
+from beitv2_core.layers.mlp import Mlp
 
 
 def leaf(*shape):
@@ -68,3 +69,11 @@ def test_attention(biased):
     plain = attention.proj(paddle.matmul(F.softmax(scores, axis=-1), v).transpose([0, 2, 1, 3]).flatten(2))
     assert_equal(attention(x), plain, [x, *attention.parameters()])
     np.testing.assert_allclose(attention.probabilities(x).numpy(), F.softmax(scores, axis=-1).numpy(), atol=1e-6)
+
+
+def test_mlp():
+    mlp, x = Mlp(6, 24), leaf(2, 5, 6)
+    for parameter in mlp.parameters():
+        parameter.set_value(0.5 * paddle.randn(parameter.shape))
+    plain = F.linear(F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias)), mlp.fc2.weight, mlp.fc2.bias)
+    assert_equal(mlp(x), plain, [x, *mlp.parameters()])

@@ -10,7 +10,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from beitv2_core.layers.linear import Linear, linear, on_cpu, sum_over_rows, uses_cpu_gradients
+from beitv2_core.layers.layer_norm import LayerNorm, norm_linear
+from beitv2_core.layers.linear import Linear, on_cpu, sum_over_rows, uses_cpu_gradients
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
 
@@ -31,23 +32,25 @@ class _AttentionOnCpu(PyLayer):
         q = q * scale
         scores = paddle.matmul(q, k, transpose_y=True)
         if bias is not None:
-            scores = scores + bias.expand(scores.shape)  # expanded: see linear._product_and_bias
+            scores = scores + bias.expand(scores.shape)  # expanded: see linear.product_and_bias
         probs = F.softmax(scores, axis=-1)
-        out = paddle.matmul(probs, v)
+        batch, tokens, width = qkv.shape
+        out = paddle.matmul(probs, v).transpose([0, 2, 1, 3]).reshape([batch, tokens, width // 3])
         ctx.save_for_backward(q, k, v, probs, out)
         ctx.scale, ctx.bias_shape, ctx.qkv_shape = scale, None if bias is None else bias.shape, qkv.shape
-        batch, tokens, width = qkv.shape
-        return out.transpose([0, 2, 1, 3]).reshape([batch, tokens, width // 3])
+        return out
 
     @staticmethod
     def backward(ctx, dout):
         q, k, v, probs, out = ctx.saved_tensor()
         batch, heads, tokens, head_width = q.shape
+        ones = paddle.ones([head_width, 1], dtype=dout.dtype)
+        # Row sums of probs * dprobs, from the output: a head's width instead of all tokens to sum over.
+        sums = paddle.matmul((dout * out).reshape([batch, tokens, heads, head_width]), ones).transpose([0, 2, 1, 3])
         dout = dout.reshape([batch, tokens, heads, head_width]).transpose([0, 2, 1, 3])
         dv = paddle.matmul(probs, dout, transpose_x=True)
         dprobs = paddle.matmul(dout, v, transpose_y=True)
-        ones = paddle.ones([head_width, 1], dtype=dout.dtype)
-        dscores = (dprobs - paddle.matmul(dout * out, ones).expand(dprobs.shape)) * probs
+        dscores = (dprobs - sums.expand(dprobs.shape)) * probs
         dq = paddle.matmul(dscores, k) * ctx.scale
         dk = paddle.matmul(dscores, q, transpose_x=True)
         dqkv = paddle.stack([dq, dk, dv], axis=0).transpose([1, 3, 0, 2, 4]).reshape(ctx.qkv_shape)
@@ -59,7 +62,8 @@ class _AttentionOnCpu(PyLayer):
 class Attention(nn.Layer):
     """Self-attention whose key projection has no bias, with an optional relative position bias of its own.
 
-    x: (B, T, D); `bias`: (1, H, T, T) or None, added to the scores together with the block's own bias.
+    x: (B, T, D); `bias`: (1, H, T, T) or None, added to the scores together with the block's own bias;
+    `norm` is applied to x first.
     Returns (B, T, D); `probabilities` returns the attention map (B, H, T, T) instead.
     Source: official modeling_finetune.py, Attention.
     """
@@ -85,8 +89,9 @@ class Attention(nn.Layer):
         self.proj = Linear(inner, width)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
-        qkv, bias = self._qkv(x), self._total_bias(bias)
+    def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
+                norm: LayerNorm | None = None) -> paddle.Tensor:
+        qkv, bias = self._qkv(x, norm), self._total_bias(bias)
         drops = self.training and self.attn_drop.p > 0
         if not drops and uses_cpu_gradients(qkv) and not qkv.stop_gradient:
             out = _AttentionOnCpu.apply(qkv, bias, self.num_heads, self.scale)
@@ -105,11 +110,11 @@ class Attention(nn.Layer):
         """Queries, keys and values of tokens x (B, T, D), each (B, H, T, E); queries are not yet scaled."""
         return _heads(self._qkv(x), self.num_heads)
 
-    def _qkv(self, x: paddle.Tensor) -> paddle.Tensor:
+    def _qkv(self, x: paddle.Tensor, norm: LayerNorm | None = None) -> paddle.Tensor:
         bias = None
         if self.q_bias is not None:
             bias = paddle.concat([self.q_bias, paddle.zeros_like(self.v_bias), self.v_bias])
-        return linear(x, self.qkv.weight, bias)
+        return norm_linear(x, norm, self.qkv.weight, bias)
 
     def _softmax(self, q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
         scores = paddle.matmul(q * self.scale, k, transpose_y=True)

@@ -39,5 +39,5 @@ class Block(nn.Layer):
 
     def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
         # Drop path is a factor per sample and gamma one per channel: their order does not matter.
-        x = scaled_residual(x, self.drop_path(self.attn(self.norm1(x), bias)), self.gamma_1)
-        return scaled_residual(x, self.drop_path(self.mlp(self.norm2(x))), self.gamma_2)
+        x = scaled_residual(x, self.drop_path(self.attn(x, bias, self.norm1)), self.gamma_1)
+        return scaled_residual(x, self.drop_path(self.mlp(x, self.norm2)), self.gamma_2)

@@ -27,7 +27,8 @@ def sum_over_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
     return paddle.matmul(ones, x_RD).reshape([-1])
 
 
-def _product_and_bias(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+def product_and_bias(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
+    """`x @ weight + bias` in the form that is fast on the CPU."""
     product = paddle.matmul(x, weight)
     # Expanded first: on the CPU a broadcasting sum takes ten times as long as a plain one (0.67 ms, 0.06 ms).
     return product + bias.expand(product.shape)
@@ -37,7 +38,7 @@ class _LinearOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return _product_and_bias(x, weight, bias)
+        return product_and_bias(x, weight, bias)
 
     @staticmethod
     def backward(ctx, dy):
@@ -59,7 +60,7 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) 
         return F.linear(x, weight, bias)
     if paddle.is_grad_enabled() and not bias.stop_gradient:
         return _LinearOnCpu.apply(x, weight, bias)
-    return _product_and_bias(x, weight, bias)
+    return product_and_bias(x, weight, bias)
 
 
 class Linear(nn.Linear):
