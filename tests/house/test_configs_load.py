@@ -11,7 +11,7 @@ from beitv2_core.config.load import read_tree
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(CONFIGS.rglob("*.yml"))
-RUNS = [path for path in FILES if path.parent.name in ("tokenizer", "pretrain")]
+RUNS = [path for path in FILES if path.parent.name in ("tokenizer", "pretrain", "cls")]
 
 
 def label(path: Path) -> str:
@@ -38,9 +38,9 @@ def test_every_yaml_reads_with_its_bases(path):
 @pytest.mark.parametrize("path", RUNS, ids=label)
 def test_every_recipe_is_valid_and_opens_with_what_it_does_cost_result_and_command(path):
     config = load(label(path))
-    assert config.kind == path.parent.name
+    assert config.kind == {"cls": "finetune"}.get(path.parent.name, path.parent.name)
     opening = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    command = "train-tokenizer" if config.kind == "tokenizer" else "pretrain"
+    command = "train-tokenizer" if config.kind == "tokenizer" else config.kind
     for part in ("# Cost: ", "# Expect: ", f"beitv2 {command} configs/{label(path)}"):
         assert part in opening, f"{path.name} does not say {part!r}"
 
@@ -86,3 +86,29 @@ def test_the_published_pretraining_runs_are_configured_as_trained(name, depth, e
     assert optim.epochs == int(name.split("_")[1][:-1])
     assert config.train.total_batch == 2048
     assert (config.data.crop_scale, config.data.color_jitter) == ((0.2, 1.0), 0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "epochs", "warmup", "layer_decay", "drop_path", "mixes"),
+    [
+        ("base_300e", 5e-4, 100, 20, 0.65, 0.1, True),
+        ("base_1600e", 5e-4, 100, 20, 0.6, 0.2, True),
+        ("base_ft21k", 5e-5, 30, 20, 0.75, 0.1, False),
+        ("large_300e", 5e-4, 50, 5, 0.8, 0.2, True),
+        ("large_1600e", 2e-4, 50, 5, 0.8, 0.2, True),
+        ("large_ft21k", 7e-5, 20, 5, 0.8, 0.25, False),
+    ],
+)
+def test_the_published_fine_tuning_runs_are_configured_as_trained(
+    name, lr, epochs, warmup, layer_decay, drop_path, mixes
+):
+    config = load(f"cls/finetune_{name}_in1k.yml")
+    model, optim, augment = config.model, config.optim, config.augment
+    assert (optim.lr, optim.lr_batch, optim.epochs, optim.warmup_epochs) == (lr, None, epochs, warmup)
+    assert (config.layer_decay, model.drop_path) == (layer_decay, drop_path)
+    assert (augment.mixup, augment.cutmix) == ((0.8, 1.0) if mixes else (0, 0))
+    assert (augment.smoothing, augment.policy, augment.erase_prob) == (0.1, "rand-m9-mstd0.5-inc1", 0.25)
+    assert (optim.weight_decay, optim.min_lr, optim.clip_norm, config.train.total_batch) == (0.05, 1e-6, None, 1024)
+    assert (model.pooling, model.head_scale, model.positions) == ("mean", 0.001, "relative")
+    assert (model.width, model.init_values) == ((768, 0.1) if name.startswith("base") else (1024, 1e-5))
+    assert config.validation.crop_share == 0.875

@@ -61,6 +61,9 @@ class ToyTask:
     def before_step(self, batch, *, step):
         pass
 
+    def after_step(self, *, step):
+        pass
+
     def on_epoch(self, epoch):
         pass
 

@@ -1,3 +1,3 @@
-"""BEiT v2 classification on PaddlePaddle: the home of fine-tuning, probing and the PaddleClas adapter."""
+"""BEiT v2 classification on PaddlePaddle: fine-tuning, evaluation, nearest neighbours."""
 
 __version__ = "0.1.0"

@@ -6,13 +6,16 @@ from .data import build_dataset, build_loader, build_masking, build_transform
 from .models import build_backbone, build_mim, build_teacher, build_tokenizer
 from .plan import BatchPlan, plan_batches, seed_everything
 from .restore import load_mim, load_tokenizer, restore_model, set_weights
-from .training import build_training
+from .training import Parts, build_loop, build_training
+from .transfer import transfer_trunk
 
 __all__ = [
     "BatchPlan",
+    "Parts",
     "build_backbone",
     "build_dataset",
     "build_loader",
+    "build_loop",
     "build_masking",
     "build_mim",
     "build_teacher",
@@ -25,4 +28,5 @@ __all__ = [
     "restore_model",
     "seed_everything",
     "set_weights",
+    "transfer_trunk",
 ]

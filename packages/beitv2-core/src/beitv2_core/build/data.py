@@ -17,7 +17,8 @@ AnyConfig = Union[TokenizerConfig, PretrainConfig]
 
 
 def build_dataset(
-    data: DataConfig, *, split: str = "train", report: Path | None = None, size: int | None = None
+    data: DataConfig, *, split: str = "train", report: Path | None = None, size: int | None = None,
+    with_classes: bool = False
 ) -> Any:
     """The pictures of the settings; `split` and `size` choose among drawn pictures, a folder is what it is."""
     if data.dataset == "digit_scenes":
@@ -29,7 +30,8 @@ def build_dataset(
             seed=data.scene_seed,
             digits=data.scene_digits,
         )
-    return ImageFolder(data.root or "", list_file=data.list_file, max_corrupt=data.max_corrupt, report=report)
+    return ImageFolder(data.root or "", list_file=data.list_file, with_classes=with_classes,
+                       max_corrupt=data.max_corrupt, report=report)
 
 
 def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from ..checkpoint.store import CheckpointStore
-from ..config import PretrainConfig, TokenizerConfig
+from ..config import PretrainConfig, RunConfig, TokenizerConfig
 from ..config.schema import grid_of, pair
 from ..engine import distributed
 from ..engine.loop import TrainLoop
@@ -40,8 +41,12 @@ def build_training(config: AnyConfig) -> TrainLoop:
 
     Raises ConfigError, DataError, CheckpointError, WeightsError or ShapeError naming the setting at fault.
     """
+    return build_loop(config, build_parts(config, report=Path(config.output) / "corrupt_files.txt"))
+
+
+def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[..., None]] = ()) -> TrainLoop:
+    """The loop around a method's parts, whoever built them; `on_finish` runs before the curves are drawn."""
     run = RunFolder(config.output)
-    parts = build_parts(config, report=Path(config.output) / "corrupt_files.txt")
     optim, train, plan = config.optim, config.train, parts.plan
     for line in plan.lines(optim):
         log.info("%s", line)
@@ -62,8 +67,8 @@ def build_training(config: AnyConfig) -> TrainLoop:
         amp=train.amp,
         log_every=train.log_every,
         save_every=train.save_every,
-        title=config.kind,
-        on_finish=[draw_curves],
+        title=getattr(config, "kind", "training"),
+        on_finish=[*on_finish, draw_curves],
     )
 
 

@@ -149,6 +149,7 @@ class TrainLoop:
         except NonFiniteLossError as error:
             self._save_failing(getattr(error, "batch", None))
             raise
+        self.task.after_step(step=self.step)
         self.step += 1
         self._window_steps += 1
         for name, value in metrics.items():

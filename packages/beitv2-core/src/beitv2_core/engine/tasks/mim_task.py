@@ -60,6 +60,9 @@ class MimTask:
     def before_step(self, batch: Any, *, step: int) -> None:
         """Nothing to prepare."""
 
+    def after_step(self, *, step: int) -> None:
+        """Nothing follows the weights."""
+
     def on_epoch(self, epoch: int) -> None:
         """Nothing depends on the epoch."""
 

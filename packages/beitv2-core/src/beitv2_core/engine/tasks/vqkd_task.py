@@ -69,6 +69,9 @@ class VQKDTask:
             self.model.quantize.initialise(paddle.to_tensor(np.concatenate(self._collected)), gathered=True)
             self._collected = []
 
+    def after_step(self, *, step: int) -> None:
+        """Nothing follows the weights."""
+
     def on_epoch(self, epoch: int) -> None:
         """The official code zeroes `cluster_size` at every epoch."""
         quantize = self.model.quantize

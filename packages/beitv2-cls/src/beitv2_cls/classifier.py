@@ -1,0 +1,67 @@
+"""The image classifier: core's trunk, pooled tokens, one linear layer.
+
+Shape suffixes: B batch, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+
+from beitv2_core.errors import ConfigError
+from beitv2_core.layers.init import trunc_normal
+from beitv2_core.layers.linear import Linear
+from beitv2_core.models.backbone import BEiTBackbone
+
+
+class BEiTClassifier(BEiTBackbone):
+    """BEiT v2 with a classifier: images (B, 3, H, W), ImageNet-normalised -> logits (B, num_classes).
+
+    pooling "mean": the mean of the patch tokens, then `fc_norm` (the published models); "cls": the class token after
+    `norm`.  `head_scale` multiplies the fresh head's weight and bias.  Other keywords are `BEiTBackbone`'s.
+    Raises ConfigError for fewer than 2 classes or another pooling.
+    Source: official modeling_finetune.py, VisionTransformer; run_class_finetuning.py (init_scale 0.001).
+    """
+
+    def __init__(self, *, num_classes: int, pooling: str = "mean", head_scale: float = 0.001, **backbone: Any):
+        if num_classes < 2:
+            raise ConfigError(f"BEiTClassifier: num_classes is {num_classes}; a classifier needs at least 2.")
+        if pooling not in ("mean", "cls"):
+            raise ConfigError(f"BEiTClassifier: pooling is {pooling!r}; expected 'mean' or 'cls'.")
+        super().__init__(**backbone, norm="pool" if pooling == "mean" else "final")
+        self.num_classes, self.pooling = num_classes, pooling
+        self.head = Linear(self.width, num_classes)
+        trunc_normal(self.head.weight, limit=2.0)
+        self.head.weight.set_value(self.head.weight * head_scale)
+        self.head.bias.set_value(paddle.zeros([num_classes]))
+
+    def forward(  # type: ignore[override]  # a head is what this class adds
+        self, images: paddle.Tensor
+    ) -> paddle.Tensor:
+        """Logits (B, C)."""
+        return self.head(self.features(images))
+
+    def features(self, images: paddle.Tensor) -> paddle.Tensor:
+        """Pooled features (B, D): what the head reads."""
+        return super().forward(images)
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
+
+    Source: official optim_factory.py, get_num_layer_for_vit.
+    """
+    if name in ("cls_token", "mask_token", "pos_embed") or name.startswith("patch_embed"):
+        return 0
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return depth + 1
+
+
+def layer_decay_scale(depth: int, decay: float) -> Any:
+    """The factor of the learning rate by parameter name: decay ** (depth + 1 - layer).
+
+    Source: official run_class_finetuning.py, LayerDecayValueAssigner.
+    """
+    return lambda name: decay ** (depth + 1 - layer_of(name, depth))

@@ -1,0 +1,83 @@
+"""What a fine-tuning run consists of. Numbers of the published recipes are in `configs/cls/`, not here."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from pydantic import Field, model_validator
+from typing_extensions import Literal
+
+from beitv2_core.config import RunConfig
+from beitv2_core.config.schema import grid_of
+from beitv2_core.config.sections import EncoderConfig, Section, impossible
+
+
+class ClassifierConfig(EncoderConfig):
+    """The trunk and its classifier."""
+
+    positions: Literal["absolute", "relative", "shared_relative", "none"] = Field(
+        default="relative", description="position scheme; relative: a bias table in every block"
+    )
+    pooling: Literal["mean", "cls"] = Field(default="mean", description="mean of the patch tokens, or the class token")
+    head_scale: float = Field(default=0.001, gt=0, description="factor of the fresh head's weights")
+    num_classes: Optional[int] = Field(default=None, gt=1, description="classes; null takes them from the data")
+
+
+class PretrainedConfig(Section):
+    """Where the trunk comes from."""
+
+    weights: Optional[str] = Field(
+        default=None, description="pretraining run, .pdckpt or file of published weights; null starts from scratch"
+    )
+    sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
+    image_size: int = Field(default=224, gt=0, description="pixels a lone weights file was pretrained with")
+
+
+class AugmentConfig(Section):
+    """Augmentation with timm's semantics."""
+
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of pictures mirrored left to right")
+    policy: Optional[str] = Field(default="rand-m9-mstd0.5-inc1", description="RandAugment; null is none")
+    erase_prob: float = Field(default=0.25, ge=0, le=1, description="share of pictures with a random box of noise")
+    erase_count: int = Field(default=1, gt=0, description="most boxes in a picture")
+    mixup: float = Field(default=0.8, ge=0, description="alpha of mixup; 0 is off")
+    cutmix: float = Field(default=1.0, ge=0, description="alpha of CutMix; 0 is off")
+    mix_prob: float = Field(default=1.0, ge=0, le=1, description="share of batches that are mixed")
+    switch_prob: float = Field(default=0.5, ge=0, le=1, description="share of CutMix where both are on")
+    mix_mode: Literal["batch", "pair", "elem"] = Field(default="batch", description="what shares one mixing ratio")
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing")
+
+
+class ValidationConfig(Section):
+    """Pictures the model is measured on after each epoch."""
+
+    root: Optional[str] = Field(default=None, description="folder of class folders; null: none (digit_scenes: test)")
+    list_file: Optional[str] = Field(default=None, description="text file with `path label` lines, below root")
+    size: int = Field(default=1000, gt=0, description="test pictures of digit_scenes")
+    crop_share: float = Field(default=0.875, gt=0, le=1, description="share of the resized short side that is kept")
+    batch_size: int = Field(default=64, gt=0, description="pictures measured at once; does not change the result")
+    every_epochs: int = Field(default=1, gt=0, description="epochs between two measurements")
+
+
+class FinetuneConfig(RunConfig):
+    """Everything that decides a fine-tuning run."""
+
+    kind: Literal["finetune"] = Field(default="finetune", description="which command reads this file")
+    model: ClassifierConfig
+    pretrained: PretrainedConfig = PretrainedConfig()
+    augment: AugmentConfig = AugmentConfig()
+    validation: ValidationConfig = ValidationConfig()
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the rate from a layer to the one below")
+    ema_decay: Optional[float] = Field(default=None, gt=0, lt=1, description="EMA of the weights; null is none")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches of one picture."""
+        return grid_of(self.data.image_size, self.model.patch_size)
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneConfig:
+        grid_of(self.data.image_size, self.model.patch_size, "data.image_size")
+        if self.augment.mix_mode == "pair" and self.train.batch_size % 2:
+            raise impossible("train.batch_size", f"{self.train.batch_size} is odd; augment.mix_mode 'pair' needs pairs")
+        return self

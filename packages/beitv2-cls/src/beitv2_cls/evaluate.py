@@ -1,0 +1,88 @@
+"""Accuracy of a classifier on labelled pictures, by one or several processes.
+
+Shape suffixes: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+
+from beitv2_core.data import EvalTransform
+from beitv2_core.data.loader import stack_samples
+from beitv2_core.data.transforms import normalise
+from beitv2_core.engine import distributed
+from beitv2_core.errors import DataError
+from beitv2_core.layers.collective import all_reduce_sum
+
+
+class Accuracy(NamedTuple):
+    """top1, top5 and loss are means over the pictures; confusion: int64 (classes, classes), rows are labels."""
+
+    top1: float
+    top5: float
+    loss: float
+    pictures: int
+    confusion: np.ndarray
+
+    def per_class(self) -> np.ndarray:
+        """Top-1 accuracy (classes,) of each class, NaN without pictures."""
+        totals = self.confusion.sum(1)
+        return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
+
+
+def shard(count: int) -> list[int]:
+    """This process's picture numbers: every picture belongs to exactly one process."""
+    return list(range(distributed.rank(), count, distributed.world_size()))
+
+
+def labelled_batches(dataset: Any, image_size: Any, *, crop_share: float, batch_size: int,
+                     numbers: Sequence[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Central crops, ImageNet-normalised float32 (B, 3, H, W), and labels int64 (B,), in order."""
+    transform = EvalTransform(image_size, crop_share=crop_share)
+    numbers = range(len(dataset)) if numbers is None else numbers
+    for start in range(0, len(numbers), batch_size):
+        batch = transform.batch(stack_samples([transform(dataset.load(i))
+                                               for i in numbers[start:start + batch_size]]))
+        yield normalise(batch.images), batch.labels
+
+
+@paddle.no_grad()
+def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0.875, batch_size: int = 64,
+             subset: Sequence[int] | None = None) -> Accuracy:
+    """Measure a classifier; `subset` lists the classes that may be predicted (ImageNet-A, ImageNet-R).
+
+    Raises DataError for a label the model has no class for, and for an empty data set.
+    Source: official engine_for_finetuning.py, evaluate; each picture counts once however many processes there are.
+    """
+    classes = model.num_classes
+    sums, confusion = np.zeros(4), np.zeros((classes, classes), dtype=np.int64)
+    allowed = None if subset is None else np.asarray(sorted(subset))
+    training = model.training
+    model.eval()
+    for images, labels in labelled_batches(dataset, image_size, crop_share=crop_share, batch_size=batch_size,
+                                           numbers=shard(len(dataset))):
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(f"evaluation: a picture has label {int(labels.max())}, the model has {classes} classes "
+                            f"(0 .. {classes - 1}). Use the data the model was trained for, or class folders.")
+        logits_BC = model(paddle.to_tensor(images)).astype("float32")
+        loss = F.cross_entropy(logits_BC, paddle.to_tensor(labels), reduction="sum")
+        scores = logits_BC.numpy()
+        if allowed is not None:
+            masked = np.full_like(scores, -np.inf)
+            masked[:, allowed] = scores[:, allowed]
+            scores = masked
+        ranked = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        sums += (len(labels), (ranked[:, 0] == labels).sum(), (ranked == labels[:, None]).any(1).sum(), float(loss))
+        np.add.at(confusion, (labels, ranked[:, 0]), 1)
+    if training:
+        model.train()
+    sums = all_reduce_sum(paddle.to_tensor(sums)).numpy()
+    confusion = all_reduce_sum(paddle.to_tensor(confusion)).numpy()
+    if sums[0] == 0:
+        raise DataError("evaluation: there is no picture. Give a folder of class folders, or a list file.")
+    return Accuracy(sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], int(sums[0]), confusion)

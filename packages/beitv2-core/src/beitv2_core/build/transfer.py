@@ -1,0 +1,61 @@
+"""A pretrained trunk inside another model: heads dropped by name, positions fitted, nothing lost in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ..checkpoint.remap import expand_shared_bias, resize_rel_pos_bias
+from ..errors import CheckpointError
+from ..layers.interpolate import bicubic_resize
+
+PRETRAINING_ONLY = ("mask_token", "norm.", "lm_head.", "cls_pt_layers.", "cls_pt_norm.", "cls_pt_lm_head.")
+TABLE = "relative_position_bias_table"
+
+
+def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *, source_grid: tuple[int, int],
+                   fresh: Sequence[str] = ("fc_norm.", "norm.", "head.")) -> list[str]:
+    """Put a pretrained trunk into `model`, its position terms fitted to the model's grid; returns what stayed fresh.
+
+    Dropped: what only pretraining has (`PRETRAINING_ONLY`, the final norm too: the official code never loads it into
+    `fc_norm`).  A shared bias is copied into each block where the model has tables of its own.  fresh: beginnings of
+    names that may be missing.  Raises CheckpointError listing everything else that is missing, left over or of another
+    shape.  Source: official run_class_finetuning.py; keys as in `load_state_dict`.
+    """
+    state = model.state_dict()
+    given = {name: array for name, array in weights.items() if not name.startswith(PRETRAINING_ONLY)}
+    if f"blocks.0.attn.{TABLE}" in state:
+        given = expand_shared_bias(given, model.depth)
+    for name in list(given):
+        if name.endswith(TABLE):
+            given[name] = resize_rel_pos_bias(given[name], source_grid, model.grid)
+    if "pos_embed" in given and "pos_embed" in state:
+        given["pos_embed"] = resize_pos_embed(given["pos_embed"], source_grid, model.grid)
+    missing = sorted(name for name in set(state) - set(given) if not name.startswith(tuple(fresh)))
+    extra = sorted(set(given) - set(state))
+    wrong = [f"{name} {tuple(given[name].shape)} instead of {tuple(state[name].shape)}" for name in sorted(given)
+             if name in state and list(given[name].shape) != list(state[name].shape)]
+    if missing or extra or wrong:
+        parts = [f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+                 for what, names in (("missing", missing), ("left over", extra), ("of another shape", wrong)) if names]
+        raise CheckpointError(
+            f"{source}: not a trunk for this {type(model).__name__}: {'; '.join(parts)}. Use the width, depth, patch "
+            "size, layer scale and position scheme it was pretrained with."
+        )
+    model.set_state_dict({name: paddle.to_tensor(np.ascontiguousarray(array)) for name, array in given.items()})
+    return sorted(set(state) - set(given))
+
+
+def resize_pos_embed(table: np.ndarray, source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:
+    """An absolute position table (1, 1 + N, D) for another grid: bicubic, the class token's row unchanged.
+
+    Source: official run_class_finetuning.py, the `pos_embed` block.
+    """
+    if source == target:
+        return table
+    patches = paddle.to_tensor(table[:, 1:]).reshape([1, *source, -1]).transpose([0, 3, 1, 2])
+    resized = bicubic_resize(patches, target).transpose([0, 2, 3, 1]).reshape([1, -1, table.shape[-1]])
+    return np.concatenate([table[:, :1], resized.numpy()], axis=1)

@@ -1,0 +1,141 @@
+"""Fine-tuning from a pretraining run: exact resume, measurement, and every bad input named before training starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from beitv2_cls.config import FinetuneConfig
+from beitv2_core import cli
+from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.config import load_config
+from beitv2_core.data import DigitScenes
+from beitv2_core.errors import BEiTError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "train.log_every=3", "validation.size=40",
+        "optim.steps=12", "optim.warmup_steps=2", "validation.every_epochs=1"]
+runner = CliRunner()
+
+
+def run(*arguments, code=0) -> str:
+    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def finetune(folder, *settings, code=0):
+    return run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={folder}", *settings, code=code)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    small = ["data.size=64", "train.batch_size=16", "optim.warmup_steps=2"]
+    run("train-tokenizer", CONFIGS / "tokenizer/digit_scenes.yml", "--set", *small, f"output={folder}/tokenizer",
+        "encoder.width=24", "decoder.width=24", "optim.steps=8", "health.unquantized_steps=4")
+    run("pretrain", CONFIGS / "pretrain/digit_scenes.yml", "--set", *small, f"tokenizer.weights={folder}/tokenizer",
+        f"output={folder}/pretrain", "model.width=24", "optim.steps=4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    scenes = DigitScenes("train", size=60, image_size=32)
+    for index in range(len(scenes)):
+        sample = scenes.load(index)
+        place = folder / ("train" if index % 3 else "val") / f"class_{sample.label % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        sample.image.save(place / f"{index}.png")
+    return folder
+
+
+def folder_settings(pictures):
+    return ["data.dataset=folder", f"data.root={pictures}/train", "data.size=null", "train.batch_size=8",
+            f"validation.root={pictures}/val"]
+
+
+def final(folder):
+    store = CheckpointStore(Path(folder) / "checkpoints")
+    return store.load(store.latest())
+
+
+@pytest.mark.slow
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_path):
+    settings = [f"pretrained.weights={pretrained}/pretrain", "augment.mixup=0.8", "augment.cutmix=1.0",
+                "augment.policy=rand-m9-mstd0.5-inc1", "augment.erase_prob=0.5", "model.drop_path=0.1",
+                "ema_decay=0.9", "train.save_every=5"]
+    finetune(tmp_path / "whole", *settings)
+    from beitv2_cls.build import build_finetuning
+
+    config, _ = load_config(CONFIGS / "cls/digit_scenes.yml", [*TINY, *settings, f"output={tmp_path}/parts"],
+                            FinetuneConfig)
+    build_finetuning(config).run(stop_after=7)
+    finetune(tmp_path / "parts", *settings)
+    one, other = final(tmp_path / "whole"), final(tmp_path / "parts")
+    for kind in ("weights", "optimizer"):
+        for name, array in getattr(one, kind).items():
+            np.testing.assert_array_equal(array, getattr(other, kind)[name], err_msg=name)
+    np.testing.assert_equal(one.state["task"], other.state["task"])
+    lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
+    assert any("ema_val_acc1" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_is_measured_the_same_whatever_the_batch(pretrained, tmp_path):
+    finetune(tmp_path / "run", f"pretrained.weights={pretrained}/pretrain")
+    shown = [run("evaluate", tmp_path / "run", "-b", size).splitlines()[0] for size in (1, 40)]
+    assert shown[0] == shown[1]
+    assert "40 pictures" in shown[0]
+    measured = json.loads((tmp_path / "run/evaluation.json").read_text())
+    rows = (tmp_path / "run/per_class.csv").read_text().splitlines()[1:]
+    counts, shares = zip(*((int(row.split(",")[1]), float(row.split(",")[2])) for row in rows))
+    assert len(rows) == 10
+    assert sum(np.nan_to_num(shares) * counts) / 40 == pytest.approx(measured["top1"], abs=1e-5)
+    (tmp_path / "classes.txt").write_text("3\n4\n")
+    run("evaluate", tmp_path / "run", "--subset", tmp_path / "classes.txt", "-o", tmp_path / "subset")
+    (tmp_path / "classes.txt").write_text("three\n")
+    run("evaluate", tmp_path / "run", "--subset", tmp_path / "classes.txt", code=2)
+
+
+@pytest.mark.slow
+def test_class_folders_train_and_measure(pictures, tmp_path):
+    finetune(tmp_path / "run", "pretrained.weights=null", *folder_settings(pictures))
+    assert json.loads((tmp_path / "run/classes.json").read_text()) == ["class_0", "class_1"]
+    assert "top-1" in run("evaluate", tmp_path / "run", "--data", pictures / "val")
+
+
+def refused(pictures, message, *changes):
+    from beitv2_cls.build import build_finetuning
+
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), f"output={pictures}/none", *changes]
+    with pytest.raises(BEiTError, match=message):
+        build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    assert not (pictures / "none").exists()
+
+
+def test_bad_data_is_named_before_training(pictures, tmp_path):
+    refused(pictures, "a single class", f"data.root={pictures}/val/class_0/..", f"data.list_file={one_class(pictures)}")
+    refused(pictures, "num_classes is 7, .* has 2", "model.num_classes=7")
+    (tmp_path / "other" / "class_9").mkdir(parents=True)
+    next((pictures / "val/class_0").iterdir()).rename(tmp_path / "other/class_9/x.png")
+    refused(pictures, r"2 missing \(class_0, class_1\), 1 unknown \(class_9\)", f"validation.root={tmp_path}/other")
+
+
+def one_class(pictures) -> Path:
+    names = sorted(path.name for path in (pictures / "val/class_0").iterdir())
+    (pictures / "list.txt").write_text("".join(f"class_0/{name} cat\n" for name in names))
+    return pictures / "list.txt"
+
+
+def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, pictures):
+    refused(pictures, "this is a 'tokenizer' run", f"pretrained.weights={pretrained}/tokenizer")
+    refused(pictures, "not a trunk for this BEiTClassifier", f"pretrained.weights={pretrained}/pretrain",
+            "model.width=48")
