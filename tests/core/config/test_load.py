@@ -138,16 +138,6 @@ def test_impossible_settings_are_named(minimal, override, expected):
         load_config(minimal, [override])
 
 
-@pytest.mark.parametrize("name", ["clip", "dino"])
-def test_a_teacher_that_needs_weights_has_no_silent_default(name):
-    tree = yaml.safe_load(MINIMAL)
-    tree = {key: tree[key] for key in ("output", "data", "optim", "train")}
-    tree.update(kind="tokenizer", encoder={"size": "tiny", "patch_size": 8}, decoder={"size": "tiny"})
-    parse_config({**tree, "teacher": {"name": "hog"}})
-    with pytest.raises(MissingValueError, match="teacher.weights: required, and there is no default"):
-        parse_config({**tree, "teacher": {"name": name}})
-
-
 def test_a_folder_without_a_root_is_refused_with_the_option_to_type(minimal):
     with pytest.raises(MissingValueError, match=r"data.root: required.*--set data.root=") as caught:
         load_config(minimal, ["data.dataset=folder"])

@@ -21,8 +21,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 Pixels = Union[int, tuple[int, int]]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-# Teachers that exist only as trained weights: they cannot be built without a file.
-TEACHERS_WITH_WEIGHTS = ("clip", "dino")
 
 
 class Section(BaseModel):
@@ -191,15 +189,9 @@ class TeacherConfig(Section):
     """The frozen network whose features the tokenizer learns to reconstruct."""
 
     name: str = Field(description="clip, dino, hog, or a name from the entry points 'beitv2.teachers'")
-    weights: Optional[str] = Field(default=None, description="path or URL of the teacher's weights")
+    weights: Optional[str] = Field(default=None, description="path or URL of the weights (clip, dino)")
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash the weights must have")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
-
-    @model_validator(mode="after")
-    def _weights_are_given(self) -> TeacherConfig:
-        if self.name in TEACHERS_WITH_WEIGHTS and not self.weights:
-            raise required("weights", f"path or URL of the {self.name.upper()} weights")
-        return self
 
 
 class TokenizerSourceConfig(Section):
