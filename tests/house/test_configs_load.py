@@ -25,6 +25,8 @@ def load(name: str):
         given.append("tokenizer.weights=run")
     elif "vqkd" in path.name:
         given.append("teacher.weights=file.pt")
+    elif path.parent.name == "cls" and "digit_scenes" not in path.name:
+        given.append("pretrained.weights=run")
     return load_config(path, given)[0]
 
 
@@ -38,14 +40,15 @@ def test_every_yaml_reads_with_its_bases(path):
 @pytest.mark.parametrize("path", RUNS, ids=label)
 def test_every_recipe_is_valid_and_opens_with_what_it_does_cost_result_and_command(path):
     config = load(label(path))
-    assert config.kind == {"cls": "finetune"}.get(path.parent.name, path.parent.name)
+    kinds = {"cls": "linear_probe" if path.name.startswith("linear_probe") else "finetune"}
+    assert config.kind == kinds.get(path.parent.name, path.parent.name)
     opening = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    command = "train-tokenizer" if config.kind == "tokenizer" else config.kind
+    command = "train-tokenizer" if config.kind == "tokenizer" else config.kind.replace("_", "-")
     for part in ("# Cost: ", "# Expect: ", f"beitv2 {command} configs/{label(path)}"):
         assert part in opening, f"{path.name} does not say {part!r}"
 
 
-@pytest.mark.parametrize("path", [p for p in RUNS if p.name != "digit_scenes.yml"], ids=label)
+@pytest.mark.parametrize("path", [p for p in RUNS if "digit_scenes" not in p.name], ids=label)
 def test_health_measures_are_off_in_the_paper_recipes(path):
     config = load(label(path))
     if config.kind == "tokenizer":

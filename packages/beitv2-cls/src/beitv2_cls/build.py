@@ -1,4 +1,4 @@
-"""A fine-tuning run from its settings."""
+"""Fine-tuning and linear-probe runs from their settings, and classifiers from their runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
-from beitv2_cls.config import FinetuneConfig
+from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
 from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
-from beitv2_core.build import Parts, build_dataset, build_loop, plan_batches, seed_everything, set_weights
+from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, measure_probes, write_table
+from beitv2_core.build import Parts, build_dataset, build_loop, load_mim, plan_batches, seed_everything, set_weights
 from beitv2_core.build.models import trunk_options
-from beitv2_core.build.restore import read_checkpoint, read_config
+from beitv2_core.build.restore import freeze, read_checkpoint, read_config
 from beitv2_core.build.transfer import transfer_trunk
 from beitv2_core.config import PretrainConfig, parse_config
 from beitv2_core.config.schema import grid_of
@@ -29,6 +30,7 @@ from beitv2_core.errors import CheckpointError, ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")
 CLASSES_FILE = "classes.json"
+PROBE_TABLE = "linear_probe.csv"
 
 
 def build_finetuning(config: FinetuneConfig) -> TrainLoop:
@@ -69,12 +71,60 @@ def build_finetuning(config: FinetuneConfig) -> TrainLoop:
 
     def finish(run: Any, summary: dict[str, Any]) -> None:
         (run.path / CLASSES_FILE).write_text(json.dumps(classes) + "\n", encoding="utf-8")
-        summary["final"] = task.measure_now()
 
-    return build_loop(config, Parts(task, loader, plan, optimizer), on_finish=[finish])
+    return build_loop(config, Parts(task, loader, plan, optimizer, at_end=task.measure_now), on_finish=[finish])
 
 
-def build_data(config: FinetuneConfig) -> tuple[Any, Any]:
+def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
+    """A loop ready to `run(resume=...)`: every linear classifier is trained in one pass, the best is reported.
+
+    Raises DataError without validation pictures: there would be no best.
+    """
+    distributed.init()
+    train_set, validation = build_data(config)
+    if validation is None:
+        raise DataError("validation.root: a linear probe is a comparison and needs validation pictures. Set it to a "
+                        "folder of class folders.")
+    optim, train, probe, check = config.optim, config.train, config.probe, config.validation
+    processes = distributed.world_size()
+    plan = plan_batches(optim, train, len(train_set), processes)
+    seed_everything(config.seed)
+    trunk = build_classifier(config, len(train_set.classes))
+    if config.pretrained.weights:
+        load_trunk(trunk, config)
+    probes = LinearProbes(freeze(trunk), num_classes=len(train_set.classes), features=probe.features,
+                          layers=range(trunk.depth) if probe.layers is None else probe.layers, rates=probe.rates)
+    sampler = ResumableSampler(len(train_set), batch_size=train.batch_size, rank=distributed.rank(),
+                               world_size=processes, seed=config.seed)
+    transform = ClassTrainTransform(config.data.image_size, scale=config.data.crop_scale,
+                                    interpolation=config.data.interpolation, flip=probe.flip, policy=None,
+                                    jitter=config.data.color_jitter, erase_prob=0.0)
+
+    def measure(model: LinearProbes) -> np.ndarray:
+        return measure_probes(model, validation, config.data.image_size, crop_share=check.crop_share,
+                              batch_size=check.batch_size)
+
+    task = LinearProbeTask(probes, measure=measure, every_epochs=check.every_epochs)
+    optimizer = build_optimizer(optim.kind, probes, lr=plan.lr, weight_decay=optim.weight_decay, betas=optim.betas,
+                                eps=optim.eps, momentum=optim.momentum, lr_scale=probes.rate_scale(optim.lr), decay_all=True)
+    loader = Loader(train_set, transform, sampler, num_workers=config.data.num_workers, seed=config.seed)
+
+    table: list[float] = []
+
+    def at_end() -> dict[str, Any]:
+        top1 = measure(probes)
+        table[:] = top1.tolist()
+        best = int(top1.argmax())
+        return {"top1": table[best], **probes.probes[best]._asdict()}
+
+    def finish(run: Any, summary: dict[str, Any]) -> None:
+        write_table(run.path / PROBE_TABLE, probes.probes, table)
+        draw_probes(run.path / "figures" / "linear_probe.png", probes.probes, table)
+
+    return build_loop(config, Parts(task, loader, plan, optimizer, at_end=at_end), on_finish=[finish])
+
+
+def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
     """Training and validation pictures with the same classes; validation is None where none was given.
 
     Raises DataError for a single class, labels out of range, and classes that only one of the two sets knows.
@@ -111,7 +161,7 @@ def build_data(config: FinetuneConfig) -> tuple[Any, Any]:
     return train_set, validation
 
 
-def build_classifier(config: FinetuneConfig, num_classes: int) -> BEiTClassifier:
+def build_classifier(config: LabelledRunConfig, num_classes: int) -> BEiTClassifier:
     """The classifier of the settings, freshly initialised."""
     model = config.model
     options = trunk_options(model, image_size=config.data.image_size, patch_size=model.patch_size)
@@ -119,7 +169,7 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> BEiTClassifier
                           recompute=config.train.recompute, **options)
 
 
-def load_trunk(model: BEiTClassifier, config: FinetuneConfig) -> None:
+def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig) -> None:
     """Put a pretrained trunk into the classifier; CheckpointError names a checkpoint of another kind or size."""
     source = config.pretrained
     found = read_checkpoint(str(source.weights), sha256=source.sha256)
@@ -149,3 +199,14 @@ def load_classifier(run: str) -> tuple[BEiTClassifier, FinetuneConfig, list[str]
     names = Path(run) / CLASSES_FILE
     classes = json.loads(names.read_text()) if names.is_file() else [str(i) for i in range(model.num_classes)]
     return model, config, classes
+
+
+def load_backbone(run: str) -> tuple[Any, Any]:
+    """The frozen trunk of a pretraining or fine-tuning run and its picture size; CheckpointError for another kind."""
+    config = read_config(run)
+    if isinstance(config, FinetuneConfig):
+        return load_classifier(run)[0], config.data.image_size
+    if isinstance(config, PretrainConfig):
+        return load_mim(run)[0], config.data.image_size
+    kind = getattr(config, "kind", "lone weights file")
+    raise CheckpointError(f"{run}: this is a {kind!r}; a run of `beitv2 pretrain` or `beitv2 finetune` was expected.")

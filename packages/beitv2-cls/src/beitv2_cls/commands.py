@@ -12,13 +12,13 @@ import typer
 from beitv2_core.commands import options
 from beitv2_core.commands.train import OUTPUT, RESUME
 from beitv2_core.config import load_config
-from beitv2_core.errors import DataError
+from beitv2_core.errors import ConfigError, DataError
 
 
 def register(app: typer.Typer) -> None:
     """Put the commands on `app` (entry point `beitv2.commands`)."""
-    for function in (finetune, evaluate, compare):
-        app.command()(function)
+    for function in (finetune, linear_probe, evaluate, knn, predict, compare):
+        app.command(function.__name__.replace("_", "-"))(function)
 
 
 def finetune(
@@ -38,6 +38,102 @@ def finetune(
         typer.echo(f"{name:<12}{value:.4f}")
 
 
+def linear_probe(
+    config: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+    resume: str = RESUME,
+    output: Optional[Path] = OUTPUT,
+) -> None:
+    """Train linear classifiers on a frozen backbone: every layer, feature and learning rate in one pass."""
+    from beitv2_cls.build import PROBE_TABLE, build_linear_probe
+    from beitv2_cls.config import LinearProbeConfig
+    from beitv2_core.engine import distributed
+
+    settings, _ = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    final = build_linear_probe(settings).run(resume=None if resume == "never" else resume).get("final")
+    if final is None or not distributed.is_main():
+        return
+    table = Path(settings.output) / PROBE_TABLE
+    with open(table, newline="", encoding="utf-8") as file:
+        for row in csv.reader(file):
+            typer.echo("".join(f"{cell:>12}" for cell in row))
+    typer.echo(f"best: top-1 {100 * final['top1']:.2f} %, block {final['layer']}, {final['feature']}, "
+               f"learning rate {final['lr']:g}")
+    typer.echo(f"written: {table}")
+    typer.echo(f"written: {Path(settings.output) / 'figures' / 'linear_probe.png'}")
+
+
+def knn(
+    run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, or a checkpoint",
+                              show_default=False),
+    data: str = typer.Option(..., help="labelled pictures that vote: folder of class folders, or digit_scenes",
+                             show_default=False),
+    test: Optional[str] = typer.Option(None, help="pictures to classify: folder of the same class folders; with "
+                                                  "digit_scenes its test pictures"),
+    feature: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token) or concat"),
+    neighbours: list[int] = typer.Option([10, 20, 100], "-k", min=1, help="neighbours that vote"),
+    temperature: float = typer.Option(0.07, min=1e-6, help="a neighbour's vote is exp(cosine / temperature)"),
+    crop_share: float = typer.Option(0.875, min=0.1, max=1.0, help="share of the short side that the crop keeps"),
+    train_size: int = typer.Option(3000, min=1, help="training pictures of digit_scenes"),
+    test_size: int = typer.Option(1000, min=1, help="test pictures of digit_scenes"),
+) -> None:
+    """Classify by the nearest neighbours of frozen features."""
+    from beitv2_cls.build import load_backbone
+    from beitv2_cls.knn import knn_accuracy
+    from beitv2_core.data import DigitScenes, ImageFolder
+    from beitv2_core.evaluate import eval_batches, pooled_features
+
+    if feature not in ("mean", "cls", "concat"):
+        raise ConfigError(f"--feature {feature}: expected mean, cls or concat.")
+    backbone, size = load_backbone(run)
+    known: Any
+    asked: Any
+    if data == "digit_scenes":
+        known, asked = (DigitScenes(split, size=count, image_size=size)
+                        for split, count in (("train", train_size), ("test", test_size)))
+    elif test is None:
+        raise ConfigError("--test: required with --data FOLDER. Give the folder of the pictures to classify.")
+    else:
+        known, asked = ImageFolder(data, with_classes=True), ImageFolder(test, with_classes=True)
+        if known.classes != asked.classes:
+            other = sorted(set(known.classes or []) ^ set(asked.classes or []))
+            raise DataError(f"--data {data} and --test {test} have different classes: {', '.join(other[:5])} "
+                            f"({len(other)} in all) are in one only. Use the same folders.")
+    features = [pooled_features(backbone, eval_batches(part, size, crop_share=crop_share), feature)
+                for part in (known, asked)]
+    found = knn_accuracy(features[0], features[1], neighbours=neighbours, temperature=temperature)
+    typer.echo(f"{len(known)} pictures vote on {len(asked)}, {feature} feature of {features[0][0].shape[1]} channels")
+    for k, value in found.items():
+        typer.echo(f"k = {k:<6}{100 * value:6.2f} %")
+
+
+def predict(
+    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, or one of its checkpoints",
+                              show_default=False),
+    images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
+    top: int = typer.Option(5, min=1, help="classes to show for each picture"),
+    as_json: bool = typer.Option(False, "--json", help="one JSON object a line instead of a table"),
+    batch_size: int = options.BATCH,
+) -> None:
+    """Name the likeliest classes of pictures, with probabilities."""
+    from beitv2_cls.build import load_classifier
+    from beitv2_cls.predict import predict as likeliest
+    from beitv2_core.codes import list_pictures
+
+    paths = list_pictures([str(path) for path in images])
+    model, config, classes = load_classifier(run)
+    for path, found in likeliest(model, paths, config.data.image_size, classes, top=top,
+                                 crop_share=config.validation.crop_share, batch_size=batch_size):
+        if as_json:
+            typer.echo(json.dumps({"path": path, "classes": [{"name": name, "probability": round(share, 6)}
+                                                             for name, share in found]}, ensure_ascii=False))
+        else:
+            typer.echo(path)
+            for name, share in found:
+                typer.echo(f"  {100 * share:6.2f} %  {name}")
+
+
 def evaluate(
     run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, or one of its checkpoints",
                               show_default=False),
@@ -48,8 +144,9 @@ def evaluate(
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
-    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV."""
+    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
     from beitv2_cls.build import load_classifier
+    from beitv2_cls.evaluate import draw_confusion
     from beitv2_cls.evaluate import evaluate as measure
     from beitv2_core.engine import distributed
 
@@ -73,6 +170,9 @@ def evaluate(
     typer.echo(f"top-1 {100 * found.top1:.2f} %   top-5 {100 * found.top5:.2f} %   loss {found.loss:.4f}   "
                f"{found.pictures} pictures")
     typer.echo(f"written: {folder / 'per_class.csv'}")
+    picture = folder / "figures" / "confusion.png"
+    draw_confusion(picture, found.confusion, classes)
+    typer.echo(f"written: {picture}")
 
 
 def compare(

@@ -18,7 +18,7 @@ from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
 from beitv2_core.build import build_dataset, build_mim, load_mim, seed_everything
 from beitv2_core.errors import BEiTError
-from beitv2_core.evaluate import eval_batches, linear_probe, mean_patch_features
+from beitv2_core.evaluate import eval_batches, linear_probe, pooled_features
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
@@ -83,7 +83,7 @@ def frozen_features(pretrained: str, *, train_pictures: int, test_pictures: int)
 
     result = {}
     for name, backbone in (("pretrained", student), ("random", untrained)):
-        train, test = (mean_patch_features(backbone, batches(dataset)) for dataset in sets)
+        train, test = (pooled_features(backbone, batches(dataset)) for dataset in sets)
         knn = {f"kNN, k = {k}": value for k, value in knn_accuracy(train, test).items()}
         result[name] = {"linear probe": linear_probe(train, test), **knn}
     return result
@@ -106,22 +106,18 @@ def rows_of(table: dict[str, dict[str, list[float]]], frozen: dict[str, dict[str
 
 def draw(table: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Bars of the mean top-1 with every seed as a dot, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from beitv2_core.viz.canvas import Canvas
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for offset, (start, colour) in enumerate(zip(STARTS, ("#2a6f97", "#c8c8c8"))):
-        places = np.arange(len(table)) + (offset - 0.5) * 0.36
-        means = [100 * np.mean(starts[start]) for starts in table.values()]
-        bars = axes.bar(places, means, 0.34, label=start, color=colour)
-        axes.bar_label(bars, fmt="%.1f", padding=2)
-        for place, starts in zip(places, table.values()):
-            axes.plot([place] * len(starts[start]), [100 * value for value in starts[start]], "k.", markersize=4)
-    axes.set_xticks(range(len(table)), [f"{labels} labels" for labels in table])
-    axes.set_ylabel("top-1 on test pictures, %")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with Canvas(path, 6, 3.6) as figure:
+        axes = figure.add_subplot()
+        for offset, (start, colour) in enumerate(zip(STARTS, ("#2a6f97", "#c8c8c8"))):
+            places = np.arange(len(table)) + (offset - 0.5) * 0.36
+            means = [100 * np.mean(starts[start]) for starts in table.values()]
+            bars = axes.bar(places, means, 0.34, label=start, color=colour)
+            axes.bar_label(bars, fmt="%.1f", padding=2)
+            for place, starts in zip(places, table.values()):
+                axes.plot([place] * len(starts[start]), [100 * value for value in starts[start]], "k.", markersize=4)
+        axes.set_xticks(range(len(table)), [f"{labels} labels" for labels in table])
+        axes.set_ylabel("top-1 on test pictures, %")
+        axes.set_ylim(0, 100)
+        axes.legend()

@@ -1,4 +1,4 @@
-"""What a fine-tuning run consists of. Numbers of the published recipes are in `configs/cls/`, not here."""
+"""What fine-tuning and linear-probe runs consist of; the recipes' numbers are in `configs/cls/`, not here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PretrainedConfig(Section):
     """Where the trunk comes from."""
 
     weights: Optional[str] = Field(
-        default=None, description="pretraining run, .pdckpt or file of published weights; null starts from scratch"
+        description="pretraining run, .pdckpt or file of published weights; null is random weights"
     )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
     image_size: int = Field(default=224, gt=0, description="pixels a lone weights file was pretrained with")
@@ -59,16 +59,11 @@ class ValidationConfig(Section):
     every_epochs: int = Field(default=1, gt=0, description="epochs between two measurements")
 
 
-class FinetuneConfig(RunConfig):
-    """Everything that decides a fine-tuning run."""
+class LabelledRunConfig(RunConfig):
+    """What the runs on labelled pictures share."""
 
-    kind: Literal["finetune"] = Field(default="finetune", description="which command reads this file")
     model: ClassifierConfig
-    pretrained: PretrainedConfig = PretrainedConfig()
-    augment: AugmentConfig = AugmentConfig()
     validation: ValidationConfig = ValidationConfig()
-    layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the rate from a layer to the one below")
-    ema_decay: Optional[float] = Field(default=None, gt=0, lt=1, description="EMA of the weights; null is none")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -76,8 +71,54 @@ class FinetuneConfig(RunConfig):
         return grid_of(self.data.image_size, self.model.patch_size)
 
     @model_validator(mode="after")
-    def _fits(self) -> FinetuneConfig:
+    def _whole_patches(self) -> LabelledRunConfig:
         grid_of(self.data.image_size, self.model.patch_size, "data.image_size")
+        return self
+
+
+class FinetuneConfig(LabelledRunConfig):
+    """Everything that decides a fine-tuning run."""
+
+    kind: Literal["finetune"] = Field(default="finetune", description="which command reads this file")
+    pretrained: PretrainedConfig
+    augment: AugmentConfig = AugmentConfig()
+    layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the rate from a layer to the one below")
+    ema_decay: Optional[float] = Field(default=None, gt=0, lt=1, description="EMA of the weights; null is none")
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneConfig:
         if self.augment.mix_mode == "pair" and self.train.batch_size % 2:
             raise impossible("train.batch_size", f"{self.train.batch_size} is odd; augment.mix_mode 'pair' needs pairs")
         return self
+
+
+class ProbeConfig(Section):
+    """The linear classifiers: one for every combination of layer, feature and learning rate."""
+
+    layers: Optional[tuple[int, ...]] = Field(
+        default=None, description="blocks whose output is read, from 0; null: every block"
+    )
+    features: tuple[Literal["cls", "mean", "concat"], ...] = Field(
+        default=("cls", "mean", "concat"), min_length=1,
+        description="class token, mean of the patch tokens, or both one after the other"
+    )
+    rates: tuple[float, ...] = Field(default=(4e-3,), min_length=1, description="learning rates, at their peak")
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of pictures mirrored left to right")
+
+    @model_validator(mode="after")
+    def _once_each(self) -> ProbeConfig:
+        for key in ("layers", "features", "rates"):
+            values = getattr(self, key) or ()
+            if len(set(values)) != len(values):
+                raise impossible(key, f"{list(values)} names one twice")
+        if min(self.rates) <= 0:
+            raise impossible("rates", f"{list(self.rates)}; learning rates are above 0")
+        return self
+
+
+class LinearProbeConfig(LabelledRunConfig):
+    """Everything that decides a linear evaluation; `optim.lr` is the unit the rates are expressed in."""
+
+    kind: Literal["linear_probe"] = Field(default="linear_probe", description="which command reads this file")
+    pretrained: PretrainedConfig
+    probe: ProbeConfig = ProbeConfig()

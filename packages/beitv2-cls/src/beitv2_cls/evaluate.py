@@ -6,6 +6,7 @@ Shape suffixes: B batch, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,3 +87,28 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     if sums[0] == 0:
         raise DataError("evaluation: there is no picture. Give a folder of class folders, or a list file.")
     return Accuracy(sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], int(sums[0]), confusion)
+
+
+def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, most: int = 40) -> None:
+    """Share of each class's pictures (rows) predicted as each class (columns), as a PNG.
+
+    confusion: counts (classes, classes), rows are labels.  Of more than `most` classes only those with the lowest
+    accuracy are shown, and the title says so.  Classes without pictures are left out.
+    """
+    from beitv2_core.viz.canvas import Canvas
+
+    totals = confusion.sum(1)
+    seen = np.flatnonzero(totals > 0)
+    worst = np.sort(seen[np.argsort((np.diag(confusion)[seen] / totals[seen]), kind="stable")[:most]])
+    share = confusion[np.ix_(worst, worst)] / totals[worst][:, None]
+    side = 2.2 + 0.24 * len(worst)
+    title = "share of the label's pictures" if len(worst) == len(seen) else f"the {most} least accurate classes"
+    with Canvas(path, side + 0.8, side, title=title) as figure:
+        axes = figure.add_subplot()
+        picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+        labels = [names[i] for i in worst]
+        axes.set_xticks(range(len(worst)), labels, rotation=90)
+        axes.set_yticks(range(len(worst)), labels)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("label")
+        figure.colorbar(picture, ax=axes, shrink=0.7)

@@ -143,15 +143,20 @@ def masked_code_accuracy(
     return MaskedAccuracy({head: value / total for head, value in right.items()}, float(counts.max() / total), total)
 
 
-def mean_patch_features(
-    backbone: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]]
+def pooled_features(
+    backbone: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], feature: str = "mean"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the last block's patch tokens, float32 (pictures, width), and the labels (pictures,)."""
+    """One raw feature of the last block for each picture, float32 (pictures, width), and the labels (pictures,).
+
+    feature: "mean" of the patch tokens, "cls" (class token) or "concat" (both, class token first).
+    """
     features, labels = [], []
     with paddle.no_grad():
         for images, label in batches:
             tokens_BTD, _ = backbone.forward_tokens(paddle.to_tensor(normalise(images)))
-            features.append(tokens_BTD[:, 1:].mean(axis=1).numpy())
+            parts = {"cls": [tokens_BTD[:, 0]], "mean": [tokens_BTD[:, 1:].mean(axis=1)]}
+            parts["concat"] = parts["cls"] + parts["mean"]
+            features.append(paddle.concat(parts[feature], axis=-1).astype("float32").numpy())
             labels.append(label)
     return np.concatenate(features), np.concatenate(labels)
 

@@ -14,7 +14,7 @@ from .codes import encode
 from .config.sections import DataConfig
 from .data import SampleRng
 from .data.transforms import normalise
-from .evaluate import eval_batches, linear_probe, masked_code_accuracy, mean_patch_features, nearest_patches
+from .evaluate import eval_batches, linear_probe, masked_code_accuracy, nearest_patches, pooled_features
 
 log = logging.getLogger("beitv2_core")
 SHOWN = 8  # pictures in a figure
@@ -107,7 +107,7 @@ def probe_gain(
     accuracy = {}
     for name, backbone in (("pretrained", student), ("random", untrained)):
         accuracy[name] = linear_probe(
-            mean_patch_features(backbone, train_pictures()), mean_patch_features(backbone, test_pictures())
+            pooled_features(backbone, train_pictures()), pooled_features(backbone, test_pictures())
         )
     return {
         **accuracy,

@@ -34,6 +34,7 @@ class Parts(NamedTuple):
     loader: Any
     plan: BatchPlan
     optimizer: Any
+    at_end: Callable[[], dict[str, Any]] | None = None
 
 
 def build_training(config: AnyConfig) -> TrainLoop:
@@ -69,6 +70,7 @@ def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[...
         save_every=train.save_every,
         title=getattr(config, "kind", "training"),
         on_finish=[*on_finish, draw_curves],
+        at_end=parts.at_end,
     )
 
 

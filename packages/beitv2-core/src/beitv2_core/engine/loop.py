@@ -46,14 +46,15 @@ class TrainLoop:
 
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
-    images_per_step: pictures of all processes behind one update; on_finish: called with (run, summary) at the end, in
-    the main process.
+    images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
+    step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
-                 save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = ()):
+                 save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
+                 at_end: Callable[[], dict[str, Any]] | None = None):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader, self.optimizer = task, loader, optimizer
@@ -61,6 +62,7 @@ class TrainLoop:
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
+        self.at_end = at_end
         self.precision = Precision(amp)
         self.step = 0
         self._signal: int | None = None
@@ -129,6 +131,8 @@ class TrainLoop:
         seconds = time.monotonic() - began
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
+        if self.step == self.total_steps and self.at_end is not None:
+            summary["final"] = self.at_end()
         if distributed.is_main() and self.step == self.total_steps:
             for callback in self.on_finish:
                 callback(self.run_folder, summary)

@@ -16,11 +16,11 @@ DECAYS = "beitv2_decays"
 
 
 def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable[str] = (),
-                     lr_scale: Callable[[str], float] | None = None) -> list[dict[str, Any]]:
+                     lr_scale: Callable[[str], float] | None = None, decay_all: bool = False) -> list[dict[str, Any]]:
     """Trainable parameters in groups of equal weight decay and learning-rate scale, in order of first appearance.
 
     No decay for 1-D parameters, names ending in ".bias" and the names in `no_decay` (`mask_token` and relative position
-    bias tables do decay).  `lr_scale(name)`: factor of the learning rate (layer decay); default 1.
+    bias tables do decay); with `decay_all` everything decays.  `lr_scale(name)`: factor of the learning rate (layer decay); default 1.
     Source: official optim_factory.py, get_parameter_groups.
     """
     skip = set(no_decay)
@@ -28,7 +28,7 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
     for name, parameter in model.named_parameters():
         if parameter.stop_gradient:
             continue
-        decays = not (parameter.ndim <= 1 or name.endswith(".bias") or name in skip)
+        decays = decay_all or not (parameter.ndim <= 1 or name.endswith(".bias") or name in skip)
         scale = 1.0 if lr_scale is None else float(lr_scale(name))
         group = groups.setdefault((decays, scale), {
             "params": [], "weight_decay": weight_decay if decays else 0.0, "learning_rate": scale, DECAYS: decays})
@@ -38,13 +38,15 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
 
 def build_optimizer(kind: str, model: nn.Layer, *, lr: float, weight_decay: float,
                     betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, momentum: float = 0.9,
-                    no_decay: Iterable[str] = (), lr_scale: Callable[[str], float] | None = None) -> Any:
+                    no_decay: Iterable[str] = (), lr_scale: Callable[[str], float] | None = None,
+                    decay_all: bool = False) -> Any:
     """A Paddle optimizer over `parameter_groups`: "adamw" (decoupled decay), "adam" or "sgd" (L2 decay, momentum).
 
     The learning rate is set per step by `set_lr`, the decay by `set_weight_decay`.  Clipping is not the optimizer's
     (`step.clip_by_global_norm`).  Raises ConfigError for another kind or a model with nothing to train.
     """
-    groups = parameter_groups(model, weight_decay=weight_decay, no_decay=no_decay, lr_scale=lr_scale)
+    groups = parameter_groups(model, weight_decay=weight_decay, no_decay=no_decay, lr_scale=lr_scale,
+                              decay_all=decay_all)
     if not groups:
         raise ConfigError("build_optimizer: the model has no trainable parameter. Unfreeze what should be trained.")
     if kind == "adamw":
