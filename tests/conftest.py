@@ -44,3 +44,19 @@ def fixed_seed():
     except ImportError:  # tests of code that needs no Paddle run without it
         return
     paddle.seed(0)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how near to its limit each fixture came, where parity tests were run."""
+    import sys
+
+    worst = getattr(sys.modules.get("golden_io"), "WORST", {})
+    if not worst:
+        return
+    kinds = ("output", "gradient", "update")
+    terminalreporter.section("parity: largest error as a share of its limit")
+    terminalreporter.write_line(f"{'fixture':<32}" + "".join(f"{kind:>10}" for kind in kinds))
+    for fixture in sorted({name for name, _ in worst}):
+        cells = (worst.get((fixture, kind)) for kind in kinds)
+        terminalreporter.write_line(f"{fixture:<32}" + "".join(f"{'-' if v is None else f'{v:.3f}':>10}"
+                                                               for v in cells))

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+
+
+# {(fixture, what was compared): largest error as a share of its limit}; printed when the tests are done.
+WORST: dict[tuple[str, str], float] = {}
+
+
+def note(kind: str, share: float) -> None:
+    """Remember the largest error of the running test's fixture."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0]
+    fixture = test[test.index("[") + 1:test.rindex("]")] if "[" in test else test.rsplit("::", 1)[-1]
+    WORST[fixture, kind] = max(WORST.get((fixture, kind), 0.0), float(share))
 
 
 def golden_files(folder: Path, subjects: str | tuple[str, ...]) -> list[Path]:
@@ -40,6 +52,7 @@ def assert_close_output(got, reference, name: str) -> None:
     got, reference = as_array(got), as_array(reference)
     assert got.shape == reference.shape, f"{name}: shape {got.shape}, the official code gives {reference.shape}"
     worst, limit = np.abs(got - reference).max(), 1e-5 + 1e-5 * np.abs(reference).max()
+    note("output", worst / limit)
     assert worst <= limit, f"{name}: differs by {worst:.3g}, allowed {limit:.3g}"
 
 
@@ -51,6 +64,7 @@ def assert_close_grad(got, reference, name: str) -> None:
         assert np.abs(got).max() < 1e-5, f"{name}: {np.abs(got).max():.3g} where the gradient is zero"
         return
     relative = np.linalg.norm(got - reference) / np.linalg.norm(reference)
+    note("gradient", relative / 1e-4)
     assert relative < 1e-4, f"{name}: relative L2 {relative:.3g}, allowed 1e-4"
 
 
@@ -59,6 +73,7 @@ def assert_close_update(before, got, reference, name: str, max_abs: float = np.i
     before, got, reference = (as_array(a).astype(np.float64) for a in (before, got, reference))
     size = np.linalg.norm(reference - before)
     difference = np.linalg.norm(got - reference)
+    note("update", difference / (5e-3 * size + 1e-12))
     assert difference <= 5e-3 * size + 1e-12, f"{name}: update off by {difference / max(size, 1e-30):.3g}, allowed 5e-3"
     worst = np.abs(got - reference).max(initial=0.0)
     assert worst < max_abs, f"{name}: parameter off by {worst:.3g}, allowed {max_abs:.3g}"
