@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 # {(fixture, what was compared): largest error as a share of its limit}; printed when the tests are done.
 WORST: dict[tuple[str, str], float] = {}
 

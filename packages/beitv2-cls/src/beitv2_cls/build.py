@@ -106,7 +106,8 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
 
     task = LinearProbeTask(probes, measure=measure, every_epochs=check.every_epochs)
     optimizer = build_optimizer(optim.kind, probes, lr=plan.lr, weight_decay=optim.weight_decay, betas=optim.betas,
-                                eps=optim.eps, momentum=optim.momentum, lr_scale=probes.rate_scale(optim.lr), decay_all=True)
+                                eps=optim.eps, momentum=optim.momentum, lr_scale=probes.rate_scale(optim.lr),
+                                decay_all=True)
     loader = Loader(train_set, transform, sampler, num_workers=config.data.num_workers, seed=config.seed)
 
     table: list[float] = []

@@ -20,7 +20,8 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
     """Trainable parameters in groups of equal weight decay and learning-rate scale, in order of first appearance.
 
     No decay for 1-D parameters, names ending in ".bias" and the names in `no_decay` (`mask_token` and relative position
-    bias tables do decay); with `decay_all` everything decays.  `lr_scale(name)`: factor of the learning rate (layer decay); default 1.
+    bias tables do decay); with `decay_all` everything decays.  `lr_scale(name)`: factor of the learning rate (layer
+    decay); default 1.
     Source: official optim_factory.py, get_parameter_groups.
     """
     skip = set(no_decay)
