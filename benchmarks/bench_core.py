@@ -33,9 +33,10 @@ MATMUL_SECONDS = 4.0  # a neighbour's burst of a second or two must not hide the
 AGREE = 0.05  # relative difference of the two best measurements of the peak, at most
 BATCH = 8
 NUM_MASKED, GRID = 75, (14, 14)
-STEP_GFLOP = 128.3  # of one picture: forward and backward of the official pretraining step
+#: of one picture: forward and backward of the official step
+STEP_GFLOP = {"pretrain_step": 128.3, "finetune_step": 105.2}
 TOKENIZED, NUM_CODES, CODE_DIM = (64, 196), 8192, 32  # 64 x 196 = 12,544 tokens
-PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy")
+PACKAGES = ("beitv2-core", "beitv2-cls", "paddlepaddle", "paddlepaddle-gpu", "numpy")
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
 
 #: (case, metric, unit, floor, what it is called in the table); a floor is ("min" or "max", value) or None
@@ -45,6 +46,10 @@ METRICS: tuple[tuple[str, str, str, Any, str], ...] = (
     ("pretrain_step", "images_per_second", "images/s", None, "  pictures"),
     ("pretrain_step", "share_of_peak", "", ("min", 0.60), "  share of the matmul peak"),
     ("pretrain_step", "peak_memory", "GB", ("max", 4.3), "  peak memory of the process"),
+    ("finetune_step", "seconds", "s", None, f"fine-tuning step, base, batch {BATCH}"),
+    ("finetune_step", "images_per_second", "images/s", None, "  pictures"),
+    ("finetune_step", "share_of_peak", "", ("min", 0.60), "  share of the matmul peak"),
+    ("finetune_step", "peak_memory", "GB", None, "  peak memory of the process"),
     ("quantizer", "seconds", "s", ("max", 0.5), "quantizer, 12,544 x 8192 x 32, training mode"),
     ("quantizer", "seconds_with_backward", "s", None, "  with its backward pass"),
     ("quantizer", "extra_memory", "MB", ("max", 200.0), "  extra memory"),
@@ -120,8 +125,30 @@ def pretrain_step() -> dict[str, Any]:
     images = paddle.randn([BATCH, 3, 224, 224])
     codes = paddle.randint(0, NUM_CODES, [BATCH * NUM_MASKED])
 
+    return timed_step(model, optimizer, lambda: paddle.add_n(
+        [F.cross_entropy(logits, codes) for logits in model(images, mask).values()]))
+
+
+def finetune_step() -> dict[str, Any]:
+    paddle = load_paddle()
+    from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
+    from beitv2_cls.losses import soft_cross_entropy
+    from beitv2_core.engine.optim import build_optimizer
+
+    model = BEiTClassifier(num_classes=1000, image_size=224, patch_size=16, width=768, depth=12, num_heads=12,
+                           init_values=0.1, use_rel_pos_bias=True, drop_path=0.1)
+    model.train()
+    optimizer = build_optimizer("adamw", model, lr=5e-4, weight_decay=0.05, no_decay=model.no_weight_decay(),
+                                lr_scale=layer_decay_scale(model.depth, 0.65))
+    images = paddle.randn([BATCH, 3, 224, 224])
+    targets = paddle.nn.functional.softmax(paddle.randn([BATCH, 1000]), axis=-1)
+    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets))
+
+
+def timed_step(model: Any, optimizer: Any, loss_of: Callable[[], Any]) -> dict[str, Any]:
+    """Time of forward, backward and update, and the process's peak memory after them."""
     def step() -> None:
-        loss = paddle.add_n([F.cross_entropy(logits, codes) for logits in model(images, mask).values()])
+        loss = loss_of()
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -161,7 +188,7 @@ def quantizer() -> dict[str, Any]:
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "matmul_peak": matmul_peak, "pretrain_step": pretrain_step, "quantizer": quantizer}
+    "matmul_peak": matmul_peak, "pretrain_step": pretrain_step, "finetune_step": finetune_step, "quantizer": quantizer}
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -193,17 +220,17 @@ def derive(raw: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], tuple[
     flop = 2 * MATMUL_SIDE ** 3 / 1e9
     peaks = [flop / min(one["seconds"]) for one in raw["matmul_peak"]]
     found = {("matmul_peak", "gflops"): (max(peaks), peaks)}
-    steps = raw.get("pretrain_step", [])
-    if steps:
-        seconds = [min(one["seconds"]) for one in steps]
-        memory = [one["peak_bytes"] / 1e9 for one in steps]
-        work = BATCH * STEP_GFLOP
-        found["pretrain_step", "seconds"] = min(seconds), seconds
-        found["pretrain_step", "images_per_second"] = BATCH / min(seconds), [BATCH / s for s in seconds]
+    for case, gflop in STEP_GFLOP.items():
+        if case not in raw:
+            continue
+        seconds = [min(one["seconds"]) for one in raw[case]]
+        memory = [one["peak_bytes"] / 1e9 for one in raw[case]]
+        found[case, "seconds"] = min(seconds), seconds
+        found[case, "images_per_second"] = BATCH / min(seconds), [BATCH / s for s in seconds]
         # Always against the best peak of the run: a case must not look better because its neighbour was disturbed.
-        shares = [work / s / max(peaks) for s in seconds]
-        found["pretrain_step", "share_of_peak"] = max(shares), shares
-        found["pretrain_step", "peak_memory"] = max(memory), memory
+        shares = [BATCH * gflop / s / max(peaks) for s in seconds]
+        found[case, "share_of_peak"] = max(shares), shares
+        found[case, "peak_memory"] = max(memory), memory
     tables = raw.get("quantizer", [])
     if tables:
         for metric, key in (("seconds", "seconds"), ("seconds_with_backward", "with_backward")):

@@ -182,7 +182,7 @@ def compare(
     set_: Optional[list[str]] = options.SET,
     seeds: int = typer.Option(3, min=1, help="runs of each kind"),
     few_labels: int = typer.Option(400, min=20, help="labelled pictures of the second comparison"),
-    few_steps: int = typer.Option(400, min=1, help="steps of the runs with few labels"),
+    few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_pictures: int = typer.Option(3000, min=16, help="training pictures of linear probe and kNN"),
     output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the picture"),
 ) -> None:
