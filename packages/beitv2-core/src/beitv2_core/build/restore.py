@@ -97,6 +97,8 @@ def read_weights_file(path: Path) -> dict[str, np.ndarray]:
         for key in ("model", "module", "state_dict"):
             if isinstance(state.get(key), Mapping):
                 state = state[key]
+        if path.suffix == ".pdparams":  # written by Paddle, by us or a toolkit: our names and layout
+            return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
         return from_official(
             {
                 key: value

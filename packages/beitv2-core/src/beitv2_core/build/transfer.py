@@ -17,16 +17,17 @@ TABLE = "relative_position_bias_table"
 
 
 def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *, source_grid: tuple[int, int],
-                   fresh: Sequence[str] = ("fc_norm.", "norm.", "head.")) -> list[str]:
+                   fresh: Sequence[str] = ("fc_norm.", "norm.", "head."),
+                   drop: Sequence[str] = PRETRAINING_ONLY) -> list[str]:
     """Put a pretrained trunk into `model`, its position terms fitted to the model's grid; returns what stayed fresh.
 
-    Dropped: what only pretraining has (`PRETRAINING_ONLY`, the final norm too: the official code never loads it into
-    `fc_norm`).  A shared bias is copied into each block where the model has tables of its own.  fresh: beginnings of
+    drop: beginnings of names that are left out: what only pretraining has (the final norm too: the official code never
+    loads it into `fc_norm`).  A shared bias is copied into each block where the model has tables of its own.  fresh: beginnings of
     names that may be missing.  Raises CheckpointError listing everything else that is missing, left over or of another
     shape.  Source: official run_class_finetuning.py; keys as in `load_state_dict`.
     """
     state = model.state_dict()
-    given = {name: array for name, array in weights.items() if not name.startswith(PRETRAINING_ONLY)}
+    given = {name: array for name, array in weights.items() if not name.startswith(tuple(drop))}
     if f"blocks.0.attn.{TABLE}" in state:
         given = expand_shared_bias(given, model.depth)
     for name in list(given):

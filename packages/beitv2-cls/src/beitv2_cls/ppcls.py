@@ -1,0 +1,268 @@
+"""BEiT v2 inside PaddleClas, without editing it: models by name, and our parts where PaddleClas's are wrong.
+
+From the wheel (`paddleclas`), `register()` makes the models known to `paddleclas.ppcls.arch.build_model`.  In a source
+checkout (`ppcls`) it also adds data operators, a loss and an optimizer by name, and replaces two functions of the engine:
+- `RandCropImage` and `ResizeImage` round sizes otherwise than torchvision: `BEiTv2RandomCrop`, `BEiTv2EvalCrop`;
+- `CELoss` without epsilon takes the softmax of soft labels, so mixed pictures get wrong targets: `BEiTv2SoftTargetLoss`;
+- `AdamWDL` decays weights twice and drops the clipping, `clip_norm` is per tensor: `BEiTv2AdamW`;
+- `load_dygraph_pretrain` runs what a file asks it to and ignores missing keys: `load_pretrained`, for our models only;
+- `ParallelEnv().device_id` does not exist on the CPU, so two processes cannot evaluate there: given a value.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import random
+import types
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+from PIL import Image
+
+from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
+from beitv2_cls.losses import soft_cross_entropy
+from beitv2_core.build.restore import read_checkpoint
+from beitv2_core.build.transfer import transfer_trunk
+from beitv2_core.checkpoint.remap import EXTRA
+from beitv2_core.config.sections import SIZES
+from beitv2_core.data import SampleRng
+from beitv2_core.data.transforms import EvalCrop, RandomResizedCrop
+from beitv2_core.engine.optim import build_optimizer
+from beitv2_core.engine.step import clip_by_global_norm
+from beitv2_core.errors import CheckpointError, ConfigError, MissingDependencyError
+
+LAYER_SCALE = {"base": 0.1, "large": 1e-5}
+MODELS = {f"BEiTv2_{size}_patch16_{pixels}": (size, pixels) for size in ("base", "large") for pixels in (224, 384)}
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+def build_arch(size: str, image_size: int, *, pretrained: Any = False, class_num: int = 1000,
+               drop_path_rate: float = 0.0, **options: Any) -> BEiTClassifier:
+    """The published classifier as PaddleClas's `Arch` section builds it: images (B, 3, H, W) -> logits (B, class_num).
+
+    size: "base" or "large"; pretrained: path of a pretraining or fine-tuned checkpoint (`load_pretrained`), False or
+    None for none.  `use_ssld` of PaddleClas's factories is accepted where it is off.  Other options are
+    `BEiTClassifier`'s and replace the published ones.
+    Raises ConfigError for `pretrained: True` (PaddleClas hosts no weights of these models).
+    """
+    if options.pop("use_ssld", False):
+        raise ConfigError("Arch.use_ssld: there are no SSLD weights of BEiT v2. Remove the setting.")
+    if pretrained is True:
+        raise ConfigError("Arch.pretrained is True, but PaddleClas hosts no BEiT v2 weights. Give the path of a "
+                          "checkpoint instead.")
+    width, depth, heads = SIZES[size]
+    settings = {"image_size": image_size, "patch_size": 16, "width": width, "depth": depth, "num_heads": heads,
+                "init_values": LAYER_SCALE[size], "use_rel_pos_bias": True, "drop_path": drop_path_rate, **options}
+    model = BEiTClassifier(num_classes=class_num, **settings)
+    if pretrained:
+        load_pretrained(model, str(pretrained))
+    return model
+
+
+def load_pretrained(model: BEiTClassifier, path: str, *, fresh_head: bool = True) -> list[str]:
+    """Load a pretraining or a fine-tuned checkpoint strictly; returns the names that stayed fresh.
+
+    path: run folder, .pdckpt, .safetensors, .pth, .pdparams, or PaddleClas's spelling without ".pdparams".  Position
+    terms are fitted to the model's size.  fresh_head: the head may be missing, as in a pretraining checkpoint; False
+    where the model is going to be measured.  Nothing in the file is executed.
+    Raises CheckpointError listing what is missing, left over or of another shape.
+    """
+    source = f"{path}.pdparams" if not Path(path).exists() and Path(f"{path}.pdparams").is_file() else path
+    weights = read_checkpoint(source).weights
+    has_head = "head.weight" in weights
+    if not has_head and not fresh_head:
+        raise CheckpointError(f"{source}: it has no classifier head; a fine-tuned model was expected. Fine-tune it "
+                              "first, or give the fine-tuned checkpoint.")
+    grid = grid_in(weights, source)
+    if has_head:
+        return transfer_trunk(model, weights, source, source_grid=grid, fresh=(), drop=())
+    return transfer_trunk(model, weights, source, source_grid=grid)
+
+
+def grid_in(weights: dict[str, np.ndarray], source: str) -> tuple[int, int]:
+    """The square grid of patches that the position terms of a checkpoint were made for; (1, 1) where it has none."""
+    for name, array in weights.items():
+        side = 1.0
+        if name.endswith("relative_position_bias_table"):
+            side = (math.sqrt(array.shape[0] - EXTRA) + 1) / 2
+        elif name == "pos_embed":
+            side = math.sqrt(array.shape[1] - 1)
+        else:
+            continue
+        if side != int(side):
+            raise CheckpointError(f"{source}: {name} {tuple(array.shape)} is not of a square grid of patches, and the "
+                                  "file does not say of which. Load it through a run folder, which does.")
+        return int(side), int(side)
+    return 1, 1
+
+
+# -- parts of the training --------------------------------------------------------------------------------------------
+
+
+class SoftTargetLoss(nn.Layer):
+    """Cross-entropy with soft targets (B, C), or with labels (B, 1) smoothed by `epsilon`, as {"CELoss": loss}.
+
+    Soft targets are taken as they are but for `epsilon`, which smooths them too, as timm's Mixup does before mixing.
+    Source: timm SoftTargetCrossEntropy, LabelSmoothingCrossEntropy.
+    """
+
+    def __init__(self, epsilon: float = 0.0):
+        super().__init__()
+        if not 0 <= epsilon < 1:
+            raise ConfigError(f"BEiTv2SoftTargetLoss.epsilon is {epsilon}; expected at least 0 and less than 1.")
+        self.epsilon = epsilon
+
+    def forward(self, logits: paddle.Tensor, target: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        """The mean over the batch."""
+        classes = logits.shape[-1]
+        if target.shape[-1] != classes or target.dtype in (paddle.int32, paddle.int64):
+            target = nn.functional.one_hot(target.reshape([-1]), classes)
+        target = target.astype("float32") * (1 - self.epsilon) + self.epsilon / classes
+        return {"CELoss": soft_cross_entropy(logits, target)}
+
+
+class LayerDecayAdamW:
+    """AdamW with the published parameter groups (layer decay, no decay of biases and norms) and global-norm clipping.
+
+    clip_global_norm: greatest norm of all gradients together, None for none.  PaddleClas calls it with its model list.
+    """
+
+    def __init__(self, learning_rate: Any, *, layer_decay: float = 1.0, weight_decay: float = 0.05,
+                 beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+                 clip_global_norm: float | None = None, grad_clip: Any = None):
+        if grad_clip is not None:
+            raise ConfigError("Optimizer.clip_norm clips each tensor by itself in PaddleClas. Use clip_global_norm.")
+        self.learning_rate, self.layer_decay, self.weight_decay = learning_rate, layer_decay, weight_decay
+        self.betas, self.epsilon, self.clip_global_norm = (beta1, beta2), epsilon, clip_global_norm
+
+    def __call__(self, model_list: list[Any]) -> Any:
+        """The optimizer of the one BEiT v2 model in the list."""
+        models = [model for model in model_list if isinstance(model, BEiTClassifier)]
+        if len(models) != 1:
+            raise ConfigError(f"Optimizer BEiTv2AdamW: {len(models)} BEiT v2 models in the Arch; exactly one is "
+                              "expected.")
+        model = models[0]
+        optimizer = build_optimizer("adamw", model, lr=self.learning_rate, weight_decay=self.weight_decay,
+                                    betas=self.betas, eps=self.epsilon, no_decay=model.no_weight_decay(),
+                                    lr_scale=layer_decay_scale(model.depth, self.layer_decay))
+        if self.clip_global_norm is not None:
+            update, limit = optimizer.step, self.clip_global_norm
+
+            def clipped_step() -> None:
+                # Paddle's own grad_clip takes the norm of each parameter group by itself.
+                clip_by_global_norm([parameter for parameter in model.parameters() if parameter.grad is not None],
+                                    limit)
+                update()
+
+            optimizer.step = clipped_step
+        return optimizer
+
+
+class RandomCropOperator:
+    """torchvision's RandomResizedCrop in a PaddleClas pipeline: PIL picture -> uint8 (size, size, 3).
+
+    Draws from Python's global generator, as PaddleClas's own operators do.
+    """
+
+    def __init__(self, size: int, *, scale: Sequence[float] = (0.08, 1.0), interpolation: str = "bicubic"):
+        self.crop = RandomResizedCrop(size, scale=(scale[0], scale[1]), interpolation=interpolation)
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        """Cut and resize one picture."""
+        return np.asarray(self.crop(picture.convert("RGB"), SampleRng.from_seed(random.getrandbits(32))))
+
+
+class EvalCropOperator:
+    """The published evaluation crop in a PaddleClas pipeline: PIL picture -> uint8 (size, size, 3).
+
+    The short side becomes size / crop_share, the long side is rounded down, the centre is kept.
+    """
+
+    def __init__(self, size: int, *, crop_share: float = 0.875, interpolation: str = "bicubic"):
+        self.crop = EvalCrop(size, crop_share=crop_share, interpolation=interpolation)
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        """Resize and cut one picture."""
+        return np.asarray(self.crop(picture.convert("RGB")))
+
+
+# -- registration -----------------------------------------------------------------------------------------------------
+
+
+def register(*, fresh_head: bool = True) -> list[str]:
+    """Make everything known to each PaddleClas that can be imported; returns the modules it was put into.
+
+    fresh_head: whether `Global.pretrained_model` may lack the head (training).  Calling it again changes nothing.
+    Raises MissingDependencyError where neither the wheel nor a checkout can be imported.
+    """
+    done = []
+    for root in ("paddleclas.ppcls", "ppcls"):
+        if importlib.util.find_spec(root.split(".")[0]) is None:
+            continue
+        arch = importlib.import_module(f"{root}.arch")
+        for name, (size, pixels) in MODELS.items():
+            setattr(arch, name, partial(build_arch, size, pixels))
+        if root == "ppcls":
+            _register_engine(fresh_head)
+        done.append(arch.__name__)
+    if not done:
+        raise MissingDependencyError(
+            "PaddleClas is not installed. Type: pip install 'beitv2-cls[ppcls]', or run a checkout's script: "
+            "python -m beitv2_cls PADDLECLAS/tools/train.py -c CONFIG")
+    return done
+
+
+def _register_engine(fresh_head: bool) -> None:
+    loss = importlib.import_module("ppcls.loss")
+    loss.BEiTv2SoftTargetLoss = SoftTargetLoss  # type: ignore[attr-defined]  # CombinedLoss looks names up there
+    operators = importlib.import_module("ppcls.data.preprocess")
+    operators.BEiTv2RandomCrop = RandomCropOperator  # type: ignore[attr-defined]
+    operators.BEiTv2EvalCrop = EvalCropOperator  # type: ignore[attr-defined]
+    optimizers = importlib.import_module("ppcls.optimizer.optimizer")
+    optimizers.BEiTv2AdamW = LayerDecayAdamW  # type: ignore[attr-defined]
+    engine = importlib.import_module("ppcls.engine.engine")
+    theirs = getattr(engine.load_dygraph_pretrain, "theirs", engine.load_dygraph_pretrain)
+    engine.load_dygraph_pretrain = _strict(theirs, fresh_head)  # type: ignore[attr-defined]
+    _give_processes_a_device(importlib.import_module("ppcls.engine.evaluation.classification"))
+
+
+def _strict(theirs: Callable[..., None], fresh_head: bool) -> Callable[..., None]:
+    def load_dygraph_pretrain(model: Any, pretrained_path: str, **options: Any) -> None:
+        parts = model if isinstance(model, list) else [model]
+        ours = [part for part in parts if isinstance(part, BEiTClassifier)]
+        for part in ours:
+            load_pretrained(part, pretrained_path, fresh_head=fresh_head)
+        if not ours:
+            theirs(model, pretrained_path, **options)
+
+    load_dygraph_pretrain.theirs = theirs  # type: ignore[attr-defined]
+    return load_dygraph_pretrain
+
+
+def _give_processes_a_device(module: types.ModuleType) -> None:
+    """`ParallelEnv().device_id` raises AttributeError without a GPU; the evaluation only reads it, so 0 will do."""
+    class Distributed:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(paddle.distributed, name)
+
+        @staticmethod
+        def ParallelEnv() -> Any:  # noqa: N802  the name PaddleClas calls
+            return types.SimpleNamespace(device_id=paddle.distributed.get_rank())
+
+    class Paddle:
+        distributed = Distributed()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(paddle, name)
+
+    if paddle.device.get_device() == "cpu":
+        module.paddle = Paddle()  # type: ignore[attr-defined]
