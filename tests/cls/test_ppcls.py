@@ -14,7 +14,7 @@ import paddle
 import pytest
 from typer.testing import CliRunner
 
-from beitv2_cls import ppcls
+from beitv2_cls import adapter
 from beitv2_cls.__main__ import checkout_of
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core import cli
@@ -29,7 +29,7 @@ checkout = pytest.mark.skipif(not HOME, reason="PADDLECLAS_HOME does not name a 
 
 
 def tiny(**options) -> BEiTClassifier:
-    return ppcls.build_arch("base", 224, class_num=4, **TINY, **options)
+    return adapter.build_arch("base", 224, class_num=4, **TINY, **options)
 
 
 # -- the wheel --------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def test_the_wheel_builds_every_model_by_its_name():
     assert "paddleclas.ppcls.arch" in beitv2_cls.register()
     from paddleclas.ppcls.arch import build_model
 
-    for name, (_, pixels) in ppcls.MODELS.items():
+    for name, (_, pixels) in adapter.MODELS.items():
         model = build_model({"Arch": {"name": name, "class_num": 7, **TINY}})
         model.eval()
         assert model(paddle.zeros([1, 3, pixels, pixels])).shape == [1, 7]
@@ -51,8 +51,8 @@ def test_the_wheel_builds_every_model_by_its_name():
 def test_published_sizes_are_those_of_the_paper():
     for name, width, depth, heads in (("BEiTv2_base_patch16_224", 768, 12, 12),
                                       ("BEiTv2_large_patch16_384", 1024, 24, 16)):
-        size, pixels = ppcls.MODELS[name]
-        assert ppcls.SIZES[size] == (width, depth, heads)
+        size, pixels = adapter.MODELS[name]
+        assert adapter.SIZES[size] == (width, depth, heads)
         assert pixels == int(name[-3:])
 
 
@@ -67,27 +67,27 @@ def saved(model, path, drop=()):
 def test_a_fine_tuned_file_is_loaded_whole_and_strictly(tmp_path):
     source, target = tiny(), tiny()
     saved(source, tmp_path / "whole.pdparams")
-    assert ppcls.load_pretrained(target, str(tmp_path / "whole")) == []
+    assert adapter.load_pretrained(target, str(tmp_path / "whole")) == []
     for name, value in source.state_dict().items():
         np.testing.assert_array_equal(target.state_dict()[name].numpy(), value.numpy(), err_msg=name)
     saved(source, tmp_path / "part.pdparams", drop=["blocks.1.mlp.fc1.weight"])
     with pytest.raises(CheckpointError, match=r"1 missing \(blocks.1.mlp.fc1.weight\)"):
-        ppcls.load_pretrained(tiny(), str(tmp_path / "part.pdparams"))
+        adapter.load_pretrained(tiny(), str(tmp_path / "part.pdparams"))
     with pytest.raises(CheckpointError, match="of another shape .head.bias"):
-        ppcls.load_pretrained(ppcls.build_arch("base", 224, class_num=5, **TINY), str(tmp_path / "whole.pdparams"))
+        adapter.load_pretrained(adapter.build_arch("base", 224, class_num=5, **TINY), str(tmp_path / "whole.pdparams"))
 
 
 def test_a_pretraining_file_leaves_the_head_fresh_and_is_refused_for_measuring(tmp_path):
     saved(tiny(), tmp_path / "trunk.pdparams", drop=["head.", "fc_norm."])
-    fresh = ppcls.load_pretrained(tiny(), str(tmp_path / "trunk.pdparams"))
+    fresh = adapter.load_pretrained(tiny(), str(tmp_path / "trunk.pdparams"))
     assert fresh == ["fc_norm.bias", "fc_norm.weight", "head.bias", "head.weight"]
     with pytest.raises(CheckpointError, match="no classifier head"):
-        ppcls.load_pretrained(tiny(), str(tmp_path / "trunk.pdparams"), fresh_head=False)
+        adapter.load_pretrained(tiny(), str(tmp_path / "trunk.pdparams"), fresh_head=False)
 
 
 def test_position_tables_are_fitted_to_the_models_size(tmp_path):
     saved(tiny(), tmp_path / "small.pdparams")
-    large = ppcls.build_arch("base", 384, class_num=4, pretrained=str(tmp_path / "small.pdparams"), **TINY)
+    large = adapter.build_arch("base", 384, class_num=4, pretrained=str(tmp_path / "small.pdparams"), **TINY)
     assert large.state_dict()["blocks.0.attn.relative_position_bias_table"].shape[0] == (2 * 24 - 1) ** 2 + 3
 
 
@@ -97,7 +97,7 @@ def test_what_paddleclas_offers_and_we_do_not_is_refused():
     with pytest.raises(ConfigError, match="no SSLD weights"):
         tiny(use_ssld=True)
     with pytest.raises(ConfigError, match="clip_global_norm"):
-        ppcls.LayerDecayAdamW(1e-3, grad_clip=object())
+        adapter.LayerDecayAdamW(1e-3, grad_clip=object())
 
 
 # -- training parts ---------------------------------------------------------------------------------------------------
@@ -107,16 +107,16 @@ def test_soft_targets_are_not_softmaxed_again():
     logits = paddle.to_tensor([[2.0, 0.0, -1.0]])
     target = paddle.to_tensor([[0.7, 0.3, 0.0]])
     expected = -(paddle.nn.functional.log_softmax(logits) * target).sum()
-    np.testing.assert_allclose(float(ppcls.SoftTargetLoss()(logits, target)["CELoss"]), float(expected), rtol=1e-6)
+    np.testing.assert_allclose(float(adapter.SoftTargetLoss()(logits, target)["CELoss"]), float(expected), rtol=1e-6)
     label = paddle.to_tensor([[1]])
     smoothed = paddle.to_tensor([[0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]])
     expected = -(paddle.nn.functional.log_softmax(logits) * smoothed).sum()
-    np.testing.assert_allclose(float(ppcls.SoftTargetLoss(0.1)(logits, label)["CELoss"]), float(expected), rtol=1e-6)
+    np.testing.assert_allclose(float(adapter.SoftTargetLoss(0.1)(logits, label)["CELoss"]), float(expected), rtol=1e-6)
 
 
 def test_the_optimizer_clips_the_norm_of_all_gradients_together():
     model = tiny()
-    optimizer = ppcls.LayerDecayAdamW(1e-3, layer_decay=0.6, clip_global_norm=0.5)([paddle.nn.Layer(), model])
+    optimizer = adapter.LayerDecayAdamW(1e-3, layer_decay=0.6, clip_global_norm=0.5)([paddle.nn.Layer(), model])
     (model(paddle.randn([1, 3, 224, 224])).sum() * 100).backward()
     optimizer.step()
     squares = sum(float((parameter.grad ** 2).sum()) for parameter in model.parameters()
@@ -125,7 +125,7 @@ def test_the_optimizer_clips_the_norm_of_all_gradients_together():
     scales = {round(group["learning_rate"], 4) for group in optimizer._param_groups}
     assert scales == {round(0.6 ** n, 4) for n in range(4)}
     with pytest.raises(ConfigError, match="0 BEiT v2 models"):
-        ppcls.LayerDecayAdamW(1e-3)([paddle.nn.Linear(1, 1)])
+        adapter.LayerDecayAdamW(1e-3)([paddle.nn.Linear(1, 1)])
 
 
 # -- a checkout -------------------------------------------------------------------------------------------------------
@@ -162,7 +162,8 @@ def script(name, pictures, output, *options, launcher=()):
         given.update({f"DataLoader.{part}.dataset.image_root": pictures,
                       f"DataLoader.{part}.dataset.cls_label_path": pictures / f"{split}.txt",
                       f"DataLoader.{part}.sampler.batch_size": 4, f"DataLoader.{part}.loader.num_workers": 0})
-    command = [sys.executable, *launcher, "-m", "beitv2_cls", str(Path(HOME) / "tools" / f"{name}.py"), "-c", str(YAML)]
+    entry = [str(Path(adapter.__file__).with_name("__main__.py"))] if launcher else ["-m", "beitv2_cls"]
+    command = [sys.executable, *launcher, *entry, str(Path(HOME) / "tools" / f"{name}.py"), "-c", str(YAML)]
     for key, value in given.items():
         command += ["-o", f"{key}={value}"]
     for option in options:
@@ -185,7 +186,7 @@ def test_train_resume_eval_infer_and_export_with_unmodified_scripts(pictures, tm
     said = ran("train", pictures, tmp_path / "out", "Global.epochs=1", "Optimizer.lr.warmup_epoch=0",
                f"Global.pretrained_model={tmp_path}/trunk")
     assert "[Train][Epoch 1/1][Avg]" in said
-    output = tmp_path / "out/BEiTv2_base_patch16_224"
+    output = tmp_path / "out"
     said = ran("train", pictures, tmp_path / "out", "Global.epochs=2", "Optimizer.lr.warmup_epoch=0",
                f"Global.checkpoints={output}/latest")
     assert "[Train][Epoch 2/2][Avg]" in said and "[Train][Epoch 1/2][Avg]" not in said

@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 
 def register() -> list[str]:
-    """Make the models known to PaddleClas by name; see `beitv2_cls.ppcls.register`."""
+    """Make the models known to PaddleClas by name; see `beitv2_cls.adapter.register`."""
     import beitv2_core  # noqa: F401  before Paddle: threads and the MKL path
-    from beitv2_cls.ppcls import register as register_with_paddleclas
+    from beitv2_cls.adapter import register as register_with_paddleclas
 
     return register_with_paddleclas()

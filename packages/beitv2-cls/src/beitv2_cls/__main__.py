@@ -2,7 +2,8 @@
 
     python -m beitv2_cls PADDLECLAS/tools/train.py -c configs/cls/ppcls/beitv2_base_patch16_224_finetune.yaml -o ...
 
-Train, eval, infer and export_model alike, also under `python -m paddle.distributed.launch`.
+Train, eval, infer and export_model alike.  On several processes the command `beitv2-ppcls`, which is the same, follows
+`python -m paddle.distributed.launch`, because the launcher starts no modules.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
     script = Path(sys.argv[1])
     try:
         sys.path.insert(0, str(checkout_of(script)))
-        from beitv2_cls.ppcls import register
+        from beitv2_cls.adapter import register
 
         register(fresh_head=script.name == "train.py")
     except BEiTError as error:
