@@ -1,9 +1,9 @@
 """BEiT v2 inside PaddleClas, without editing it: models by name, and our parts where PaddleClas's are wrong.
 
 From the wheel (`paddleclas`), `register()` makes the models known to `paddleclas.ppcls.arch.build_model`.  In a source
-checkout (`ppcls`) it also adds data operators, a loss and an optimizer by name, and replaces two functions of the engine:
-- `RandCropImage` and `ResizeImage` round sizes otherwise than torchvision: `BEiTv2RandomCrop`, `BEiTv2EvalCrop`;
-- `CELoss` without epsilon takes the softmax of soft labels, so mixed pictures get wrong targets: `BEiTv2SoftTargetLoss`;
+checkout (`ppcls`) it also adds operators, a loss and an optimizer by name, and replaces two functions of the engine:
+- `RandCropImage`, `ResizeImage` draw or round otherwise than torchvision: `BEiTv2RandomCrop`, `BEiTv2EvalCrop`;
+- `CELoss` without epsilon takes the softmax of soft labels, wrong for mixed pictures: `BEiTv2SoftTargetLoss`;
 - `AdamWDL` decays weights twice and drops the clipping, `clip_norm` is per tensor: `BEiTv2AdamW`;
 - `load_dygraph_pretrain` runs what a file asks it to and ignores missing keys: `load_pretrained`, for our models only;
 - `ParallelEnv().device_id` does not exist on the CPU, so two processes cannot evaluate there: given a value.
@@ -16,7 +16,7 @@ import importlib.util
 import math
 import random
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def load_pretrained(model: BEiTClassifier, path: str, *, fresh_head: bool = True
     return transfer_trunk(model, weights, source, source_grid=grid)
 
 
-def grid_in(weights: dict[str, np.ndarray], source: str) -> tuple[int, int]:
+def grid_in(weights: Mapping[str, np.ndarray], source: str) -> tuple[int, int]:
     """The square grid of patches that the position terms of a checkpoint were made for; (1, 1) where it has none."""
     for name, array in weights.items():
         side = 1.0

@@ -22,9 +22,9 @@ def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *
     """Put a pretrained trunk into `model`, its position terms fitted to the model's grid; returns what stayed fresh.
 
     drop: beginnings of names that are left out: what only pretraining has (the final norm too: the official code never
-    loads it into `fc_norm`).  A shared bias is copied into each block where the model has tables of its own.  fresh: beginnings of
-    names that may be missing.  Raises CheckpointError listing everything else that is missing, left over or of another
-    shape.  Source: official run_class_finetuning.py; keys as in `load_state_dict`.
+    loads it into `fc_norm`).  fresh: beginnings of names that may be missing.  A shared bias is copied into each block
+    where the model has tables of its own.  Raises CheckpointError listing everything else that is missing, left over or
+    of another shape.  Source: official run_class_finetuning.py; keys as in `load_state_dict`.
     """
     state = model.state_dict()
     given = {name: array for name, array in weights.items() if not name.startswith(tuple(drop))}
