@@ -129,6 +129,30 @@ def test_bad_data_is_named_before_training(pictures, tmp_path):
     refused(pictures, r"2 missing \(class_0, class_1\), 1 unknown \(class_9\)", f"validation.root={tmp_path}/other")
 
 
+def listed(pictures, name, labels) -> str:
+    """A list file over the validation pictures with these labels in turn."""
+    paths = sorted(path.relative_to(pictures / "val").as_posix() for path in (pictures / "val").rglob("*.png"))
+    lines = [f"{path} {labels[i % len(labels)]}\n" for i, path in enumerate(paths)]
+    (pictures / name).write_text("".join(lines))
+    return str(pictures / name)
+
+
+def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(pictures, caplog):
+    root = [f"data.root={pictures}/val", f"validation.root={pictures}/val"]
+    refused(pictures, r"no picture of class 1 \(1 in all\)", *root, "validation.root=null",
+            f"data.list_file={listed(pictures, 'gap.txt', [0, 2])}")
+    refused(pictures, r"1 missing \(cat\), 1 unknown \(fox\)", *root,
+            f"data.list_file={listed(pictures, 'train.txt', ['cat', 'dog'])}",
+            f"validation.list_file={listed(pictures, 'val.txt', ['dog', 'fox'])}")
+    from beitv2_cls.build import build_data
+
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), *root, f"output={pictures}/none",
+                f"data.list_file={listed(pictures, 'three.txt', [0, 1, 2])}",
+                f"validation.list_file={listed(pictures, 'two.txt', [0, 2])}"]
+    build_data(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    assert "no picture of class 1" in caplog.text and "not measured" in caplog.text
+
+
 def one_class(pictures) -> Path:
     names = sorted(path.name for path in (pictures / "val/class_0").iterdir())
     (pictures / "list.txt").write_text("".join(f"class_0/{name} cat\n" for name in names))

@@ -143,15 +143,15 @@ def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
                           f"model.num_classes={len(classes)} or give the data the setting is meant for.")
     if data.dataset == "digit_scenes":
         return train_set, build_dataset(data, split="test", size=check.size)
+    empty = classes_without_pictures(train_set)
+    if empty:
+        raise DataError(f"{train_set!r}: no picture of class {', '.join(empty[:5])} ({len(empty)} in all). Add some, "
+                        "or remove the class.")
     if check.root is None:
         log.warning("validation.root is not given: accuracy is not measured. Set it to a folder of class folders.")
         return train_set, None
     changed = data.model_copy(update={"root": check.root, "list_file": check.list_file})
     validation = build_dataset(changed, report=report.with_name("corrupt_validation_files.txt"), with_classes=True)
-    counts = np.bincount(train_set.labels, minlength=len(classes))
-    if (counts == 0).any():
-        empty = [classes[i] for i in np.flatnonzero(counts == 0)]
-        raise DataError(f"{train_set!r}: no picture of class {', '.join(empty[:5])}. Add some, or remove the class.")
     if list(validation.classes) != list(classes):
         missing = sorted(set(classes) - set(validation.classes))
         unknown = sorted(set(validation.classes) - set(classes))
@@ -159,7 +159,17 @@ def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
             f"{check.root}: its classes are not those of {data.root}: {len(missing)} missing "
             f"({', '.join(missing[:5])}), {len(unknown)} unknown ({', '.join(unknown[:5])}). Use the same folders."
         )
+    unseen = classes_without_pictures(validation)
+    if unseen:
+        log.warning("%r: no picture of class %s (%d in all): its accuracy is not measured.", validation,
+                    ", ".join(unseen[:5]), len(unseen))
     return train_set, validation
+
+
+def classes_without_pictures(dataset: Any) -> list[str]:
+    """Names of the classes that no picture of a labelled data set belongs to."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return [dataset.classes[i] for i in np.flatnonzero(counts == 0)]
 
 
 def build_classifier(config: LabelledRunConfig, num_classes: int) -> BEiTClassifier:
