@@ -83,7 +83,7 @@ def position_histogram(histogram_NK: np.ndarray, grid: tuple[int, int], path: st
         axes.set_title(f"Codes at each position of the picture\nmean {bits.mean():.1f} bits, at most "
                        f"{most:.3g} for {histogram_NK.shape[1]:,} codes")
         bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="entropy of the codes (bits)")
-        bar.outline.set_visible(False)
+        bar.outline.set(visible=False)  # type: ignore[operator,unused-ignore]  # matplotlib 3.10 types it as a spine
         if max(grid) <= 14:
             for (row, column), value in np.ndenumerate(bits):
                 axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9 if max(grid) <= 8 else 6,
