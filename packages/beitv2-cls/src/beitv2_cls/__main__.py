@@ -33,7 +33,7 @@ def checkout_of(script: Path) -> Path:
 def main() -> None:
     """Put the checkout on the path, register, then run its unmodified script with the arguments that are left."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        sys.exit("usage: python -m beitv2_cls PADDLECLAS/tools/{train,eval,infer,export_model}.py -c CONFIG [-o ...]")
+        raise SystemExit("usage: python -m beitv2_cls PADDLECLAS/tools/{train,eval,infer,export_model}.py -c CONFIG [-o ...]")
     script = Path(sys.argv[1])
     try:
         sys.path.insert(0, str(checkout_of(script)))
@@ -41,15 +41,16 @@ def main() -> None:
 
         register(fresh_head=script.name == "train.py")
     except BEiTError as error:
-        sys.exit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from None
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {script}: PaddleClas needs the package {error.name!r}, which is not installed. Type: "
-                 f"pip install {error.name}, or pip install -r {script.resolve().parent.parent}/requirements.txt")
+        raise SystemExit(
+            f"error: {script}: PaddleClas needs the package {error.name!r}, which is not installed. Type: "
+            f"pip install {error.name}, or pip install -r {script.resolve().parent.parent}/requirements.txt") from None
     sys.argv = [str(script), *sys.argv[2:]]
     try:
         runpy.run_path(str(script), run_name="__main__")
     except BEiTError as error:
-        sys.exit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
