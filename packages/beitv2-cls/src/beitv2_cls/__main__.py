@@ -33,7 +33,8 @@ def checkout_of(script: Path) -> Path:
 def main() -> None:
     """Put the checkout on the path, register, then run its unmodified script with the arguments that are left."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        raise SystemExit("usage: python -m beitv2_cls PADDLECLAS/tools/{train,eval,infer,export_model}.py -c CONFIG [-o ...]")
+        raise SystemExit("usage: python -m beitv2_cls PADDLECLAS/tools/{train,eval,infer,export_model}.py -c CONFIG "
+                         "[-o ...]")
     script = Path(sys.argv[1])
     try:
         sys.path.insert(0, str(checkout_of(script)))
