@@ -153,6 +153,24 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
     assert "no picture of class 1" in caplog.text and "not measured" in caplog.text
 
 
+def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agree(pictures, tmp_path):
+    from beitv2_cls.build import build_classifier, build_finetuning, load_trunk
+
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), "optim.steps=2", "optim.warmup_steps=1",
+                f"output={tmp_path}/first"]
+    loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    loop.run()
+    before = loop.task.model.state_dict()
+    settings = [*settings, f"pretrained.weights={tmp_path}/first", f"output={tmp_path}/second"]
+    config, _ = load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)
+    for classes, kept in ((2, True), (5, False)):
+        model = build_classifier(config, classes)
+        load_trunk(model, config)
+        np.testing.assert_array_equal(model.fc_norm.weight.numpy(), before["fc_norm.weight"].numpy())
+        assert (list(model.head.weight.shape) == list(before["head.weight"].shape)
+                and np.array_equal(model.head.weight.numpy(), before["head.weight"].numpy())) == kept
+
+
 def one_class(pictures) -> Path:
     names = sorted(path.name for path in (pictures / "val/class_0").iterdir())
     (pictures / "list.txt").write_text("".join(f"class_0/{name} cat\n" for name in names))

@@ -73,7 +73,7 @@ def test_a_fine_tuned_file_is_loaded_whole_and_strictly(tmp_path):
     saved(source, tmp_path / "part.pdparams", drop=["blocks.1.mlp.fc1.weight"])
     with pytest.raises(CheckpointError, match=r"1 missing \(blocks.1.mlp.fc1.weight\)"):
         adapter.load_pretrained(tiny(), str(tmp_path / "part.pdparams"))
-    with pytest.raises(CheckpointError, match="of another shape .head.bias"):
+    with pytest.raises(CheckpointError, match="its head has 4 classes, the model has 5"):
         adapter.load_pretrained(adapter.build_arch("base", 224, class_num=5, **TINY), str(tmp_path / "whole.pdparams"))
 
 
@@ -89,6 +89,23 @@ def test_position_tables_are_fitted_to_the_models_size(tmp_path):
     saved(tiny(), tmp_path / "small.pdparams")
     large = adapter.build_arch("base", 384, class_num=4, pretrained=str(tmp_path / "small.pdparams"), **TINY)
     assert large.state_dict()["blocks.0.attn.relative_position_bias_table"].shape[0] == (2 * 24 - 1) ** 2 + 3
+
+
+def test_arch_takes_its_options_under_either_name_and_refuses_unknown_ones():
+    assert tiny(image_size=32).grid == (2, 2)
+    assert adapter.build_arch("base", 224, num_classes=6, **TINY).num_classes == 6
+    with pytest.raises(ConfigError, match="unknown settings drop_rte.*Known: .*depth"):
+        tiny(drop_rte=0.1)
+
+
+def test_a_model_of_the_same_name_is_not_hidden(monkeypatch):
+    arch = pytest.importorskip("paddleclas.ppcls.arch", reason="the PaddleClas wheel is not installed")
+    monkeypatch.setattr(arch, "BEiTv2_base_patch16_224", object(), raising=False)
+    with pytest.raises(ConfigError, match="already has a model named 'BEiTv2_base_patch16_224'"):
+        adapter.register()
+    monkeypatch.undo()
+    adapter.register()
+    adapter.register()  # twice changes nothing
 
 
 def test_what_paddleclas_offers_and_we_do_not_is_refused():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import random
 import types
@@ -37,30 +38,40 @@ from beitv2_core.data.transforms import EvalCrop, RandomResizedCrop
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import clip_by_global_norm
 from beitv2_core.errors import CheckpointError, ConfigError, MissingDependencyError
+from beitv2_core.models.backbone import BEiTBackbone
 
 LAYER_SCALE = {"base": 0.1, "large": 1e-5}
 MODELS = {f"BEiTv2_{size}_patch16_{pixels}": (size, pixels) for size in ("base", "large") for pixels in (224, 384)}
+#: what `Arch` may say besides PaddleClas's own words; `norm` follows from the pooling
+KNOWN = {name for owner in (BEiTClassifier, BEiTBackbone)
+         for name, parameter in inspect.signature(owner.__init__).parameters.items()
+         if parameter.kind is parameter.KEYWORD_ONLY} - {"num_classes", "drop_path", "norm"}
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-def build_arch(size: str, image_size: int, *, pretrained: Any = False, class_num: int = 1000,
+def build_arch(size: str, pixels: int, /, *, pretrained: Any = False, class_num: int = 1000,
                drop_path_rate: float = 0.0, **options: Any) -> BEiTClassifier:
     """The published classifier as PaddleClas's `Arch` section builds it: images (B, 3, H, W) -> logits (B, class_num).
 
     size: "base" or "large"; pretrained: path of a pretraining or fine-tuned checkpoint (`load_pretrained`), False or
     None for none.  `use_ssld` of PaddleClas's factories is accepted where it is off.  Other options are
-    `BEiTClassifier`'s and replace the published ones.
-    Raises ConfigError for `pretrained: True` (PaddleClas hosts no weights of these models).
+    `BEiTClassifier`'s and replace the published ones; `num_classes` is another spelling of `class_num`.
+    Raises ConfigError for `pretrained: True` (PaddleClas hosts no weights of these models) and for unknown options.
     """
     if options.pop("use_ssld", False):
         raise ConfigError("Arch.use_ssld: there are no SSLD weights of BEiT v2. Remove the setting.")
     if pretrained is True:
         raise ConfigError("Arch.pretrained is True, but PaddleClas hosts no BEiT v2 weights. Give the path of a "
                           "checkpoint instead.")
+    class_num = options.pop("num_classes", class_num)
+    unknown = sorted(set(options) - KNOWN)
+    if unknown:
+        raise ConfigError(f"Arch: unknown settings {', '.join(unknown)}. Known: class_num, drop_path_rate, pretrained, "
+                          f"{', '.join(sorted(KNOWN))}.")
     width, depth, heads = SIZES[size]
-    settings = {"image_size": image_size, "patch_size": 16, "width": width, "depth": depth, "num_heads": heads,
+    settings = {"image_size": pixels, "patch_size": 16, "width": width, "depth": depth, "num_heads": heads,
                 "init_values": LAYER_SCALE[size], "use_rel_pos_bias": True, "drop_path": drop_path_rate, **options}
     model = BEiTClassifier(num_classes=class_num, **settings)
     if pretrained:
@@ -84,6 +95,10 @@ def load_pretrained(model: BEiTClassifier, path: str, *, fresh_head: bool = True
                               "first, or give the fine-tuned checkpoint.")
     grid = grid_in(weights, source)
     if has_head:
+        classes = int(weights["head.weight"].shape[-1])
+        if classes != model.num_classes:
+            raise CheckpointError(f"{source}: its head has {classes} classes, the model has {model.num_classes}. Set "
+                                  f"Arch.class_num={classes}, or give the pretraining checkpoint to start a new head.")
         return transfer_trunk(model, weights, source, source_grid=grid, fresh=(), drop=())
     return transfer_trunk(model, weights, source, source_grid=grid)
 
@@ -103,6 +118,9 @@ def grid_in(weights: Mapping[str, np.ndarray], source: str) -> tuple[int, int]:
                                   "file does not say of which. Load it through a run folder, which does.")
         return int(side), int(side)
     return 1, 1
+
+
+FACTORIES = {name: partial(build_arch, size, pixels) for name, (size, pixels) in MODELS.items()}
 
 
 # -- parts of the training --------------------------------------------------------------------------------------------
@@ -209,8 +227,12 @@ def register(*, fresh_head: bool = True) -> list[str]:
         if importlib.util.find_spec(root.split(".")[0]) is None:
             continue
         arch = importlib.import_module(f"{root}.arch")
-        for name, (size, pixels) in MODELS.items():
-            setattr(arch, name, partial(build_arch, size, pixels))
+        for name, factory in FACTORIES.items():
+            taken = getattr(arch, name, factory)
+            if taken is not factory:
+                raise ConfigError(f"{arch.__name__} already has a model named {name!r} ({taken!r}). Remove one of the "
+                                  "two: ours would hide it from every config that names it.")
+            setattr(arch, name, factory)
         if root == "ppcls":
             _register_engine(fresh_head)
         done.append(arch.__name__)

@@ -17,7 +17,7 @@ from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, 
 from beitv2_core.build import Parts, build_dataset, build_loop, load_mim, plan_batches, seed_everything, set_weights
 from beitv2_core.build.models import trunk_options
 from beitv2_core.build.restore import freeze, read_checkpoint, read_config
-from beitv2_core.build.transfer import transfer_trunk
+from beitv2_core.build.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, parse_config
 from beitv2_core.config.schema import grid_of
 from beitv2_core.data import Loader, ResumableSampler
@@ -181,7 +181,11 @@ def build_classifier(config: LabelledRunConfig, num_classes: int) -> BEiTClassif
 
 
 def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig) -> None:
-    """Put a pretrained trunk into the classifier; CheckpointError names a checkpoint of another kind or size."""
+    """Put a pretrained trunk into the classifier; CheckpointError names a checkpoint of another kind or size.
+
+    A fine-tuned model may be given too (ImageNet-22k before 1k, 224 px before 384): its final norm is kept, and
+    its head where it has the same number of classes.  Source: official run_class_finetuning.py.
+    """
     source = config.pretrained
     found = read_checkpoint(str(source.weights), sha256=source.sha256)
     grid = grid_of(source.image_size, config.model.patch_size)
@@ -192,8 +196,13 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
             raise CheckpointError(f"{found.path}: this is a {kind!r} run; fine-tuning starts from a pretraining run "
                                   "(or another fine-tuned one). Give that as pretrained.weights.")
         grid = settings.grid
-    weights = {name: array for name, array in found.weights.items() if not name.startswith(("head.", "fc_norm."))}
-    fresh = transfer_trunk(model, weights, str(found.path), source_grid=grid)
+    weights = found.weights
+    drop: tuple[str, ...] = PRETRAINING_ONLY
+    if "head.weight" in weights:  # another fine-tuned model: its norm is kept, its head where the classes are as many
+        drop = ()
+        if int(weights["head.bias"].shape[0]) != model.num_classes:
+            drop = ("head.",)
+    fresh = transfer_trunk(model, weights, str(found.path), source_grid=grid, drop=drop)
     log.info("%s: trunk loaded; new: %s", found.path, ", ".join(fresh))
 
 

@@ -44,7 +44,8 @@ class BEiTClassifier(BEiTBackbone):
 
     def features(self, images: paddle.Tensor) -> paddle.Tensor:
         """Pooled features (B, D): what the head reads."""
-        return super().forward(images)
+        # Not super(): Paddle 2.6 cannot turn it into a static graph, and export would fail.
+        return BEiTBackbone.forward(self, images)
 
 
 def layer_of(name: str, depth: int) -> int:
