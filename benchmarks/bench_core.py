@@ -1,4 +1,4 @@
-"""Speed and memory of base-size pretraining and fine-tuning steps and of the quantizer, against this machine's matmul peak.
+"""Speed and memory of base-size training steps and of the quantizer, against this machine's matmul peak.
 
     python benchmarks/bench_core.py              # about six minutes on two cores; `make bench`
     python benchmarks/bench_core.py --rounds 1   # a glance
