@@ -27,7 +27,7 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(WHEEL)==$(PADDLE)" $(PINS) \
-	  -e "packages/beitv2-core[test,visualdl]" -e "packages/beitv2-cls[ppcls]" -e packages/beitv2-seg "ruff==0.14.*" "mypy==1.18.*" types-PyYAML
+	  -e "packages/beitv2-core[test,visualdl]" -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" "ruff==0.14.*" "mypy==1.18.*" types-PyYAML
 	@touch $@
 
 pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it, report

@@ -67,7 +67,8 @@ class BEiTv2RatioRangeResize:
         return int(self.scale[0] * ratio), int(self.scale[1] * ratio)
 
     def __call__(self, data: Data) -> Data:
-        return _resize(data, scaled_size(*data["img"].shape[:2], self.draw()))
+        height, width = data["img"].shape[:2]
+        return _resize(data, scaled_size(height, width, self.draw()))
 
 
 class BEiTv2Resize:
