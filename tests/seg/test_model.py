@@ -101,3 +101,12 @@ def test_a_pretrained_trunk_is_loaded_strictly_with_its_shared_bias_resized(tmp_
         assert got.relative_position_bias_table.numpy().any()
     with pytest.raises(CheckpointError, match="not a trunk for this BEiTv2"):
         BEiTv2(**{**SMALL, "width": 24}, pretrained=str(path), pretrained_image_size=16)
+
+
+def test_the_segmentor_becomes_a_static_graph_with_the_same_logits(tmp_path):
+    model, image = segmentor(), paddle.rand([1, 3, 32, 32])
+    expected = model(image)[0].numpy()
+    spec = [paddle.static.InputSpec([1, 3, 32, 32], "float32")]
+    paddle.jit.save(paddle.jit.to_static(model, input_spec=spec), str(tmp_path / "model"))
+    got = paddle.jit.load(str(tmp_path / "model"))(image)
+    np.testing.assert_allclose((got[0] if isinstance(got, (list, tuple)) else got).numpy(), expected, atol=1e-4)

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import paddle
 from paddle import nn
 
 
-class _Unbiased:
-    """After a training forward: running variance += momentum * (unbiased - biased) batch variance."""
-
-    processes = 1
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if not self.training or x.numel() == 0:  # type: ignore[attr-defined]
-            return super().forward(x)  # type: ignore[misc]
-        before = self._variance.clone()  # type: ignore[attr-defined]
-        out = super().forward(x)  # type: ignore[misc]
-        count = self.processes * x.shape[0] * x.shape[2] * x.shape[3]
-        if count > 1:
-            with paddle.no_grad():
-                kept = before * self._momentum  # type: ignore[attr-defined]
-                biased = self._variance - kept  # type: ignore[attr-defined]
-                self._variance.set_value(kept + biased * (count / (count - 1)))  # type: ignore[attr-defined]
-        return out
-
-
-class BatchNorm2D(_Unbiased, nn.BatchNorm2D):
+class BatchNorm2D(nn.BatchNorm2D):
     """x (B, C, H, W) -> the same shape.  Paddle's own layer keeps the biased variance (pixels instead of pixels - 1).
 
     Departs: a single value per channel (one picture, one pooled cell) is normalised to the bias; PyTorch raises.
     """
 
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Normalise; in training also update the running statistics."""
+        # Not super(): Paddle's export would call this method again and again.
+        if not self.training:
+            return nn.BatchNorm2D.forward(self, x)
+        return _train(self, nn.BatchNorm2D.forward, x)
 
-class SyncBatchNorm(_Unbiased, nn.SyncBatchNorm):
+
+class SyncBatchNorm(nn.SyncBatchNorm):
     """The same over the pictures of all processes."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.processes = paddle.distributed.get_world_size()
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Normalise; in training also update the running statistics."""
+        if not self.training:
+            return nn.SyncBatchNorm.forward(self, x)
+        return _train(self, nn.SyncBatchNorm.forward, x, processes=paddle.distributed.get_world_size())
+
+
+def _train(layer: Any, forward: Callable[..., paddle.Tensor], x: paddle.Tensor, processes: int = 1) -> paddle.Tensor:
+    """The training forward; afterwards the batch's share of the running variance is made unbiased."""
+    before = layer._variance.clone()
+    out = forward(layer, x)
+    count = processes * x.shape[0] * x.shape[2] * x.shape[3]
+    if count > 1:
+        with paddle.no_grad():
+            kept = before * layer._momentum
+            layer._variance.set_value(kept + (layer._variance - kept) * (count / (count - 1)))
+    return out
 
 
 def batch_norm(channels: int) -> nn.Layer:

@@ -82,4 +82,4 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: paddle.Tensor) -> paddle.Tensor:
         if uses_cpu_gradients(input) and not (input.stop_gradient or self.weight.stop_gradient):
             return _LayerNormOnCpu.apply(input, self.weight, self.bias, self._epsilon)
-        return super().forward(input)
+        return nn.LayerNorm.forward(self, input)  # not super(): Paddle 2.6 cannot export it
