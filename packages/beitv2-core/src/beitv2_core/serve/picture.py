@@ -38,7 +38,7 @@ def read_picture(data: bytes, *, max_pixels: int) -> Picture:
     loader does; 8 bit RGB pictures without an EXIF turn are decoded equally.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is `max_pixels`
+        warnings.simplefilter("ignore")  # about the sender's file; and the limit of pixels is here `max_pixels`
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except UnidentifiedImageError:
