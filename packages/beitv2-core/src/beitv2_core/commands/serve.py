@@ -60,8 +60,8 @@ def serve(
         if not local:
             log.warning("--host %s: whoever reaches this machine can use the server.", host)
         server = uvicorn.Server(uvicorn.Config(
-            app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none", lifespan="on",
-            timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
+            app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+            ws="none", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
         ))
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ shows {', '.join(view.name for view in views)}; "
@@ -78,7 +78,9 @@ def serve(
         listener.close()
 
 
-def build_views(run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int) -> list[Any]:
+def build_views(
+    run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int
+) -> list[Any]:
     """The views of a run and of a tokenizer, each tried once on a grey picture.
 
     Raises ConfigError when there is nothing to show.

@@ -109,17 +109,19 @@ class Answer(BaseModel):
 
 
 def create_app(
-    views: Sequence[View], *, title: str = "BEiT v2", limits: Limits = Limits(), hosts: Sequence[str] | None = None
+    views: Sequence[View], *, title: str = "BEiT v2", limits: Limits | None = None, hosts: Sequence[str] | None = None
 ) -> FastAPI:
     """The web application that shows `views` in this order.
 
-    title: shown on the page; hosts: names accepted in the Host header, None for any.
+    title: shown on the page; limits: by default those of `Limits`; hosts: names accepted in the Host header, None for
+    any.
     Raises ConfigError without a view and for names that are taken or no plain words.
     """
     names = [view.name for view in views]
     if not views or len(set(names)) < len(names) or not all(re.fullmatch("[a-z0-9-]+", name) for name in names):
         raise ConfigError(f"create_app: views {names}; expected at least one, each with a name of its own made of a-z, "
                           "0-9 and -.")
+    limits = limits or Limits()
     worker = Worker(limits.waiting)
 
     @asynccontextmanager
@@ -200,10 +202,10 @@ def _add_pages(app: FastAPI) -> None:
     async def read_page() -> HTMLResponse:
         return HTMLResponse(page, headers=headers)
 
-    api_page = get_swagger_ui_html(
+    api_page = bytes(get_swagger_ui_html(
         openapi_url=str(app.openapi_url), title=f"{app.title} API", swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
         swagger_css_url=f"{DOCS_FILES}/swagger-ui.css", swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
-    ).body.decode("utf-8")
+    ).body).decode("utf-8")
     api_headers = {"Content-Security-Policy": content_policy(api_page, own_files=True)}
 
     @app.get(DOCS, include_in_schema=False)

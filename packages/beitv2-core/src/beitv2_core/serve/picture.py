@@ -99,7 +99,7 @@ def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        if layer.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(layer.getchannel("A")).min() < 255:
             notes.append("transparent parts shown on white")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     if image.mode == "CMYK":
@@ -110,9 +110,9 @@ def _as_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 def _to_8_bit(levels: np.ndarray) -> np.ndarray:
     """uint8 (H, W) of grey levels of any type: 0..1, 0..255 and 0..65535 keep their black and white, others are
     stretched between their least and largest."""
-    levels = np.nan_to_num(levels.astype(np.float64), posinf=0.0, neginf=0.0)
+    levels = np.nan_to_num(levels.astype(np.float32), posinf=0.0, neginf=0.0)
     low, high = float(levels.min()), float(levels.max())
     if low >= 0 and high <= 65535:
-        whole = bool((levels == np.rint(levels)).all())
-        low, high = 0.0, 1.0 if high <= 1 and not whole else 255.0 if high <= 255 else 65535.0
-    return np.rint((levels - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        shares = high <= 1 and bool((levels != np.rint(levels)).any())
+        low, high = 0.0, 1.0 if shares else 255.0 if high <= 255 else 65535.0
+    return np.rint((levels - low) * np.float32(255 / max(high - low, 1e-12))).astype(np.uint8)

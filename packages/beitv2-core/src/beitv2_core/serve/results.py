@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Annotated, Optional, Union
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
-from typing_extensions import Annotated, Literal
+from typing_extensions import Literal
 
 from ..errors import ShapeError
 from ..viz.codebook import palette
@@ -85,8 +85,8 @@ def segmentation_result(
 ) -> SegmentationResult:
     """The answer of a segmenter: `labels` (H, W) are class numbers of the pixels of `picture`.
 
-    names: class names by number; colours: uint8 (classes, 3), by default those of `viz.codebook.palette`.  Shares are of
-    all pixels; the pictures sent back are reduced to a longest side of 1024 pixels.
+    names: class names by number; colours: uint8 (classes, 3), by default those of `viz.codebook.palette`.  Shares are
+    of all pixels; the pictures sent back are reduced to a longest side of 1024 pixels.
     Raises ShapeError for labels of another size and for class numbers without a name.
     """
     labels = np.asarray(labels)
