@@ -27,6 +27,7 @@ ALLOWED = {
     "engine": {"errors", "layers"},  # layers: the collectives
     "config": {"errors", "_entry_points"},
     "viz": {"errors"},
+    "serve": {"errors", "_entry_points", "data", "viz", "codes", "evaluate"},  # models come in from the command
     "build": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
               "_entry_points"},
 }

@@ -29,11 +29,16 @@ def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[s
 
     names: class names by number.  Raises DataError naming a file that cannot be decoded.
     """
-    model.eval()
     left = iter(paths)
     for images in picture_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share):
-        with paddle.no_grad():
-            shares_BC = F.softmax(model(paddle.to_tensor(normalise(images))).astype("float32"), axis=-1).numpy()
-        order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
-        for shares, best, path in zip(shares_BC, order, left):
-            yield Prediction(path, [(names[i], float(shares[i])) for i in best])
+        for classes, path in zip(likeliest(model, images, names, top=top), left):
+            yield Prediction(path, classes)
+
+
+def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int = 5) -> list[list[tuple[str, float]]]:
+    """The `top` likeliest classes, (name, probability), of every picture of float32 (B, 3, H, W) in [0, 1]."""
+    model.eval()
+    with paddle.no_grad():
+        shares_BC = F.softmax(model(paddle.to_tensor(normalise(images))).astype("float32"), axis=-1).numpy()
+    order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
+    return [[(names[i], float(shares[i])) for i in best] for shares, best in zip(shares_BC, order)]
