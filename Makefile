@@ -13,7 +13,7 @@ WHEEL := $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
 RUN := runs/digit_scenes
 
-.PHONY: help setup pretrain finetune test test-fast parity bench lint type build clean
+.PHONY: help setup pretrain finetune segment test test-fast parity bench lint type build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it
 finetune: $(STAMP)  ## the pretrained backbone against scratch as a classifier (runs pretrain first if needed)
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 compare configs/cls/digit_scenes.yml --pretrained $(RUN)/pretrain -o $(RUN)/finetune
+
+segment: $(STAMP)  ## the pretrained backbone against scratch as a segmenter (runs pretrain first if needed)
+	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
+	$(BIN)/beitv2 segment compare digit_scenes --pretrained $(RUN)/pretrain -o $(RUN)/segment
 
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
