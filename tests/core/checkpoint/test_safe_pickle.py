@@ -324,10 +324,10 @@ def test_an_archive_with_two_entries_of_one_name_is_refused(tmp_path):
 
 def test_an_inspection_checks_everything_and_keeps_no_numbers(tmp_path):
     saved = Saved()
-    path = saved.zip(tmp_path / "w.pth", {"model": {"w": saved.tensor(np.full((1000, 1000), 7, "f4"))}, "epoch": 3})
-    assert peak_of(lambda: inspect_torch_file(path)) < 2**20
+    path = saved.zip(tmp_path / "w.pth", {"model": {"w": saved.tensor(np.full((2000, 2000), 7, "f4"))}, "epoch": 3})
+    assert peak_of(lambda: inspect_torch_file(path)) < 2**22  # 16 MB of numbers
     found = inspect_torch_file(path)
-    assert found["epoch"] == 3 and found["model"]["w"].size == (400, 400)
+    assert found["epoch"] == 3 and found["model"]["w"].size == (2000, 2000)
     data = bytearray(path.read_bytes())
     data[data.index(np.full(10, 7, "f4").tobytes()) + 20] ^= 1
     path.write_bytes(data)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.checkpoint.safe_pickle import LEGACY_START, is_torchscript, load_torch_file
+from beitv2_core.checkpoint.torch_reader import load_with_torch, usable_torch
 from beitv2_core.errors import CheckpointError
 
 #: keys under which training scripts put the weights beside optimizer, epoch and arguments, the first found is opened
@@ -32,7 +33,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     Raises CheckpointError naming the path: missing, damaged, unsafe, of another format, or without any tensor.
     """
     path = Path(path)
-    state, rest = _read_safetensors(path) if _is_safetensors(path) else (load_torch_file(path), {})
+    state, rest = read_state(path)
     while (nest := next((key for key in NESTS if isinstance(state.get(key), Mapping)), None)) is not None:
         rest.update({str(key): value for key, value in state.items() if key != nest})
         state = state[nest]
@@ -47,6 +48,28 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     tensors = {str(key): value for key, value in state.items() if isinstance(value, np.ndarray)}
     rest.update({str(key): value for key, value in state.items() if not isinstance(value, np.ndarray)})
     return tensors, rest
+
+
+def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `read_tensors`, with the nesting of the file left closed, and the metadata of safetensors as second value.
+
+    Files of torch.save go through torch.load(weights_only=True) where torch is installed, 2.6 or newer (unless
+    BEITV2_TORCH=0); what it refuses is refused.  All others, and those too without torch, through our own reader.
+    """
+    path = Path(path)
+    if _is_safetensors(path):
+        return _read_safetensors(path)
+    torch = usable_torch() if _is_of_torch_save(path) else None
+    return (load_torch_file(path) if torch is None else load_with_torch(path, torch)), {}
+
+
+def _is_of_torch_save(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LEGACY_START))
+    except OSError:
+        return False  # the reader names the cause
+    return head == LEGACY_START or head[:2] == b"PK" and not is_torchscript(path)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -117,7 +117,7 @@ class TensorRef(Frozen):
         """The tensor, read-only, after `check`."""
         self.check(where)
         if not math.prod(self.size):
-            return np.zeros(self.size, self.numpy_dtype)
+            return np.broadcast_to(np.zeros((), self.numpy_dtype), self.size)
         flat = self.storage.values(self.dtype)
         steps = tuple(step * flat.itemsize for step in self.stride)
         return np.lib.stride_tricks.as_strided(flat[self.offset:], self.size, steps, writeable=False)

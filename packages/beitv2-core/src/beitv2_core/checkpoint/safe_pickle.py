@@ -6,6 +6,7 @@ dictionaries of read-only numpy arrays; `restricted_pickle` says what a file may
 
 from __future__ import annotations
 
+import pickle
 import reprlib
 import struct
 import zipfile
@@ -20,6 +21,7 @@ from beitv2_core.checkpoint.restricted_pickle import RestrictedUnpickler, unpick
 from beitv2_core.errors import CheckpointError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_START = pickle.dumps(LEGACY_MAGIC, 2)
 _PROTOCOL = 1001
 _SLACK = 64 * 2**20  # what a small archive may unpack to beyond four times its size
 _MOST_MODULES = 100_000

@@ -12,8 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.checkpoint.keymaps.clip import from_clip
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.teachers.base import Teacher, grid_of, load_strict, pair, resize_positions, square_side
@@ -181,5 +181,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256 or (SHA256 if weights == URL else None))
-    visual = visual_from_state(load_torch_file(path), source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(read_tensors(path)[0], source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

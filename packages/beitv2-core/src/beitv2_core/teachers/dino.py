@@ -12,8 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.checkpoint.keymaps.dino import from_dino
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
@@ -175,5 +175,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "the file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(load_torch_file(path), source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(read_tensors(path)[0], source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)
