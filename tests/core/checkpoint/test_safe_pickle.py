@@ -1,11 +1,7 @@
-"""Weights files are read without executing anything: formats, bounds, and everything a hostile file may try.
-
-The files are written instruction by instruction, so that no PyTorch is needed and impossible files can be made too.
-"""
+"""Weights files are read without executing anything: formats, bounds, and everything a hostile file may try."""
 
 from __future__ import annotations
 
-import io
 import pickle
 import struct
 import tracemalloc
@@ -14,84 +10,10 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from weights_files import Code, Saved, call, encode, named, stream
 
 from beitv2_core.checkpoint.safe_pickle import inspect_torch_file, load_torch_file
 from beitv2_core.errors import CheckpointError
-
-TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "u2": "BFloat16Storage", "b1": "BoolStorage"}
-
-
-class Code(bytes):
-    """Pickle instructions, put into a stream as they are."""
-
-
-def encode(value) -> bytes:
-    if isinstance(value, Code):
-        return bytes(value)
-    if value is None:
-        return b"N"
-    if isinstance(value, bool):
-        return b"\x88" if value else b"\x89"
-    if isinstance(value, int):
-        return pickle.dumps(value, 2)[2:-1]
-    if isinstance(value, str):
-        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(encode, value)) + b"t"
-    assert isinstance(value, dict)
-    return b"}(" + b"".join(encode(key) + encode(item) for key, item in value.items()) + b"u"
-
-
-def stream(value) -> bytes:
-    return b"\x80\x02" + encode(value) + b"."
-
-
-def named(name: str) -> Code:
-    module, _, attribute = name.rpartition(".")
-    return Code(b"c" + module.encode() + b"\n" + attribute.encode() + b"\n")
-
-
-def call(name: str, *arguments) -> Code:
-    return Code(named(name) + encode(arguments) + b"R")
-
-
-class Saved:
-    """Tensors on their way into a file: `tensor` gives the instructions, `storages` the bytes."""
-
-    def __init__(self, legacy: bool = False):
-        self.storages: dict[str, np.ndarray] = {}
-        self.legacy = legacy
-
-    def tensor(self, array: np.ndarray, *, size=None, stride=None, offset=0, numel=None, kind=None) -> Code:
-        key = str(len(self.storages))
-        self.storages[key] = np.ascontiguousarray(array).reshape(-1)
-        size = array.shape if size is None else size
-        stride = tuple(s // array.itemsize for s in array.strides) if stride is None else stride
-        numel = array.size if numel is None else numel
-        kind = kind or TYPES[array.dtype.str[1:]]
-        pid = ("storage", named(f"torch.{kind}"), key, "cpu", numel) + ((None,) if self.legacy else ())
-        storage = Code(encode(pid) + b"Q")
-        hooks = call("collections.OrderedDict")
-        return call("torch._utils._rebuild_tensor_v2", storage, offset, tuple(size), tuple(stride), False, hooks)
-
-    def zip(self, path, value, compression=zipfile.ZIP_STORED):
-        with zipfile.ZipFile(path, "w", compression) as archive:
-            archive.writestr("archive/data.pkl", stream(value))
-            archive.writestr("archive/byteorder", "little")
-            for key, array in self.storages.items():
-                archive.writestr(f"archive/data/{key}", array.tobytes())
-            archive.writestr("archive/version", "3\n")
-        return path
-
-    def old(self, path, value):
-        out = io.BytesIO()
-        for header in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-            out.write(stream(header) if not isinstance(header, int) else pickle.dumps(header, 2))
-        out.write(stream(value) + pickle.dumps(list(self.storages), 2))
-        for array in self.storages.values():
-            out.write(struct.pack("<q", array.size) + array.tobytes())
-        path.write_bytes(out.getvalue())
-        return path
 
 
 @pytest.fixture(params=["zip", "old"])

@@ -17,6 +17,9 @@ import numpy as np
 from beitv2_core.errors import CheckpointError
 
 
+_MOST_AXES, _MOST_NUMBERS = 32, 2**58  # what numpy's arrays can have, empty ones too
+
+
 class StorageSource(Protocol):
     """Where the bytes of storages lie: how many there are of one, and the bytes themselves."""
 
@@ -96,7 +99,8 @@ class TensorRef(Frozen):
     def check(self, where: str) -> None:
         """Raise CheckpointError unless size and stride are sound and lie inside the storage, and that in the file."""
         numbers = (self.offset, *self.size, *self.stride)
-        if len(self.size) != len(self.stride) or not all(type(n) is int and n >= 0 for n in numbers):
+        sound = len(self.size) == len(self.stride) <= _MOST_AXES and all(type(n) is int and n >= 0 for n in numbers)
+        if not sound or math.prod(n or 1 for n in self.size) > _MOST_NUMBERS:
             raise CheckpointError(
                 f"{where}: size {reprlib.repr(self.size)} with stride {reprlib.repr(self.stride)} is no tensor. "
                 "The file is damaged."

@@ -26,7 +26,7 @@ from beitv2_core.checkpoint.pickled_values import (
 )
 from beitv2_core.errors import CheckpointError
 
-MOST_INSTRUCTIONS = 1_000_000  # a checkpoint of the large model with its optimizer has about 100,000
+MOST_INSTRUCTIONS = 500_000  # a checkpoint of the large model with its optimizer has about 100,000
 _STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
     "LongStorage": "i8", "IntStorage": "i4", "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1",

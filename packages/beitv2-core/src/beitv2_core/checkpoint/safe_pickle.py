@@ -97,7 +97,13 @@ class _ZipStorages:
             return 0
 
     def read(self, storage: Storage) -> bytes:
-        return self.archive.read(f"{self.prefix}data/{storage.key}")
+        return _read_entry(self.archive, f"{self.prefix}data/{storage.key}")
+
+
+def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    # ZipFile.read unpacks all there is before it looks at the declared size.
+    with archive.open(name) as entry:
+        return entry.read(archive.getinfo(name).file_size)
 
 
 def _read_zip(file: BinaryIO, path: Path, make: _TensorMaker) -> Any:
@@ -117,9 +123,9 @@ def _read_zip(file: BinaryIO, path: Path, make: _TensorMaker) -> Any:
         if len(set(names)) < len(names) or any(not name.startswith(prefix) for name in names):
             raise CheckpointError(f"{path}: the archive has two entries of one name, or entries outside of {prefix!r}; "
                                   "PyTorch writes no such files.")
-        if f"{prefix}byteorder" in names and archive.read(f"{prefix}byteorder") != b"little":
+        if f"{prefix}byteorder" in names and _read_entry(archive, f"{prefix}byteorder") != b"little":
             raise CheckpointError(f"{path}: written on a big-endian machine, which is not read. Save it on another.")
-        value = _resolve(unpickle_bytes(archive.read(pickles[0]), _ZipStorages(archive, prefix)), path, make)
+        value = _resolve(unpickle_bytes(_read_entry(archive, pickles[0]), _ZipStorages(archive, prefix)), path, make)
         damaged = archive.testzip() if make is not TensorRef.array else None  # reading checks what it reads
         if damaged is not None:
             raise CheckpointError(f"{path}: {damaged} has another checksum (CRC-32) than it was written with. The file "
