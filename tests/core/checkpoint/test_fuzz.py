@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("resource", reason="the memory limit needs a Unix")
 PROGRAM = Path(__file__).with_name("weights_fuzz.py")
 
 

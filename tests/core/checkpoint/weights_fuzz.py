@@ -145,7 +145,8 @@ def hostile_calls(format: str, marker: Path) -> Iterator[Case]:
     command = f"open({str(marker)!r}, 'w')"
     for name in FORBIDDEN:
         last = name.rpartition(".")[2]
-        argument = f"touch {marker}" if last in ("system", "popen", "Popen", "check_output", "spawn", "run") else command
+        shell = last in ("system", "popen", "Popen", "check_output", "spawn", "run")
+        argument = f"touch {marker}" if shell else command
         yield Case(name, "forbidden global", format, assemble(format, *build(format, {"x": call(name, argument)})),
                    "refuse", last)
     writes = {"INST": f"(S'touch {marker}'\nios\nsystem\n", "OBJ": f"(cos\nsystem\nS'touch {marker}'\no",
@@ -375,6 +376,14 @@ def outcome(case: Case, path: Path) -> tuple[str, str]:
     return ("loaded", "as the file says") if matches else ("wrong", f"{found} instead of {said}"[:600])
 
 
+def peak_memory() -> int:
+    """The most memory this program has held, in MB; ru_maxrss would count the parent's too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
+
+
 def main(folder: Path, seed: int) -> None:
     """Read every file and report."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -384,7 +393,7 @@ def main(folder: Path, seed: int) -> None:
         result, detail = outcome(case, path)
         line = {"name": case.name, "kind": case.kind, "format": case.format, "must": case.must, "said": case.said,
                 "result": result, "detail": detail, "executed": marker.exists(),
-                "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+                "peak": peak_memory()}
         if result in ("wrong", "crashed", "unnamed"):
             line["content"] = base64.b64encode(case.content[:3000]).decode()
         print(json.dumps(line), flush=True)

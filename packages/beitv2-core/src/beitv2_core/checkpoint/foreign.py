@@ -58,7 +58,7 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = Path(path)
     if _is_safetensors(path):
-        return _read_safetensors(path)
+        return read_safetensors(path)
     torch = usable_torch() if _is_of_torch_save(path) else None
     return (load_torch_file(path) if torch is None else load_with_torch(path, torch)), {}
 
@@ -83,7 +83,8 @@ def _is_safetensors(path: Path) -> bool:
         return False  # the reader names the cause
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a safetensors file, bfloat16 as float32, and its metadata; CheckpointError as `read_tensors`."""
     from safetensors import safe_open
 
     if not path.is_file():

@@ -16,7 +16,6 @@ import numpy as np
 
 from beitv2_core.errors import CheckpointError
 
-
 _MOST_AXES, _MOST_NUMBERS = 32, 2**58  # what numpy's arrays can have, empty ones too
 
 
