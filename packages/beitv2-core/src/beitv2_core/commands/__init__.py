@@ -6,6 +6,7 @@ import typer
 
 from .codebook import codebook
 from .inspect import inspect
+from .models import download, models
 from .report import report
 from .show_config import config
 from .tokenize import tokenize
@@ -14,5 +15,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (train_tokenizer, pretrain, tokenize, codebook, report, inspect, config, init_tokenizer):
+    functions = (train_tokenizer, pretrain, tokenize, codebook, report, inspect, models, download, config, init_tokenizer)
+    for function in functions:
         app.command()(function)
