@@ -67,6 +67,7 @@ def test_torch_reads_weights_only():
 @pytest.mark.parametrize("code, found", [
     ("paddle.load(path)", True), ("pickle.loads(data)", True), ("torch.load(path, weights_only=True)", True),
     ("np.load(path, allow_pickle=True)", True), ("np.load(path, **options)", True), ("np.load(path, None, True)", True),
-    ("safetensors.numpy.load_file(path)", True), ("np.load(path)", False), ("np.load(path, allow_pickle=False)", False), ("yaml.safe_load(text)", False)])
+    ("safetensors.numpy.load_file(path)", True), ("np.load(path)", False),
+    ("np.load(path, allow_pickle=False)", False), ("yaml.safe_load(text)", False)])
 def test_the_search_finds_what_it_is_for(code, found):
     assert reads(ast.parse(code, mode="eval").body) is found

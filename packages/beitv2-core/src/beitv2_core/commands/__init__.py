@@ -15,6 +15,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    functions = (train_tokenizer, pretrain, tokenize, codebook, report, inspect, models, download, config, init_tokenizer)
-    for function in functions:
+    for function in (train_tokenizer, pretrain, tokenize, codebook, report, inspect, models, download, config,
+                     init_tokenizer):
         app.command()(function)

@@ -10,7 +10,8 @@ from typing import Optional
 
 import typer
 
-from ..checkpoint.registry import KINDS, Number, PublishedModel, find_model, published_models
+from ..checkpoint import registry
+from ..checkpoint.registry import KINDS, Number, PublishedModel
 from ..errors import CheckpointError, ConfigError
 
 
@@ -21,13 +22,13 @@ def models(
     """List the published weights: where they are, what is known of the files, and whose numbers are whose."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}.")
-    chosen = [model for model in published_models().values() if kind in (None, model.kind)]
+    chosen = [model for model in registry.published_models().values() if kind in (None, model.kind)]
     if as_json:
         typer.echo(json.dumps([model.as_dict() for model in chosen], indent=1))
         return
     sources: list[str] = []
-    rows = [("NAME", "KIND", "PUBLISHED BY THE AUTHORS", "MEASURED BY US", "SHA-256", "FILE SIZE")]
-    rows += [_row(model, sources) for model in chosen]
+    head = ("NAME", "KIND", "PUBLISHED BY THE AUTHORS", "MEASURED BY US", "SHA-256", "FILE SIZE")
+    rows = [head, *(_row(model, sources) for model in chosen)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row, model in zip(rows, [None, *chosen]):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -53,7 +54,7 @@ def download(
     """
     from ..checkpoint.weights import cache_folder, resolve_weights
 
-    model = find_model(name)
+    model = registry.find_model(name)
     path = resolve_weights(model.url)
     if not convert:
         _report(model, path if output is None else _copy(path, output / model.filename if output.is_dir() else output))
@@ -69,10 +70,12 @@ def download(
 
 
 def _row(model: PublishedModel, sources: list[str]) -> tuple[str, ...]:
-    digits = f"{model.sha256_prefix}... (first 8)" if model.sha256_prefix else "not published"
+    digest = f"{model.sha256_prefix}... (first 8)" if model.sha256_prefix else "not published"
+    if model.sha256:
+        digest = f"{model.sha256[:8]}... (all 64)"
+    size = f"{model.bytes / 1e6:.1f} MB" if model.bytes else "not published"
     return (model.name, model.kind, _numbers(model.published, sources) or "no number",
-            _numbers(model.measured, sources) or "nothing", f"{model.sha256[:8]}... (all 64)" if model.sha256 else digits,
-            f"{model.bytes / 1e6:.1f} MB" if model.bytes else "not published")
+            _numbers(model.measured, sources) or "nothing", digest, size)
 
 
 def _numbers(numbers: tuple[Number, ...], sources: list[str]) -> str:
@@ -82,7 +85,7 @@ def _numbers(numbers: tuple[Number, ...], sources: list[str]) -> str:
         if number.source not in sources:
             sources.append(number.source)
         metric, _, unit = number.metric.rpartition(" ")
-        texts.append(f"{metric} {number.value:g} {unit} [{sources.index(number.source) + 1}]")
+        texts.append(f"{metric} {number.value} {unit} [{sources.index(number.source) + 1}]")
     return ", ".join(texts)
 
 
@@ -93,7 +96,7 @@ def _report(model: PublishedModel, path: Path) -> None:
 def _copy(path: Path, output: Path) -> Path:
     if output.exists() and output.samefile(path):
         return output
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    partial = output.with_name(f".{output.name}.{os.getpid()}")  # so that the file appears whole or not at all
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, partial)
@@ -101,5 +104,6 @@ def _copy(path: Path, output: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written: {error}. Choose another --output.") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
     return output

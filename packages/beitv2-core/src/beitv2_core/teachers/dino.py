@@ -172,8 +172,8 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
     """
     if not weights:
         raise WeightsError(
-            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {find_model(PUBLISHED).url} and set teacher.weights to "
-            "the file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
+            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {find_model(PUBLISHED).url} and set "
+            "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
     vit = vit_from_state(read_tensors(path)[0], source=str(weights), num_heads=num_heads)
