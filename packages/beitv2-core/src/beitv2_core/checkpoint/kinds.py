@@ -1,0 +1,264 @@
+"""Which model a file of weights holds, whose names it uses, and how to go from one to the other without losing a bit.
+
+Kinds: tokenizer, pretraining, classifier, backbone (a trunk alone), segmentation, clip and dino (teachers).
+Formats: ours, official, huggingface, timm, paddleclas; not every kind exists in every format.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from beitv2_core.checkpoint.architecture import grid_of, read_architecture, shapes_of
+from beitv2_core.checkpoint.keymaps import clip, dino, huggingface, official, paddleclas, timm
+from beitv2_core.checkpoint.keymaps.official import INDEX, TABLE
+from beitv2_core.errors import CheckpointError
+from beitv2_core.window import window_of
+
+log = logging.getLogger("beitv2_core")
+Arrays = Mapping[str, np.ndarray]
+Keymap = tuple[Callable[[Arrays], dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]
+
+#: what tells each kind, under our names; the first column must be there, none of the second
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "tokenizer": (("quantize.codebook", "encoder.cls_token", "decode_task_layer.2.weight"), ()),
+    "segmentation": (("decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight", "backbone.cls_token"), ()),
+    "pretraining": (("lm_head.weight", "mask_token", "blocks.0.attn.qkv.weight"), ()),
+    "classifier": (("head.weight", "cls_token", "blocks.0.attn.qkv.weight"), ()),
+    "clip": (("class_embedding", "positional_embedding", "conv1.weight", "proj"), ()),
+    "dino": (("blocks.0.attn.qkv.bias", "pos_embed", "norm.weight"), ("head.weight", "blocks.0.attn.q_bias")),
+    "backbone": (("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+                 ("head.weight", "lm_head.weight", "quantize.codebook", "blocks.0.attn.qkv.bias")),
+}
+_PICTURE_FORMATS = ("ours", "official", "huggingface", "timm", "paddleclas")
+#: the formats each kind exists in; `official` means OpenAI's names for clip, DINO's for dino, mmsegmentation's around
+#: the official backbone for segmentation
+FORMATS: dict[str, tuple[str, ...]] = {
+    "tokenizer": ("ours", "official"),
+    "pretraining": ("ours", "official", "huggingface"),
+    "classifier": _PICTURE_FORMATS,
+    "backbone": _PICTURE_FORMATS,
+    "segmentation": ("ours", "official"),
+    "clip": ("ours", "official"),
+    "dino": ("ours", "official"),
+}
+_KEYMAPS: dict[str, Keymap] = {
+    "official": (official.from_official, official.to_official),
+    "huggingface": (huggingface.from_huggingface, huggingface.to_huggingface),
+    "timm": (timm.from_timm, timm.to_timm),
+    "paddleclas": (paddleclas.from_paddleclas, paddleclas.to_paddleclas),
+    "clip": (clip.from_clip, clip.to_clip),
+    "dino": (dino.from_dino, dino.to_dino),
+    "ours": (dict, lambda ours, grid=None: dict(ours)),
+}
+_PREFIXES = ("", "module.", "backbone.", "module.backbone.")
+_LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj_weight", "mlp.c_fc.weight")
+
+
+class Recognised(NamedTuple):
+    """Weights under our names, and what it takes to write the file they came from again.
+
+    prefix: before every name of the model in its file.  kept: tensors of the file that our names cannot give back, under
+    the file's names.  absent: names the format has and the file had not.
+    """
+
+    kind: str
+    origin: str
+    weights: dict[str, np.ndarray]
+    architecture: dict[str, Any]
+    prefix: str = ""
+    kept: Mapping[str, np.ndarray] = {}
+    absent: tuple[str, ...] = ()
+
+
+def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int] | None = None,
+              num_heads: int | None = None, early_layers: int | None = None) -> Recognised:
+    """The model in a file's tensors (names as in the file), whatever its kind and origin.
+
+    origin: "ours" where it is known; otherwise it is recognised.  The other arguments say what weights cannot
+    (`read_architecture`).  Raises CheckpointError where nothing or more than one kind fits, and says what was looked
+    for; where tensors of the kind are missing or of another shape, and names them.
+    """
+    prefix, found, kind = "", "", ""
+    ours: dict[str, np.ndarray] = {}
+    for prefix in _PREFIXES:
+        inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
+        found = origin or _origin_of(inner)
+        ours = _KEYMAPS[found][0](inner) if found else {}
+        fitting = _kinds_of(ours)
+        if len(fitting) > 1:
+            raise CheckpointError(f"it could be {' or '.join(fitting)}. {_looked_for()} {_names(state)}")
+        if fitting:
+            kind = fitting[0]
+            break
+    else:
+        raise CheckpointError(f"no kind of model was recognised. {_looked_for()} {_names(state)}")
+    if found in ("clip", "dino"):
+        found = "official"
+    architecture = read_architecture(kind, ours, grid=grid or _stored_grid(state), num_heads=num_heads,
+                                     early_layers=early_layers)
+    shapes = shapes_of(kind, architecture)
+    _check(ours, shapes)
+    weights = {name: ours[name] for name in shapes}
+    there = to_format(found, kind, weights, architecture)
+    kept = {name: array for name, array in state.items()
+            if not name.startswith(prefix) or not _same(there.get(name[len(prefix):]), array)}
+    absent = tuple(sorted(name for name in there if prefix + name not in state))
+    return Recognised(kind, found, weights, architecture, prefix, kept, absent)
+
+
+def to_format(target: str, kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Names and layouts of a format for our weights; arrays are views where they can be.
+
+    Raises CheckpointError for a format this kind, or this architecture, does not exist in, and lists those it does.
+    """
+    if target not in FORMATS[kind]:
+        raise CheckpointError(f"{_article(kind)} exists in no format {target!r}. Possible: "
+                              f"{', '.join(FORMATS[kind])}.")
+    reason = refusal(target, kind, architecture)
+    if reason:
+        raise CheckpointError(f"this {kind} cannot be written as {target!r}: {reason}.")
+    keymap = _KEYMAPS[kind if target == "official" and kind in ("clip", "dino") else target]
+    trunk = architecture.get("backbone", architecture)
+    grid = grid_of(trunk) if isinstance(trunk.get("image_size"), list) else None
+    return keymap[1](weights, grid)
+
+
+def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | None:
+    """Why a model of this architecture does not exist in a format, or None where it does."""
+    if target not in ("huggingface", "timm", "paddleclas"):
+        return None
+    a = architecture
+    if a.get("head_layers"):
+        return "transformers has no [CLS] head; write its trunk alone (--backbone)"
+    if a.get("norm") == "none":
+        return "its classes end in a norm, which a segmentation backbone has not"
+    square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]
+    if target == "huggingface":
+        if not square and (a["use_rel_pos_bias"] or a["use_shared_rel_pos_bias"]):
+            return "transformers reads a table of relative positions with height and width exchanged; squares only"
+        if not a["qkv_bias"] or a["attn_head_dim"]:
+            return "transformers' attention has biases, and heads of width / num_heads"
+    if target == "timm" and a["use_mask_token"]:
+        return "timm's class has no mask token"
+    if target == "paddleclas" and (a["use_abs_pos_emb"] or not a["use_rel_pos_bias"] or not a["init_values"]
+                                   or a["use_shared_rel_pos_bias"]):
+        return "its class has layer scale and a table of relative positions in every block, and no other positions"
+    return None
+
+
+def trunk_alone(kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict]:
+    """Weights and architecture of the kind `backbone` inside a classifier, pretraining or segmentation model.
+
+    Heads and the mask token are left out, a shared table of relative positions is copied into every block.
+    Raises CheckpointError for a kind without such a trunk.
+    """
+    if kind not in ("classifier", "pretraining", "segmentation", "backbone"):
+        raise CheckpointError(f"{_article(kind)} holds no trunk to be written alone. Possible: classifier, pretraining, "
+                              "segmentation.")
+    from beitv2_core.checkpoint.remap import expand_shared_bias
+
+    if kind == "segmentation":
+        weights = {name[len("backbone."):]: array for name, array in weights.items() if name.startswith("backbone.")}
+        architecture = {**architecture["backbone"], "norm": "none"}
+    else:
+        pooled = architecture.get("pooling", "mean" if "fc_norm.weight" in weights else "cls") == "mean"
+        architecture = {"norm": "pool" if pooled else "final", **architecture}
+    trunk = {name: value for name, value in architecture.items() if name not in _HEAD_SETTINGS}
+    if trunk["use_shared_rel_pos_bias"]:
+        weights = expand_shared_bias(weights, trunk["depth"])
+        trunk.update(use_shared_rel_pos_bias=False, use_rel_pos_bias=True)
+    trunk["use_mask_token"] = False
+    return {name: weights[name] for name in shapes_of("backbone", trunk)}, trunk
+
+
+_HEAD_SETTINGS = ("num_classes", "pooling", "num_codes", "early_layers", "head_layers", "share_lm_head")
+
+
+def _origin_of(state: Arrays) -> str:
+    """Whose names these are; empty where no linear layer was found that tells."""
+    names = set(state)
+    if any(name.endswith("class_embedding") for name in names) and any(n.endswith("conv1.weight") for n in names):
+        return "clip" if _torch_layout(state) else "ours"
+    if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
+        return "huggingface"
+    torch = _torch_layout(state)
+    if torch is None:
+        return ""
+    if not torch:
+        fused = any(name.endswith("attn.qkv.bias") for name in names)
+        tables = any(name.endswith(TABLE) for name in names) or "head.fc_head.weight" in names
+        return "paddleclas" if fused and tables else "ours"
+    if any(name.endswith("attn.qkv.bias") for name in names):
+        return "dino"
+    indexed = any(name.endswith(INDEX) for name in names)
+    trunk_only = not any(name.startswith(("encoder.", "backbone.", "decode_head.", "lm_head.")) for name in names)
+    return "timm" if trunk_only and not indexed and any(name.endswith(TABLE) for name in names) else "official"
+
+
+def _torch_layout(state: Arrays) -> bool | None:
+    """True where linear weights are (out, in), False where (in, out); None without one that tells."""
+    answers = set()
+    for name, array in state.items():
+        ending = next((end for end in _LINEARS if name.endswith(end)), None)
+        if ending is None or array.ndim != 2 or array.shape[0] == array.shape[1]:
+            continue
+        norm = state.get(name[: -len(ending)] + ("ln_1.weight" if ".resblocks." in name else "norm1.weight"))
+        if norm is not None:
+            width = norm.shape[0]
+            grows = not ending.startswith("mlp.fc2")
+            answers.add(array.shape[1 if grows else 0] == width)
+    if len(answers) > 1:
+        raise CheckpointError("some linear weights are (out, in) and some (in, out). The file mixes two formats, or its "
+                              "shapes are damaged.")
+    return answers.pop() if answers else None
+
+
+def _kinds_of(ours: Arrays) -> list[str]:
+    return [kind for kind, (needed, forbidden) in KINDS.items()
+            if all(name in ours for name in needed) and not any(name in ours for name in forbidden)]
+
+
+def _stored_grid(state: Arrays) -> tuple[int, int] | None:
+    """The window an index buffer of the file was made for, where it is not square."""
+    for name, index in state.items():
+        if name.endswith(INDEX):
+            table = state.get(name[: -len(INDEX)] + TABLE)
+            return window_of(len(table), index) if table is not None else None
+    return None
+
+
+def _check(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    missing = [name for name in shapes if name not in ours]
+    wrong = [f"{name} {tuple(ours[name].shape)} instead of {shape}" for name, shape in shapes.items()
+             if name in ours and tuple(ours[name].shape) != tuple(shape)]
+    for names, what in ((missing, "missing"), (wrong, "of another shape")):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise CheckpointError(f"{what}: {', '.join(names[:4])}{more}. The file is incomplete or damaged.")
+
+
+def _same(there: np.ndarray | None, array: np.ndarray) -> bool:
+    """Bit for bit the same; views of one place in memory are not read."""
+    if there is None or there.dtype != array.dtype or there.shape != array.shape:
+        return False
+    if there.__array_interface__["data"][0] == array.__array_interface__["data"][0] and there.strides == array.strides:
+        return True
+    bits = f"u{there.dtype.itemsize}" if there.dtype.itemsize <= 8 else there.dtype
+    return bool(np.array_equal(there.view(bits), array.view(bits)))
+
+
+def _looked_for() -> str:
+    return "Looked for: " + "; ".join(f"{kind} ({', '.join(names)})" for kind, (names, _) in KINDS.items()) + "."
+
+
+def _names(state: Arrays) -> str:
+    names = list(state)
+    return f"Found {len(names)} tensors: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}."
+
+
+def _article(kind: str) -> str:
+    return f"a {kind} model" if kind not in ("clip", "dino") else f"a {kind} teacher"
