@@ -81,35 +81,24 @@ def read_checkpoint(source: str, *, sha256: str | None = None) -> Found:
 
 
 def read_weights_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a lone file, under our names; official PyTorch files are translated."""
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
+    """The tensors of a lone file, under our names; official PyTorch files are translated.
 
-        try:
-            return load_file(path)
-        except Exception as error:  # the Rust reader raises its own types
-            raise CheckpointError(f"{path}: not a readable safetensors file: {error}.") from None
-    if path.suffix in PICKLED:
-        from ..checkpoint.keymaps.official import from_official
-        from ..checkpoint.safe_pickle import load_torch_file
+    Files of Paddle and safetensors are taken to hold our names and layout: they were written by us or a toolkit.
+    Raises CheckpointError where the file is no weights file, damaged or unsafe.
+    """
+    from ..checkpoint.foreign import read_tensors
 
-        state = load_torch_file(path)
-        for key in ("model", "module", "state_dict"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-        if path.suffix == ".pdparams":  # written by Paddle, by us or a toolkit: our names and layout
-            return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-        return from_official(
-            {
-                key: value
-                for key, value in state.items()
-                if isinstance(value, np.ndarray) and not key.startswith(OFFICIAL_EXTRAS)
-            }
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise CheckpointError(
+            f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
+            f"{', '.join(PICKLED)}."
         )
-    raise CheckpointError(
-        f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
-        f"{', '.join(PICKLED)}."
-    )
+    tensors, _ = read_tensors(path)
+    if path.suffix in (".safetensors", ".pdparams"):
+        return tensors
+    from ..checkpoint.keymaps.official import from_official
+
+    return from_official({key: value for key, value in tensors.items() if not key.startswith(OFFICIAL_EXTRAS)})
 
 
 def read_config(source: str) -> Any:

@@ -1,0 +1,93 @@
+"""Tensors of anybody's weights file, whatever its format, under the names and in the layout they have there.
+
+The one door for foreign weights: nothing in a file is executed, and every fault of a file is a CheckpointError that
+names the path.  What a name means is for the keymaps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.errors import CheckpointError
+
+#: keys under which training scripts put the weights beside optimizer, epoch and arguments, the first found is opened
+NESTS = ("model", "module", "state_dict", "teacher")
+_SPLIT_BY_PADDLE = "UnpackBigParamInfor@@"
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of a weights file by the file's own names, and whatever else it holds (epoch, args, metadata).
+
+    Formats, told apart by content: safetensors, PyTorch (zip, and before 1.6), TorchScript archives, Paddle
+    `.pdparams`.  Tensors lie flat: where they are under `model`, `module`, `state_dict` or `teacher`, that is opened,
+    and its neighbours go to the second value as they are.  Types and layouts stay, but bfloat16 becomes float32.
+    The arrays may be read-only.
+    Raises CheckpointError naming the path: missing, damaged, unsafe, of another format, or without any tensor.
+    """
+    path = Path(path)
+    state, rest = _read_safetensors(path) if _is_safetensors(path) else (load_torch_file(path), {})
+    while (nest := next((key for key in NESTS if isinstance(state.get(key), Mapping)), None)) is not None:
+        rest.update({str(key): value for key, value in state.items() if key != nest})
+        state = state[nest]
+    if not any(isinstance(value, np.ndarray) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: no tensors at its top level or under {', '.join(NESTS)}; it holds "
+            f"{', '.join(sorted(map(str, state))[:8]) or 'nothing'}. Expected a state dict."
+        )
+    if _SPLIT_BY_PADDLE in state:
+        raise CheckpointError(f"{path}: Paddle split its large tensors (protocol 2 or 3). Save it again with "
+                              "paddle.save(..., protocol=4).")
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, np.ndarray)}
+    rest.update({str(key): value for key, value in state.items() if not isinstance(value, np.ndarray)})
+    return tensors, rest
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A header length of eight bytes, then JSON; a damaged file is still one where its name says so."""
+    if path.suffix == ".safetensors":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False  # the reader names the cause
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Give the path of a .safetensors file.")
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            wide = [name for name, kind in types.items() if kind == "BF16"]
+            tensors = {name: file.get_tensor(name) for name in types if name not in wide}
+        if wide:  # numpy has no such type, so that safetensors.numpy cannot give it
+            tensors.update(_read_bfloat16(path, wide))
+        return {name: tensors[name] for name in types}, metadata
+    except Exception as error:  # the Rust reader raises its own types
+        raise CheckpointError(
+            f"{path}: truncated, damaged or no safetensors file ({type(error).__name__}: {error}). Copy it again."
+        ) from None
+
+
+def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    from safetensors import deserialize
+
+    found = {}
+    for name, view in deserialize(path.read_bytes()):
+        if name in names:
+            upper = np.frombuffer(view["data"], "<u2")
+            if upper.size != math.prod(view["shape"]):
+                raise CheckpointError(f"{path}: {name} has {upper.size} numbers for the shape {view['shape']}.")
+            found[name] = (upper.astype("<u4") << 16).view("<f4").reshape(view["shape"])
+    return found
