@@ -6,7 +6,6 @@ Formats: ours, official, huggingface, timm, paddleclas; not every kind exists in
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +14,10 @@ import numpy as np
 from beitv2_core.checkpoint.architecture import grid_of, read_architecture, shapes_of
 from beitv2_core.checkpoint.keymaps import clip, dino, huggingface, official, paddleclas, timm
 from beitv2_core.checkpoint.keymaps.official import INDEX, TABLE
+from beitv2_core.checkpoint.remap import expand_shared_bias
 from beitv2_core.errors import CheckpointError
 from beitv2_core.window import window_of
 
-log = logging.getLogger("beitv2_core")
 Arrays = Mapping[str, np.ndarray]
 Keymap = tuple[Callable[[Arrays], dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]
 
@@ -54,6 +53,7 @@ _KEYMAPS: dict[str, Keymap] = {
     "dino": (dino.from_dino, dino.to_dino),
     "ours": (dict, lambda ours, grid=None: dict(ours)),
 }
+_BESIDE = ("teacher_model.", "scaling_layer.", "loss.")  # of a released tokenizer file
 _PREFIXES = ("", "module.", "backbone.", "module.backbone.")
 _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj_weight", "mlp.c_fc.weight")
 
@@ -101,7 +101,7 @@ def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int]
     architecture = read_architecture(kind, ours, grid=grid or _stored_grid(state), num_heads=num_heads,
                                      early_layers=early_layers)
     shapes = shapes_of(kind, architecture)
-    _check(ours, shapes)
+    check_shapes(ours, shapes)
     weights = {name: ours[name] for name in shapes}
     there = to_format(found, kind, weights, architecture)
     kept = {name: array for name, array in state.items()
@@ -150,6 +150,31 @@ def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | No
     return None
 
 
+def under_our_names(state: Arrays) -> dict[str, np.ndarray]:
+    """A file's tensors under our names, whatever the model is missing; unchanged where no format was recognised.
+
+    Tensors that stand beside the model in a released file (a tokenizer's teacher) are left out.
+    """
+    for prefix in ("", "module."):
+        inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
+        found = _origin_of(inner)
+        if found:
+            ours = _KEYMAPS[found][0](inner)
+            return {name: array for name, array in ours.items() if not name.startswith(_BESIDE)}
+    return dict(state)
+
+
+def check_shapes(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """CheckpointError naming the tensors that are missing or have another shape."""
+    missing = [name for name in shapes if name not in ours]
+    wrong = [f"{name} {tuple(ours[name].shape)} instead of {shape}" for name, shape in shapes.items()
+             if name in ours and tuple(ours[name].shape) != tuple(shape)]
+    for names, what in ((missing, "missing"), (wrong, "of another shape")):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise CheckpointError(f"{what}: {', '.join(names[:4])}{more}. The file is incomplete or damaged.")
+
+
 def trunk_alone(kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict]:
     """Weights and architecture of the kind `backbone` inside a classifier, pretraining or segmentation model.
 
@@ -159,8 +184,6 @@ def trunk_alone(kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> 
     if kind not in ("classifier", "pretraining", "segmentation", "backbone"):
         raise CheckpointError(f"{_article(kind)} holds no trunk to be written alone. Possible: classifier, pretraining, "
                               "segmentation.")
-    from beitv2_core.checkpoint.remap import expand_shared_bias
-
     if kind == "segmentation":
         weights = {name[len("backbone."):]: array for name, array in weights.items() if name.startswith("backbone.")}
         architecture = {**architecture["backbone"], "norm": "none"}
@@ -229,16 +252,6 @@ def _stored_grid(state: Arrays) -> tuple[int, int] | None:
             table = state.get(name[: -len(INDEX)] + TABLE)
             return window_of(len(table), index) if table is not None else None
     return None
-
-
-def _check(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [name for name in shapes if name not in ours]
-    wrong = [f"{name} {tuple(ours[name].shape)} instead of {shape}" for name, shape in shapes.items()
-             if name in ours and tuple(ours[name].shape) != tuple(shape)]
-    for names, what in ((missing, "missing"), (wrong, "of another shape")):
-        if names:
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            raise CheckpointError(f"{what}: {', '.join(names[:4])}{more}. The file is incomplete or damaged.")
 
 
 def _same(there: np.ndarray | None, array: np.ndarray) -> bool:

@@ -12,11 +12,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.checkpoint.keymaps.clip import from_clip
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.checkpoint.keymaps.clip import from_clip, to_clip
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
-from beitv2_core.teachers.base import Teacher, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
 SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
 URL = f"https://openaipublic.azureedge.net/clip/models/{SHA256}/ViT-B-16.pt"
@@ -181,5 +180,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256 or (SHA256 if weights == URL else None))
-    visual = visual_from_state(load_torch_file(path), source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(file_state(path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

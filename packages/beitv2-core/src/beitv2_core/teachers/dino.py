@@ -12,13 +12,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.checkpoint.keymaps.dino import from_dino
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.checkpoint.keymaps.dino import from_dino, to_dino
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
-from beitv2_core.teachers.base import Teacher, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
 URL = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
 HEAD_WIDTH = 64
@@ -175,5 +174,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "the file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(load_torch_file(path), source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(file_state(path, to_dino), source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)

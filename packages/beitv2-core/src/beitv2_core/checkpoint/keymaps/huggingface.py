@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,8 @@ _BLOCK = {
 }
 _HEADS = {"head.weight": "classifier.weight", "head.bias": "classifier.bias", "lm_head.weight": "lm_head.weight",
           "lm_head.bias": "lm_head.bias"}
+_CLASSES = {"classifier": "BeitForImageClassification", "pretraining": "BeitForMaskedImageModeling",
+            "backbone": "BeitModel"}
 _PARTS = ("query", "key", "value")
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
 _ATTENTION = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.weight")
@@ -122,3 +125,31 @@ def _swapped(name: str, table: Mapping[str, str]) -> str | None:
         if name == old or name.startswith(old + "."):
             return new + name[len(old):]
     return None
+
+
+def config_of(kind: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of transformers' BeitConfig for a model of that kind and architecture.
+
+    The epsilon of the norms is the official one (transformers' default is another), dropouts are off.
+    """
+    a = architecture
+    pooled = a.get("pooling") == "mean" or a.get("norm") == "pool" or kind == "pretraining"
+    height, width = a["image_size"]
+    config = {
+        "architectures": [_CLASSES[kind]], "model_type": "beit", "hidden_size": a["width"],
+        "num_hidden_layers": a["depth"], "num_attention_heads": a["num_heads"],
+        "intermediate_size": int(a["width"] * a["mlp_ratio"]), "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0, "layer_norm_eps": 1e-6,
+        "image_size": height if height == width else [height, width], "patch_size": a["patch_size"][0],
+        "num_channels": a["in_chans"], "use_mask_token": a["use_mask_token"],
+        "use_absolute_position_embeddings": a["use_abs_pos_emb"],
+        "use_relative_position_bias": a["use_rel_pos_bias"],
+        "use_shared_relative_position_bias": a["use_shared_rel_pos_bias"],
+        "layer_scale_init_value": a["init_values"] or 0.0, "use_mean_pooling": pooled,
+    }
+    if kind == "pretraining":
+        config["vocab_size"] = a["num_codes"]
+    if kind == "classifier":
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(a["num_classes"])}
+        config["label2id"] = {f"LABEL_{i}": i for i in range(a["num_classes"])}
+    return config
