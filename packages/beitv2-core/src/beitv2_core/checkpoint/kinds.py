@@ -105,7 +105,7 @@ def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int]
     weights = {name: ours[name] for name in shapes}
     there = to_format(found, kind, weights, architecture)
     kept = {name: array for name, array in state.items()
-            if not name.startswith(prefix) or not _same(there.get(name[len(prefix):]), array)}
+            if not name.startswith(prefix) or not identical(there.get(name[len(prefix):]), array)}
     absent = tuple(sorted(name for name in there if prefix + name not in state))
     return Recognised(kind, found, weights, architecture, prefix, kept, absent)
 
@@ -138,8 +138,8 @@ def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | No
         return "its classes end in a norm, which a segmentation backbone has not"
     square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]
     if target == "huggingface":
-        if not square and (a["use_rel_pos_bias"] or a["use_shared_rel_pos_bias"]):
-            return "transformers reads a table of relative positions with height and width exchanged; squares only"
+        if not square:
+            return "transformers' BEiT reads pictures and patches that are square only"
         if not a["qkv_bias"] or a["attn_head_dim"]:
             return "transformers' attention has biases, and heads of width / num_heads"
     if target == "timm" and a["use_mask_token"]:
@@ -254,7 +254,7 @@ def _stored_grid(state: Arrays) -> tuple[int, int] | None:
     return None
 
 
-def _same(there: np.ndarray | None, array: np.ndarray) -> bool:
+def identical(there: np.ndarray | None, array: np.ndarray) -> bool:
     """Bit for bit the same; views of one place in memory are not read."""
     if there is None or there.dtype != array.dtype or there.shape != array.shape:
         return False
