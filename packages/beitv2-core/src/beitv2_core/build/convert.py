@@ -13,10 +13,11 @@ import numpy as np
 from ..checkpoint.architecture import grid_of
 from ..checkpoint.converted import is_converted, parse_converted, write_converted
 from ..checkpoint.foreign import read_tensors
+from ..checkpoint.keymaps.huggingface import config_of
 from ..checkpoint.keymaps.official import INDEX, TABLE
 from ..checkpoint.kinds import Recognised, recognise, to_format, trunk_alone
 from ..checkpoint.remap import resize_rel_pos_bias
-from ..checkpoint.writers import whole_or_absent, write_safetensors, write_torch
+from ..checkpoint.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
 from ..config import parse_config
 from ..errors import CheckpointError, ConfigError
 from .restore import checkpoint_folder, read_checkpoint
@@ -173,13 +174,8 @@ def _write(dst: Path, to: str, found: Recognised, state: Mapping[str, np.ndarray
     elif to == "timm":
         write_safetensors(dst, state, {"format": "pt"})
     elif to == "paddleclas":
-        import paddle
-
-        with whole_or_absent(dst) as file:
-            paddle.save({name: np.ascontiguousarray(array) for name, array in state.items()}, file.name)
+        write_paddle(dst, state)
     else:
-        from ..checkpoint.keymaps.huggingface import config_of
-
         with whole_or_absent(dst / "config.json") as file:
             file.write(json.dumps(config_of(found.kind, found.architecture), indent=1).encode() + b"\n")
         write_safetensors(dst / "model.safetensors", state, {"format": "pt"})

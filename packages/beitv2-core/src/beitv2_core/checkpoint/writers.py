@@ -65,6 +65,17 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray], nest: str | None 
         _entry(archive, file, f"{_ROOT}/version", b"3\n")
 
 
+def write_paddle(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write tensors as a `.pdparams` that `paddle.load` reads: a pickled dictionary of arrays.
+
+    Raises CheckpointError naming the path where the disk refuses.  `paddle.save` writes the same from four copies.
+    """
+    with whole_or_absent(path) as file:
+        pickler = pickle.Pickler(file, protocol=4)
+        pickler.fast = True  # remembers nothing, so that every array is let go once written
+        pickler.dump(dict(tensors))
+
+
 @contextmanager
 def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name when all went well; CheckpointError names the path where it did not."""
