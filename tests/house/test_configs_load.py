@@ -10,7 +10,9 @@ from beitv2_core.config import load_config
 from beitv2_core.config.load import read_tree
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yml"))
+# configs/seg is a link into the package that ships these files; rglob does not follow links.
+FILES = sorted([*CONFIGS.rglob("*.yml"), *CONFIGS.glob("seg/*.yml")])
+SEG = [path for path in FILES if path.parent.name == "seg"]
 RUNS = [path for path in FILES if path.parent.name in ("tokenizer", "pretrain", "cls")]
 
 
@@ -45,6 +47,16 @@ def test_every_recipe_is_valid_and_opens_with_what_it_does_cost_result_and_comma
     opening = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
     command = "train-tokenizer" if config.kind == "tokenizer" else config.kind.replace("_", "-")
     for part in ("# Cost: ", "# Expect: ", f"beitv2 {command} configs/{label(path)}"):
+        assert part in opening, f"{path.name} does not say {part!r}"
+
+
+@pytest.mark.parametrize("path", SEG, ids=label)
+def test_every_segmentation_recipe_is_valid_and_opens_with_what_it_does_cost_result_and_command(path):
+    from beitv2_seg.config import read_config_file
+
+    assert read_config_file(str(path)).kind == "segment"
+    opening = "".join(line for line in path.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    for part in ("# Cost: ", "Expect: ", "# Run: "):
         assert part in opening, f"{path.name} does not say {part!r}"
 
 

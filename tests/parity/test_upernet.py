@@ -11,7 +11,7 @@ from test_seg_backbone import load
 from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.heads import FCNHead, UPerHead, resize
-from beitv2_seg.inference import probabilities, slide_logits
+from beitv2_seg.inference import Windows, mean_probabilities, predict_labels, slide_logits
 from beitv2_seg.losses import pixel_cross_entropy
 from beitv2_seg.segmentor import BEiTv2UPerNet
 
@@ -111,15 +111,17 @@ def test_sliding_windows_rescaling_and_flip(fixture_path, batch_size):
     arrays, meta = recorded(fixture_path, "model")
     c, model = meta["config"], model_of(arrays, meta)
     model.eval()
-    windows = dict(crop=tuple(c["crop"]), stride=tuple(c["stride"]), batch_size=batch_size)
+    windows = Windows(tuple(c["crop"]), tuple(c["stride"]), batch_size)
     size, image = tuple(c["ori_shape"]), paddle.to_tensor(arrays["input/test_image"])
     with paddle.no_grad():
         assert_close_output(model(paddle.to_tensor(arrays["input/x"]))[0], arrays["eval/logits_train_size"], "logits")
-        logits = slide_logits(model, image, **windows)
+        logits = slide_logits(model, image, **windows._asdict())
         assert_close_output(logits, arrays["eval/slide_logits"], "logits of the windows")
         assert_close_output(resize(logits, size), arrays["eval/slide_logits_rescaled"], "rescaled logits")
-        found = probabilities(model, image, size=size, **windows)
+        found = mean_probabilities(model, [image], size=size, windows=windows)
         assert_close_output(found, arrays["eval/slide_prob"], "probabilities")
-        assert np.array_equal(found.argmax(1)[0].numpy(), arrays["eval/slide_pred"])
-        flipped = probabilities(model, image, size=size, flip=True, **windows)
-        assert_close_output(flipped, arrays["eval/slide_prob_flipped_input"], "probabilities of the mirrored picture")
+        assert np.array_equal(predict_labels(model, [image], size=size, windows=windows)[None],
+                              arrays["eval/slide_pred"].reshape(1, *size))
+        # recorded before the mirrored probabilities were mirrored back
+        mirrored = mean_probabilities(model, [image], size=size, flips=[(3,)], windows=windows)
+        assert_close_output(mirrored, arrays["eval/slide_prob_flipped_input"], "probabilities of the mirrored picture")

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 
 from beitv2_core.errors import CheckpointError, DataError, ShapeError
 from beitv2_seg.backbone import BEiTv2
-from beitv2_seg.inference import mean_probabilities, probabilities, slide_logits, window_corners
+from beitv2_seg.heads import resize
+from beitv2_seg.inference import (
+    Windows,
+    mean_probabilities,
+    picture_logits,
+    predict_labels,
+    slide_logits,
+    window_corners,
+)
 from beitv2_seg.losses import pixel_cross_entropy
 from beitv2_seg.segmentor import BEiTv2UPerNet
 
@@ -44,7 +53,12 @@ def test_four_strides_from_either_patch_and_rectangular_pictures(patch):
     assert model.feat_channels == [12] * 4
 
 
-@pytest.mark.parametrize("taps", [(0, 1, 2), (0, 1, 2, 4), (3, 2, 1, 0), (0, 0, 1, 2)])
+def test_a_block_may_feed_two_scales_where_there_are_fewer_blocks_than_scales():
+    model = BEiTv2(**{**SMALL, "depth": 3}, out_indices=(0, 1, 2, 2))
+    assert [level.shape[2] for level in model(paddle.rand([1, 3, 32, 32]))] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("taps", [(0, 1, 2), (0, 1, 2, 4), (3, 2, 1, 0), (0, 0, 2, 1)])
 def test_impossible_taps_are_refused(taps):
     with pytest.raises(ShapeError, match="out_indices"):
         BEiTv2(**SMALL, out_indices=taps)
@@ -73,15 +87,30 @@ def test_a_picture_smaller_than_the_window_is_padded_and_cut_back():
     assert list(logits.shape) == [1, 3, 20, 50]
 
 
-def test_scales_and_flips_are_averaged_as_probabilities():
-    model, windows = segmentor(), dict(crop=(32, 32), stride=(21, 21))
-    images = [paddle.rand([1, 3, 40, 52]), paddle.rand([1, 3, 60, 78])]
+@pytest.mark.parametrize("stripe_bytes", [1, 2000, 2**30])
+def test_scales_and_flips_are_averaged_as_probabilities_in_stripes_of_any_height(stripe_bytes, monkeypatch):
+    monkeypatch.setattr("beitv2_seg.inference.STRIPE_BYTES", stripe_bytes)
+    model, windows, size = segmentor(), Windows((32, 32), (21, 21)), (61, 47)
+    images, flips = [paddle.rand([1, 3, 40, 52]), paddle.rand([1, 3, 60, 78])], [(), (3,), (2,), (2, 3)]
     with paddle.no_grad():
-        mean = mean_probabilities(model, images, size=(40, 52), flips=(False, True), **windows)
-        parts = [probabilities(model, image, size=(40, 52), flip=flip, **windows)
-                 for image in images for flip in (False, True)]
-    np.testing.assert_allclose(mean.numpy(), np.mean([part.numpy() for part in parts], axis=0), atol=1e-6)
+        mean = mean_probabilities(model, images, size=size, flips=flips, windows=windows)
+        parts = [F.softmax(resize(picture_logits(model, image, windows, flip=flip), size), axis=1)
+                 for image in images for flip in flips]
+        expected = np.mean([part.numpy() for part in parts], axis=0)
+        np.testing.assert_allclose(mean.numpy(), expected, atol=1e-6)
+        assert np.array_equal(predict_labels(model, images, size=size, flips=flips, windows=windows),
+                              mean.numpy()[0].argmax(0))
+        alone = resize(picture_logits(model, images[0], windows), size).numpy()[0].argmax(0)
+        assert np.array_equal(predict_labels(model, images[:1], size=size, windows=windows), alone)
     np.testing.assert_allclose(mean.numpy().sum(1), 1, atol=1e-5)
+
+
+def test_a_mirrored_picture_is_mirrored_back():
+    model, image = segmentor(), paddle.rand([1, 3, 40, 52])
+    windows = Windows((32, 32), (21, 21))
+    with paddle.no_grad():
+        there = picture_logits(model, image.flip([3]), windows).flip([3])
+        np.testing.assert_array_equal(picture_logits(model, image, windows, flip=(3,)), there)
 
 
 def test_a_pretrained_trunk_is_loaded_strictly_with_its_shared_bias_resized(tmp_path):

@@ -46,6 +46,8 @@ class ToyLoader:
 
 
 class ToyTask:
+    finished = False
+
     def __init__(self, model: nn.Layer, poison: int | None = None):
         self.model = self.network = model
         self.seen, self.poison = 0.0, poison

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +14,7 @@ import numpy as np
 from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
 from beitv2_core.build import build_dataset, build_mim, load_mim, seed_everything
-from beitv2_core.errors import BEiTError
+from beitv2_core.commands.trials import run_trial
 from beitv2_core.evaluate import eval_batches, linear_probe, pooled_features
 
 log = logging.getLogger("beitv2_cls")
@@ -56,14 +53,12 @@ def fine_tune_all(config: Path, pretrained: str, folder: Path, *, seeds: int, fe
 def _run(trial: Trial, config: Path, pretrained: str, folder: Path, few_steps: int, settings: Sequence[str]) -> float:
     output = folder / trial.name
     weights = pretrained if trial.start == "pretrained" else "null"
-    command = [sys.executable, "-m", "beitv2_core.cli", "finetune", str(config), "--set", f"output={output}",
-               f"pretrained.weights={weights}", f"seed={trial.seed}", *settings]
+    arguments = ["finetune", str(config), "--set", f"output={output}", f"pretrained.weights={weights}",
+                 f"seed={trial.seed}", *settings]
     if trial.labels is not None:
-        command += [f"data.size={trial.labels}", f"optim.steps={few_steps}"]
+        arguments += [f"data.size={trial.labels}", f"optim.steps={few_steps}"]
     if not (output / "summary.json").is_file():
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode != 0:
-            raise BEiTError(f"{output}: fine-tuning failed:\n{(done.stdout + done.stderr)[-2000:]}")
+        run_trial(arguments, output)
     value = json.loads((output / "summary.json").read_text())["final"]["val_acc1"]
     log.info("%s: top-1 %.1f %%", trial.name, 100 * value)
     return float(value)

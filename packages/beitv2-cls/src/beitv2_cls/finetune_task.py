@@ -27,6 +27,8 @@ class FinetuneTask:
     The mixing draws from numpy's generator, which the loop seeds for every step.
     """
 
+    finished = False
+
     def __init__(self, model: Any, *, mix: Mixup | None = None, smoothing: float = 0.0, ema_decay: float | None = None,
                  measure: Callable[[Any], dict[str, float]] | None = None, every_epochs: int = 1):
         self.model, self.network = model, model

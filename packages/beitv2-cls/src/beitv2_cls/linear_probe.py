@@ -86,6 +86,8 @@ class LinearProbes(nn.Layer):
 class LinearProbeTask:
     """Sum over the classifiers of the mean cross-entropy: none of them feels the others."""
 
+    finished = False
+
     def __init__(self, probes: LinearProbes, *, measure: Any = None, every_epochs: int = 1):
         self.model, self.network = probes, probes
         self.measure, self.every_epochs = measure, every_epochs

@@ -64,14 +64,15 @@ app = typer.Typer(
 
 @app.callback()
 def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
-    logger = logging.getLogger("beitv2_core")
     first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO if first_rank else logging.WARNING)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+    packages = {"beitv2_core", *(point.value.partition(".")[0] for point in find_entry_points(ENTRY_POINTS))}
+    for logger in map(logging.getLogger, packages):
+        logger.setLevel(logging.DEBUG if verbose else logging.INFO if first_rank else logging.WARNING)
+        if not logger.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+            logger.addHandler(handler)
+            logger.propagate = False
 
 
 def _add_foreign_commands() -> None:

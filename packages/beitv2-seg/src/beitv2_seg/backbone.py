@@ -41,8 +41,8 @@ class BEiTv2(BEiTBackbone):
         super().__init__(image_size=image_size, drop_path=drop_path, init_values=init_values, in_chans=in_channels,
                          use_rel_pos_bias=use_rel_pos_bias, norm="none", **options)
         taps = tuple(out_indices) if out_indices is not None else _default_taps(size, self.depth)
-        if len(taps) != 4 or sorted(set(taps)) != list(taps) or not 0 <= taps[0] <= taps[-1] < self.depth:
-            raise ShapeError(f"BEiTv2: out_indices is {list(taps)}; expected four rising block numbers of 0 .. "
+        if len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < self.depth:
+            raise ShapeError(f"BEiTv2: out_indices is {list(taps)}; expected four block numbers of 0 .. "
                              f"{self.depth - 1}.")
         self.out_indices = taps
         self.feat_channels = [self.width] * 4

@@ -5,14 +5,18 @@ Shape suffixes: C classes, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from beitv2_core.errors import ShapeError
 from beitv2_seg.heads import resize
+
+#: of resized logits that are held at once
+STRIPE_BYTES = 32 * 2**20
 
 
 def window_corners(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[tuple[int, int]]:
@@ -58,32 +62,82 @@ def slide_logits(model: Any, image: paddle.Tensor, *, crop: tuple[int, int], str
     return (total / count)[:, :, :height, :width]  # type: ignore[operator]  # there is at least one window
 
 
-def probabilities(model: Any, image: paddle.Tensor, *, size: tuple[int, int], crop: tuple[int, int] | None = None,
-                  stride: tuple[int, int] | None = None, flip: bool = False, batch_size: int = 4) -> paddle.Tensor:
-    """Class probabilities (1, C, *size) of one picture (1, 3, H, W), resized to `size` before the softmax.
+class Windows(NamedTuple):
+    """How a picture is read: windows of `crop` (height, width) pixels every `stride` pixels, `batch_size` at once."""
 
-    With crop and stride by sliding windows, otherwise in one piece; `flip`: of the mirrored picture, mirrored back.
-    Source: mmsegmentation 0.11, EncoderDecoder.inference.
-    """
+    crop: tuple[int, int]
+    stride: tuple[int, int]
+    batch_size: int = 4
+
+
+#: axes of (1, C, H, W) along which a picture is mirrored before it is read and its logits afterwards
+Flip = tuple[int, ...]
+
+
+def picture_logits(model: Any, image: paddle.Tensor, windows: Windows | None = None, *,
+                   flip: Flip = ()) -> paddle.Tensor:
+    """Logits (1, C, H, W) of one picture (1, 3, H, W), by windows or (None) in one piece, mirrored back if mirrored."""
     if flip:
-        image = image.flip(3)
-    logits = (model(image)[0].astype("float32") if crop is None or stride is None
-              else slide_logits(model, image, crop=crop, stride=stride, batch_size=batch_size))
-    found = F.softmax(resize(logits, size), axis=1)
-    return found.flip(3) if flip else found
+        image = image.flip(list(flip))
+    logits = (model(image)[0].astype("float32") if windows is None else
+              slide_logits(model, image, crop=windows.crop, stride=windows.stride, batch_size=windows.batch_size))
+    return logits.flip(list(flip)) if flip else logits
 
 
 def mean_probabilities(model: Any, images: Sequence[paddle.Tensor], *, size: tuple[int, int],
-                       flips: Sequence[bool] = (False,), **sliding: Any) -> paddle.Tensor:
-    """The mean of `probabilities` over the same picture at several scales, and over `flips`: (1, C, *size).
+                       flips: Sequence[Flip] = ((),), windows: Windows | None = None) -> paddle.Tensor:
+    """Class probabilities (1, C, *size): the mean over one picture at several scales (1, 3, H, W) and over `flips`.
 
+    Logits are resized to `size` before the softmax.
     Source: mmsegmentation 0.11, EncoderDecoder.aug_test: softmax is averaged, not logits.
     """
-    total = None
-    for image in images:
-        for flip in flips:
-            part = probabilities(model, image, size=size, flip=flip, **sliding)
-            total = part if total is None else total.add_(part)
-    if total is None:
+    stripes = _probability_stripes(model, images, size, flips, windows)
+    return paddle.concat(stripes, axis=2)
+
+
+def predict_labels(model: Any, images: Sequence[paddle.Tensor], *, size: tuple[int, int],
+                   flips: Sequence[Flip] = ((),), windows: Windows | None = None) -> np.ndarray:
+    """The likeliest class of every pixel, int32 `size`, from `mean_probabilities` of these arguments.
+
+    Works in stripes of rows: one scale needs no logits at full size, several scales one sum of probabilities.
+    """
+    if len(images) == len(flips) == 1:  # the softmax changes no order
+        logits = picture_logits(model, images[0], windows, flip=flips[0])
+        stripes: Iterator[paddle.Tensor] = (resized_rows(logits, size, rows)
+                                            for rows in _row_stripes(size, logits.shape[1]))
+    else:
+        stripes = iter(_probability_stripes(model, images, size, flips, windows))
+    return np.concatenate([stripe.argmax(1)[0].numpy().astype(np.int32) for stripe in stripes])
+
+
+def resized_rows(x: paddle.Tensor, size: tuple[int, int], rows: tuple[int, int]) -> paddle.Tensor:
+    """Rows [top, bottom) of `resize(x, size)` alone: (1, C, bottom - top, width) from (1, C, h, w)."""
+    height, (top, bottom) = x.shape[2], rows
+    places = np.maximum((np.arange(top, bottom) + 0.5) * (height / size[0]) - 0.5, 0)
+    above = np.minimum(places.astype(np.int64), height - 1)
+    below = np.minimum(above + 1, height - 1)
+    share = paddle.to_tensor((places - above).astype(np.float32)).reshape([1, 1, -1, 1])
+    upper, lower = (x.index_select(paddle.to_tensor(part), axis=2) for part in (above, below))
+    return resize(upper + (lower - upper) * share, (bottom - top, size[1]))
+
+
+def _probability_stripes(model: Any, images: Sequence[paddle.Tensor], size: tuple[int, int], flips: Sequence[Flip],
+                         windows: Windows | None) -> list[paddle.Tensor]:
+    parts = [(image, flip) for image in images for flip in flips]
+    if not parts:
         raise ShapeError("mean_probabilities: no picture. Give at least one scale and one entry in flips.")
-    return total / (len(images) * len(flips))
+    total: list[paddle.Tensor] = []
+    for image, flip in parts:
+        logits = picture_logits(model, image, windows, flip=flip)
+        for i, rows in enumerate(_row_stripes(size, logits.shape[1])):
+            stripe = F.softmax(resized_rows(logits, size, rows), axis=1)
+            if i == len(total):
+                total.append(stripe)
+            else:
+                total[i] = total[i].add_(stripe)
+    return [stripe / len(parts) for stripe in total]
+
+
+def _row_stripes(size: tuple[int, int], classes: int) -> list[tuple[int, int]]:
+    rows = max(1, STRIPE_BYTES // (4 * classes * size[1]))
+    return [(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn.functional as F
+from paddle import nn
 
 from beitv2_core.errors import DataError
 
@@ -25,3 +26,18 @@ def pixel_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_ind
     losses = F.cross_entropy(logits.astype("float32"), labels.unsqueeze(1), axis=1, reduction="none",
                              ignore_index=ignore_index)
     return losses.mean()
+
+
+class BEiTv2CrossEntropyLoss(nn.Layer):
+    """`pixel_cross_entropy` as a loss component: averaged over all pixels, ignored ones counting as 0.
+
+    PaddleSeg's own divides by the labelled pixels only; its 2.8.0 wheel also fails on today's Paddle.
+    """
+
+    def __init__(self, ignore_index: int = 255):
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Scalar loss of logits (B, C, H, W) and labels (B, H, W)."""
+        return pixel_cross_entropy(logits, labels, self.ignore_index)

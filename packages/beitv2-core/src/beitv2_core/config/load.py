@@ -68,9 +68,14 @@ def load_config(
     Raises ConfigError naming file, dotted key and what was expected.
     """
     tree, sources = read_tree(Path(path))
-    for text in overrides:
-        _merge(tree, _parse_override(text), "--set", sources, "")
+    merge_overrides(tree, overrides, sources)
     return parse_config(tree, schema=schema, source=str(path), sources=sources), sources
+
+
+def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], sources: Optional[Sources] = None) -> None:
+    """Lay `a.b=c` texts (values parsed as YAML) over plain settings, in place; ConfigError names one that is none."""
+    for text in overrides:
+        _merge(tree, _parse_override(text), "--set", {} if sources is None else sources, "")
 
 
 def parse_config(

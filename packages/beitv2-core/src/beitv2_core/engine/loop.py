@@ -47,14 +47,15 @@ class TrainLoop:
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
-    step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process.
+    step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
+    free_settings: dotted keys, or their beginnings, that a resumed run may change.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
-                 at_end: Callable[[], dict[str, Any]] | None = None):
+                 at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader, self.optimizer = task, loader, optimizer
@@ -62,7 +63,7 @@ class TrainLoop:
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
-        self.at_end = at_end
+        self.at_end, self.free_settings = at_end, tuple(free_settings)
         self.precision = Precision(amp)
         self.step = 0
         self._signal: int | None = None
@@ -113,7 +114,7 @@ class TrainLoop:
         batches = iter(self.loader)
         with Progress(self.title, self.total_steps, self.step, images_per_step=self.images_per_step,
                       enabled=distributed.is_main()) as progress:
-            while self.step < last:
+            while self.step < last and not self.task.finished:
                 epoch = self._epoch(self.step)
                 if self.step == 0 or epoch != self._epoch(self.step - 1):
                     self.task.on_epoch(epoch)
@@ -126,14 +127,15 @@ class TrainLoop:
                     raise TrainingInterrupted(
                         f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, "
                         "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
-                if self.step % self.save_every == 0 or self.step == last:
+                if self.step % self.save_every == 0 or self.step == last or self.task.finished:
                     self._save()
         seconds = time.monotonic() - began
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
-        if self.step == self.total_steps and self.at_end is not None:
+        done = self.step == self.total_steps or self.task.finished
+        if done and self.at_end is not None:
             summary["final"] = self.at_end()
-        if distributed.is_main() and self.step == self.total_steps:
+        if done and distributed.is_main():
             for callback in self.on_finish:
                 callback(self.run_folder, summary)
             self.run_folder.summarise(summary)
@@ -231,7 +233,7 @@ class TrainLoop:
     def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
         before, now = _flat(saved), _flat(self.config)
         changed = [key for key in sorted(set(before) | set(now))
-                   if before.get(key) != now.get(key) and key not in FREE_SETTINGS]
+                   if before.get(key) != now.get(key) and not key.startswith(self.free_settings)]
         if changed:
             listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
             raise ConfigError(

@@ -68,7 +68,7 @@ def _with_l2(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def set_weight_decay(optimizer: Any, value: float) -> None:
     """Give the groups that decay a new weight decay."""
     for group in optimizer._param_groups:  # Paddle has no public way to change a group
-        if group.get(DECAYS):
+        if isinstance(group, dict) and group.get(DECAYS):  # a foreign optimizer's groups can be bare parameters
             if isinstance(group["weight_decay"], paddle.regularizer.L2Decay):
                 group["weight_decay"] = paddle.regularizer.L2Decay(value)
             else:

@@ -14,6 +14,10 @@ class Task(Protocol):
     model: nn.Layer  #: what is trained and checkpointed
     network: nn.Layer  #: `model`, or its data-parallel wrapper, set by the loop; `loss` calls this one
 
+    @property
+    def finished(self) -> bool:
+        """True ends the run before its last step, after a checkpoint (early stopping); the same in every process."""
+
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """The scalar loss of a batch, and scalar metrics without gradient."""
 

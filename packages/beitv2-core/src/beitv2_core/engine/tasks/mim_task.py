@@ -23,6 +23,8 @@ class MimTask:
     Raises ShapeError where the tokenizer's code map and the mask differ in size.
     """
 
+    finished = False
+
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer):
         self.model, self.network = student, student
         self.tokenizer = tokenizer

@@ -1,0 +1,181 @@
+"""Segmentation runs from their settings, and segmentors from their runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from beitv2_core.build import seed_everything, set_weights
+from beitv2_core.build.restore import read_checkpoint
+from beitv2_core.build.training import draw_curves
+from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.config import parse_config
+from beitv2_core.data import Loader, ResumableSampler
+from beitv2_core.engine import distributed
+from beitv2_core.engine.loop import TrainLoop
+from beitv2_core.engine.run_folder import RunFolder
+from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_seg.components import SCHEDULES, build_component, find_component
+from beitv2_seg.config import Component, SegmentConfig
+from beitv2_seg.data import TrainSamples, check_ade20k, check_files
+from beitv2_seg.evaluate import evaluate
+from beitv2_seg.segment_task import SegmentTask, write_pdparams
+
+log = logging.getLogger("beitv2_seg")
+#: settings a resumed run may change: they do not touch what is computed
+FREE_SETTINGS = ("output", "run.num_workers", "run.save_interval", "run.log_iters", "run.keep_checkpoint_max",
+                 "run.do_eval", "run.early_stop_intervals", "run.windows_at_once", "run.max_corrupt", "val_dataset",
+                 "test_config", "train_dataset.dataset_root", "model.backbone.pretrained")
+AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
+
+
+class Segmentor(NamedTuple):
+    """A trained model in eval mode, its settings and the names of its classes."""
+
+    model: Any
+    config: SegmentConfig
+    classes: list[str]
+
+
+def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = None) -> TrainLoop:
+    """A loop ready to `run(resume=...)`: everything is built and checked before any training starts.
+
+    profiler_options: of PaddleSeg's train_profiler, which is called after every step then.
+    Raises ConfigError, DataError, CheckpointError or ShapeError naming the setting at fault.
+    """
+    distributed.init()
+    run, processes, folder = config.run, distributed.world_size(), Path(config.output)
+    accumulate = plan_accumulation(config, processes)
+    num_classes = config.model.num_classes
+    train_set = build_dataset(config.train_dataset, "train_dataset", num_classes)
+    validation = build_dataset(config.val_dataset, "val_dataset", num_classes) if run.do_eval else None
+    samples = TrainSamples(train_set, num_classes=num_classes, max_corrupt=run.max_corrupt, repeats=run.repeats,
+                           report=folder / "corrupt_files.txt")
+    sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
+                               world_size=processes, seed=run.seed)
+    rates = learning_rates(config)
+    seed_everything(run.seed)
+    model = build_model(config)
+    losses = [(weight, build_component(loss.model_dump(), f"loss.types[{i}]"))
+              for i, (weight, loss) in enumerate(zip(config.loss.coef, config.loss.types))]
+
+    def measure(segmentor: Any) -> dict[str, float]:
+        scores = evaluate(segmentor, validation, config.test_config, num_classes=num_classes,
+                          at_once=run.windows_at_once).scores
+        return {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
+
+    task = SegmentTask(model, losses, total_steps=config.iters, measure=measure if run.do_eval else None,
+                       every=run.save_interval, folder=folder, patience=run.early_stop_intervals, use_ema=run.use_ema,
+                       profiler_options=profiler_options)
+    recipe = build_component(config.optimizer.model_dump(), "optimizer")
+    optimizer = recipe(model, float(rates.max()))
+    decay = np.full(len(rates), float(getattr(recipe, "weight_decay", 0.0)))
+    total = config.batch_size * processes * accumulate
+    log.info("total batch: %d = %d pictures x %d process(es) x %d accumulated", total, config.batch_size, processes,
+             accumulate)
+    log.info("iterations: %d, %.1f an epoch (%d samples)", config.iters, len(samples) / total, len(samples))
+    folders = RunFolder(folder)
+
+    def finish(_: RunFolder, summary: dict[str, Any]) -> None:
+        write_pdparams(model, folder / f"iter_{summary['steps']}" / "model.pdparams")
+
+    return TrainLoop(task, Loader(samples, samples, sampler, num_workers=run.num_workers, seed=run.seed), optimizer,
+                     lr=rates, weight_decay=decay, run=folders, config=config.resolved(), seed=run.seed,
+                     store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
+                     images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
+                     save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
+                     at_end=task.best_values, free_settings=FREE_SETTINGS)
+
+
+def plan_accumulation(config: SegmentConfig, processes: int) -> int:
+    """Batches behind one update; ConfigError where total_batch is no multiple of what is handled at once."""
+    at_once = config.batch_size * processes
+    total = config.total_batch or at_once
+    if total % at_once:
+        raise ConfigError(f"total_batch: {total} is not a multiple of {config.batch_size} pictures x {processes} "
+                          f"process(es) = {at_once}. Change batch_size or total_batch.")
+    return total // at_once
+
+
+def learning_rates(config: SegmentConfig) -> np.ndarray:
+    """The learning rate of every iteration, float64 (iters,): ours, or any schedule of `paddle.optimizer.lr`."""
+    spec = config.lr_scheduler
+    where = f"lr_scheduler.type: {spec.type!r}"
+    if spec.type in (kind.__name__ for kind in SCHEDULES) or not hasattr(paddle.optimizer.lr, spec.type):
+        return build_component(spec.model_dump(), "lr_scheduler").rates
+    if spec.type == "ReduceOnPlateau":
+        raise ConfigError(f"{where} depends on the loss; expected a schedule that is known in advance.")
+    try:
+        schedule = getattr(paddle.optimizer.lr, spec.type)(**spec.options())
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{where} refuses its arguments: {error}. Correct them.") from error
+    rates = np.empty(config.iters)
+    for i in range(config.iters):
+        rates[i] = schedule.get_lr()
+        schedule.step()
+    return rates
+
+
+def build_dataset(spec: Component, where: str, num_classes: int) -> Any:
+    """The data set a section names, its files checked and in order; ConfigError where its classes are others."""
+    options = spec.options()
+    if where == "train_dataset" and options.get("mode", "train") != "train":
+        raise ConfigError(f"train_dataset.mode: {options['mode']!r}; PaddleSeg gives labels to the transforms only in "
+                          "'train'. To train on other pictures, put them where the data set looks for training ones.")
+    if spec.type == "ADE20K":
+        check_ade20k(options.get("dataset_root"), options.get("mode", "train"), where)
+    dataset = build_component(spec.model_dump(), where)
+    check_files(dataset, where)
+    classes = getattr(dataset, "num_classes", num_classes)
+    if classes != num_classes:
+        raise ConfigError(f"model.num_classes: {num_classes}, but {where} ({spec.type}) has {classes} classes. Set "
+                          f"model.num_classes to {classes}.")
+    return dataset
+
+
+def build_model(config: SegmentConfig, *, pretrained: bool = True) -> Any:
+    """The segmentor of the settings; without `pretrained` its weights are fresh whatever the settings say."""
+    spec = config.model.model_dump()
+    if not pretrained:
+        spec["backbone"]["pretrained"] = None
+    return build_component(spec, "model")
+
+
+def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmentor:
+    """The trained segmentor of a run folder or .pdckpt, or of a .pdparams file together with its settings.
+
+    Raises CheckpointError for a checkpoint of another kind, ConfigError for lone weights without settings.
+    """
+    found = read_checkpoint(source)
+    if found.config:
+        kept = parse_config(found.config, source=str(found.path))
+        if not isinstance(kept, SegmentConfig):
+            raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; a run of `beitv2 segment "
+                                  "train` was expected.")
+        config = kept if config is None else config.model_copy(update={"model": kept.model})
+    if config is None:
+        raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
+    model = build_model(config, pretrained=False)
+    set_weights(model, found.weights, str(found.path))
+    model.eval()
+    return Segmentor(model, config, class_names(config))
+
+
+def class_names(config: SegmentConfig) -> list[str]:
+    """Names of the classes: the data set's own, ADE20K's, or numbers."""
+    spec, count = config.val_dataset, config.model.num_classes
+    if spec.type == "ADE20K":
+        return (Path(__file__).parent / "ade20k_classes.txt").read_text(encoding="utf-8").splitlines()[:count]
+    names = getattr(find_component(spec.type, "val_dataset"), "CLASSES", None)
+    return list(names) if names is not None and len(names) == count else [str(i) for i in range(count)]
+
+
+def picture_transforms(config: SegmentConfig) -> list[Any]:
+    """The transforms a picture goes through before it is predicted: those of val_dataset."""
+    steps: list[Mapping[str, Any]] = config.val_dataset.options().get("transforms", [])
+    return [build_component(step, f"val_dataset.transforms[{i}]") for i, step in enumerate(steps)]

@@ -1,0 +1,183 @@
+"""`beitv2 segment train | evaluate | predict`, with PaddleSeg's flags; importing this costs no Paddle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from beitv2_core.errors import ConfigError, MissingDependencyError
+
+#: the flags are read by `flags.py`, --help too
+PASS_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"allow_extra_args": True,
+                                                                         "ignore_unknown_options": True}}
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on `app` (entry point `beitv2.commands`)."""
+    segment = typer.Typer(no_args_is_help=True, help="Semantic segmentation with PaddleSeg's YAML files and flags "
+                                                     "(stage 4).")
+    for function in (train, evaluate, predict, compare):
+        segment.command(**({} if function is compare else PASS_ON))(function)
+    app.add_typer(segment, name="segment")
+
+
+def train(context: typer.Context) -> None:
+    """Train a segmentor: --config YAML and the flags of PaddleSeg's tools/train.py."""
+    from beitv2_seg.config import read_config_file
+    from beitv2_seg.flags import train_flags
+
+    flags = train_flags(context.args, context.command_path)
+    run = {"seed": flags.seed, "num_workers": flags.num_workers, "save_interval": flags.save_interval,
+           "log_iters": flags.log_iters, "keep_checkpoint_max": flags.keep_checkpoint_max, "do_eval": flags.do_eval,
+           "early_stop_intervals": flags.early_stop_intervals, "use_ema": flags.use_ema, "precision": flags.precision,
+           "repeats": flags.repeats, "windows_at_once": flags.windows, "max_corrupt": flags.max_corrupt}
+    given = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate}
+    settings = read_config_file(flags.config, opts=flags.opts, flags={
+        "output": flags.save_dir, **{f"run.{key}": value for key, value in run.items()},
+        **{key: value for key, value in given.items() if value is not None}})
+    set_device(flags.device)
+    if flags.use_vdl:
+        _need_visualdl()
+    from beitv2_seg.build import build_segmentation
+
+    loop = build_segmentation(settings, profiler_options=flags.profiler_options)
+    summary = loop.run(resume=_resume(flags.resume_model))
+    for name, value in summary.get("final", {}).items():
+        typer.echo(f"{name:<12}{value:.4f}")
+
+
+def evaluate(context: typer.Context) -> None:
+    """Measure a segmentor: mIoU, mAcc, aAcc; the IoU of every class as CSV and as a picture."""
+    from beitv2_seg.flags import evaluate_flags
+
+    flags = evaluate_flags(context.args, context.command_path)
+    set_device(flags.device)
+    from beitv2_core.commands.report import run_folder_of
+    from beitv2_core.engine import distributed
+    from beitv2_seg.build import build_dataset
+    from beitv2_seg.evaluate import evaluate as measure
+    from beitv2_seg.evaluate import write_evaluation
+    from beitv2_seg.metrics import DEFINITION
+
+    distributed.init()
+    found = _segmentor(flags)
+    config, model = found.config, found.model
+    dataset = build_dataset(config.val_dataset, "val_dataset", config.model.num_classes)
+    result = measure(model, dataset, config.test_config, num_classes=config.model.num_classes, at_once=flags.windows)
+    if not distributed.is_main():
+        return
+    scores = result.scores
+    typer.echo(f"mIoU {100 * scores.miou:.2f} %   mAcc {100 * scores.macc:.2f} %   aAcc {100 * scores.aacc:.2f} %   "
+               f"{result.pictures} pictures")
+    typer.echo(f"({DEFINITION})")
+    folder = Path(flags.save_dir) if flags.save_dir else run_folder_of(flags.model_path)
+    for path in write_evaluation(result, found.classes, folder):
+        typer.echo(f"written: {path}")
+
+
+def predict(context: typer.Context) -> None:
+    """Label every pixel of pictures of any size: overlays, raw label maps, a legend with class names."""
+    from beitv2_seg.flags import predict_flags
+
+    flags = predict_flags(context.args, context.command_path)
+    set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
+    from beitv2_core.codes import list_pictures
+    from beitv2_core.engine.progress import Progress
+    from beitv2_seg.build import picture_transforms
+    from beitv2_seg.predict import class_colours, predict_files, write_legend
+
+    paths = list_pictures(_named_pictures(flags.image_path))
+    found = _segmentor(flags)
+    colours, folder = class_colours(len(found.classes), flags.custom_color), Path(flags.save_dir)
+    written = []
+    with Progress("predict", len(paths), 0, images_per_step=1) as progress:
+        for item in predict_files(found.model, paths, picture_transforms(found.config), found.config.test_config,
+                                  folder, colours=colours, at_once=flags.windows):
+            written.append(item)
+            progress.advance(len(written))
+            typer.echo(f"{item.path}: {item.overlay}, {item.labels}")
+    for path in write_legend(written, found.classes, colours, folder):
+        typer.echo(f"written: {path}")
+
+
+def compare(
+    config: str = typer.Argument(..., help="YAML file, or the name of a packaged one", show_default=False),
+    pretrained: str = typer.Option(..., help="pretraining run the one side starts from", show_default=False),
+    output: Path = typer.Option(..., "--output", "-o", help="folder of both runs, the table and the picture"),
+    pictures: int = typer.Option(6, min=1, help="pictures to show"),
+) -> None:
+    """Train from a pretrained backbone and from scratch in equal steps; a table and pictures of both."""
+    from beitv2_seg.compare import draw_examples, rows_of, train_both, write_table
+
+    table = train_both(config, pretrained, output)
+    figure = output / "figures" / "compare.png"
+    draw_examples(output, figure, most=pictures)
+    summary = write_table(table, output)
+    for row in rows_of(table):
+        typer.echo(f"{row[0]:<14}" + "".join(f"{cell:>14}" for cell in row[1:]))
+    typer.echo(f"written: {summary}")
+    typer.echo(f"written: {figure}")
+
+
+def set_device(name: str | None) -> None:
+    """Compute there; ConfigError where this Paddle has no such device.  None: a GPU where there is one."""
+    import paddle
+
+    if name is None:
+        return  # Paddle's own choice
+    try:
+        paddle.set_device(name)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"--device {name}: not to be had with this Paddle ({str(error).splitlines()[0]}). Use "
+                          "--device cpu, or install paddlepaddle-gpu.") from error
+
+
+def _segmentor(flags: argparse.Namespace) -> Any:
+    """The model of --model_path with the settings of --config, --opts and the flags."""
+    from beitv2_seg.build import load_segmentor
+    from beitv2_seg.config import apply_opts, read_config_file
+
+    given = {key: getattr(flags, key) for key in ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide",
+                                                  "crop_size", "stride") if getattr(flags, key) is not None}
+    changes = {f"test_config.{key}": value for key, value in given.items()}
+    if flags.config:
+        return load_segmentor(flags.model_path, read_config_file(flags.config, opts=flags.opts, flags=changes))
+    found = load_segmentor(flags.model_path)
+    return found._replace(config=apply_opts(found.config, flags.opts, changes))
+
+
+def _resume(given: str | None) -> str | None:
+    """What the loop wants: "auto", None (a new run) or a .pdckpt."""
+    if given is None or given == "auto":
+        return given
+    from beitv2_core.build.restore import checkpoint_folder
+
+    folder = checkpoint_folder(Path(given))
+    if folder is None or not folder.is_dir():
+        raise ConfigError(f"--resume_model {given}: no such checkpoint; expected auto, a run folder or a .pdckpt "
+                          "folder in it. PaddleSeg's iter_N folders hold no generators: no exact resume from them.")
+    return str(folder)
+
+
+def _named_pictures(names: list[str]) -> list[str]:
+    """The files and folders given, or those a text file lists, one a line, relative to it."""
+    found: list[str] = []
+    for name in names:
+        path = Path(name)
+        if path.suffix == ".txt" and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found += [str(path.parent / line.split()[0]) for line in lines if line.strip()]
+        else:
+            found.append(name)
+    return found
+
+
+def _need_visualdl() -> None:
+    try:
+        import visualdl  # noqa: F401
+    except Exception as error:  # an optional neighbour: whatever keeps it from loading
+        raise MissingDependencyError(f"--use_vdl: VisualDL cannot be imported ({error}). Type: pip install visualdl, "
+                                     "or leave the flag out.") from error

@@ -1,0 +1,213 @@
+"""What a segmentation run consists of: PaddleSeg's YAML, checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import Literal
+
+from beitv2_core.config import parse_config
+from beitv2_core.config.load import merge_overrides, read_tree
+from beitv2_core.config.schema import grid_of
+from beitv2_core.config.sections import Section, impossible, pair, required
+from beitv2_core.errors import ConfigError
+
+PACKAGED = Path(__file__).parent / "configs"
+
+
+class Component(Section):
+    """A PaddleSeg component: `type` names it, the other keys are its arguments, checked when it is built."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str = Field(description="name of the component")
+
+    def options(self) -> dict[str, Any]:
+        """The arguments, without the type."""
+        return dict(self.model_extra or {})
+
+
+class SegmentorConfig(Component):
+    """The model: `BEiTv2UPerNet` and its backbone."""
+
+    num_classes: int = Field(gt=1, description="classes; labels are 0 .. num_classes - 1")
+    backbone: Component
+
+
+class LossConfig(Section):
+    """One loss for each output of the model, and its weight."""
+
+    types: list[Component] = Field(min_length=1, description="losses, the decoder's first")
+    coef: list[float] = Field(min_length=1, description="their weights")
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> LossConfig:
+        if len(self.types) != len(self.coef):
+            raise impossible("coef", f"{len(self.coef)} weights for {len(self.types)} losses; expected one each")
+        return self
+
+
+class TestConfig(Section):
+    """How pictures are read when they are evaluated or predicted; PaddleSeg's keys."""
+
+    __test__ = False  # pytest must not take this for a test
+    is_slide: bool = Field(default=False, description="sliding windows")
+    crop_size: Optional[tuple[int, int]] = Field(default=None, description="(width, height) of a window, pixels")
+    stride: Optional[tuple[int, int]] = Field(default=None, description="(width, height) between windows, pixels")
+    aug_eval: bool = Field(default=False, description="several scales and mirrored pictures, probabilities averaged")
+    scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="scales of aug_eval")
+    flip_horizontal: bool = Field(default=False, description="aug_eval: also mirrored left to right")
+    flip_vertical: bool = Field(default=False, description="aug_eval: also upside down")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_scale(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("scales"), (int, float)):
+            return {**values, "scales": [values["scales"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _windows_are_complete(self) -> TestConfig:
+        for key in ("crop_size", "stride"):
+            value = getattr(self, key)
+            if self.is_slide and value is None:
+                raise required(key, "the size of a sliding window and the step between two, [width, height] in pixels")
+            if value is not None and min(value) < 1:
+                raise impossible(key, f"{list(value)}; expected [width, height] above 0")
+        if min(self.scales) <= 0:
+            raise impossible("scales", f"{list(self.scales)}; expected numbers above 0")
+        return self
+
+    @property
+    def read_scales(self) -> tuple[float, ...]:
+        """The scales a picture is read at."""
+        return self.scales if self.aug_eval else (1.0,)
+
+    @property
+    def flips(self) -> list[tuple[int, ...]]:
+        """The axes of (1, C, H, W) each reading is mirrored along; PaddleSeg's order."""
+        flips: list[tuple[int, ...]] = [()]
+        if self.aug_eval and self.flip_horizontal:
+            flips.append((3,))
+        if self.aug_eval and self.flip_vertical:
+            flips += [(2,), (2, 3)] if self.flip_horizontal else [(2,)]
+        return flips
+
+
+class RunSection(Section):
+    """What PaddleSeg takes from flags, not from the YAML."""
+
+    seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    num_workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+    save_interval: int = Field(default=1000, gt=0, description="iterations between checkpoints and evaluations")
+    log_iters: int = Field(default=10, gt=0, description="iterations between log lines")
+    keep_checkpoint_max: int = Field(default=5, gt=0, description="newest checkpoints kept")
+    do_eval: bool = Field(default=False, description="evaluate at every save_interval, keep the best weights")
+    early_stop_intervals: Optional[int] = Field(default=None, gt=0, description="stop after that many evaluations "
+                                                                               "without a better mIoU")
+    use_ema: bool = Field(default=False, description="average the weights and evaluate the average too")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="mixed precision O1 (GPU)")
+    repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
+    windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
+    max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
+
+
+class SegmentConfig(Section):
+    """A PaddleSeg YAML file and the flags of the command line."""
+
+    kind: Literal["segment"] = Field(default="segment", description="which command reads this file")
+    output: str = Field(default="output", description="run folder (flag --save_dir)")
+    batch_size: int = Field(gt=0, description="pictures a process handles at once")
+    total_batch: Optional[int] = Field(default=None, gt=0, description="pictures behind one update: batch_size x "
+                                       "processes x accumulation; null: no accumulating")
+    iters: int = Field(gt=0, description="updates")
+    model: SegmentorConfig
+    train_dataset: Component
+    val_dataset: Component
+    test_config: TestConfig = TestConfig()
+    optimizer: Component
+    lr_scheduler: Component
+    loss: LossConfig
+    run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _fits(self) -> SegmentConfig:
+        options = self.lr_scheduler.options()
+        total = options.get("total_iters", self.iters)
+        if total != self.iters:
+            raise impossible("lr_scheduler.total_iters", f"{total}, but the run has iters: {self.iters}; the rate "
+                             "falls over the whole run, set both (--iters does)")
+        backbone = self.model.backbone.options()
+        if "image_size" in backbone:
+            grid_of(backbone["image_size"], backbone.get("patch_size", 16), "model.backbone.image_size")
+            self._check_sizes(pair(backbone["image_size"]))
+        if self.run.early_stop_intervals and not self.run.do_eval:
+            raise impossible("run.early_stop_intervals", "early stopping needs evaluations; add --do_eval")
+        return self
+
+    def _check_sizes(self, size: tuple[int, int]) -> None:
+        """Position tables have one size: crops, padding and windows must be of it."""
+        sizes = [(f"train_dataset.transforms[{i}].{key}", transform[key])
+                 for i, transform in enumerate(self.train_dataset.options().get("transforms", []))
+                 for key in ("crop_size", "size")
+                 if key in transform and transform.get("type") in ("BEiTv2RandomCrop", "BEiTv2Pad")]
+        if self.test_config.is_slide and self.test_config.crop_size is not None:
+            sizes.append(("test_config.crop_size", self.test_config.crop_size[::-1]))  # (width, height), as PaddleSeg
+        for key, value in sizes:
+            if tuple(value) != size:
+                raise impossible(key, f"{list(value)} (height, width), but model.backbone.image_size is {list(size)}; "
+                                 "the relative position tables are made for one size, set both alike")
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings as plain values, every default written out; `parse_config` reads it back unchanged."""
+        return self.model_dump(mode="json")
+
+
+def find_config(name: str) -> Path:
+    """The YAML file of that path, or the packaged one of that name (without `.yml` too); ConfigError for neither."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = {file.name: file for file in sorted(PACKAGED.glob("*.yml"))}
+    found = packaged.get(name) or packaged.get(f"{name}.yml")
+    if found is None:
+        near = difflib.get_close_matches(path.name, packaged, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"--config {name}: no such file, and no packaged config has that name.{hint} "
+                          f"Packaged: {', '.join(packaged)}.")
+    return found
+
+
+def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> SegmentConfig:
+    """The settings of a YAML file, of `--opts key=value` and of flags ({dotted key: value}); flags win.
+
+    `iters` among the flags or opts also sets the schedule's length, and a `batch_size` flag means what it means in
+    PaddleSeg: an update sees batch_size x processes pictures.
+    """
+    path, flags = find_config(name), dict(flags or {})
+    keys = [text.partition("=")[0].strip() for text in opts]
+    tree, sources = read_tree(path)
+    merge_overrides(tree, opts, sources)
+    follows = "iters" in flags or "iters" in keys
+    if follows and "total_iters" in tree.get("lr_scheduler", {}) and "lr_scheduler.total_iters" not in keys:
+        flags["lr_scheduler.total_iters"] = flags.get("iters", tree.get("iters"))
+    if "batch_size" in flags and "total_batch" not in keys:
+        flags["total_batch"] = None
+    merge_overrides(tree, [f"{key}={_yaml(value)}" for key, value in flags.items()], sources)
+    return parse_config(tree, SegmentConfig, source=str(path), sources=sources)
+
+
+def apply_opts(config: SegmentConfig, opts: Sequence[str], flags: Mapping[str, Any]) -> SegmentConfig:
+    """Settings of a run with `--opts key=value` and flags ({dotted key: value}) laid over them."""
+    tree = config.resolved()
+    merge_overrides(tree, [*opts, *(f"{key}={_yaml(value)}" for key, value in flags.items())])
+    return parse_config(tree, SegmentConfig, source="--opts")
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()

@@ -1,0 +1,171 @@
+"""mIoU of a segmentor on a data set, by one or several processes, and what is written about it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from beitv2_core.engine import distributed
+from beitv2_core.engine.progress import Progress
+from beitv2_core.errors import BEiTError, ConfigError, DataError
+from beitv2_core.layers.collective import all_reduce_sum
+from beitv2_seg.config import TestConfig
+from beitv2_seg.data import check_labels, path_of, undecodable
+from beitv2_seg.inference import Windows, predict_labels
+from beitv2_seg.metrics import DEFINITION, ConfusionMatrix, Scores
+from beitv2_seg.transforms import BEiTv2Resize
+
+Data = dict[str, Any]
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class Evaluation(NamedTuple):
+    """scores; counts: int64 (classes, classes), rows are labels; pictures: how many were measured."""
+
+    scores: Scores
+    counts: np.ndarray
+    pictures: int
+
+
+def windows_of(test: TestConfig, at_once: int = 4) -> Windows | None:
+    """The sliding windows of the settings (PaddleSeg writes width first), or None."""
+    if not test.is_slide or test.crop_size is None or test.stride is None:
+        return None
+    return Windows(crop=test.crop_size[::-1], stride=test.stride[::-1], batch_size=at_once)
+
+
+def readings(read: Callable[[], Data], transforms: Any, scales: Sequence[float]) -> list[Data]:
+    """The picture `read()` gives, once for every scale: by the `BEiTv2Resize` among `transforms`, from the original.
+
+    Raises ConfigError where there is none and other scales than 1 are asked for.
+    Source: mmsegmentation 0.11, MultiScaleFlipAug with img_ratios (PaddleSeg enlarges the resized picture instead).
+    """
+    steps = getattr(transforms, "transforms", transforms)
+    resizes = [step for step in steps or () if isinstance(step, BEiTv2Resize)]
+    if not resizes and tuple(scales) != (1.0,):
+        raise ConfigError(f"test_config.scales: {list(scales)}, but val_dataset.transforms has no BEiTv2Resize, which "
+                          "reads a picture at several scales. Add it, or leave aug_eval out.")
+    ratios = [resize.ratio for resize in resizes]
+    found = []
+    try:
+        for scale in scales:
+            for resize, ratio in zip(resizes, ratios):
+                resize.ratio = ratio * scale
+            found.append(read())
+    finally:
+        for resize, ratio in zip(resizes, ratios):
+            resize.ratio = ratio
+    return found
+
+
+def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: int = 4) -> np.ndarray:
+    """Predicted classes, int32 at the picture's own size, from its `readings`."""
+    info = data[0].get("trans_info") or []
+    size = tuple(int(side) for side in info[0][1]) if info else tuple(data[0]["img"].shape[-2:])
+    if any(step[0] != "resize" for step in info):
+        raise ConfigError(f"val_dataset.transforms: {[step[0] for step in info]} cannot be undone; only resizing can. "
+                          "Leave padding out: smaller pictures are padded by the sliding windows themselves.")
+    images = [paddle.to_tensor(np.asarray(reading["img"], dtype=np.float32)[None]) for reading in data]
+    with paddle.no_grad():
+        return predict_labels(model, images, size=(size[0], size[1]), flips=test.flips,
+                              windows=windows_of(test, at_once))
+
+
+def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, at_once: int = 4) -> Evaluation:
+    """Measure a segmentor on a PaddleSeg data set in "val" mode; every picture counts once on any number of processes.
+
+    at_once: sliding windows computed together.  Raises DataError for an empty set, an undecodable file, a label
+    outside the classes, a label of another size than its picture.
+    """
+    if len(dataset) == 0:
+        raise DataError("evaluation: there is no picture. Check val_dataset.")
+    ignore_index = getattr(dataset, "ignore_index", 255)
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    numbers = range(distributed.rank(), len(dataset), distributed.world_size())
+    training, shown = model.training, time.monotonic()
+    model.eval()
+    with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress:
+        for done, index in enumerate(numbers, 1):
+            path = path_of(dataset, index)
+            data = readings(functools.partial(_read, dataset, index), getattr(dataset, "transforms", None),
+                            test.read_scales)
+            label = np.asarray(data[0]["label"])
+            label = label.reshape(label.shape[-2:])
+            check_labels(label, num_classes, ignore_index, path)
+            found = labels_of(model, data, test, at_once=at_once)
+            if found.shape != label.shape:
+                raise DataError(f"{path}: the picture is {found.shape} pixels, its label {label.shape}. Picture and "
+                                "label must have the same size.")
+            matrix.add(found, label)
+            progress.advance(done)
+            if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                shown = time.monotonic()
+                progress.line(done, {"mIoU so far": matrix.scores().miou})
+    if training:
+        model.train()
+    matrix.counts = all_reduce_sum(paddle.to_tensor(matrix.counts)).numpy()
+    return Evaluation(matrix.scores(), matrix.counts, len(dataset))
+
+
+def _read(dataset: Any, index: int) -> Data:
+    try:
+        return dataset[index]
+    except BEiTError as error:
+        raise DataError(f"{path_of(dataset, index)}: {error}") from error
+    except Exception as error:  # decoders raise anything on broken input
+        broken = undecodable(dataset, index) or (path_of(dataset, index), f"{type(error).__name__}: {error}")
+        raise DataError(f"{broken[0]}: cannot be read for the evaluation ({broken[1]}). Repair the file; a measure "
+                        "must not leave pictures out.") from error
+
+
+def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:
+    """evaluation.json, per_class_iou.csv, confusion.npy and a picture of the IoUs in `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = found.scores
+    table, summary, counts = (folder / name for name in ("per_class_iou.csv", "evaluation.json", "confusion.npy"))
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "labelled_pixels", "predicted_pixels", "iou", "accuracy"])
+        for i, name in enumerate(names):
+            writer.writerow([i, name, int(found.counts[i].sum()), int(found.counts[:, i].sum()),
+                             _cell(scores.iou[i]), _cell(scores.accuracy[i])])
+    values = {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
+    summary.write_text(json.dumps({name: None if np.isnan(value) else value for name, value in values.items()} |
+                                  {"pictures": found.pictures, "definition": DEFINITION}, indent=1) + "\n",
+                       encoding="utf-8")
+    np.save(counts, found.counts)
+    picture = folder / "figures" / "iou.png"
+    draw_iou(picture, scores, names)
+    return [summary, table, counts, picture]
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"
+
+
+def draw_iou(path: Path, scores: Scores, names: Sequence[str], *, most: int = 50) -> None:
+    """Bars of the IoU of every class that is present, best first, as a PNG; of more than `most` the worst are shown."""
+    from beitv2_core.viz.canvas import ACCENT, Canvas
+
+    present = [i for i in np.argsort(-np.nan_to_num(scores.iou, nan=-1.0), kind="stable")
+               if not np.isnan(scores.iou[i])]
+    shown = present[-most:]
+    title = f"mIoU {100 * scores.miou:.2f} %, {len(present)} classes present"
+    if len(shown) < len(present):
+        title += f", the {most} worst"
+    with Canvas(path, 6, 1.2 + 0.2 * max(len(shown), 1), title=title) as figure:
+        axes = figure.add_subplot()
+        bars = axes.barh(range(len(shown)), [100 * scores.iou[i] for i in shown], color=ACCENT)
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=7)
+        axes.set_yticks(range(len(shown)), [names[i] for i in shown])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("IoU, %")
