@@ -9,8 +9,6 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_core.checkpoint.keymaps.clip import from_clip
-from beitv2_core.checkpoint.keymaps.dino import from_dino
 from beitv2_core.errors import ConfigError, WeightsError
 from beitv2_core.teachers import build_teacher
 from beitv2_core.teachers.clip import SHA256, CLIPTeacher, CLIPVisual, visual_from_state

@@ -1,4 +1,4 @@
-"""The index of relative positions over a window of patches and one class token; numpy only, so that any room may use it.
+"""The index of relative positions over a window of patches and one class token; any room may use it.
 
 Shape suffixes: T tokens = 1 + gh * gw.
 """

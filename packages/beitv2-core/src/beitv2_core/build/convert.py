@@ -10,15 +10,15 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from ..checkpoint.architecture import grid_of
 from ..checkpoint.converted import is_converted, parse_converted, write_converted
 from ..checkpoint.foreign import read_tensors
+from ..checkpoint.formats import to_format, translate, trunk_alone
 from ..checkpoint.keymaps.huggingface import config_of
 from ..checkpoint.keymaps.official import INDEX, TABLE
-from ..checkpoint.kinds import Recognised, recognise, to_format, trunk_alone
+from ..checkpoint.kinds import Recognised, recognise
 from ..checkpoint.remap import resize_rel_pos_bias
+from ..checkpoint.shapes import grid_of
 from ..checkpoint.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
-from ..config import parse_config
 from ..errors import CheckpointError, ConfigError
 from .restore import checkpoint_folder, read_checkpoint
 from .transfer import resize_pos_embed
@@ -70,14 +70,13 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
     _check_target(src, dst, to, force)
     found = read_model(src, hints or Hints())
-    changed = image_size is not None or backbone
     try:
         if backbone:
             weights, architecture = trunk_alone(found.kind, found.weights, found.architecture)
             found = Recognised("backbone", found.origin, weights, architecture)
         if image_size is not None:
             found = resize_model(found, image_size)
-        state = {} if to == "ours" else _state_of(found, to, give_back=not changed)
+        state = {} if to == "ours" else _state_of(found, to)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from None
     left_out = 0
@@ -85,12 +84,12 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         write_converted(dst, found)
         tensors = len(found.weights)
     else:
-        left_out = 0 if to == found.origin and not changed else len(found.kept)
+        left_out = 0 if to == found.origin else len(found.kept)
         _write(dst, to, found, state)
         tensors = len(state)
     if to == "paddleclas" and "fc_norm.weight" in found.weights:
-        log.warning("%s: that toolkit's own class pools the class token and ignores head.fc_norm: its outputs differ. "
-                    "Use the classes beitv2-cls registers there, with `--to ours`.", dst)
+        log.warning("%s: that toolkit's own class pools the class token and does not read head.fc_norm: its outputs "
+                    "differ from this model's. Use the classes that beitv2-cls registers there, with `--to ours`.", dst)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
                      len(found.kept) if to == "ours" else 0, left_out)
 
@@ -155,9 +154,11 @@ def _grid(image_size: Size, patch: Sequence[int]) -> Size:
     return image_size[0] // patch[0], image_size[1] // patch[1]
 
 
-def _state_of(found: Recognised, to: str, give_back: bool = True) -> dict[str, np.ndarray]:
-    state = to_format(to, found.kind, found.weights, found.architecture)
-    if to == found.origin and give_back:
+def _state_of(found: Recognised, to: str) -> dict[str, np.ndarray]:
+    if to != found.origin:
+        return to_format(to, found.kind, found.weights, found.architecture)
+    state = translate(to, found.kind, found.weights, found.architecture)
+    if to != "ours":
         state = {found.prefix + name: array for name, array in state.items() if name not in found.absent}
         state.update(found.kept)
     return state
@@ -212,20 +213,24 @@ def _hints_of_folder(folder: Path, hints: Hints) -> Hints:
 
 
 def _of_run(src: Path, hints: Hints) -> Recognised:
+    """The model of a run; what weights do not tell is taken from the settings they were saved with."""
     if checkpoint_folder(src) is None:
         raise CheckpointError("no model in this folder.")
     saved = read_checkpoint(str(src))
-    settings = parse_config(dict(saved.config), source=str(saved.path))
-    trunk = getattr(settings, "encoder", None) or getattr(settings, "model", None)
-    grid = getattr(settings, "grid", None)
-    patch = getattr(trunk, "patch_size", 1)
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    size = (grid[0] * patch[0], grid[1] * patch[1]) if grid else None
-    hints = Hints(hints.size or size, hints.num_heads or getattr(trunk, "num_heads", None),
-                  hints.early_layers or getattr(trunk, "early_layers", None))
-    found = _recognise(saved.weights, "ours", hints)
-    if found.kind == "tokenizer" and hasattr(settings, "decoder"):
-        found.architecture["decoder"]["num_heads"] = settings.decoder.num_heads
+    config: Any = saved.config
+    model = config.get("encoder") or config.get("model") or {}
+    trunk = model.get("backbone") or model
+    size = trunk.get("image_size") or (config.get("data") or {}).get("image_size")
+    size = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    found = _recognise(saved.weights, "ours", Hints(hints.size or size, hints.num_heads or trunk.get("num_heads"),
+                                                    hints.early_layers or trunk.get("early_layers")))
+    a = found.architecture
+    trunks = [(a["encoder"], trunk), (a["decoder"], config.get("decoder") or {})] if found.kind == "tokenizer" else \
+        [(a.get("backbone", a), trunk)]
+    for described, section in trunks:
+        described.update({key: section[key] for key in ("num_heads", "norm_eps") if key in section})
+    a.update({key: list(value) for key, value in (("out_indices", trunk.get("out_indices")),
+                                                  ("pool_scales", model.get("pool_scales"))) if value and key in a})
     return found
 
 

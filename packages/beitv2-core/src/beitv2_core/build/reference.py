@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint.formats import refusal, to_format
 from ..checkpoint.keymaps.huggingface import config_of
-from ..checkpoint.kinds import Recognised, refusal, to_format
+from ..checkpoint.kinds import Recognised
 from ..checkpoint.writers import write_safetensors
 from ..errors import CheckpointError
 
@@ -60,7 +61,8 @@ def _timm(source: Recognised, images: np.ndarray) -> dict[str, np.ndarray]:
                  init_values=a["init_values"], use_abs_pos_emb=a["use_abs_pos_emb"],
                  use_rel_pos_bias=a["use_rel_pos_bias"], use_shared_rel_pos_bias=a["use_shared_rel_pos_bias"])
     state = to_format("timm", source.kind, source.weights, a)
-    model.load_state_dict({name: torch.tensor(np.ascontiguousarray(array)) for name, array in state.items()}, strict=True)
+    tensors = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in state.items()}
+    model.load_state_dict(tensors, strict=True)
     with torch.no_grad():
         return {_KEYS[source.kind]: model.float().eval()(torch.from_numpy(images)).numpy()}
 

@@ -13,6 +13,7 @@ import yaml
 from ..checkpoint.converted import is_converted, parse_converted
 from ..checkpoint.foreign import read_tensors
 from ..checkpoint.kinds import Recognised, under_our_names
+from ..checkpoint.shapes import grid_of
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
 from ..errors import CheckpointError, ConfigError
@@ -37,6 +38,16 @@ class Found(NamedTuple):
     optimizer_tensors: int = 0
     optimizer_bytes: int = 0
     model: Recognised | None = None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of patches a converted trunk was made for; None where the file does not say."""
+        if self.model is None:
+            return None
+        if self.model.kind not in ("pretraining", "classifier", "backbone"):
+            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a pretraining, classifier or "
+                                  "backbone file was expected.")
+        return grid_of(self.model.architecture)
 
 
 def checkpoint_folder(path: Path) -> Path | None:

@@ -11,7 +11,8 @@ import numpy as np
 import paddle
 
 from ..checkpoint.foreign import read_tensors
-from ..checkpoint.kinds import Recognised, identical, recognise, trunk_alone
+from ..checkpoint.formats import trunk_alone
+from ..checkpoint.kinds import Recognised, identical, recognise
 from ..errors import CheckpointError
 from .convert import Hints, read_model, resize_model, state_in_origin
 from .described import build_described
@@ -139,8 +140,8 @@ def _against_golden(found: Recognised, path: Path, ours: str) -> Verdict:
         pictures = [arrays[name] for name in inputs]
         config = meta["config"]
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: holds no recorded {found.kind} outputs ({type(error).__name__}: {error}). Give a "
-                              "fixture of that kind, with its .json beside it.") from None
+        raise CheckpointError(f"{path}: holds no recorded {found.kind} outputs ({type(error).__name__}: {error}). Give "
+                              "a fixture of that kind, with its .json beside it.") from None
     state = {name[len(part) + 1:]: array for name, array in arrays.items() if name.startswith(part + "/")}
     source = recognise(state, num_heads=config.get("heads") or config.get(f"{found.kind}_heads"),
                        early_layers=config.get("early_layers"))
@@ -179,13 +180,14 @@ def _tensors(ours: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray]) -
         name = sorted(set(ours) ^ set(source))[0]
         return Difference(f"tensors: {name} is in one only", np.inf, 0.0)
     worst, where = 0.0, ""
+    least = float(np.finfo(np.float32).tiny)
     for name, array in ours.items():
         if identical(array, source[name]):
             continue
         same_shape = array.shape == source[name].shape
         difference = float(np.abs(array.astype(np.float64) - source[name]).max()) if same_shape else np.inf
         # Equal numbers with other bits (another type, -0.0) differ too, if by nothing one could print.
-        difference = difference if difference > 0 else np.finfo(np.float32).tiny
+        difference = difference if difference > 0 else least
         if not difference <= worst:
             worst, where = difference, f"; largest in {name}"
     return Difference(f"{len(ours)} tensors of the model{where}", worst, 0.0)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_core.checkpoint.architecture import shapes_of
 from beitv2_core.checkpoint.kinds import KINDS, Recognised, check_shapes
+from beitv2_core.checkpoint.shapes import shapes_of
 from beitv2_core.checkpoint.writers import write_safetensors
 from beitv2_core.errors import CheckpointError
 
@@ -59,7 +59,8 @@ def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, An
             raise ValueError(f"kind {kind!r}")
         shapes = shapes_of(kind, architecture)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it again.") from None
+        raise CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it "
+                              "again.") from None
     weights = without_kept(tensors)
     check_shapes(weights, shapes)
     kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}

@@ -6,20 +6,17 @@ Formats: ours, official, huggingface, timm, paddleclas; not every kind exists in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from beitv2_core.checkpoint.architecture import grid_of, read_architecture, shapes_of
-from beitv2_core.checkpoint.keymaps import clip, dino, huggingface, official, paddleclas, timm
+from beitv2_core.checkpoint.architecture import read_architecture
+from beitv2_core.checkpoint.formats import KEYMAPS, Arrays, translate
 from beitv2_core.checkpoint.keymaps.official import INDEX, TABLE
-from beitv2_core.checkpoint.remap import expand_shared_bias
+from beitv2_core.checkpoint.shapes import shapes_of
 from beitv2_core.errors import CheckpointError
 from beitv2_core.window import window_of
-
-Arrays = Mapping[str, np.ndarray]
-Keymap = tuple[Callable[[Arrays], dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]
 
 #: what tells each kind, under our names; the first column must be there, none of the second
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -32,27 +29,6 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backbone": (("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
                  ("head.weight", "lm_head.weight", "quantize.codebook", "blocks.0.attn.qkv.bias")),
 }
-_PICTURE_FORMATS = ("ours", "official", "huggingface", "timm", "paddleclas")
-#: the formats each kind exists in; `official` means OpenAI's names for clip, DINO's for dino, mmsegmentation's around
-#: the official backbone for segmentation
-FORMATS: dict[str, tuple[str, ...]] = {
-    "tokenizer": ("ours", "official"),
-    "pretraining": ("ours", "official", "huggingface"),
-    "classifier": _PICTURE_FORMATS,
-    "backbone": _PICTURE_FORMATS,
-    "segmentation": ("ours", "official"),
-    "clip": ("ours", "official"),
-    "dino": ("ours", "official"),
-}
-_KEYMAPS: dict[str, Keymap] = {
-    "official": (official.from_official, official.to_official),
-    "huggingface": (huggingface.from_huggingface, huggingface.to_huggingface),
-    "timm": (timm.from_timm, timm.to_timm),
-    "paddleclas": (paddleclas.from_paddleclas, paddleclas.to_paddleclas),
-    "clip": (clip.from_clip, clip.to_clip),
-    "dino": (dino.from_dino, dino.to_dino),
-    "ours": (dict, lambda ours, grid=None: dict(ours)),
-}
 _BESIDE = ("teacher_model.", "scaling_layer.", "loss.")  # of a released tokenizer file
 _PREFIXES = ("", "module.", "backbone.", "module.backbone.")
 _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj_weight", "mlp.c_fc.weight")
@@ -61,8 +37,8 @@ _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj
 class Recognised(NamedTuple):
     """Weights under our names, and what it takes to write the file they came from again.
 
-    prefix: before every name of the model in its file.  kept: tensors of the file that our names cannot give back, under
-    the file's names.  absent: names the format has and the file had not.
+    prefix: before every name of the model in its file.  kept: tensors of the file that our names cannot give back,
+    under the file's names.  absent: names the format has and the file had not.
     """
 
     kind: str
@@ -87,7 +63,7 @@ def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int]
     for prefix in _PREFIXES:
         inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
         found = origin or _origin_of(inner)
-        ours = _KEYMAPS[found][0](inner) if found else {}
+        ours = KEYMAPS[found][0](inner) if found else {}
         fitting = _kinds_of(ours)
         if len(fitting) > 1:
             raise CheckpointError(f"it could be {' or '.join(fitting)}. {_looked_for()} {_names(state)}")
@@ -103,51 +79,11 @@ def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int]
     shapes = shapes_of(kind, architecture)
     check_shapes(ours, shapes)
     weights = {name: ours[name] for name in shapes}
-    there = to_format(found, kind, weights, architecture)
+    there = translate(found, kind, weights, architecture)
     kept = {name: array for name, array in state.items()
             if not name.startswith(prefix) or not identical(there.get(name[len(prefix):]), array)}
     absent = tuple(sorted(name for name in there if prefix + name not in state))
     return Recognised(kind, found, weights, architecture, prefix, kept, absent)
-
-
-def to_format(target: str, kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Names and layouts of a format for our weights; arrays are views where they can be.
-
-    Raises CheckpointError for a format this kind, or this architecture, does not exist in, and lists those it does.
-    """
-    if target not in FORMATS[kind]:
-        raise CheckpointError(f"{_article(kind)} exists in no format {target!r}. Possible: "
-                              f"{', '.join(FORMATS[kind])}.")
-    reason = refusal(target, kind, architecture)
-    if reason:
-        raise CheckpointError(f"this {kind} cannot be written as {target!r}: {reason}.")
-    keymap = _KEYMAPS[kind if target == "official" and kind in ("clip", "dino") else target]
-    trunk = architecture.get("backbone", architecture)
-    grid = grid_of(trunk) if isinstance(trunk.get("image_size"), list) else None
-    return keymap[1](weights, grid)
-
-
-def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | None:
-    """Why a model of this architecture does not exist in a format, or None where it does."""
-    if target not in ("huggingface", "timm", "paddleclas"):
-        return None
-    a = architecture
-    if a.get("head_layers"):
-        return "transformers has no [CLS] head; write its trunk alone (--backbone)"
-    if a.get("norm") == "none":
-        return "its classes end in a norm, which a segmentation backbone has not"
-    square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]
-    if target == "huggingface":
-        if not square:
-            return "transformers' BEiT reads pictures and patches that are square only"
-        if not a["qkv_bias"] or a["attn_head_dim"]:
-            return "transformers' attention has biases, and heads of width / num_heads"
-    if target == "timm" and a["use_mask_token"]:
-        return "timm's class has no mask token"
-    if target == "paddleclas" and (a["use_abs_pos_emb"] or not a["use_rel_pos_bias"] or not a["init_values"]
-                                   or a["use_shared_rel_pos_bias"]):
-        return "its class has layer scale and a table of relative positions in every block, and no other positions"
-    return None
 
 
 def under_our_names(state: Arrays) -> dict[str, np.ndarray]:
@@ -159,7 +95,7 @@ def under_our_names(state: Arrays) -> dict[str, np.ndarray]:
         inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
         found = _origin_of(inner)
         if found:
-            ours = _KEYMAPS[found][0](inner)
+            ours = KEYMAPS[found][0](inner)
             return {name: array for name, array in ours.items() if not name.startswith(_BESIDE)}
     return dict(state)
 
@@ -173,32 +109,6 @@ def check_shapes(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if names:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise CheckpointError(f"{what}: {', '.join(names[:4])}{more}. The file is incomplete or damaged.")
-
-
-def trunk_alone(kind: str, weights: Arrays, architecture: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict]:
-    """Weights and architecture of the kind `backbone` inside a classifier, pretraining or segmentation model.
-
-    Heads and the mask token are left out, a shared table of relative positions is copied into every block.
-    Raises CheckpointError for a kind without such a trunk.
-    """
-    if kind not in ("classifier", "pretraining", "segmentation", "backbone"):
-        raise CheckpointError(f"{_article(kind)} holds no trunk to be written alone. Possible: classifier, pretraining, "
-                              "segmentation.")
-    if kind == "segmentation":
-        weights = {name[len("backbone."):]: array for name, array in weights.items() if name.startswith("backbone.")}
-        architecture = {**architecture["backbone"], "norm": "none"}
-    else:
-        pooled = architecture.get("pooling", "mean" if "fc_norm.weight" in weights else "cls") == "mean"
-        architecture = {"norm": "pool" if pooled else "final", **architecture}
-    trunk = {name: value for name, value in architecture.items() if name not in _HEAD_SETTINGS}
-    if trunk["use_shared_rel_pos_bias"]:
-        weights = expand_shared_bias(weights, trunk["depth"])
-        trunk.update(use_shared_rel_pos_bias=False, use_rel_pos_bias=True)
-    trunk["use_mask_token"] = False
-    return {name: weights[name] for name in shapes_of("backbone", trunk)}, trunk
-
-
-_HEAD_SETTINGS = ("num_classes", "pooling", "num_codes", "early_layers", "head_layers", "share_lm_head")
 
 
 def _origin_of(state: Arrays) -> str:
@@ -235,8 +145,8 @@ def _torch_layout(state: Arrays) -> bool | None:
             grows = not ending.startswith("mlp.fc2")
             answers.add(array.shape[1 if grows else 0] == width)
     if len(answers) > 1:
-        raise CheckpointError("some linear weights are (out, in) and some (in, out). The file mixes two formats, or its "
-                              "shapes are damaged.")
+        raise CheckpointError("some linear weights are (out, in) and some (in, out). The file mixes two formats, or "
+                              "its shapes are damaged.")
     return answers.pop() if answers else None
 
 
@@ -271,7 +181,3 @@ def _looked_for() -> str:
 def _names(state: Arrays) -> str:
     names = list(state)
     return f"Found {len(names)} tensors: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}."
-
-
-def _article(kind: str) -> str:
-    return f"a {kind} model" if kind not in ("clip", "dino") else f"a {kind} teacher"

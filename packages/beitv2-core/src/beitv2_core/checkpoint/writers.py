@@ -1,7 +1,7 @@
 """Files of weights for others and for us, written one tensor at a time and either whole or not at all.
 
-The libraries' own writers hold every tensor once more (safetensors), or are Torch itself; a tensor turned from (out, in)
-to (in, out) is a view until its turn comes here.
+The libraries' own writers hold every tensor once more (safetensors), or are Torch itself; a tensor turned from
+(out, in) to (in, out) is a view until its turn comes here.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise CheckpointError(f"{path}: could not be written: {error}. Free some space, or choose another place.") from None
+        raise CheckpointError(f"{path}: could not be written: {error}. Free some space, or choose another "
+                              "place.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -96,7 +97,7 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
 def _plain(array: np.ndarray) -> memoryview:
     """The bytes of an array in row-major, little-endian order."""
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _type(table: Mapping[str, str], path: Path, name: str, array: np.ndarray) -> str:
@@ -127,7 +128,8 @@ def _pickle_program(path: Path, tensors: Mapping[str, np.ndarray], nest: str | N
         out += _value(name) + _global("torch._utils", "_rebuild_tensor_v2") + b"(("
         out += _value("storage") + _global("torch", storage) + _value(str(i)) + _value("cpu") + _value(array.size)
         out += b"tQ"  # the storage by its persistent name
-        out += _value(0) + _value(tuple(array.shape)) + _value(tuple(map(int, steps))) + b"\x89"  # offset ... no gradient
+        # offset, size, steps, and that there is no gradient
+        out += _value(0) + _value(tuple(array.shape)) + _value(tuple(map(int, steps))) + b"\x89"
         out += _global("collections", "OrderedDict") + b")RtR"
     out += b"u"
     return bytes(out + (b"s." if nest is not None else b"."))

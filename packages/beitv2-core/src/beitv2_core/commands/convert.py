@@ -21,8 +21,8 @@ def convert(
     dst: Path = typer.Argument(..., help="file to write; a folder for huggingface", show_default=False),
     to: str = typer.Option("ours", help="ours (.safetensors), official (.pth), huggingface (folder), timm "
                                         "(.safetensors) or paddleclas (.pdparams)"),
-    image_size: Optional[str] = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number): fit the position terms "
-                                                        "to that size"),
+    image_size: Optional[str] = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) that the position "
+                                                        "terms are fitted to"),
     backbone: bool = typer.Option(False, "--backbone", help="write the trunk alone: heads and mask token left out"),
     force: bool = typer.Option(False, "--force", help="overwrite DST"),
     source_size: Optional[str] = _SOURCE_SIZE,
@@ -50,7 +50,7 @@ def verify(
     num_heads: Optional[int] = _HEADS,
     early_layers: Optional[int] = _EARLY,
 ) -> None:
-    """Compare a converted model with its source: every tensor, and outputs on fixed pictures; exit code 1 if it differs."""
+    """Compare a converted model with its source, tensors and outputs on fixed pictures; exit code 1 if it differs."""
     from ..build.verify import verify_file
 
     verdict = verify_file(ours, against, tolerance=tolerance, hints=_hints(source_size, num_heads, early_layers))

@@ -130,7 +130,7 @@ def _swapped(name: str, table: Mapping[str, str]) -> str | None:
 def config_of(kind: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
     """The `config.json` of transformers' BeitConfig for a model of that kind and architecture.
 
-    The epsilon of the norms is the official one (transformers' default is another), dropouts are off.
+    The epsilon of the norms is the model's own (transformers' default is another), dropouts are off.
     """
     a = architecture
     pooled = a.get("pooling") == "mean" or a.get("norm") == "pool" or kind == "pretraining"
@@ -139,7 +139,7 @@ def config_of(kind: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
         "architectures": [_CLASSES[kind]], "model_type": "beit", "hidden_size": a["width"],
         "num_hidden_layers": a["depth"], "num_attention_heads": a["num_heads"],
         "intermediate_size": int(a["width"] * a["mlp_ratio"]), "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0, "layer_norm_eps": 1e-6,
+        "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0, "layer_norm_eps": a["norm_eps"],
         "image_size": height if height == width else [height, width], "patch_size": a["patch_size"][0],
         "num_channels": a["in_chans"], "use_mask_token": a["use_mask_token"],
         "use_absolute_position_embeddings": a["use_abs_pos_emb"],
