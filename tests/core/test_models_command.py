@@ -9,9 +9,12 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
+from weights_files import Saved
 
+from beitv2_core.build import convert
 from beitv2_core.checkpoint import registry
 from beitv2_core.checkpoint.weights import cached_path, resolve_weights
 from beitv2_core.cli import app
@@ -120,6 +123,42 @@ def test_a_download_comes_from_the_mirror_once(mirror, cache):
     assert cached_path(url).read_bytes() == CONTENT and list(cache.iterdir()) == [cached_path(url)]
     assert requests == ["/x/addf400/files/releases/download/BEiT-v2/beitv2_base_patch16_224_pt1k.pth"]
     assert run("download", PLAIN, "--no-convert").exit_code == 0 and len(requests) == 1
+
+
+def small_dino(path) -> dict[str, np.ndarray]:
+    """Write a DINO file of small size as torch.save does; returns its tensors."""
+    pytest.importorskip("paddle")
+    from beitv2_core.checkpoint.keymaps.dino import to_dino
+    from beitv2_core.teachers.dino import DINOVisionTransformer
+
+    model = DINOVisionTransformer(image_size=32, patch_size=16, width=64, depth=1, num_heads=1)
+    tensors = to_dino({name: value.numpy() for name, value in model.state_dict().items()})
+    saved = Saved()
+    saved.zip(path, {name: saved.tensor(np.ascontiguousarray(array)) for name, array in tensors.items()})
+    return tensors
+
+
+def test_a_download_is_converted_once_and_holds_the_published_tensors(mirror, cache, tmp_path):
+    folder, requests, _ = mirror
+    model = registry.find_model("dino_vit_b16")
+    tensors = small_dino(folder / registry.urlparse(model.url).path.lstrip("/"))
+    first = run("download", model.name)
+    assert first.exit_code == 0, first.output
+    converted = cache / "dino_vit_b16.safetensors"
+    assert str(converted) in first.output
+    written = converted.stat().st_mtime_ns
+    assert run("download", model.name).exit_code == 0
+    assert converted.stat().st_mtime_ns == written and len(requests) == 1
+    weights = convert.read_model(converted).weights
+    assert set(weights) == set(tensors)
+    np.testing.assert_array_equal(weights["blocks.0.attn.qkv.weight"], tensors["blocks.0.attn.qkv.weight"].T)
+    again = run("download", model.name, "--output", str(tmp_path / "dino.safetensors"))
+    assert again.exit_code == 0 and (tmp_path / "dino.safetensors").read_bytes() == converted.read_bytes()
+
+
+def test_a_file_that_is_no_model_is_not_converted(mirror, cache):
+    assert run("download", PLAIN).exit_code == 2
+    assert not (cache / f"{PLAIN}.safetensors").exists()
 
 
 def test_output_takes_the_file_or_its_folder(mirror, tmp_path):

@@ -108,6 +108,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_checkpoint_and_batch(tmp_path
      "train_dataset.transforms[0].crop_size: [48, 48] (height, width), but model.backbone.image_size is [64, 64]"),
     (["test_config.is_slide=true"], "test_config.crop_size: required"),
     (["loss.coef=[1.0]"], "loss.coef: 1 weights for 2 losses"),
+    (["train_dataset.mode=val"], "train_dataset.mode: 'val'; PaddleSeg gives labels"),
     (["total_batch=6"], "total_batch: 6 is not a multiple of 4 pictures x 1 process(es)"),
     (["lr_scheduler.total_iters=9"], "lr_scheduler.total_iters: 9, but the run has iters: 6"),
     (["optimizer.layer_decay=0"], "layer_decay is 0"),

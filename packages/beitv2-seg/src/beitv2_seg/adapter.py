@@ -45,14 +45,9 @@ def register() -> list[str]:
     return names
 
 
-def paddleseg_components() -> dict[str, Any] | None:
-    """{name: class} of everything PaddleSeg itself offers to YAML files; None where it is not installed."""
-    import importlib
+def paddleseg_components() -> dict[str, Any]:
+    """{name: class} of everything PaddleSeg itself offers to YAML files; MissingDependencyError without PaddleSeg."""
+    manager = _manager()
+    from paddleseg import datasets, models, transforms  # noqa: F401  their components register when they are imported
 
-    try:
-        manager = _manager()
-        for room in ("models", "datasets", "transforms"):  # their components register when they are imported
-            importlib.import_module(f"paddleseg.{room}")
-    except ImportError:
-        return None
     return {name: kind for shelf in SHELVES for name, kind in getattr(manager, shelf).components_dict.items()}

@@ -124,6 +124,9 @@ def learning_rates(config: SegmentConfig) -> np.ndarray:
 def build_dataset(spec: Component, where: str, num_classes: int) -> Any:
     """The data set a section names, its files checked and in order; ConfigError where its classes are others."""
     options = spec.options()
+    if where == "train_dataset" and options.get("mode", "train") != "train":
+        raise ConfigError(f"train_dataset.mode: {options['mode']!r}; PaddleSeg gives labels to the transforms only in "
+                          "'train'. To train on other pictures, put them where the data set looks for training ones.")
     if spec.type == "ADE20K":
         check_ade20k(options.get("dataset_root"), options.get("mode", "train"), where)
     dataset = build_component(spec.model_dump(), where)

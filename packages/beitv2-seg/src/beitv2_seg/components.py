@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from beitv2_core.errors import BEiTError, ConfigError
+from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg import transforms
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.digit_scenes import BEiTv2DigitScenes
@@ -36,14 +36,16 @@ def find_component(name: str, where: str) -> Any:
         return ours[name]
     from beitv2_seg.adapter import paddleseg_components
 
-    theirs = paddleseg_components()
-    if theirs is not None and name in theirs:
+    theirs, why = {}, ""
+    try:
+        theirs = paddleseg_components()
+    except MissingDependencyError as error:
+        why = f" {error}"
+    if name in theirs:
         return theirs[name]
-    near = difflib.get_close_matches(name, [*ours, *(theirs or ())], n=1)
+    near = difflib.get_close_matches(name, [*ours, *theirs], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    missing = "" if theirs is not None else (" PaddleSeg, which has more, is not installed: pip install "
-                                             "'beitv2-seg[paddleseg]'.")
-    raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{missing}")
+    raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{why}")
 
 
 def build_component(spec: Mapping[str, Any], where: str, **more: Any) -> Any:

@@ -6,6 +6,7 @@ names the path.  What a name means is for the keymaps.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from beitv2_core.errors import CheckpointError
 
 #: keys under which training scripts put the weights beside optimizer, epoch and arguments, the first found is opened
 NESTS = ("model", "module", "state_dict", "teacher")
+_NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+                "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 _SPLIT_BY_PADDLE = "UnpackBigParamInfor@@"
 
 
@@ -94,7 +97,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = dict(file.metadata() or {})
             types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
             wide = [name for name, kind in types.items() if kind == "BF16"]
-            tensors = {name: file.get_tensor(name) for name in types if name not in wide}
+        tensors = _mapped(path, [name for name in types if name not in wide])
         if wide:  # numpy has no such type, so that safetensors.numpy cannot give it
             tensors.update(_read_bfloat16(path, wide))
         return {name: tensors[name] for name in types}, metadata
@@ -102,6 +105,22 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: truncated, damaged or no safetensors file ({type(error).__name__}: {error}). Copy it again."
         ) from None
+
+
+def _mapped(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Tensors of a safetensors file that its library found sound, as read-only views: nothing is in memory twice."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    data = np.asarray(np.memmap(path, np.uint8, mode="r"))[8 + length:]
+    found = {}
+    for name in names:
+        begin, end = header[name]["data_offsets"]
+        kind = header[name]["dtype"]
+        if kind not in _NUMPY_TYPES:
+            raise CheckpointError(f"{name} holds {kind}, which numpy has not; {', '.join(_NUMPY_TYPES)} are read")
+        found[name] = data[begin:end].view(_NUMPY_TYPES[kind]).reshape(header[name]["shape"])
+    return found
 
 
 def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:

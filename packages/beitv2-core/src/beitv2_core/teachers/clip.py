@@ -12,12 +12,11 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.checkpoint.foreign import read_tensors
-from beitv2_core.checkpoint.keymaps.clip import from_clip
+from beitv2_core.checkpoint.keymaps.clip import from_clip, to_clip
 from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
-from beitv2_core.teachers.base import Teacher, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
 PUBLISHED = "clip_vit_b16"  # in checkpoint/published_models.yml
 HEAD_WIDTH = 64
@@ -182,5 +181,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             f"{model.sha256}) and set teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256)
-    visual = visual_from_state(read_tensors(path)[0], source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(file_state(path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

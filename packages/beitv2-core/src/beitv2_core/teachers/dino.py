@@ -12,14 +12,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.checkpoint.foreign import read_tensors
-from beitv2_core.checkpoint.keymaps.dino import from_dino
+from beitv2_core.checkpoint.keymaps.dino import from_dino, to_dino
 from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
-from beitv2_core.teachers.base import Teacher, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
 PUBLISHED = "dino_vit_b16"  # in checkpoint/published_models.yml
 HEAD_WIDTH = 64
@@ -176,5 +175,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(read_tensors(path)[0], source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(file_state(path, to_dino), source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)
