@@ -113,10 +113,10 @@ BOMB_BYTES = {
     "many texts": _TEXT + b"q\x000(" + (named("_codecs.encode") + b"h\x00" + encode("latin1") + b"\x86R") * 5000 + b"t",
     "many lists": b"](" + b"N" * 2**15 + b"eq\x000(" + (named("builtins.list") + b"h\x00\x85R") * 50_000 + b"t",
     "many devices": _TEXT + b"q\x000(" + (named("torch.device") + b"h\x00h\x00\x86R") * 5000 + b"t",
-    "deep key": b"})" + b"\x85" * 300_000 + b"Ns",
+    "deep key": b"})" + b"\x85" * 150_000 + b"Ns",
     "wide key": b"})" + b"q\x00h\x00h\x00\x87" * 60 + b"Ns",
     "wide key of a set": b"\x8f()" + b"q\x00h\x00h\x00\x87" * 60 + b"\x90",
-    "deep list": b"]" * 200_000 + b"a" * 199_999,
+    "deep list": b"]" * 80_000 + b"a" * 79_999,
     "itself": b"}q\x00X\x01\x00\x00\x00ah\x00s",
     "eval of much": b")" + b"q\x00h\x00h\x00\x87" * 60 + b"q\x010" + named("builtins.eval") + b"h\x01}\x86R",
     "size of much": named("torch._utils._rebuild_tensor_v2") + b"()" + b"q\x00h\x00h\x00\x87" * 60
