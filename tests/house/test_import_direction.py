@@ -17,9 +17,10 @@ ALLOWED = {
     "errors": set(),
     "runtime": {"errors"},
     "_entry_points": set(),
-    "layers": {"errors"},
+    "window": set(),
+    "layers": {"errors", "window"},
     "models": {"errors", "layers"},
-    "checkpoint": {"errors"},
+    "checkpoint": {"errors", "window"},
     # A teacher is built from weights and their hash, so it reads them itself.
     "teachers": {"errors", "layers", "checkpoint", "_entry_points"},
     "masking": {"errors"},
@@ -29,7 +30,7 @@ ALLOWED = {
     "viz": {"errors"},
     "serve": {"errors", "_entry_points", "data", "viz", "codes", "evaluate"},  # models come in from the command
     "build": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
-              "_entry_points"},
+              "_entry_points", "window"},
 }
 #: room -> third-party packages it must not import
 FORBIDDEN = {

@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_core.checkpoint.keymaps.clip import from_clip
-from beitv2_core.checkpoint.keymaps.dino import from_dino
+from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.errors import ConfigError, WeightsError
 from beitv2_core.teachers import build_teacher
-from beitv2_core.teachers.clip import SHA256, CLIPTeacher, CLIPVisual, visual_from_state
+from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, visual_from_state
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, vit_from_state
 
 
@@ -69,10 +68,11 @@ def test_a_teacher_is_built_from_a_file_whose_hash_is_checked(tmp_path, images, 
         build_teacher(name, weights=str(path), sha256="0" * 64, **sizes)
 
 
-def test_half_precision_weights_become_single_precision():
-    state = {f"visual.{name}": array.astype(np.float16) for name, array in official_state(clip_visual()).items()}
-    assert {array.dtype for array in from_clip(state).values()} == {np.dtype("float32")}
-    assert from_dino({"norm.weight": np.ones(3, np.float16)})["norm.weight"].dtype == np.float32
+@pytest.mark.parametrize("build, make", [(visual_from_state, clip_visual), (vit_from_state, dino_vit)])
+def test_half_precision_weights_become_single_precision(build, make):
+    state = {name: array.astype(np.float16) for name, array in official_state(make()).items()}
+    net = build(state, num_heads=3)
+    assert {str(value.dtype).rsplit(".", 1)[-1] for value in net.state_dict().values()} == {"float32"}
 
 
 @pytest.mark.parametrize("build, make", [(visual_from_state, clip_visual), (vit_from_state, dino_vit)])
@@ -92,7 +92,7 @@ def test_a_file_of_another_model_is_refused_with_the_expected_address(build):
 
 
 def test_missing_weights_say_where_to_get_them():
-    with pytest.raises(WeightsError, match=f"openaipublic.*ViT-B-16.pt.*{SHA256}"):
+    with pytest.raises(WeightsError, match=f"openaipublic.*ViT-B-16.pt.*{find_model('clip_vit_b16').sha256}"):
         build_teacher("clip", image_size=224, patch_size=16)
     with pytest.raises(WeightsError, match="dl.fbaipublicfiles.com/dino/.*dino_vitbase16_pretrain.pth"):
         build_teacher("dino", image_size=224, patch_size=16)

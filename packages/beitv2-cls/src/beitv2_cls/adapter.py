@@ -88,12 +88,13 @@ def load_pretrained(model: BEiTClassifier, path: str, *, fresh_head: bool = True
     Raises CheckpointError listing what is missing, left over or of another shape.
     """
     source = f"{path}.pdparams" if not Path(path).exists() and Path(f"{path}.pdparams").is_file() else path
-    weights = read_checkpoint(source).weights
+    found = read_checkpoint(source)
+    weights = found.weights
     has_head = "head.weight" in weights
     if not has_head and not fresh_head:
         raise CheckpointError(f"{source}: it has no classifier head; a fine-tuned model was expected. Fine-tune it "
                               "first, or give the fine-tuned checkpoint.")
-    grid = grid_in(weights, source)
+    grid = found.grid or grid_in(weights, source)
     if has_head:
         classes = int(weights["head.weight"].shape[-1])
         if classes != model.num_classes:

@@ -188,7 +188,7 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     """
     source = config.pretrained
     found = read_checkpoint(str(source.weights), sha256=source.sha256)
-    grid = grid_of(source.image_size, config.model.patch_size)
+    grid = found.grid or grid_of(source.image_size, config.model.patch_size)
     if found.config:
         kind = found.config.get("kind")
         settings = parse_config(found.config, source=str(found.path))

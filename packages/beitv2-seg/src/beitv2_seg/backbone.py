@@ -80,7 +80,7 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
     from beitv2_core.errors import CheckpointError
 
     found = read_checkpoint(source, sha256=sha256)
-    grid = grid_of(image_size, model.patch_size[0])
+    grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
         settings = parse_config(found.config, source=str(found.path))
         if not hasattr(settings, "grid") or settings.kind == "tokenizer":

@@ -10,18 +10,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from ..checkpoint.converted import is_converted, parse_converted
+from ..checkpoint.foreign import read_tensors
+from ..checkpoint.kinds import Recognised, under_our_names
+from ..checkpoint.shapes import grid_of
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
 from ..errors import CheckpointError, ConfigError
 from ..models.vqkd import PUBLISHED, build_published
+from .described import build_described
 from .models import build_mim, build_tokenizer
 
-OFFICIAL_EXTRAS = ("teacher", "scaling", "loss")  # a released tokenizer file also holds its teacher
 PICKLED = (".pth", ".pt", ".pdparams", ".bin")
 
 
 class Found(NamedTuple):
-    """What a path holds. step, config, versions and optimizer are empty for a lone weights file."""
+    """What a path holds. step, config, versions and optimizer are empty for a lone weights file.
+
+    model: kind and architecture of a file that `beitv2 convert` wrote.
+    """
 
     path: Path
     weights: Mapping[str, np.ndarray]
@@ -30,6 +37,17 @@ class Found(NamedTuple):
     versions: Mapping[str, Any] = {}
     optimizer_tensors: int = 0
     optimizer_bytes: int = 0
+    model: Recognised | None = None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of patches a converted trunk was made for; None where the file does not say."""
+        if self.model is None:
+            return None
+        if self.model.kind not in ("pretraining", "classifier", "backbone"):
+            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a pretraining, classifier or "
+                                  "backbone file was expected.")
+        return grid_of(self.model.architecture)
 
 
 def checkpoint_folder(path: Path) -> Path | None:
@@ -77,39 +95,32 @@ def read_checkpoint(source: str, *, sha256: str | None = None) -> Found:
         from ..checkpoint.weights import resolve_weights
 
         path = Path(resolve_weights(source, sha256))
-    return Found(path, read_weights_file(path), {})
+    weights, model = _read_file(path)
+    return Found(path, weights, {}, model=model)
 
 
 def read_weights_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a lone file, under our names; official PyTorch files are translated."""
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
+    """The tensors of a lone file, under our names, whatever format it has; those beside the model are left out.
 
-        try:
-            return load_file(path)
-        except Exception as error:  # the Rust reader raises its own types
-            raise CheckpointError(f"{path}: not a readable safetensors file: {error}.") from None
-    if path.suffix in PICKLED:
-        from ..checkpoint.keymaps.official import from_official
-        from ..checkpoint.safe_pickle import load_torch_file
+    Raises CheckpointError where the file is no weights file, damaged or unsafe.
+    """
+    return _read_file(path)[0]
 
-        state = load_torch_file(path)
-        for key in ("model", "module", "state_dict"):
-            if isinstance(state.get(key), Mapping):
-                state = state[key]
-        if path.suffix == ".pdparams":  # written by Paddle, by us or a toolkit: our names and layout
-            return {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
-        return from_official(
-            {
-                key: value
-                for key, value in state.items()
-                if isinstance(value, np.ndarray) and not key.startswith(OFFICIAL_EXTRAS)
-            }
+
+def _read_file(path: Path) -> tuple[dict[str, np.ndarray], Recognised | None]:
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise CheckpointError(
+            f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
+            f"{', '.join(PICKLED)}."
         )
-    raise CheckpointError(
-        f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
-        f"{', '.join(PICKLED)}."
-    )
+    tensors, rest = read_tensors(path)
+    try:
+        if is_converted(rest):
+            model = parse_converted(tensors, rest)
+            return model.weights, model
+        return under_our_names(tensors), None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def read_config(source: str) -> Any:
@@ -142,7 +153,12 @@ def set_weights(model: Any, weights: Mapping[str, np.ndarray], source: str) -> N
                 f"{source}: {key} is {tuple(weights[key].shape)}, the {type(model).__name__} of the settings has "
                 f"{tuple(tensor.shape)}. Use the settings the weights were made with."
             )
-    model.set_state_dict({key: np.asarray(weights[key]) for key in state})
+    model.set_state_dict({key: in_type_of(tensor, weights[key]) for key, tensor in state.items()})
+
+
+def in_type_of(tensor: Any, array: np.ndarray) -> np.ndarray:
+    """An array in row-major order and in a tensor's type: a checkpoint in half precision fills a model in single."""
+    return np.ascontiguousarray(array, dtype=str(tensor.dtype).rsplit(".", 1)[-1])
 
 
 def _few(label: str, keys: list[str]) -> str:
@@ -162,7 +178,7 @@ def freeze(model: Any) -> Any:
 def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str | None = None) -> Any:
     """The trained tokenizer of a run folder, a .pdckpt or a weights file: a frozen VQKD in eval mode.
 
-    name: which published architecture a lone weights file holds; a checkpoint carries its own settings and needs none.
+    name: which published architecture a lone weights file holds; a checkpoint and a converted file need none.
     """
     found = read_checkpoint(str(source), sha256=sha256)
     if found.config:
@@ -170,6 +186,10 @@ def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str |
         if not isinstance(config, TokenizerConfig):
             raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a tokenizer was expected.")
         model = build_tokenizer(config, teacher_width=_teacher_width(found))
+    elif found.model is not None and name is None:
+        if found.model.kind != "tokenizer":
+            raise CheckpointError(f"{found.path}: this is a {found.model.kind} model, a tokenizer was expected.")
+        model = build_described("tokenizer", found.model.architecture)
     else:
         if name is None or name not in PUBLISHED:
             raise ConfigError(

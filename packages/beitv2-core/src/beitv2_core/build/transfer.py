@@ -46,7 +46,8 @@ def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *
             f"{source}: not a trunk for this {type(model).__name__}: {'; '.join(parts)}. Use the width, depth, patch "
             "size, layer scale and position scheme it was pretrained with."
         )
-    model.set_state_dict({name: paddle.to_tensor(np.ascontiguousarray(array)) for name, array in given.items()})
+    model.set_state_dict({name: paddle.to_tensor(np.ascontiguousarray(array)).astype(state[name].dtype)
+                          for name, array in given.items()})
     return sorted(set(state) - set(given))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.interpolate import RectBivariateSpline
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.window import EXTRA_ROWS as EXTRA
 
 SHARED = "rel_pos_bias.relative_position_bias_table"
-EXTRA = 3  # rows of a table besides the offsets: class to patch, patch to class, class to class
 Grid = tuple[int, int]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from .codebook import codebook
+from .convert import convert, verify
 from .inspect import inspect
+from .models import download, models
 from .report import report
 from .serve import serve
 from .show_config import config
@@ -15,5 +17,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (train_tokenizer, pretrain, tokenize, codebook, report, serve, inspect, config, init_tokenizer):
+    for function in (train_tokenizer, pretrain, tokenize, codebook, report, serve, inspect, convert, verify, models,
+                     download, config, init_tokenizer):
         app.command()(function)

@@ -5,26 +5,10 @@ Shape suffixes: T tokens = 1 + gh * gw, H heads, R rows of the table.
 
 from __future__ import annotations
 
-import numpy as np
 import paddle
 from paddle import nn
 
-
-def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
-    """Row of the bias table for every pair (query, key) of tokens, (T, T) int64.
-
-    The last three rows of the table serve class -> patch, patch -> class and class -> class, in this order.
-    Source: official modeling_finetune.py, RelativePositionBias.__init__.
-    """
-    gh, gw = grid
-    rows = (2 * gh - 1) * (2 * gw - 1) + 3
-    y, x = (axis.reshape(-1) for axis in np.meshgrid(np.arange(gh), np.arange(gw), indexing="ij"))
-    index = np.empty((gh * gw + 1, gh * gw + 1), dtype=np.int64)
-    index[1:, 1:] = (y[:, None] - y[None] + gh - 1) * (2 * gw - 1) + (x[:, None] - x[None] + gw - 1)
-    index[0, :] = rows - 3
-    index[:, 0] = rows - 2
-    index[0, 0] = rows - 1
-    return index
+from beitv2_core.window import relative_position_index, table_rows
 
 
 class RelativePositionBias(nn.Layer):
@@ -37,7 +21,7 @@ class RelativePositionBias(nn.Layer):
     def __init__(self, grid: tuple[int, int], num_heads: int):
         super().__init__()
         self.grid = grid
-        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        rows = table_rows(grid)
         self.relative_position_bias_table = self.create_parameter(
             [rows, num_heads], default_initializer=nn.initializer.Constant(0.0)
         )

@@ -5,13 +5,16 @@ Shape suffixes: B batch, N patches, C channels of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from beitv2_core.checkpoint.converted import is_converted, without_kept
+from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
 
@@ -123,6 +126,15 @@ def square_side(who: str, table: Any) -> int:
             f"{who}: the position table has {count} patches, which is no square. Expected a ViT of square pictures."
         )
     return side
+
+
+def file_state(path: Path, names_back: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, Any]:
+    """A weights file's tensors under the names of the teacher's authors; `names_back` gives those of a converted file.
+
+    Raises CheckpointError where the file is no weights file, damaged or unsafe; nothing in it is executed.
+    """
+    tensors, rest = read_tensors(path)
+    return names_back(without_kept(tensors)) if is_converted(rest) else tensors
 
 
 def load_strict(layer: nn.Layer, state: Mapping[str, np.ndarray], source: str) -> None:

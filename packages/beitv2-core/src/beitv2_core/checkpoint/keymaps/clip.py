@@ -1,4 +1,4 @@
-"""Names and layouts of OpenAI's CLIP weights, as a pure function of a dictionary of arrays."""
+"""Names and layouts of OpenAI's CLIP weights, as pure functions of dictionaries of arrays."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ _PREFIX = "visual."
 
 
 def from_clip(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our names and layouts for the vision tower of a CLIP state dict, float32; the text tower is left out.
+    """Our names and layouts for the vision tower of a CLIP state dict; the text tower is left out.
 
-    `visual.` is stripped where any name has it.  Linear weights and `in_proj_weight` turn from (out, in) to (in, out);
-    `proj` already is (in, out).
+    `visual.` is stripped where any name has it.  Linear weights and `in_proj_weight` turn from (out, in) to (in, out),
+    as views; `proj` already is (in, out).
     """
     if any(name.startswith(_PREFIX) for name in state):
         state = {name[len(_PREFIX):]: array for name, array in state.items() if name.startswith(_PREFIX)}
-    ours = {}
-    for name, array in state.items():
-        if isinstance(array, np.ndarray):
-            turned = array.ndim == 2 and name.endswith((".weight", "in_proj_weight"))
-            ours[name] = np.ascontiguousarray(array.T if turned else array, dtype=np.float32)
-    return ours
+    return {name: _turned(name, array) for name, array in state.items() if isinstance(array, np.ndarray)}
+
+
+def to_clip(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+    """OpenAI's names and layouts, with `visual.`, for our vision tower.  grid: not needed."""
+    return {_PREFIX + name: _turned(name, array) for name, array in ours.items()}
+
+
+def _turned(name: str, array: np.ndarray) -> np.ndarray:
+    return array.T if array.ndim == 2 and name.endswith((".weight", "in_proj_weight")) else array

@@ -1,4 +1,4 @@
-"""Names and layouts of DINO's weights, as a pure function of a dictionary of arrays."""
+"""Names and layouts of DINO's weights, as pure functions of dictionaries of arrays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PREFIXES = ("module.", "backbone.")
 
 
 def from_dino(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our names and layouts for a DINO backbone, float32.
+    """Our names and layouts for a DINO backbone.
 
     Takes a released backbone file or a full training checkpoint (then its `teacher`; prefixes `module.` and `backbone.`
-    are stripped and the projection head left out).  Linear weights turn from (out, in) to (in, out).
+    are stripped and the projection head left out).  Linear weights turn from (out, in) to (in, out), as views.
     """
     if isinstance(state.get("teacher"), Mapping):
         state = state["teacher"]
@@ -23,6 +23,14 @@ def from_dino(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
         for prefix in _PREFIXES:
             name = name[len(prefix):] if name.startswith(prefix) else name
         if isinstance(array, np.ndarray) and not name.startswith("head."):
-            turned = array.ndim == 2 and name.endswith(".weight")
-            ours[name] = np.ascontiguousarray(array.T if turned else array, dtype=np.float32)
+            ours[name] = _turned(name, array)
     return ours
+
+
+def to_dino(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+    """The names and layouts of a released DINO backbone for ours.  grid: not needed."""
+    return {name: _turned(name, array) for name, array in ours.items()}
+
+
+def _turned(name: str, array: np.ndarray) -> np.ndarray:
+    return array.T if array.ndim == 2 and name.endswith(".weight") else array

@@ -1,0 +1,71 @@
+"""Models from the architecture that stands in a converted file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._entry_points import find_entry_points
+from ..errors import CheckpointError, MissingDependencyError
+from ..models.backbone import BEiTBackbone
+from ..models.mim import BEiTForMaskedImageModeling
+from ..models.vqkd import VQKD
+
+#: other packages build the kinds they own: name -> function(architecture) that gives the model
+ENTRY_POINTS = "beitv2.kinds"
+
+
+def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
+    """The model of a kind and architecture (`checkpoint.architecture`), freshly initialised, in training mode.
+
+    Raises MissingDependencyError where the kind belongs to a package that is not installed, CheckpointError where the
+    file could not tell something the model needs.
+    """
+    build = _BUILDERS.get(kind)
+    if build is None:
+        for point in find_entry_points(ENTRY_POINTS):
+            if point.name == kind:
+                build = point.load()
+                break
+    if build is None:
+        raise MissingDependencyError(f"a {kind} model needs a package that is not installed. Type: "
+                                     "pip install beitv2-cls (classifier) or pip install beitv2-seg (segmentation)")
+    return build(architecture)
+
+
+def _backbone(architecture: Mapping[str, Any]) -> BEiTBackbone:
+    return BEiTBackbone(**architecture)
+
+
+def _tokenizer(architecture: Mapping[str, Any]) -> VQKD:
+    rest = {name: value for name, value in architecture.items() if name not in ("encoder", "decoder")}
+    encoder, decoder = (BEiTBackbone(**architecture[part], norm="pool") for part in ("encoder", "decoder"))
+    return VQKD(encoder, decoder, **rest)
+
+
+def _pretraining(architecture: Mapping[str, Any]) -> BEiTForMaskedImageModeling:
+    if architecture.get("head_layers") and architecture.get("early_layers") is None:
+        raise CheckpointError(
+            f"after which of {architecture['depth']} blocks the [CLS] head reads its patches is not in the weights. "
+            "Convert again with --early-layers."
+        )
+    return BEiTForMaskedImageModeling(**architecture)
+
+
+def _clip(architecture: Mapping[str, Any]) -> Any:
+    from ..teachers.clip import CLIPVisual
+
+    return CLIPVisual(**architecture)
+
+
+def _dino(architecture: Mapping[str, Any]) -> Any:
+    from ..teachers.dino import DINOVisionTransformer
+
+    (height, _), (patch, _) = architecture["image_size"], architecture["patch_size"]
+    return DINOVisionTransformer(image_size=height, patch_size=patch, width=architecture["width"],
+                                 depth=architecture["depth"], num_heads=architecture["num_heads"])
+
+
+_BUILDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "backbone": _backbone, "tokenizer": _tokenizer, "pretraining": _pretraining, "clip": _clip, "dino": _dino,
+}
