@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .codebook import codebook
+from .export import export
 from .inspect import inspect
 from .report import report
 from .show_config import config
@@ -14,5 +15,5 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (train_tokenizer, pretrain, tokenize, codebook, report, inspect, config, init_tokenizer):
+    for function in (train_tokenizer, pretrain, tokenize, codebook, report, export, inspect, config, init_tokenizer):
         app.command()(function)
