@@ -149,7 +149,8 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
         raise
     except Exception as error:  # each runner raises types of its own
         made_by = ", ".join(f"{name} {version}" for name, version in description.versions.items())
-        raise ExportError(f"{graph}: cannot be loaded ({error}). It was written by {made_by}; use versions not older "
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{graph}: cannot be loaded ({reason}). It was written by {made_by}; use versions not older "
                           "than these.") from None
 
 
@@ -223,6 +224,7 @@ def _onnx_runner(graph: Path, device: str, threads: int) -> Run:
         raise ConfigError("device is 'gpu', but this onnxruntime was built for the CPU. Install onnxruntime-gpu.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; below are notes about what the optimizer removes
     session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
     (entry,) = session.get_inputs()
 

@@ -42,13 +42,13 @@ def write_onnx(graph: Path, weights: Path, target: Path, outputs: Sequence[str])
         raise ExportError(f"{graph.name}: paddle2onnx cannot translate this graph: {error}. Its log names the operator; "
                           "export with --format paddle.") from None
     model = onnx.load_model_from_string(content)
-    _tidy(model.graph, outputs)
+    _name_ends(model.graph, outputs)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
 
 
-def _tidy(graph: Any, outputs: Sequence[str]) -> None:
-    """Name the outputs and the batch axis, and drop constants that no node reads."""
+def _name_ends(graph: Any, outputs: Sequence[str]) -> None:
+    """Name the outputs and the batch axis."""
     names = {value.name: name for value, name in zip(graph.output, outputs)}
     for node in graph.node:
         for ends in (node.input, node.output):
@@ -58,7 +58,3 @@ def _tidy(graph: Any, outputs: Sequence[str]) -> None:
         value.name = names[value.name]
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    used = {end for node in graph.node for end in node.input} | set(outputs)
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
