@@ -131,7 +131,11 @@ def test_the_decoder_is_not_in_the_file(tmp_path):
 
 
 def broken(exportable, name, change):
-    return exportable._replace(live=lambda images: {**exportable.live(images), name: change(exportable.live(images)[name])})
+    def live(images):
+        found = exportable.live(images)
+        return {**found, name: change(found[name])}
+
+    return exportable._replace(live=live)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -57,10 +57,11 @@ def slide_logits(model: Exported, image: np.ndarray, *, flip: Flip = (), stride:
     crop = model.image_size
     height, width = image.shape[1:]
     below, right = max(crop[0] - height, 0), max(crop[1] - width, 0)
+    size = (height + below, width + right)
     padded = np.pad(image, ((0, 0), (0, below), (0, right)))
-    corners = window_corners(padded.shape[1:], crop, stride or (crop[0] * 2 // 3, crop[1] * 2 // 3))
-    count = np.zeros(padded.shape[1:], dtype=np.float32)
-    total = np.zeros((len(model.description.classes or ()), *padded.shape[1:]), dtype=np.float32)
+    corners = window_corners(size, crop, stride or (crop[0] * 2 // 3, crop[1] * 2 // 3))
+    count = np.zeros(size, dtype=np.float32)
+    total = np.zeros((len(model.description.classes or ()), *size), dtype=np.float32)
     for start in range(0, len(corners), batch_size):
         part = corners[start:start + batch_size]
         windows = np.stack([padded[:, top:top + crop[0], left:left + crop[1]] for top, left in part])

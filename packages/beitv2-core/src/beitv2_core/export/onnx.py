@@ -39,8 +39,8 @@ def write_onnx(graph: Path, weights: Path, target: Path, outputs: Sequence[str])
         content = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, auto_upgrade_opset=False,
                                      optimize_tool="None")
     except Exception as error:  # it logs the cause and then fails with whatever comes next
-        raise ExportError(f"{graph.name}: paddle2onnx cannot translate this graph: {error}. Its log names the operator; "
-                          "export with --format paddle.") from None
+        raise ExportError(f"{graph.name}: paddle2onnx cannot translate this graph: {error}. Its log names the "
+                          "operator; use --format paddle.") from None
     model = onnx.load_model_from_string(content)
     _name_ends(model.graph, outputs)
     onnx.checker.check_model(model, full_check=True)

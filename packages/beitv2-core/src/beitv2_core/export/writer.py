@@ -81,8 +81,8 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
     if form == "onnx":
         versions.update({name: importlib.metadata.version(name) for name in ("paddle2onnx", "onnx")})
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
-    description = Description(**model.facts, format=form, opset=OPSET if form == "onnx" else None, versions=versions,
-                              files=files)
+    description = Description.model_validate({**model.facts, "format": form, "versions": versions, "files": files,
+                                              "opset": OPSET if form == "onnx" else None})
     _write_description(folder, description)
     return description
 
@@ -161,7 +161,7 @@ def check_pictures(model: Exportable, count: int) -> np.ndarray:
         if len(kept) == count:
             return np.concatenate(kept)
     raise ExportError(f"of {MOST_DRAWS} pictures, {len(kept)} have codes that do not hang on rounding; {count} are "
-                      "needed to compare the models. The codebook has codes that are almost the same: train it further.")
+                      "needed to compare the models. The codebook has codes that are almost the same: train it on.")
 
 
 def _draw(facts: Mapping[str, Any], seed: int) -> np.ndarray:
