@@ -143,6 +143,8 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
                               f"SHA-256 must be {digest}. Copy the whole folder again, or export again.")
     runner = _paddle_runner if description.format == "paddle" else _onnx_runner
     graph = graph_file(folder, description.format)
+    if graph.name not in description.files:
+        raise ExportError(f"{folder / DESCRIPTION}: does not list {graph.name} with its SHA-256. Export again.")
     try:
         return Exported(folder, description, runner(graph, device, threads or physical_cores()))
     except (BEiTError, ModuleNotFoundError):
