@@ -13,8 +13,9 @@ from seg_runs import DIGITS, segment, train
 from beitv2_core.errors import ConfigError, DataError, ShapeError
 from beitv2_seg.build import build_dataset, build_model, load_segmentor, picture_transforms
 from beitv2_seg.config import TestConfig, read_config_file
-from beitv2_seg.evaluate import evaluate, labels_of, readings
+from beitv2_seg.evaluate import evaluate
 from beitv2_seg.predict import class_colours, predict_picture
+from beitv2_seg.reading import labels_of, readings
 from beitv2_seg.transforms import BEiTv2Normalize, BEiTv2Resize
 
 SLIDE = dict(is_slide=True, crop_size=(64, 64), stride=(43, 43))

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
+from seg_runs import segment, train
 
 from beitv2_core.deployed import load_exported
 from beitv2_core.errors import ShapeError
@@ -17,15 +19,14 @@ from beitv2_seg.deployed import predict_labels, resized_rows, slide_logits
 from beitv2_seg.export import export_segmentor
 from beitv2_seg.heads import AdaptiveAveragePool, resize
 from beitv2_seg.inference import slide_logits as live_slide_logits
-from beitv2_seg.inference import window_corners as live_window_corners
 from beitv2_seg.segmentor import BEiTv2UPerNet
-from beitv2_seg.windows import window_corners
 
 missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(missing) or paddle.__version__.startswith("2."),
                                 reason=f"not installed: {missing}" if missing else "paddle2onnx needs Paddle 3")
 FORMS = ["paddle", pytest.param("onnx", marks=needs_onnx)]
 CLASSES = ("sky", "tree", "car")
+SLIDE = ("--is_slide", "--crop_size", "64", "64", "--stride", "43", "43")
 WITHOUT_PADDLE = """
 import sys
 
@@ -35,11 +36,8 @@ class NoPaddle:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, NoPaddle())
-import numpy as np
-from beitv2_core.deployed import load_exported
-from beitv2_seg.deployed import predict_labels
-model, image, out = sys.argv[1:]
-np.save(out, predict_labels(load_exported(model, kind="segmenter"), [np.load(image)], size=(50, 90)))
+from beitv2_core.cli import app
+app(["segment", "predict", *sys.argv[1:]])
 """
 
 
@@ -117,17 +115,51 @@ def test_rectangular_windows_label_a_picture_as_the_live_model_does(tmp_path, fo
         predict_labels(exported, [], size=(71, 133))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose model tells classes apart, a picture, and what the run predicts of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder / "run", opts=["lr_scheduler.learning_rate=0.02"])
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder, predicted(folder / "run", folder)
+
+
+def predicted(model, folder, *more) -> np.ndarray:
+    out = folder / f"found_{model.name}"
+    segment("predict", "--model_path", model, "--image_path", folder / "picture.png", "--save_dir", out, *SLIDE, *more)
+    return np.asarray(Image.open(out / "pseudo_color_prediction" / "picture.png"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_run_predicts_what_the_run_predicts(trained, form):
+    folder, expected = trained
+    output = segment("export", "--model_path", folder / "run", "--save_dir", folder / form, "--format", form,
+                     "--input_shape", 1, 3, 64, 64)
+    assert "largest difference" in output
+    np.testing.assert_array_equal(predicted(folder / form, folder), expected)
+    assert (folder / f"found_{form}" / "legend.png").is_file()
+
+
+def test_export_refuses_another_window_and_ops_that_windows_cannot_be_averaged_by(trained):
+    folder, _ = trained
+    assert "reads windows of 64 x 64 pixels" in segment(
+        "export", "--model_path", folder / "run", "--save_dir", folder / "no", "--input_shape", 1, 3, 32, 32, code=2)
+    assert "exports logits" in segment(
+        "export", "--model_path", folder / "run", "--save_dir", folder / "no", "--output_op", "argmax", code=2)
+    assert not (folder / "no").exists()
+
+
 @needs_onnx
-def test_an_onnx_segmenter_needs_no_paddle(tmp_path):
-    export_segmentor(segmentor(), image_size=(64, 64), classes=CLASSES, path=tmp_path / "model", form="onnx")
-    image = np.random.default_rng(0).standard_normal((3, 80, 120), dtype=np.float32)
-    np.save(tmp_path / "image.npy", image)
-    arguments = [str(tmp_path / name) for name in ("model", "image.npy", "labels.npy")]
-    said = subprocess.run([sys.executable, "-c", WITHOUT_PADDLE, *arguments], capture_output=True, text=True,
-                          check=False)
+def test_an_onnx_segmenter_needs_no_paddle(trained):
+    folder, expected = trained
+    segment("export", "--model_path", folder / "run", "--save_dir", folder / "alone", "--format", "onnx")
+    arguments = ["--model_path", folder / "alone", "--image_path", folder / "picture.png", "--save_dir", folder / "out"]
+    said = subprocess.run([sys.executable, "-c", WITHOUT_PADDLE, *map(str, [*arguments, *SLIDE])], capture_output=True,
+                          text=True, check=False)
     assert said.returncode == 0, said.stderr
-    expected = predict_labels(load_exported(tmp_path / "model"), [image], size=(50, 90))
-    np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), expected)
+    found = np.asarray(Image.open(folder / "out" / "pseudo_color_prediction" / "picture.png"))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("size", [(7, 9), (40, 31), (3, 100)])
@@ -136,8 +168,3 @@ def test_rows_of_a_resized_map_are_those_of_the_whole(size):
     expected = resize(paddle.to_tensor(x).unsqueeze(0), size)[0].numpy()
     np.testing.assert_allclose(resized_rows(x, size, (0, size[0])), expected, atol=1e-5)
     np.testing.assert_allclose(resized_rows(x, size, (1, 3)), expected[:, 1:3], atol=1e-5)
-
-
-def test_windows_lie_where_the_live_ones_lie():
-    for size in ((32, 32), (33, 70), (512, 683)):
-        assert window_corners(size, (32, 32), (21, 21)) == live_window_corners(size, (32, 32), (21, 21))

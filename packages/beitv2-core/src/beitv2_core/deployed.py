@@ -31,8 +31,9 @@ class Description(BaseModel):
     """What one must know to run an exported model: `model.json`.
 
     A picture is cut as `EvalCrop(image_size, crop_share, interpolation)` does, scaled to [0, 1], then, with mean and
-    std, (x - mean) / std per channel.  outputs: names in the graph's order.  differences: by runner, batch size and
-    output, the largest absolute difference from the live model when it was exported (of codes: how many differ).
+    std, (x - mean) / std per channel.  reading: of a segmenter, whose pictures have any size: the run's
+    `val_dataset.transforms` and `test_config`.  outputs: names in the graph's order.  differences: by runner, batch
+    size and output, the largest absolute difference from the live model when exported (of codes: how many differ).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +48,7 @@ class Description(BaseModel):
     interpolation: str = "bicubic"
     outputs: tuple[str, ...]
     classes: Optional[tuple[str, ...]] = None
+    reading: Optional[dict[str, Any]] = None
     num_codes: Optional[int] = None
     grid: Optional[tuple[int, int]] = None
     opset: Optional[int] = None

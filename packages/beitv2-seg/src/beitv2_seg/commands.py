@@ -1,4 +1,4 @@
-"""`beitv2 segment train | evaluate | predict`, with PaddleSeg's flags; importing this costs no Paddle."""
+"""`beitv2 segment train | evaluate | predict | export | compare`, with PaddleSeg's flags. Costs no Paddle to import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     """Put the commands on `app` (entry point `beitv2.commands`)."""
     segment = typer.Typer(no_args_is_help=True, help="Semantic segmentation with PaddleSeg's YAML files and flags "
                                                      "(stage 4).")
-    for function in (train, evaluate, predict, compare):
+    for function in (train, evaluate, predict, export, compare):
         segment.command(**({} if function is compare else PASS_ON))(function)
     app.add_typer(segment, name="segment")
 
@@ -83,24 +83,41 @@ def predict(context: typer.Context) -> None:
     from beitv2_seg.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
-    set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
     from beitv2_core.codes import list_pictures
     from beitv2_core.engine.progress import Progress
-    from beitv2_seg.build import picture_transforms
     from beitv2_seg.predict import class_colours, predict_files, write_legend
 
     paths = list_pictures(_named_pictures(flags.image_path))
-    found = _segmentor(flags)
-    colours, folder = class_colours(len(found.classes), flags.custom_color), Path(flags.save_dir)
+    model, transforms, test, classes = _reader(flags)
+    colours, folder = class_colours(len(classes), flags.custom_color), Path(flags.save_dir)
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
-        for item in predict_files(found.model, paths, picture_transforms(found.config), found.config.test_config,
-                                  folder, colours=colours, at_once=flags.windows):
+        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows):
             written.append(item)
             progress.advance(len(written))
             typer.echo(f"{item.path}: {item.overlay}, {item.labels}")
-    for path in write_legend(written, found.classes, colours, folder):
+    for path in write_legend(written, classes, colours, folder):
         typer.echo(f"written: {path}")
+
+
+def export(context: typer.Context) -> None:
+    """Write a segmentor as a file that runs without our code (also: `beitv2 export RUN`)."""
+    from beitv2_seg.flags import export_flags
+
+    flags = export_flags(context.args, context.command_path)
+    set_device(flags.device)
+    from beitv2_core.commands.export import difference_lines
+    from beitv2_core.export import export_model
+    from beitv2_seg.export import exportable_of
+
+    model = exportable_of(_segmentor(flags))
+    height, width = model.facts["image_size"]
+    if flags.input_shape is not None and flags.input_shape[1:] != [3, height, width]:
+        raise ConfigError(f"--input_shape {flags.input_shape}: this model reads windows of {height} x {width} pixels; "
+                          f"expected [any, 3, {height}, {width}]. Larger pictures are read by windows.")
+    for line in difference_lines(export_model(model, flags.save_dir, form=flags.format)):
+        typer.echo(line)
+    typer.echo(f"written: {flags.save_dir}")
 
 
 def compare(
@@ -135,14 +152,37 @@ def set_device(name: str | None) -> None:
                           "--device cpu, or install paddlepaddle-gpu.") from error
 
 
+def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
+    """Model, transforms, test settings and class names of --model_path: a run, weights, or an exported model."""
+    from beitv2_core.deployed import is_exported, load_exported
+    from beitv2_seg.config import TestConfig
+    from beitv2_seg.reading import exported_transforms
+
+    if is_exported(flags.model_path):  # an ONNX model needs no Paddle: nothing here may import it
+        model = load_exported(flags.model_path, kind="segmenter",
+                              device="gpu" if (flags.device or "").startswith("gpu") else "cpu")
+        reading = model.description.reading or {}
+        test = TestConfig(**{**reading.get("test_config", {}), **_reading_flags(flags)})
+        return model, exported_transforms(model), test, list(model.description.classes or ())
+    set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
+    from beitv2_seg.build import picture_transforms
+
+    found = _segmentor(flags)
+    return found.model, picture_transforms(found.config), found.config.test_config, found.classes
+
+
+def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:
+    """The flags that change how pictures are read, as test_config's keys; those that were given."""
+    names = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
+    return {key: getattr(flags, key) for key in names if getattr(flags, key, None) is not None}
+
+
 def _segmentor(flags: argparse.Namespace) -> Any:
     """The model of --model_path with the settings of --config, --opts and the flags."""
     from beitv2_seg.build import load_segmentor
     from beitv2_seg.config import apply_opts, read_config_file
 
-    given = {key: getattr(flags, key) for key in ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide",
-                                                  "crop_size", "stride") if getattr(flags, key) is not None}
-    changes = {f"test_config.{key}": value for key, value in given.items()}
+    changes = {f"test_config.{key}": value for key, value in _reading_flags(flags).items()}
     if flags.config:
         return load_segmentor(flags.model_path, read_config_file(flags.config, opts=flags.opts, flags=changes))
     found = load_segmentor(flags.model_path)

@@ -13,8 +13,8 @@ import numpy as np
 from beitv2_core import runtime
 from beitv2_core.commands.trials import run_trial
 from beitv2_seg.build import build_dataset, load_segmentor
-from beitv2_seg.evaluate import labels_of
 from beitv2_seg.predict import class_colours
+from beitv2_seg.reading import labels_of
 
 log = logging.getLogger("beitv2_seg")
 STARTS = ("pretrained", "scratch")

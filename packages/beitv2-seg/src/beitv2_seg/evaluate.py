@@ -6,7 +6,7 @@ import csv
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,12 @@ import paddle
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.progress import Progress
-from beitv2_core.errors import BEiTError, ConfigError, DataError
+from beitv2_core.errors import BEiTError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data import check_labels, path_of, undecodable
-from beitv2_seg.inference import Windows, predict_labels
 from beitv2_seg.metrics import DEFINITION, ConfusionMatrix, Scores
-from beitv2_seg.transforms import BEiTv2Resize
+from beitv2_seg.reading import labels_of, readings
 
 Data = dict[str, Any]
 SECONDS_BETWEEN_LINES = 20.0
@@ -33,50 +32,6 @@ class Evaluation(NamedTuple):
     scores: Scores
     counts: np.ndarray
     pictures: int
-
-
-def windows_of(test: TestConfig, at_once: int = 4) -> Windows | None:
-    """The sliding windows of the settings (PaddleSeg writes width first), or None."""
-    if not test.is_slide or test.crop_size is None or test.stride is None:
-        return None
-    return Windows(crop=test.crop_size[::-1], stride=test.stride[::-1], batch_size=at_once)
-
-
-def readings(read: Callable[[], Data], transforms: Any, scales: Sequence[float]) -> list[Data]:
-    """The picture `read()` gives, once for every scale: by the `BEiTv2Resize` among `transforms`, from the original.
-
-    Raises ConfigError where there is none and other scales than 1 are asked for.
-    Source: mmsegmentation 0.11, MultiScaleFlipAug with img_ratios (PaddleSeg enlarges the resized picture instead).
-    """
-    steps = getattr(transforms, "transforms", transforms)
-    resizes = [step for step in steps or () if isinstance(step, BEiTv2Resize)]
-    if not resizes and tuple(scales) != (1.0,):
-        raise ConfigError(f"test_config.scales: {list(scales)}, but val_dataset.transforms has no BEiTv2Resize, which "
-                          "reads a picture at several scales. Add it, or leave aug_eval out.")
-    ratios = [resize.ratio for resize in resizes]
-    found = []
-    try:
-        for scale in scales:
-            for resize, ratio in zip(resizes, ratios):
-                resize.ratio = ratio * scale
-            found.append(read())
-    finally:
-        for resize, ratio in zip(resizes, ratios):
-            resize.ratio = ratio
-    return found
-
-
-def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: int = 4) -> np.ndarray:
-    """Predicted classes, int32 at the picture's own size, from its `readings`."""
-    info = data[0].get("trans_info") or []
-    size = tuple(int(side) for side in info[0][1]) if info else tuple(data[0]["img"].shape[-2:])
-    if any(step[0] != "resize" for step in info):
-        raise ConfigError(f"val_dataset.transforms: {[step[0] for step in info]} cannot be undone; only resizing can. "
-                          "Leave padding out: smaller pictures are padded by the sliding windows themselves.")
-    images = [paddle.to_tensor(np.asarray(reading["img"], dtype=np.float32)[None]) for reading in data]
-    with paddle.no_grad():
-        return predict_labels(model, images, size=(size[0], size[1]), flips=test.flips,
-                              windows=windows_of(test, at_once))
 
 
 def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, at_once: int = 4) -> Evaluation:

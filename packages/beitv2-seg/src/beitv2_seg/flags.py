@@ -69,6 +69,25 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     return _parse(parser, arguments)
 
 
+def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of PaddleSeg's tools/export.py."""
+    parser = _parser(prog, "Write a segmentor as a file that runs without our code, checked against it.", model=True)
+    parser.add_argument("--save_dir", default="./output/inference_model", help="new folder to write (default: "
+                                                                               "./output/inference_model)")
+    parser.add_argument("--format", default="paddle", choices=["paddle", "onnx"], help="static graph, or ONNX opset 17")
+    parser.add_argument("--input_shape", nargs=4, type=int, metavar=("BATCH", "3", "HEIGHT", "WIDTH"),
+                        help="must be the window's size; any number of windows fits")
+    parser.add_argument("--output_op", default="none", choices=["argmax", "softmax", "none"],
+                        help="none: logits, which the windows of a large picture are averaged by")
+    parser.add_argument("--for_fd", action="store_true", help="refused: FastDeploy's layout is PaddleSeg's own")
+    flags = _parse(parser, arguments)
+    if flags.output_op != "none" or flags.for_fd:
+        asked = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
+        raise ConfigError(f"{asked}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
+                          "python -m beitv2_seg PADDLESEG/tools/export.py ...")
+    return flags
+
+
 def _parser(prog: str, description: str, *, model: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--config", required=not model,

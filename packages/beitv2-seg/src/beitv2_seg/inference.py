@@ -14,24 +14,10 @@ import paddle.nn.functional as F
 
 from beitv2_core.errors import ShapeError
 from beitv2_seg.heads import resize
+from beitv2_seg.windows import window_corners
 
 #: of resized logits that are held at once
 STRIPE_BYTES = 32 * 2**20
-
-
-def window_corners(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of every window, row by row; the last ones are shifted back inside the picture.
-
-    Raises ShapeError where the windows would leave gaps.  Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.
-    """
-    if any(not 0 < s <= c for s, c in zip(stride, crop)):
-        raise ShapeError(f"window_corners: stride {stride} and crop {crop}; expected 0 < stride <= crop, otherwise "
-                         "pixels between the windows are never seen.")
-    places = []
-    for length, side, step in zip(size, crop, stride):
-        count = max(length - side + step - 1, 0) // step + 1
-        places.append([max(min(i * step + side, length) - side, 0) for i in range(count)])
-    return [(top, left) for top in places[0] for left in places[1]]
 
 
 def slide_logits(model: Any, image: paddle.Tensor, *, crop: tuple[int, int], stride: tuple[int, int],

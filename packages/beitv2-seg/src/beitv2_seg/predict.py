@@ -15,7 +15,7 @@ from PIL import Image
 from beitv2_core.data.folder import decode
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_seg.config import TestConfig
-from beitv2_seg.evaluate import labels_of, readings
+from beitv2_seg.reading import labels_of, readings
 
 log = logging.getLogger("beitv2_seg")
 

@@ -91,9 +91,10 @@ def exportable_features(backbone: Any, *, crop_share: float = 0.875) -> Exportab
 
 
 def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_size: tuple[int, int],
-                      crop_share: float) -> Exportable:
+                      crop_share: float, reading: Mapping[str, Any] | None = None) -> Exportable:
     """A classifier or segmenter on ImageNet-normalised pictures: its first output is logits, classes on axis 1.
 
+    reading: how a segmenter's pictures are read (`deployed.Description.reading`).
     Raises ConfigError where there are not as many names as classes.
     """
     if len(classes) != model.num_classes:
@@ -104,7 +105,8 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes}
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes,
+             "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 
 
