@@ -30,7 +30,7 @@ SCHEMA = 1
 AGREE = 0.05  # relative difference of the two best measurements of the peak, at most
 #: of one picture: forward and backward of the official step
 STEP_GFLOP = {"pretrain_step": 128.3, "finetune_step": 105.2}
-PACKAGES = ("beitv2-core", "beitv2-cls", "paddlepaddle", "paddlepaddle-gpu", "numpy")
+PACKAGES = ("beitv2-core", "beitv2-cls", "beitv2-seg", "paddlepaddle", "paddlepaddle-gpu", "numpy")
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
 
 #: (case, metric, unit, floor, what it is called in the table); a floor is ("min" or "max", value) or None
@@ -47,6 +47,10 @@ METRICS: tuple[tuple[str, str, str, Any, str], ...] = (
     ("quantizer", "seconds", "s", ("max", 0.5), "quantizer, 12,544 x 8192 x 32, training mode"),
     ("quantizer", "seconds_with_backward", "s", None, "  with its backward pass"),
     ("quantizer", "extra_memory", "MB", ("max", 200.0), "  extra memory"),
+    ("slide", "seconds", "s", None, "UPerNet base, 512 x 683 picture, its 2 windows together"),
+    ("slide", "speed_over_one_by_one", "", ("min", 1.3), "  speed, as a multiple of one window at a time"),
+    ("slide", "difference", "", ("max", 1e-5), "  largest difference of the logits"),
+    ("slide", "peak_memory", "GB", None, "  peak memory of the process"),
 )
 
 
@@ -97,6 +101,15 @@ def derive(raw: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], tuple[
             found["quantizer", metric] = min(values), values
         extra = [one["extra_bytes"] / 1e6 for one in tables]
         found["quantizer", "extra_memory"] = max(extra), extra
+    slides = raw.get("slide", [])
+    if slides:
+        seconds = [min(one["seconds"]) for one in slides]
+        ratios = [min(one["one_by_one"]) / min(one["seconds"]) for one in slides]
+        worst, memory = [one["difference"] for one in slides], [one["peak_bytes"] / 1e9 for one in slides]
+        found["slide", "seconds"] = min(seconds), seconds
+        found["slide", "speed_over_one_by_one"] = max(ratios), ratios
+        found["slide", "difference"] = max(worst), worst
+        found["slide", "peak_memory"] = max(memory), memory
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import resource
@@ -145,5 +146,28 @@ def quantizer() -> dict[str, Any]:
     return {"seconds": forward, "with_backward": timed(with_backward, 3), "extra_bytes": extra}
 
 
+def slide() -> dict[str, Any]:
+    paddle = load_paddle()
+    from beitv2_seg.backbone import BEiTv2
+    from beitv2_seg.inference import slide_logits
+    from beitv2_seg.segmentor import BEiTv2UPerNet
+
+    model = BEiTv2UPerNet(150, BEiTv2(size="base", image_size=512))
+    model.eval()
+    image, found = paddle.randn([1, 3, 512, 683]), {}
+
+    def read(together: int) -> None:
+        found[together] = slide_logits(model, image, crop=(512, 512), stride=(341, 341), batch_size=together)
+
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with paddle.no_grad():
+        for number in range(4):  # in turns: both see the same machine
+            for together in seconds:
+                seconds[together] += timed(functools.partial(read, together), 1, warm_up=int(number == 0))
+    return {"one_by_one": seconds[1], "seconds": seconds[2], "peak_bytes": peak_bytes(),
+            "difference": float((found[1] - found[2]).abs().max())}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "matmul_peak": matmul_peak, "pretrain_step": pretrain_step, "finetune_step": finetune_step, "quantizer": quantizer}
+    "matmul_peak": matmul_peak, "pretrain_step": pretrain_step, "finetune_step": finetune_step, "quantizer": quantizer,
+    "slide": slide}
