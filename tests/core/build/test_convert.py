@@ -47,7 +47,8 @@ def test_official_to_ours_to_official_loses_no_bit(model, tmp_path):
     assert done.kept >= len(beside)
     convert_file(tmp_path / "ours.safetensors", tmp_path / "back.pth", "official")
     assert_same_tensors(read_tensors(tmp_path / "back.pth")[0], state)
-    assert set(read_weights_file(tmp_path / "ours.safetensors")) == set(read_model(tmp_path / "ours.safetensors").weights)
+    found = read_model(tmp_path / "ours.safetensors")
+    assert set(read_weights_file(tmp_path / "ours.safetensors")) == set(found.weights)
 
 
 @pytest.mark.parametrize("to", ["huggingface", "timm", "paddleclas"])
@@ -244,7 +245,8 @@ def test_a_run_is_written_for_others_with_the_settings_it_was_trained_with(tmp_p
     model = {"width": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "early_layers": 2, "head_layers": 1,
              "positions": "shared_relative", "norm_eps": 1e-5}
     config = PretrainConfig.model_validate({
-        "data": {"dataset": "folder", "root": "pictures", "image_size": [16, 32]}, "model": model, "output": str(tmp_path / "run"),
+        "data": {"dataset": "folder", "root": "pictures", "image_size": [16, 32]},
+        "model": model, "output": str(tmp_path / "run"),
         "tokenizer": {"weights": "none"}, "mask": {"num_masked": 3, "min_block": 1}, "optim": {"epochs": 1, "lr": 1e-3},
         "train": {"batch_size": 2},
     })
