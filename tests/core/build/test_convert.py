@@ -225,6 +225,8 @@ def test_the_commands_convert_prove_and_notice_a_change(goldens_dir, tmp_path):
     assert "FAIL" not in shown and f"{len(model.state)} tensors of the file given back" in shown
     run("verify", tmp_path / "x.safetensors", "--against", model.fixture.with_suffix(".npz"))
     run("convert", source, tmp_path / "x.safetensors", code=2)
+    shown = run("inspect", tmp_path / "x.safetensors")
+    assert "kind: classifier, converted from official" in shown and "num_heads: 3" in shown
     changed = {**model.state, "blocks.0.attn.q_bias": model.state["blocks.0.attn.v_bias"],
                "blocks.0.attn.v_bias": model.state["blocks.0.attn.q_bias"]}
     write_torch(tmp_path / "changed.pth", changed, "model")
