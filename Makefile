@@ -11,9 +11,11 @@ STAMP := $(VENV)/.installed
 WHEEL := $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
+# paddle2onnx runs with Paddle 3 only.
+ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx]")
 RUN := runs/digit_scenes
 
-.PHONY: help setup pretrain finetune test test-fast parity bench lint type build clean
+.PHONY: help setup pretrain finetune segment test test-fast parity bench lint type build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,7 +29,7 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(WHEEL)==$(PADDLE)" $(PINS) \
-	  -e "packages/beitv2-core[test,visualdl]" -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" "ruff==0.14.*" "mypy==1.18.*" types-PyYAML
+	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" "ruff==0.14.*" "mypy==1.18.*" types-PyYAML
 	@touch $@
 
 pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it, report
@@ -38,6 +40,10 @@ pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it
 finetune: $(STAMP)  ## the pretrained backbone against scratch as a classifier (runs pretrain first if needed)
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 compare configs/cls/digit_scenes.yml --pretrained $(RUN)/pretrain -o $(RUN)/finetune
+
+segment: $(STAMP)  ## the pretrained backbone against scratch as a segmenter (runs pretrain first if needed)
+	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
+	$(BIN)/beitv2 segment compare digit_scenes --pretrained $(RUN)/pretrain -o $(RUN)/segment
 
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest

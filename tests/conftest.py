@@ -47,8 +47,13 @@ def fixed_seed():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print how near to its limit each fixture came, where parity tests were run."""
+    """Print what tests recorded as "summary", and how near to its limit each parity fixture came."""
     import sys
+
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "summary" and report.when == "call":
+                terminalreporter.write_line(value)
 
     worst = getattr(sys.modules.get("golden_io"), "WORST", {})
     if not worst:

@@ -21,11 +21,23 @@ TOKENIZER = ["train-tokenizer", str(CONFIGS / "tokenizer/digit_scenes.yml"), "--
              "health.unquantized_steps=4", "health.kmeans_batches=2", "health.revive_after=3"]
 PRETRAIN = ["pretrain", str(CONFIGS / "pretrain/digit_scenes.yml"), "--set", *SHORT, "model.width=24"]
 
+SEGMENT = ["segment", "train", "--config", "digit_scenes", "--device", "cpu", "--resume_model", "auto", "--log_iters",
+           "2", "--opts", "model.channels=8", "model.aux_channels=4", "model.backbone.width=12",
+           "model.backbone.num_heads=2", "model.backbone.pretrained=null", "model.backbone.drop_path=0.2",
+           "train_dataset.size=48", "val_dataset.size=4", "lr_scheduler.warmup=2", "batch_size=4"]
+
 
 def beitv2(*arguments: Any, **environment: str) -> subprocess.Popen:
     """Start the command line in a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "beitv2_core.cli", *map(str, arguments)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+
+
+def placed(command: list[str], folder: Path, save_every: int) -> list[str]:
+    """A command's arguments with its run folder and the steps between checkpoints."""
+    if command[0] == "segment":
+        return [*command[:2], "--save_dir", str(folder), "--save_interval", str(save_every), *command[2:]]
+    return [*command, f"output={folder}", f"train.save_every={save_every}"]
 
 
 def finished(process: subprocess.Popen, code: int = 0) -> str:

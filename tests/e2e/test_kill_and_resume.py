@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e_runs import PRETRAIN, TOKENIZER, assert_same_end, beitv2, final, finished
+from e2e_runs import PRETRAIN, SEGMENT, TOKENIZER, assert_same_end, beitv2, final, finished, placed
 
 pytestmark = pytest.mark.slow
 STEPS = ["optim.steps=40", "train.batch_size=16", "train.keep_last=3"]
@@ -27,8 +27,10 @@ def kill(process) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.fixture(scope="module", params=["tokenizer", "pretrain"])
+@pytest.fixture(scope="module", params=["tokenizer", "pretrain", "segment"])
 def command(request, tokenizer_run):
+    if request.param == "segment":
+        return [SEGMENT[0], SEGMENT[1], "--iters", "40", *SEGMENT[2:]]
     if request.param == "tokenizer":
         return [*TOKENIZER, *STEPS]
     return [*PRETRAIN, *STEPS, f"tokenizer.weights={tokenizer_run}", "model.drop_path=0.2"]
@@ -37,14 +39,14 @@ def command(request, tokenizer_run):
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    finished(beitv2(*command, f"output={folder}", "train.save_every=1"))
+    finished(beitv2(*placed(command, folder, 1)))
     return folder
 
 
 def test_killed_while_training_and_while_saving(command, whole, tmp_path):
     """Three kills: after a random time of training, and twice while a checkpoint is being written."""
     folder, draw = tmp_path / "killed", random.Random(3)
-    arguments = [*command, f"output={folder}", "train.save_every=1"]
+    arguments = placed(command, folder, 1)
     process = beitv2(*arguments)
     wait_for(folder / "checkpoints", "step_*.pdckpt")
     time.sleep(draw.uniform(0.0, 0.3))
@@ -64,7 +66,7 @@ def test_killed_while_training_and_while_saving(command, whole, tmp_path):
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_continues(command, whole, tmp_path):
     folder = tmp_path / "damaged"
-    arguments = [*command, f"output={folder}", "train.save_every=5"]
+    arguments = placed(command, folder, 5)
     process = beitv2(*arguments)
     wait_for(folder / "checkpoints", "step_000015.pdckpt")
     kill(process)

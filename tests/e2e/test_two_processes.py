@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e_runs import PRETRAIN, TOKENIZER, assert_same_end, final
+from e2e_runs import PRETRAIN, ROOT, SEGMENT, TOKENIZER, assert_same_end, final
 
 pytestmark = pytest.mark.slow
 RANK = Path(__file__).with_name("rank.py")
@@ -75,3 +75,29 @@ def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
     assert 0 < final(folder).step < 16
     time.sleep(1)  # the lock of the run folder goes with the last process
     assert_same_end(whole, trained(2, folder, TOKENIZER, *settings))
+
+
+def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
+    """Losses are near, not equal: on the CPU batch norm sees the pictures of its own process only."""
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        starter = [sys.executable]
+        if processes > 1:
+            starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo", "--log_dir",
+                        str(folder) + "_logs"]
+        command = [*starter, str(ROOT / "train.py"), *SEGMENT[2:4], "--save_dir", str(folder), "--iters", "4",
+                   "--save_interval", "4", "--do_eval", "--resume_model", "auto", "--log_iters", "1",
+                   *SEGMENT[SEGMENT.index("--opts"):], "total_batch=8", "model.backbone.drop_path=0.0",
+                   "model.dropout=0.0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300,
+                              env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+        logs = "\n".join(path.read_text() for path in Path(str(folder) + "_logs").glob("workerlog.*"))
+        assert done.returncode == 0, done.stdout + done.stderr + logs
+        found.append(folder)
+    np.testing.assert_allclose(losses(found[1]), losses(found[0]), rtol=1e-2)
+    lines = [json.loads(line) for line in (found[1] / "metrics.jsonl").read_text().splitlines()]
+    alone = subprocess.run([sys.executable, "-m", "beitv2_core.cli", "segment", "evaluate", "--model_path",
+                            str(found[1]), "--device", "cpu"], capture_output=True, text=True, timeout=300)
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads((found[1] / "evaluation.json").read_text())["miou"] == pytest.approx(lines[-1]["miou"])

@@ -147,3 +147,17 @@ def test_the_colours_are_pascal_vocs_and_wrong_ones_are_refused():
     assert len(np.unique(class_colours(256), axis=0)) == 256
     with pytest.raises(ConfigError, match="three of 0 .. 255"):
         class_colours(4, [1, 2])
+
+
+def test_the_browser_view_shows_what_predict_finds(run):
+    pytest.importorskip("fastapi", reason="beitv2-core[serve] is not installed")
+    from beitv2_seg.view import segmentor_view
+
+    picture = Image.fromarray(np.random.RandomState(1).randint(0, 256, (64, 64, 3)).astype(np.uint8))
+    segmentor = load_segmentor(str(run))
+    expected = predict_picture(segmentor.model, np.asarray(picture), picture_transforms(segmentor.config),
+                               segmentor.config.test_config)
+    found = segmentor_view(str(run)).show(picture)
+    numbers = {name: i for i, name in enumerate(segmentor.classes)}
+    assert {numbers[part.name]: part.share for part in found.classes} == {
+        int(i): np.mean(expected == i) for i in np.unique(expected)}

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
-from beitv2_core.errors import CheckpointError, DataError, ShapeError
+from beitv2_core.errors import CheckpointError, ConfigError, DataError, ShapeError
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.heads import resize
 from beitv2_seg.inference import (
@@ -37,6 +37,17 @@ def test_a_batch_without_a_labelled_pixel_has_loss_zero_and_no_gradient():
     loss = pixel_cross_entropy(logits, paddle.full([1, 4, 4], 255, dtype="int64"))
     loss.backward()
     assert float(loss) == 0.0 and not logits.grad.numpy().any()
+
+
+def test_class_weights_scale_the_loss_of_their_pixels_and_must_be_one_for_each_class():
+    logits, labels = paddle.rand([1, 3, 4, 4]), paddle.to_tensor(np.random.RandomState(0).randint(0, 3, (1, 4, 4)))
+    labels[0, 0] = 255
+    single = [pixel_cross_entropy(logits, paddle.where(labels == i, labels, paddle.full_like(labels, 255)))
+              for i in range(3)]
+    weighted = pixel_cross_entropy(logits, labels, class_weight=[0.5, 2.0, 0.0])
+    assert float(weighted) == pytest.approx(float(0.5 * single[0] + 2 * single[1]), rel=1e-5)
+    with pytest.raises(ConfigError, match="2 class weights for 3 classes"):
+        pixel_cross_entropy(logits, labels, class_weight=[1.0, 1.0])
 
 
 def test_a_label_above_the_classes_is_named():

@@ -9,9 +9,10 @@ import numpy as np
 import paddle
 import pytest
 
+from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.errors import ConfigError, WeightsError
 from beitv2_core.teachers import build_teacher
-from beitv2_core.teachers.clip import SHA256, CLIPTeacher, CLIPVisual, visual_from_state
+from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, visual_from_state
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, vit_from_state
 
 
@@ -91,7 +92,7 @@ def test_a_file_of_another_model_is_refused_with_the_expected_address(build):
 
 
 def test_missing_weights_say_where_to_get_them():
-    with pytest.raises(WeightsError, match=f"openaipublic.*ViT-B-16.pt.*{SHA256}"):
+    with pytest.raises(WeightsError, match=f"openaipublic.*ViT-B-16.pt.*{find_model('clip_vit_b16').sha256}"):
         build_teacher("clip", image_size=224, patch_size=16)
     with pytest.raises(WeightsError, match="dl.fbaipublicfiles.com/dino/.*dino_vitbase16_pretrain.pth"):
         build_teacher("dino", image_size=224, patch_size=16)

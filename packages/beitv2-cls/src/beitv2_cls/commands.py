@@ -12,6 +12,7 @@ import typer
 from beitv2_core.commands import options
 from beitv2_core.commands.train import OUTPUT, RESUME
 from beitv2_core.config import load_config
+from beitv2_core.deployed import is_exported, load_exported
 from beitv2_core.errors import ConfigError, DataError
 
 
@@ -109,22 +110,28 @@ def knn(
 
 
 def predict(
-    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, or one of its checkpoints",
-                              show_default=False),
+    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, or an exported "
+                                        "classifier", show_default=False),
     images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
     top: int = typer.Option(5, min=1, help="classes to show for each picture"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line instead of a table"),
     batch_size: int = options.BATCH,
 ) -> None:
     """Name the likeliest classes of pictures, with probabilities."""
-    from beitv2_cls.build import load_classifier
     from beitv2_cls.predict import predict as likeliest
+    from beitv2_cls.predict import predict_exported
     from beitv2_core.codes import list_pictures
 
     paths = list_pictures([str(path) for path in images])
-    model, config, classes = load_classifier(run)
-    for path, found in likeliest(model, paths, config.data.image_size, classes, top=top,
-                                 crop_share=config.validation.crop_share, batch_size=batch_size):
+    if is_exported(run):
+        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size)
+    else:
+        from beitv2_cls.build import load_classifier
+
+        model, config, classes = load_classifier(run)
+        predictions = likeliest(model, paths, config.data.image_size, classes, top=top,
+                                crop_share=config.validation.crop_share, batch_size=batch_size)
+    for path, found in predictions:
         if as_json:
             typer.echo(json.dumps({"path": path, "classes": [{"name": name, "probability": round(share, 6)}
                                                              for name, share in found]}, ensure_ascii=False))

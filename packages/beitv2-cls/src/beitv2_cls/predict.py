@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
+from scipy.special import softmax
 
 from beitv2_core.codes import picture_batches
 from beitv2_core.data.transforms import normalise
+from beitv2_core.deployed import Exported
 
 
 class Prediction(NamedTuple):
@@ -27,13 +27,36 @@ def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[s
             crop_share: float = 0.875, batch_size: int = 64) -> Iterator[Prediction]:
     """The `top` likeliest classes of every picture, in order; all of them where the model has fewer.
 
-    names: class names by number.  Raises DataError naming a file that cannot be decoded.
+    names: class names by number.  model: a classifier, or an exported one, which needs no Paddle.
+    Raises DataError naming a file that cannot be decoded.
     """
-    model.eval()
     left = iter(paths)
     for images in picture_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share):
-        with paddle.no_grad():
-            shares_BC = F.softmax(model(paddle.to_tensor(normalise(images))).astype("float32"), axis=-1).numpy()
-        order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
-        for shares, best, path in zip(shares_BC, order, left):
-            yield Prediction(path, [(names[i], float(shares[i])) for i in best])
+        for classes, path in zip(likeliest(model, images, names, top=top), left):
+            yield Prediction(path, classes)
+
+
+def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int = 5) -> list[list[tuple[str, float]]]:
+    """The `top` likeliest classes, (name, probability), of every picture of float32 (B, 3, H, W) in [0, 1]."""
+    shares_BC = softmax(_logits(model, images), axis=-1)
+    order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
+    return [[(names[i], float(shares[i])) for i in best] for shares, best in zip(shares_BC, order)]
+
+
+def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5,
+                     batch_size: int = 64) -> Iterator[Prediction]:
+    """`predict` of an exported classifier, with the crop and the class names it was exported with."""
+    known = model.description
+    return predict(model, paths, known.image_size, known.classes or (), top=top, crop_share=known.crop_share,
+                   batch_size=batch_size)
+
+
+def _logits(model: Any, images: np.ndarray) -> np.ndarray:
+    """Logits (B, C) float32 of pictures (B, 3, H, W) in [0, 1]."""
+    if isinstance(model, Exported):
+        return model.run(images)["logits"]
+    import paddle
+
+    model.eval()
+    with paddle.no_grad():
+        return model(paddle.to_tensor(normalise(images))).astype("float32").numpy()

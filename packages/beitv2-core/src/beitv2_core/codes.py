@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
 
 from .data import EvalTransform, Sample
 from .data.folder import EXTENSIONS, decode, find_pictures
+from .deployed import Exported
 from .errors import DataError
 
 log = logging.getLogger("beitv2_core")
@@ -46,10 +45,10 @@ def list_pictures(inputs: Sequence[str | Path]) -> list[str]:
 
 
 def picture_batches(
-    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0
+    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic"
 ) -> Iterator[np.ndarray]:
     """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it."""
-    transform = EvalTransform(image_size, crop_share=crop_share)
+    transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
     for start in range(0, len(paths), batch_size):
         crops = []
         for path in paths[start : start + batch_size]:
@@ -67,29 +66,39 @@ def picture_batches(
 def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
     """Codes int64 (B, N) of pictures (B, 3, H, W) in [0, 1]: those the picture has on its own, whatever the batch.
 
-    Matrix products round differently for other batch sizes. A picture with a patch between two almost equally near
-    codes is therefore encoded again alone.
+    tokenizer: a VQKD, or an exported one, which needs no Paddle.  Matrix products round differently for other batch
+    sizes. A picture with a patch between two almost equally near codes is therefore encoded again alone.
     """
-    with paddle.no_grad():
+    if isinstance(tokenizer, Exported):
+        found = tokenizer.run(images)
+        codes, gaps = found["codes"], found["gaps"]
+    else:
+        import paddle
+
         batch = paddle.to_tensor(images)
         if len(images) == 1:
             return tokenizer.tokenize(batch).numpy()
-        codes, gaps = _codes_and_gaps(tokenizer, batch)
+        codes, gaps = codes_and_gaps(tokenizer, batch)
+    if len(images) > 1:
         for index in np.flatnonzero(gaps < CLOSE_CALL).tolist():
-            codes[index] = tokenizer.tokenize(batch[index : index + 1]).numpy()[0]
+            codes[index] = encode(tokenizer, images[index : index + 1])[0]
     return codes
 
 
-def _codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+def codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
     """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among a picture's patches."""
-    codebook = tokenizer.quantize.codebook
-    unit_BNE = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
-    codes = tokenizer.quantize.nearest_codes(unit_BNE.reshape([-1, unit_BNE.shape[-1]]))
-    gaps = []
-    for unit_NE in unit_BNE:  # a picture at a time: the (patches x codes) table stays small
-        best, _ = paddle.topk(paddle.matmul(unit_NE, codebook, transpose_y=True), 2, axis=-1)
-        gaps.append(float((best[:, 0] - best[:, 1]).min()))
-    return codes.reshape(unit_BNE.shape[:2]).numpy(), np.asarray(gaps)
+    import paddle
+    import paddle.nn.functional as F
+
+    with paddle.no_grad():
+        codebook = tokenizer.quantize.codebook
+        unit_BNE = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
+        codes = tokenizer.quantize.nearest_codes(unit_BNE.reshape([-1, unit_BNE.shape[-1]]))
+        gaps = []
+        for unit_NE in unit_BNE:  # a picture at a time: the (patches x codes) table stays small
+            best, _ = paddle.topk(paddle.matmul(unit_NE, codebook, transpose_y=True), 2, axis=-1)
+            gaps.append(float((best[:, 0] - best[:, 1]).min()))
+        return codes.reshape(unit_BNE.shape[:2]).numpy(), np.asarray(gaps)
 
 
 def code_dtype(num_codes: int) -> np.dtype:

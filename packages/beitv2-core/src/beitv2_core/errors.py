@@ -33,3 +33,7 @@ class NonFiniteLossError(BEiTError, ArithmeticError):
 
 class MissingDependencyError(BEiTError, ImportError):
     """A package that this feature needs is not installed; the message holds the command to type."""
+
+
+class ExportError(BEiTError):
+    """A model could not be exported, an exported one is damaged, or it gives other answers than the live model."""

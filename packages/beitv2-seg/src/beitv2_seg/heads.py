@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -31,6 +32,40 @@ class ConvModule(nn.Layer):
 def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
     """Bilinear to (height, width), corners not aligned: every use in the recipe."""
     return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
+
+
+def average_matrix(size: int, bins: int) -> np.ndarray:
+    """Weights (bins, size), float64, of adaptive average pooling along one axis; neighbouring bins may overlap.
+
+    Source: torch.nn.AdaptiveAvgPool2d: bin i covers floor(i * size / bins) .. ceil((i + 1) * size / bins).
+    """
+    first = np.arange(bins) * size // bins
+    last = -(-(np.arange(bins) + 1) * size // bins)
+    place = np.arange(size)
+    inside = (place >= first[:, None]) & (place < last[:, None])
+    return inside / inside.sum(1, keepdims=True)
+
+
+class AdaptiveAveragePool(nn.Layer):
+    """x (B, C, H, W) -> (B, C, bins, bins), `nn.AdaptiveAvgPool2D(bins)` as one product with a constant matrix.
+
+    A product in training too, so that what is trained and measured is what is exported: ONNX knows no adaptive pooling,
+    and paddle2onnx writes AveragePool of one kernel size, which is another map where H or W is no multiple of `bins`
+    (16 to 6: the logits of a 512 px picture differed by 0.13).  The mean over a box is linear in its pixels, so both
+    forms, and their gradients, differ by rounding only (parity: upernet_heads).
+    """
+
+    def __init__(self, bins: int):
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        height, width = x.shape[2:]
+        boxes = np.kron(average_matrix(height, self.bins), average_matrix(width, self.bins))
+        weights = paddle.to_tensor(boxes.T.astype(np.float32))
+        with paddle.amp.auto_cast(enable=False):  # a mean over many pixels: float32 under mixed precision
+            pooled = paddle.matmul(x.astype("float32").flatten(2), weights)
+        return pooled.reshape([0, 0, self.bins, self.bins]).astype(x.dtype)
 
 
 class _Classifier(nn.Layer):
@@ -58,7 +93,7 @@ class UPerHead(_Classifier):
         super().__init__(channels, num_classes, dropout)
         last = in_channels[-1]
         self.psp_modules = nn.LayerList([
-            nn.Sequential(nn.AdaptiveAvgPool2D(bins), ConvModule(last, channels, 1)) for bins in pool_scales])
+            nn.Sequential(AdaptiveAveragePool(bins), ConvModule(last, channels, 1)) for bins in pool_scales])
         self.bottleneck = ConvModule(last + len(pool_scales) * channels, channels, 3)
         self.lateral_convs = nn.LayerList([ConvModule(width, channels, 1) for width in in_channels[:-1]])
         self.fpn_convs = nn.LayerList([ConvModule(channels, channels, 3) for _ in in_channels[:-1]])

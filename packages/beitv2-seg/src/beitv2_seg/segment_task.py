@@ -99,8 +99,9 @@ class SegmentTask:
 
     def _share_statistics(self) -> None:
         """Running statistics of the first process on all: without synchronised batch norm each has its own."""
-        for _, buffer in self.model.named_buffers():
-            buffer.set_value(broadcast(buffer))
+        for value in self.model.state_dict().values():
+            if value.stop_gradient:  # Paddle keeps the statistics as parameters that are not trained
+                value.set_value(broadcast(value))
 
     def _keep(self, name: str) -> None:
         if self.folder is not None and distributed.is_main():

@@ -240,7 +240,8 @@ def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
 
     seed_everything(config.seed)
     quantizer = config.quantizer.model_copy(update={"kmeans_init": False})  # random codes, ready to be used
-    config = config.model_copy(update={"quantizer": quantizer})
+    health = config.health.model_copy(update={"unquantized_steps": 0})  # they would end with k-means
+    config = config.model_copy(update={"quantizer": quantizer, "health": health})
     model = build_tokenizer(config, teacher_width=teacher_width)
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     folder = Path(config.output)

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_core.checkpoint.safe_pickle import load_torch_file
+from beitv2_core.checkpoint.safe_pickle import LEGACY_START, is_torchscript, load_torch_file
+from beitv2_core.checkpoint.torch_reader import load_with_torch, usable_torch
 from beitv2_core.errors import CheckpointError
 
 #: keys under which training scripts put the weights beside optimizer, epoch and arguments, the first found is opened
@@ -35,7 +36,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     Raises CheckpointError naming the path: missing, damaged, unsafe, of another format, or without any tensor.
     """
     path = Path(path)
-    state, rest = _read_safetensors(path) if _is_safetensors(path) else (load_torch_file(path), {})
+    state, rest = read_state(path)
     while (nest := next((key for key in NESTS if isinstance(state.get(key), Mapping)), None)) is not None:
         rest.update({str(key): value for key, value in state.items() if key != nest})
         state = state[nest]
@@ -52,6 +53,28 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     return tensors, rest
 
 
+def read_state(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `read_tensors`, with the nesting of the file left closed, and the metadata of safetensors as second value.
+
+    Files of torch.save go through torch.load(weights_only=True) where torch is installed, 2.6 or newer (unless
+    BEITV2_TORCH=0); what it refuses is refused.  All others, and those too without torch, through our own reader.
+    """
+    path = Path(path)
+    if _is_safetensors(path):
+        return read_safetensors(path)
+    torch = usable_torch() if _is_of_torch_save(path) else None
+    return (load_torch_file(path) if torch is None else load_with_torch(path, torch)), {}
+
+
+def _is_of_torch_save(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(LEGACY_START))
+    except OSError:
+        return False  # the reader names the cause
+    return head == LEGACY_START or head[:2] == b"PK" and not is_torchscript(path)
+
+
 def _is_safetensors(path: Path) -> bool:
     """A header length of eight bytes, then JSON; a damaged file is still one where its name says so."""
     if path.suffix == ".safetensors":
@@ -63,7 +86,8 @@ def _is_safetensors(path: Path) -> bool:
         return False  # the reader names the cause
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a safetensors file, bfloat16 as float32, and its metadata; CheckpointError as `read_tensors`."""
     from safetensors import safe_open
 
     if not path.is_file():

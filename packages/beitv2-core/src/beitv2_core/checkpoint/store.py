@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from beitv2_core.checkpoint.foreign import read_safetensors
 from beitv2_core.errors import CheckpointError
 
 log = logging.getLogger("beitv2_core")
@@ -106,10 +107,10 @@ class CheckpointStore:
         """Read a checkpoint after checking every file's hash; CheckpointError names what is missing or damaged."""
         path = Path(path)
         header = _read_header(path)
-        arrays = load_file(str(path / "arrays.safetensors"))
+        weights, optimizer, arrays = (read_safetensors(path / f"{name}.safetensors")[0]
+                                      for name in ("weights", "optimizer", "arrays"))
         config = yaml.safe_load((path / "config.yml").read_text(encoding="utf-8"))
-        return Checkpoint(header["step"], load_file(str(path / "weights.safetensors")),
-                          load_file(str(path / "optimizer.safetensors")), _put_arrays(header["state"], arrays), config)
+        return Checkpoint(header["step"], weights, optimizer, _put_arrays(header["state"], arrays), config)
 
     def remove_leftovers(self) -> None:
         """Delete what killed processes left under temporary names; call it while holding the run's lock."""

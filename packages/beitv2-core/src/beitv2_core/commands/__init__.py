@@ -6,8 +6,11 @@ import typer
 
 from .codebook import codebook
 from .convert import convert, verify
+from .export import export
 from .inspect import inspect
+from .models import download, models
 from .report import report
+from .serve import serve
 from .show_config import config
 from .tokenize import tokenize
 from .train import init_tokenizer, pretrain, train_tokenizer
@@ -15,6 +18,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (train_tokenizer, pretrain, tokenize, codebook, report, inspect, convert, verify, config,
-                     init_tokenizer):
+    for function in (train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert, verify,
+                     models, download, config, init_tokenizer):
         app.command()(function)

@@ -13,7 +13,8 @@ SET = typer.Option(
     None, "--set", metavar="KEY=VALUE", help="change a setting, e.g. --set optim.lr=1e-3 train.batch_size=64"
 )
 TOKENIZER = typer.Option(
-    ..., "--tokenizer", "-t", help="tokenizer run folder, .pdckpt checkpoint or file of published weights"
+    ..., "--tokenizer", "-t",
+    help="tokenizer run folder, .pdckpt checkpoint, exported folder or file of published weights",
 )
 NAME = typer.Option(
     None, "--name", help="which tokenizer a lone weights file is, e.g. vqkd_encoder_base_decoder_3x768x12_clip"

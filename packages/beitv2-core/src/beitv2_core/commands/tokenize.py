@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import typer
 
+from ..deployed import Exported, is_exported, load_exported
 from ..errors import ConfigError
 from . import options
 
@@ -23,11 +24,15 @@ def tokenize(
     """Write the codes of any number of pictures to a .npz; run it again to continue after a stop."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
-    from ..build import load_tokenizer
     from ..codes import encode_files, list_pictures
 
     paths = list_pictures([str(path) for path in images])
-    model = load_tokenizer(tokenizer, name=name)
+    if is_exported(tokenizer):
+        model: Any = load_exported(tokenizer, kind="tokenizer")
+    else:
+        from ..build import load_tokenizer
+
+        model = load_tokenizer(tokenizer, name=name)
     output.parent.mkdir(parents=True, exist_ok=True)
     done = 0
     for done in encode_files(
@@ -42,7 +47,9 @@ def tokenize(
 
 
 def fingerprint(model: Any) -> str:
-    """SHA-256 of all weights: two tokenizers with one fingerprint give the same codes."""
+    """SHA-256 of all weights (or of the exported files): tokenizers with one fingerprint give the same codes."""
+    if isinstance(model, Exported):
+        return model.fingerprint()
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())

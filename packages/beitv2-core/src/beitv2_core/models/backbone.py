@@ -154,7 +154,8 @@ class BEiTBackbone(nn.Layer):
             )
         if mask is not None:
             x_BND = self._hide(x_BND, mask)
-        cls_B1D = self.cls_token.expand([x_BND.shape[0], 1, self.width]).astype(x_BND.dtype)
+        # Not `expand` to x_BND.shape[0]: in a static graph that may be the number -1, which means "as it was", so 1.
+        cls_B1D = self.cls_token.astype(x_BND.dtype) + paddle.zeros_like(x_BND[:, :1])
         x_BTD = paddle.concat([cls_B1D, x_BND], axis=1)
         if self.pos_embed is not None:
             x_BTD = x_BTD + self.position_table(grid)

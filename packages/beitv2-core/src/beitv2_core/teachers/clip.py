@@ -13,12 +13,12 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.checkpoint.keymaps.clip import from_clip, to_clip
+from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
-SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
-URL = f"https://openaipublic.azureedge.net/clip/models/{SHA256}/ViT-B-16.pt"
+PUBLISHED = "clip_vit_b16"  # in checkpoint/published_models.yml
 HEAD_WIDTH = 64
 
 
@@ -158,7 +158,7 @@ def visual_from_state(state: dict[str, np.ndarray], *, source: str = "CLIP weigh
     except (KeyError, IndexError):
         raise WeightsError(
             f"{source}: no CLIP vision transformer in this file (visual.conv1.weight, visual.positional_embedding and "
-            f"visual.proj are needed). Expected OpenAI's ViT-B-16.pt, {URL}."
+            f"visual.proj are needed). Expected OpenAI's ViT-B-16.pt, {find_model(PUBLISHED).url}."
         ) from None
     blocks = {name.split(".")[2] for name in ours if name.startswith("transformer.resblocks.")}
     visual = CLIPVisual(image_size=side * patch, patch_size=patch, width=width, depth=len(blocks),
@@ -175,10 +175,11 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
     be fetched, have another hash or belong to another model.
     """
     if not weights:
+        model = find_model(PUBLISHED)
         raise WeightsError(
-            f"teacher 'clip': no weights were given. Download OpenAI's ViT-B/16 from {URL} (SHA-256 {SHA256}) and set "
-            "teacher.weights to the file, or set teacher.weights to that URL."
+            f"teacher 'clip': no weights were given. Download OpenAI's ViT-B/16 from {model.url} (SHA-256 "
+            f"{model.sha256}) and set teacher.weights to the file, or set teacher.weights to that URL."
         )
-    path = resolve_weights(weights, sha256 or (SHA256 if weights == URL else None))
+    path = resolve_weights(weights, sha256)
     visual = visual_from_state(file_state(path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

@@ -13,13 +13,14 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.checkpoint.keymaps.dino import from_dino, to_dino
+from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
 
-URL = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+PUBLISHED = "dino_vit_b16"  # in checkpoint/published_models.yml
 HEAD_WIDTH = 64
 EPSILON = 1e-6
 
@@ -153,7 +154,7 @@ def vit_from_state(state: dict[str, np.ndarray], *, source: str = "DINO weights"
     except (KeyError, IndexError):
         raise WeightsError(
             f"{source}: no DINO vision transformer in this file (patch_embed.proj.weight and pos_embed are needed). "
-            f"Expected {URL}."
+            f"Expected {find_model(PUBLISHED).url}."
         ) from None
     blocks = {name.split(".")[1] for name in ours if name.startswith("blocks.")}
     vit = DINOVisionTransformer(image_size=side * patch, patch_size=patch, width=width, depth=len(blocks),
@@ -170,8 +171,8 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
     """
     if not weights:
         raise WeightsError(
-            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {URL} and set teacher.weights to "
-            "the file, or set teacher.weights to that URL (and teacher.sha256 to the hash you trust)."
+            f"teacher 'dino': no weights were given. Download DINO's ViT-B/16 from {find_model(PUBLISHED).url} and set "
+            "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
     vit = vit_from_state(file_state(path, to_dino), source=str(weights), num_heads=num_heads)

@@ -1,0 +1,109 @@
+"""`beitv2 models` and `beitv2 download`: the weights others published."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from ..checkpoint import registry
+from ..checkpoint.registry import KINDS, Number, PublishedModel
+from ..errors import CheckpointError, ConfigError
+
+
+def models(
+    kind: Optional[str] = typer.Option(None, help=f"only one kind: {', '.join(KINDS)}"),
+    as_json: bool = typer.Option(False, "--json", help="as JSON, null where nothing is published"),
+) -> None:
+    """List the published weights: where they are, what is known of the files, and whose numbers are whose."""
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}.")
+    chosen = [model for model in registry.published_models().values() if kind in (None, model.kind)]
+    if as_json:
+        typer.echo(json.dumps([model.as_dict() for model in chosen], indent=1))
+        return
+    sources: list[str] = []
+    head = ("NAME", "KIND", "PUBLISHED BY THE AUTHORS", "MEASURED BY US", "SHA-256", "FILE SIZE")
+    rows = [head, *(_row(model, sources) for model in chosen)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row, model in zip(rows, [None, *chosen]):
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        if model is not None:
+            typer.echo(f"    {model.trained}\n    {model.url}")
+    for number, source in enumerate(sources, 1):
+        typer.echo(f"[{number}] {source}")
+    measured = sum(bool(model.measured) for model in chosen)
+    typer.echo(f"The numbers with a [source] are their authors' own. This project has measured {measured or 'none'} of "
+               f"these {len(chosen)} files.")
+
+
+def download(
+    name: str = typer.Argument(..., help="a name that `beitv2 models` lists", show_default=False),
+    output: Optional[Path] = typer.Option(None, "--output", "-o", help="file to write (default: in the cache folder, "
+                                                                       "BEITV2_CACHE)"),
+    convert: bool = typer.Option(True, "--convert/--no-convert", help="write our format (.safetensors), or keep the "
+                                                                      "file as it was published"),
+) -> None:
+    """Fetch published weights, check their hash as far as one is published, convert and keep them.
+
+    What the cache has is not fetched again.  BEITV2_MIRROR=URL fetches from a mirror that has the same paths.
+    """
+    from ..checkpoint.weights import cache_folder, resolve_weights
+
+    model = registry.find_model(name)
+    path = resolve_weights(model.url)
+    if not convert:
+        _report(model, path if output is None else _copy(path, output / model.filename if output.is_dir() else output))
+        return
+    from ..build.convert import convert_file
+
+    if output is not None and output.is_dir():
+        output = output / f"{name}.safetensors"
+    target = output or cache_folder() / f"{name}.safetensors"
+    if output is not None or not target.exists() or target.stat().st_mtime < path.stat().st_mtime:
+        convert_file(path, target, "ours", force=output is None)
+    _report(model, target)
+
+
+def _row(model: PublishedModel, sources: list[str]) -> tuple[str, ...]:
+    digest = f"{model.sha256_prefix}... (first 8)" if model.sha256_prefix else "not published"
+    if model.sha256:
+        digest = f"{model.sha256[:8]}... (all 64)"
+    size = f"{model.bytes / 1e6:.1f} MB" if model.bytes else "not published"
+    return (model.name, model.kind, _numbers(model.published, sources) or "no number",
+            _numbers(model.measured, sources) or "nothing", digest, size)
+
+
+def _numbers(numbers: tuple[Number, ...], sources: list[str]) -> str:
+    """"ImageNet-1k top-1 85.5 % [1]", with new sources added to the list."""
+    texts = []
+    for number in numbers:
+        if number.source not in sources:
+            sources.append(number.source)
+        metric, _, unit = number.metric.rpartition(" ")
+        texts.append(f"{metric} {number.value} {unit} [{sources.index(number.source) + 1}]")
+    return ", ".join(texts)
+
+
+def _report(model: PublishedModel, path: Path) -> None:
+    typer.echo(f"{path}: {model.kind} {model.name}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _copy(path: Path, output: Path) -> Path:
+    if output.exists() and output.samefile(path):
+        return output
+    partial = output.with_name(f".{output.name}.{os.getpid()}")  # so that the file appears whole or not at all
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, partial)
+        os.replace(partial, output)
+    except OSError as error:
+        raise CheckpointError(f"{output}: cannot be written: {error}. Choose another --output.") from None
+    finally:
+        if partial.exists():
+            partial.unlink()
+    return output

@@ -1,0 +1,151 @@
+"""`beitv2 serve`: a page and a JSON API that show what a run makes of a picture."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from ..errors import ConfigError, MissingDependencyError
+from . import options
+
+log = logging.getLogger("beitv2_core")
+STOP_SECONDS = 5  # what runs when the server is stopped may take this long
+CONNECTIONS = 128  # open at once
+
+
+def serve(
+    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or tokenizer weights", show_default=False),
+    tokenizer: Optional[str] = typer.Option(
+        None, "--tokenizer", "-t", help="also show this tokenizer's codes (a pretraining run knows its own)"
+    ),
+    name: Optional[str] = options.NAME,
+    data: Optional[str] = typer.Option(
+        None, help="pictures whose patches explain the codes: folder, or digit_scenes; default: the tokenizer's own"
+    ),
+    gallery: int = typer.Option(200, min=0, help="how many of these pictures; 0: none"),
+    host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: let other machines in"),
+    port: int = typer.Option(8000, min=0, max=65535, help="port; 0: any free one"),
+    allow_host: Optional[list[str]] = typer.Option(
+        None, help="further name of this server in the address bar (behind a proxy); may be repeated"
+    ),
+    max_upload: float = typer.Option(10.0, min=0.001, help="largest picture file in megabytes"),
+    max_pixels: int = typer.Option(50_000_000, min=1, help="most pixels of a picture"),
+    timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving a picture, and for its result"),
+    queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
+) -> None:
+    """Show in the browser what a run makes of a picture: classes, segmentation, codes."""
+    try:
+        import uvicorn
+
+        from ..serve.app import Limits, create_app
+        from ..serve.security import LOOPBACK
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("fastapi", "fastapi_offline", "starlette", "uvicorn"):
+            raise
+        raise MissingDependencyError(
+            f"beitv2 serve: {error.name} is not installed. Type: pip install 'beitv2-core[serve]'"
+        ) from None
+    listener = open_port(host, port)  # before the models: a busy port should be told at once
+    try:
+        views = build_views(run, tokenizer, name, data, gallery)
+        local = host in LOOPBACK
+        limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
+        app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
+                         hosts=[*LOOPBACK, *(allow_host or [])] if local else None)
+        if not local:
+            log.warning("--host %s: whoever reaches this machine can use the server.", host)
+        server = uvicorn.Server(uvicorn.Config(
+            app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+            ws="none", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
+        ))
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ shows {', '.join(view.name for view in views)}; "
+                   "Ctrl+C stops it.")
+        # uvicorn stops on SIGINT and SIGTERM and then raises the signal again for whoever handled it before.
+        before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            server.run(sockets=[listener])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        typer.echo("stopped.")
+    finally:
+        listener.close()
+
+
+def build_views(
+    run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int
+) -> list[Any]:
+    """The views of a run and of a tokenizer, each tried once on a grey picture.
+
+    Raises ConfigError when there is nothing to show.
+    """
+    from PIL import Image
+
+    from ..build.restore import read_config
+    from ..serve.views import find_view
+
+    config = read_config(run)
+    kind = "tokenizer" if config is None else config.kind  # a lone weights file: only tokenizers are published alone
+    own = find_view(run, kind)
+    views = [] if own is None else [own]
+    model, source = _load_tokenizer(run, kind, config, tokenizer, name)
+    if model is not None:
+        views.append(_codes_view(model, source, data, gallery))
+    if not views:
+        raise ConfigError(f"{run}: nothing to show of a {kind!r} run. Add --tokenizer RUN to see codes.")
+    for view in views:
+        view.show(Image.new("RGB", (64, 48), "grey"))
+    return views
+
+
+def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], name: Optional[str]) -> Any:
+    """The tokenizer that is asked for, the run itself, or the one it was pretrained with; and where it came from."""
+    from ..build import load_tokenizer
+
+    if tokenizer is not None:
+        return load_tokenizer(tokenizer, name=name), tokenizer
+    if kind == "tokenizer":
+        return load_tokenizer(run, name=name), run
+    if kind == "pretrain":
+        source = config.tokenizer
+        log.info("%s: codes of the tokenizer it was pretrained with, %s.", run, source.weights)
+        return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
+    return None, None
+
+
+def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> Any:
+    from ..evaluate import eval_batches
+    from ..serve.views import codes_view, evenly
+    from .codebook import find_data
+
+    if not gallery:
+        return codes_view(model)
+    pictures = evenly(find_data(data, source, model, gallery), gallery)
+    log.info("gallery: looking for the nearest patches in %d pictures (--gallery 0 leaves this out).", len(pictures))
+    return codes_view(model, eval_batches(pictures, model.image_size, batch_size=16))
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A listening socket; ConfigError naming a port that is taken or an address this machine does not have."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM,
+                                                                flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror or error}. Give an address of this machine, for example "
+                          "127.0.0.1.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held up by connections that just ended
+        listener.bind(address)
+        listener.listen(CONNECTIONS)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"--port {port} on {host}: {error.strerror}. Give another --port, or --port 0 for any free "
+                          "one.") from None
+    return listener

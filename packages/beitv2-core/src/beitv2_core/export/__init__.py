@@ -1,0 +1,8 @@
+"""Trained models as files that run without our code: a static graph (Paddle) or ONNX, checked before they are kept."""
+
+from __future__ import annotations
+
+from .sources import Exportable, exportable_features, exportable_tokenizer, find_exportable
+from .writer import TOLERANCE, export_model
+
+__all__ = ["TOLERANCE", "Exportable", "export_model", "exportable_features", "exportable_tokenizer", "find_exportable"]

@@ -1,0 +1,60 @@
+"""A saved static graph as ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from ..errors import ConfigError, ExportError, MissingDependencyError
+
+OPSET = 17
+
+
+def require_onnx_tools() -> None:
+    """Raise ConfigError on Paddle 2 and MissingDependencyError with the command to type where a package is missing."""
+    if paddle.__version__.startswith("2."):
+        raise ConfigError(f"--format onnx: paddle2onnx needs Paddle 3, this is {paddle.__version__}. Install "
+                          "paddlepaddle>=3.0, or use --format paddle.")
+    for module in ("paddle2onnx", "onnx", "onnxruntime"):
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise MissingDependencyError(f"--format onnx: {module} cannot be imported ({error}). "
+                                         "Type: pip install 'beitv2-core[onnx]'") from None
+
+
+def write_onnx(graph: Path, weights: Path, target: Path, outputs: Sequence[str]) -> None:
+    """Translate a graph that `paddle.jit.save` wrote to opset 17; input `images`, outputs by name, any batch size.
+
+    Raises ExportError naming what paddle2onnx said.
+    """
+    import onnx
+    import paddle2onnx
+
+    try:
+        # optimize_tool "None": the default lets polygraphy install packages by pip.
+        content = paddle2onnx.export(str(graph), str(weights), opset_version=OPSET, auto_upgrade_opset=False,
+                                     optimize_tool="None")
+    except Exception as error:  # it logs the cause and then fails with whatever comes next
+        raise ExportError(f"{graph.name}: paddle2onnx cannot translate this graph: {error}. Its log names the "
+                          "operator; use --format paddle.") from None
+    model = onnx.load_model_from_string(content)
+    _name_ends(model.graph, outputs)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(target))
+
+
+def _name_ends(graph: Any, outputs: Sequence[str]) -> None:
+    """Name the outputs and the batch axis."""
+    names = {value.name: name for value, name in zip(graph.output, outputs)}
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            for i, end in enumerate(ends):
+                ends[i] = names.get(end, end)
+    for value in graph.output:
+        value.name = names[value.name]
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"

@@ -1,0 +1,173 @@
+"""Write a model, read it back, compare it with the live one, and only then put it in place.
+
+Shape suffixes: B batch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+
+from .. import __version__
+from ..codes import CLOSE_CALL
+from ..data.transforms import normalise
+from ..deployed import DESCRIPTION, GRAPH, Description, graph_file, load_exported, sha256_of
+from ..errors import ConfigError, ExportError
+from .onnx import OPSET, require_onnx_tools, write_onnx
+from .sources import Exportable
+
+#: largest absolute difference of any output; codes must be equal
+TOLERANCE = 1e-4
+BATCHES = (1, 3)
+MOST_DRAWS = 100
+
+
+def export_model(model: Exportable, path: str | Path, *, form: str, batches: Sequence[int] = BATCHES) -> Description:
+    """Write `model` to the new folder `path` and return its description, measured differences included.
+
+    form: "paddle" (paddle.jit.save; checked by paddle.jit.load and paddle.inference) or "onnx" (opset 17; checked by
+    onnxruntime).  Height and width are fixed, the batch is not; it is checked at each size in `batches`.
+    Raises ExportError, leaving nothing behind, where an output differs from the live model by more than 1e-4 or a code
+    is another one; ConfigError where `path` exists, and for ONNX on Paddle 2.
+    """
+    path = Path(path)
+    if form not in ("paddle", "onnx"):
+        raise ConfigError(f"--format {form}: expected paddle or onnx.")
+    if path.exists():
+        raise ConfigError(f"{path}: already there. Remove it, or name another folder with --output.")
+    if form == "onnx":
+        require_onnx_tools()
+    temporary = path.with_name(f".tmp_{path.name}_{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        description = _write(model, temporary, form)
+        differences = measure_export(model, temporary, description, batches)
+        _refuse_other_answers(path, differences)
+        description = description.model_copy(update={"differences": differences})
+        _write_description(temporary, description)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return description
+
+
+def _write(model: Exportable, folder: Path, form: str) -> Description:
+    model.graph.eval()
+    height, width = model.facts["image_size"]
+    spec = [paddle.static.InputSpec([None, 3, height, width], "float32", "images")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Paddle's, about what it does itself
+        static = paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True)
+        paddle.jit.save(static, str(folder / GRAPH))
+    if form == "onnx":
+        graph, weights = graph_file(folder, "paddle"), folder / f"{GRAPH}.pdiparams"
+        write_onnx(graph, weights, folder / f"{GRAPH}.onnx", model.facts["outputs"])
+        graph.unlink()
+        weights.unlink()
+    (folder / f"{GRAPH}.pdiparams.info").unlink(missing_ok=True)  # for going on with training
+    versions = {"beitv2_core": __version__, "paddle": paddle.__version__}
+    if form == "onnx":
+        versions.update({name: importlib.metadata.version(name) for name in ("paddle2onnx", "onnx")})
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
+    description = Description.model_validate({**model.facts, "format": form, "versions": versions, "files": files,
+                                              "opset": OPSET if form == "onnx" else None})
+    _write_description(folder, description)
+    return description
+
+
+def _write_description(folder: Path, description: Description) -> None:
+    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def measure_export(model: Exportable, folder: Path, description: Description,
+                   batches: Sequence[int] = BATCHES) -> dict[str, dict[int, dict[str, float]]]:
+    """Largest absolute difference from the live model by runner, batch size and output; of codes, how many differ."""
+    images = check_pictures(model, max(batches))
+    exported = load_exported(folder)
+    runners = {"onnxruntime": exported.run_normalised}
+    if description.format == "paddle":
+        runners = {"paddle.jit.load": _jit_runner(folder, description), "paddle.inference": exported.run_normalised}
+    found: dict[str, dict[int, dict[str, float]]] = {name: {} for name in runners}
+    for batch in batches:
+        part = images[:batch]
+        with paddle.no_grad():
+            expected = model.live(paddle.to_tensor(part))
+        for name, run in runners.items():
+            found[name][batch] = _differences(run(part), expected)
+    return found
+
+
+def _jit_runner(folder: Path, description: Description) -> Any:
+    layer = paddle.jit.load(str(folder / GRAPH))
+    layer.eval()
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with paddle.no_grad():
+            out = layer(paddle.to_tensor(images))
+        parts = out if isinstance(out, (list, tuple)) else [out]
+        return {name: part.numpy() for name, part in zip(description.outputs, parts)}
+
+    return run
+
+
+def _differences(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    found = {}
+    for name, want in expected.items():
+        have = got[name]
+        if have.shape != want.shape:
+            raise ExportError(f"{name}: the exported model gives shape {have.shape}, the live model {want.shape}.")
+        if want.dtype.kind == "i":
+            found[name] = float((have != want).sum())
+        else:
+            found[name] = float(np.abs(have.astype(np.float64) - want.astype(np.float64)).max())
+    return found
+
+
+def _refuse_other_answers(path: Path, differences: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+    wrong = [f"{value:.3g} ({name}, batch {batch}, {runner})" for runner, sizes in differences.items()
+             for batch, outputs in sizes.items() for name, value in outputs.items()
+             if not value <= (0 if name == "codes" else TOLERANCE)]
+    if wrong:
+        raise ExportError(f"{path}: not written, the exported model gives other answers than the live one: "
+                          f"{'; '.join(wrong)}. Allowed are {TOLERANCE:g} for numbers and 0 for codes.")
+
+
+def check_pictures(model: Exportable, count: int) -> np.ndarray:
+    """Pictures (count, 3, H, W), after mean and std, to compare two models on: coloured squares under noise, seeded.
+
+    Left out are pictures whose codes the tokenizer itself decides by rounding, so that its answer changes with the
+    batch (`codes.encode`).  Raises ExportError where nearly all are of that sort.
+    """
+    kept: list[np.ndarray] = []
+    for seed in range(MOST_DRAWS):
+        image = _draw(model.facts, seed)
+        if "gaps" in model.facts["outputs"]:
+            with paddle.no_grad():
+                if model.live(paddle.to_tensor(image))["gaps"].min() < CLOSE_CALL:
+                    continue
+        kept.append(image)
+        if len(kept) == count:
+            return np.concatenate(kept)
+    raise ExportError(f"of {MOST_DRAWS} pictures, {len(kept)} have codes that do not hang on rounding; {count} are "
+                      "needed to compare the models. The codebook has codes that are almost the same: train it on.")
+
+
+def _draw(facts: Mapping[str, Any], seed: int) -> np.ndarray:
+    height, width = facts["image_size"]
+    rng = np.random.default_rng(seed)
+    squares = np.kron(rng.random((3, 8, 8)), np.ones((1, -(-height // 8), -(-width // 8))))[:, :height, :width]
+    image = (0.8 * squares + 0.2 * rng.random((3, height, width))).astype(np.float32)[None]
+    mean, std = facts.get("mean"), facts.get("std")
+    return image if mean is None or std is None else normalise(image, mean, std)

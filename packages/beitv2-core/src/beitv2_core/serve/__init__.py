@@ -1,0 +1,1 @@
+"""A page and a JSON API that show what runs make of a picture (`beitv2 serve`)."""

@@ -1,0 +1,237 @@
+"""The page and the JSON API. Knows views, not models."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any, Callable, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from .. import __version__
+from ..errors import ConfigError
+from .picture import FORMATS, KINDS, read_picture
+from .problem import ErrorAnswer, Problem
+from .results import Result
+from .security import Guard, content_policy, read_body
+from .views import View
+from .worker import Worker
+
+log = logging.getLogger("beitv2_core")
+PAGE = "page.html"
+DOCS = "/docs"
+DOCS_FILES = "/docs-files"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "No picture, or only a part of it"},
+    403: {"description": "The Host header names another host"},
+    408: {"description": "The picture did not arrive in time"},
+    413: {"description": "Too many bytes or pixels"},
+    415: {"description": "Not a picture, or a Content-Type that cannot be one"},
+    422: {"description": "A damaged or thread-like picture"},
+    500: {"description": "The server failed; its log has the reference that the answer names"},
+    503: {"description": "Too many requests are waiting"},
+    504: {"description": "No result in time"},
+}
+BODY = {"required": True, "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in
+                                      ("application/octet-stream", "image/jpeg", "image/png", "image/webp")}}
+
+
+class Limits(NamedTuple):
+    """What one request may ask for, and how many may ask at once.
+
+    max_bytes of the upload; max_pixels of the picture; timeout: seconds for receiving it and again for the result;
+    waiting: requests that may wait while one is computed.
+    """
+
+    max_bytes: int = 10_000_000
+    max_pixels: int = 50_000_000
+    timeout: float = 30.0
+    waiting: int = 8
+
+
+class ViewInfo(BaseModel):
+    """A view of this server."""
+
+    name: str
+    title: str
+    about: str
+    address: str = Field(description="POST a picture there")
+
+
+class Info(BaseModel):
+    """What this server shows and accepts."""
+
+    title: str
+    version: str
+    views: list[ViewInfo]
+    formats: list[str]
+    max_bytes: int
+    max_pixels: int
+    timeout: float = Field(description="seconds")
+
+
+class Health(BaseModel):
+    """That the server answers, and how busy it is."""
+
+    status: str = "ok"
+    taken: int = Field(description="requests that run or wait")
+    places: int = Field(description="requests that may run or wait")
+
+
+class PictureFacts(BaseModel):
+    """The picture as it came."""
+
+    format: str
+    width: int = Field(description="pixels, after turning it upright")
+    height: int
+    notes: list[str] = Field(description="what was done to get an upright 8 bit RGB picture")
+
+
+class Answer(BaseModel):
+    """What a view makes of a picture."""
+
+    view: str
+    picture: PictureFacts
+    seconds: float = Field(description="decoding and computing, without waiting")
+    result: Result
+
+
+def create_app(
+    views: Sequence[View], *, title: str = "BEiT v2", limits: Limits | None = None, hosts: Sequence[str] | None = None
+) -> FastAPI:
+    """The web application that shows `views` in this order.
+
+    title: shown on the page; limits: by default those of `Limits`; hosts: names accepted in the Host header, None for
+    any.
+    Raises ConfigError without a view and for names that are taken or no plain words.
+    """
+    names = [view.name for view in views]
+    if not views or len(set(names)) < len(names) or not all(re.fullmatch("[a-z0-9-]+", name) for name in names):
+        raise ConfigError(f"create_app: views {names}; expected at least one, each with a name of its own made of a-z, "
+                          "0-9 and -.")
+    limits = limits or Limits()
+    worker = Worker(limits.waiting)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        worker.close()
+
+    app = FastAPIOffline(
+        title="BEiT v2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        static_url=DOCS_FILES,
+        description="What trained runs make of a picture. Send its bytes as the request body; every error is JSON that "
+                    "says where, what came, what was expected and what to do.",
+        openapi_tags=[{"name": "views", "description": "Send a picture, get a result"}, {"name": "server"}],
+    )
+    app.add_middleware(Guard, hosts=hosts)
+    _add_error_answers(app)
+    _add_pages(app)
+    info = Info(title=title, version=__version__, formats=list(FORMATS), max_bytes=limits.max_bytes,
+                max_pixels=limits.max_pixels, timeout=limits.timeout,
+                views=[ViewInfo(name=view.name, title=view.title, about=view.about, address=f"/api/views/{view.name}")
+                       for view in views])
+
+    @app.get("/api/info", tags=["server"], summary="Views and limits")
+    async def read_info() -> Info:
+        return info
+
+    @app.get("/health", tags=["server"], summary="Is the server alive and how busy is it")
+    async def read_health() -> Health:
+        return Health(taken=worker.taken, places=worker.places)
+
+    responses = {status: {**text, "model": ErrorAnswer} for status, text in ERRORS.items()}
+    for view in views:
+        app.add_api_route(
+            f"/api/views/{view.name}", _endpoint(view, worker, limits), methods=["POST"], response_model=Answer,
+            tags=["views"], summary=view.title, description=f"{view.about} The body is a picture ({KINDS}) of at most "
+            f"{limits.max_bytes:,} bytes and {limits.max_pixels:,} pixels.", operation_id=f"show-{view.name}",
+            responses=responses, openapi_extra={"requestBody": BODY},
+        )
+    return app
+
+
+def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
+    def compute(body: bytes) -> Answer:
+        start = time.perf_counter()
+        picture = read_picture(body, max_pixels=limits.max_pixels)
+        facts = PictureFacts(format=picture.format, width=picture.image.width, height=picture.image.height,
+                             notes=picture.notes)
+        result = view.show(picture.image)
+        seconds = time.perf_counter() - start
+        log.info("%s: %s, %d x %d, %.3f s", view.name, facts.format, facts.width, facts.height, seconds)
+        return Answer(view=view.name, picture=facts, seconds=seconds, result=result)
+
+    async def show(request: Request) -> Answer:
+        with worker.place() as place:
+            try:
+                body = await asyncio.wait_for(read_body(request, max_bytes=limits.max_bytes), limits.timeout)
+            except asyncio.TimeoutError:
+                raise Problem(408, "the request body", f"It did not arrive within {limits.timeout:g} seconds.",
+                              "Expected the whole picture in this time.", "Send a smaller picture.") from None
+            try:
+                return await place.run(lambda: compute(body), timeout=limits.timeout)
+            except Problem:
+                raise
+            except Exception as error:  # a view's own errors may name files of this machine: they are for the log
+                reference = secrets.token_hex(4)
+                log.error("%s failed, reference %s", view.name, reference, exc_info=error)
+                raise Problem(500, "the server", f"It failed (reference {reference}).", "Expected a result.",
+                              "Try another picture, or show the reference to whoever runs the server.") from None
+
+    return show
+
+
+def _add_pages(app: FastAPI) -> None:
+    page = resources.files(__package__).joinpath(PAGE).read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": content_policy(page), "Cache-Control": "no-cache"}
+
+    @app.get("/", include_in_schema=False)
+    async def read_page() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+    api_page = bytes(get_swagger_ui_html(
+        openapi_url=str(app.openapi_url), title=f"{app.title} API", swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{DOCS_FILES}/swagger-ui.css", swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
+    ).body).decode("utf-8")
+    api_headers = {"Content-Security-Policy": content_policy(api_page, own_files=True)}
+
+    @app.get(DOCS, include_in_schema=False)
+    async def read_api_page() -> HTMLResponse:
+        return HTMLResponse(api_page, headers=api_headers)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    def answer(problem: Problem, headers: Any = None) -> JSONResponse:
+        headers = {**(headers or {}), **({"Retry-After": "2"} if problem.status == 503 else {})}
+        return JSONResponse(problem.answer.model_dump(), problem.status, headers=headers)
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, error: Problem) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        known = ", ".join(sorted(f"{'/'.join(sorted(methods))} {path}" for path, methods in _routes(app)))
+        return answer(Problem(error.status_code, "the address", f"{request.method} {request.url.path}: {error.detail}.",
+                              f"Expected one of: {known}.", f"See {DOCS}."), error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(Problem(422, "the request", "It does not have the expected form.", f"See {DOCS}.", "Correct it."))
+
+
+def _routes(app: FastAPI) -> list[tuple[str, set[str]]]:
+    return [(path, {method.upper() for method in methods}) for path, methods in app.openapi()["paths"].items()]

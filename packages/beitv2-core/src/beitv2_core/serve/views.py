@@ -1,0 +1,123 @@
+"""What runs can show: a view takes a picture and gives a result. Other packages offer theirs by entry points.
+
+Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .._entry_points import find_entry_points
+from ..data import EvalTransform, Sample
+from ..data.transforms import to_unit_floats
+from ..errors import ConfigError
+from .results import CodeSeen, CodesResult, Result, hex_colour, picture_url, png_url
+
+log = logging.getLogger("beitv2_core")
+ENTRY_POINTS = "beitv2.views"
+#: kinds of run that have no view of their own, and whose codes a tokenizer can show
+CODES_ONLY = ("tokenizer", "pretrain")
+
+
+class View(NamedTuple):
+    """Something a run can show of a picture.
+
+    name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: upright RGB picture of any
+    size -> ClassesResult, SegmentationResult or CodesResult.  It is called by one thread at a time.
+    """
+
+    name: str
+    title: str
+    about: str
+    show: Callable[[Image.Image], Result]
+
+
+def find_view(run: str, kind: str) -> View | None:
+    """The view an installed package offers for this kind of run; None for the kinds only a tokenizer can show.
+
+    Raises ConfigError for a kind nobody has a view for.
+    """
+    points = {point.name: point for point in find_entry_points(ENTRY_POINTS)}
+    if kind in points:
+        return points[kind].load()(run)
+    if kind in CODES_ONLY:
+        return None
+    raise ConfigError(f"{run}: a {kind!r} run has nothing to show. Expected one of: "
+                      f"{', '.join([*CODES_ONLY, *points])}.")
+
+
+def model_view(picture: Image.Image, image_size: Any, crop_share: float) -> tuple[Image.Image, np.ndarray]:
+    """The central crop a model reads: as a picture, and float32 (1, 3, H, W) in [0, 1]."""
+    pixels = EvalTransform(image_size, crop_share=crop_share)(Sample(picture, None, ""))["image"]
+    return Image.fromarray(pixels), to_unit_floats(pixels[None])
+
+
+def codes_view(tokenizer: Any, gallery: Iterable[tuple[np.ndarray, Any]] = (), *, keep: int = 8) -> View:
+    """A tokenizer's view: the codes of a picture, and of each code the `keep` nearest patches of the gallery.
+
+    gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything); read once, here.  Codes are those of
+    `beitv2 tokenize`.
+    """
+    from ..codes import encode
+    from ..evaluate import nearest_patches
+    from ..viz.codebook import palette
+
+    pictures = [0]
+    stats, nearest = nearest_patches(tokenizer, _counted(gallery, pictures), keep=keep)
+    log.info("gallery: %d pictures, %d of %d codes have patches.", pictures[0], len(nearest), tokenizer.num_codes)
+
+    def show(picture: Image.Image) -> CodesResult:
+        seen, images = model_view(picture, tokenizer.image_size, 1.0)
+        grid = encode(tokenizer, images)[0].reshape(tuple(tokenizer.grid))
+        codes, counts = np.unique(grid, return_counts=True)
+        colours = np.rint(255 * palette(codes))
+        found = []
+        for i in np.argsort(-counts, kind="stable"):
+            code = int(codes[i])
+            patches = nearest.get(code, [])
+            found.append(CodeSeen(code=code, colour=hex_colour(colours[i]), count=int(counts[i]),
+                                  gallery_count=int(stats.counts[code]), num_patches=len(patches),
+                                  patches=png_url(_row(patches)) if patches else None))
+        return CodesResult(seen=picture_url(seen), grid=grid.tolist(), num_codes=tokenizer.num_codes,
+                           gallery_pictures=pictures[0], codes=found)
+
+    rows, columns = tokenizer.grid
+    return View("codes", "Codes", f"The tokenizer turns the picture into {rows} x {columns} codes, each out of "
+                f"{tokenizer.num_codes:,}. One colour is one code.", show)
+
+
+def evenly(dataset: Any, count: int) -> Any:
+    """`count` pictures spread over the whole data set (files are sorted, so the first ones are alike), or all."""
+    return dataset if len(dataset) <= count else _Chosen(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
+
+
+class _Chosen:
+    def __init__(self, dataset: Any, numbers: np.ndarray) -> None:
+        self._dataset, self._numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def load(self, index: int) -> Sample:
+        return self._dataset.load(int(self._numbers[index]))
+
+
+def _counted(batches: Iterable[tuple[np.ndarray, Any]], total: list[int]) -> Iterator[tuple[np.ndarray, Any]]:
+    for images, rest in batches:
+        yield images, rest
+        total[0] += len(images)
+
+
+def _row(patches: list[np.ndarray]) -> Image.Image:
+    """Patches side by side, a transparent gap of an eighth of their width between them."""
+    height, width = patches[0].shape[:2]
+    gap = max(1, width // 8)
+    row = Image.new("RGBA", (len(patches) * (width + gap) - gap, height))
+    for i, patch in enumerate(patches):
+        row.paste(Image.fromarray(patch), (i * (width + gap), 0))
+    return row

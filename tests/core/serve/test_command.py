@@ -1,0 +1,121 @@
+"""`beitv2 serve` as a process: it starts, answers, stops when asked, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from beitv2_core import cli
+from beitv2_core.commands.serve import build_views, open_port
+from beitv2_core.errors import BEiTError, ConfigError
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+pytest.importorskip("fastapi_offline", reason="the extra 'serve' is not installed")
+pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
+httpx = pytest.importorskip("httpx")
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+SMALL = ["encoder.width=24", "encoder.depth=1", "decoder.width=24", "quantizer.num_codes=16",
+         "health.unquantized_steps=0", "health.revive_after=null"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serve") / "tokenizer"
+    result = CliRunner().invoke(cli.app, ["init-tokenizer", str(CONFIGS / "tokenizer/digit_scenes.yml"), "--set",
+                                          *SMALL, f"output={folder}"])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def shown(*arguments) -> str:
+    result = CliRunner().invoke(cli.app, ["serve", *map(str, arguments)])
+    assert result.exit_code == 2, result.output
+    try:
+        return result.output + result.stderr
+    except ValueError:
+        return result.output
+
+
+def test_a_busy_port_is_named_before_anything_is_loaded(tmp_path):
+    with open_port("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1: Address already in use.*--port 0"):
+            open_port("127.0.0.1", port)
+        assert f"--port {port}" in shown(tmp_path / "no run", "--port", port)
+
+
+def test_an_address_of_another_machine_is_named():
+    with pytest.raises(ConfigError, match="192.0.2.1"):
+        open_port("192.0.2.1", 0)
+    with pytest.raises(ConfigError, match="--host no.such.host.invalid"):
+        open_port("no.such.host.invalid", 0)
+
+
+def test_a_missing_run_is_one_message_and_the_port_is_free_again(tmp_path):
+    with open_port("127.0.0.1", 0) as probe:
+        port = probe.getsockname()[1]
+    assert "no such run folder" in shown(tmp_path / "gone", "--port", port)
+    open_port("127.0.0.1", port).close()
+
+
+def test_a_missing_package_is_named_with_the_command_to_type(monkeypatch, tmp_path):
+    for name in [name for name in sys.modules if name.startswith("beitv2_core.serve.app")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi_offline", None)
+    words = " ".join(shown(tmp_path).split())
+    assert "fastapi_offline is not installed. Type: pip install 'beitv2-core[serve]'" in words
+
+
+def test_a_tokenizer_shows_its_codes_with_and_without_a_gallery(tokenizer):
+    for gallery in (0, 6):
+        views = build_views(str(tokenizer), None, None, None, gallery)
+        assert [view.name for view in views] == ["codes"]
+        assert views[0].show(Image.new("RGB", (50, 40), "green")).gallery_pictures == gallery
+
+
+def test_pictures_that_do_not_exist_are_named(tokenizer, tmp_path):
+    with pytest.raises(BEiTError, match="gone"):
+        build_views(str(tokenizer), None, None, str(tmp_path / "gone"), 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_server_answers_and_stops_when_asked(tokenizer, tmp_path, number):
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    process = subprocess.Popen([sys.executable, "-m", "beitv2_core.cli", "serve", str(tokenizer), "--port", "0",
+                                "--gallery", "8", "--max-upload", "0.05"], text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line + process.stderr.read()
+        with httpx.Client(base_url=address.group(), timeout=30) as here:
+            assert here.get("/health").json()["status"] == "ok"
+            answer = here.post("/api/views/codes", content=(tmp_path / "x.png").read_bytes(),
+                               headers={"Content-Type": "image/png"})
+            assert np.shape(answer.json()["result"]["grid"]) == (4, 4)
+            large = here.post("/api/views/codes", content=b"x" * 60_000, headers={"Content-Type": "image/png"})
+            assert large.status_code == 413
+            assert str(tokenizer.parent) not in here.get("/api/info").text
+            assert here.get("/", headers={"Host": "evil.example"}).status_code == 403
+            taken = subprocess.run([sys.executable, "-m", "beitv2_core.cli", "serve", str(tokenizer), "--port",
+                                    address.group().rpartition(":")[2]], capture_output=True, text=True)
+            assert taken.returncode == 2 and "Address already in use" in taken.stderr
+            process.send_signal(number)  # with a connection still open
+            output, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1] == "stopped."
+    assert "Traceback" not in errors

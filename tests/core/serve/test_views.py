@@ -1,0 +1,100 @@
+"""The codes view on a small tokenizer, and how runs find their views."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from beitv2_core.build.restore import freeze
+from beitv2_core.codes import encode, picture_batches
+from beitv2_core.data import DigitScenes
+from beitv2_core.errors import ConfigError
+from beitv2_core.evaluate import cut_patches, eval_batches
+from beitv2_core.models.backbone import BEiTBackbone
+from beitv2_core.models.vqkd import VQKD
+from beitv2_core.serve import views
+from beitv2_core.serve.views import View, codes_view, evenly, find_view
+from beitv2_core.viz.codebook import palette
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    paddle.seed(0)
+    encoder = BEiTBackbone(image_size=(16, 24), patch_size=8, width=12, depth=1, num_heads=2, norm="pool")
+    decoder = BEiTBackbone(image_size=(2, 3), patch_size=1, in_chans=4, width=12, depth=1, num_heads=2, norm="pool")
+    return freeze(VQKD(encoder, decoder, num_codes=16, code_dim=4, teacher_width=8, kmeans_init=False))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return DigitScenes("test", size=12, image_size=40)
+
+
+def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
+    image = scenes.load(3).image
+    image.save(tmp_path / "x.png")
+    images = next(picture_batches([str(tmp_path / "x.png")], tokenizer.image_size, batch_size=1))
+    result = codes_view(tokenizer).show(image)
+    np.testing.assert_array_equal(result.grid, encode(tokenizer, images)[0].reshape(2, 3))
+    assert result.num_codes == 16
+    assert {one.code: one.count for one in result.codes} == {
+        int(code): int((np.asarray(result.grid) == code).sum()) for code in np.unique(result.grid)}
+    assert [one.count for one in result.codes] == sorted((one.count for one in result.codes), reverse=True)
+    for one in result.codes:
+        red = int(one.colour[1:3], 16)
+        assert red == round(255 * palette(np.array([one.code]))[0, 0])
+        assert (one.patches, one.num_patches, one.gallery_count) == (None, 0, 0)
+    assert result.gallery_pictures == 0
+
+
+def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
+    batches = list(eval_batches(scenes, tokenizer.image_size, batch_size=5))
+    view = codes_view(tokenizer, batches, keep=3)
+    images = np.concatenate([images for images, _ in batches])
+    codes = encode(tokenizer, images)
+    patches = cut_patches(images, tokenizer.grid)
+    result = view.show(scenes.load(0).image)
+    assert result.gallery_pictures == 12
+    for one in result.codes:
+        assert one.gallery_count == (codes == one.code).sum()
+        assert one.num_patches == min(3, one.gallery_count)
+        row = Image.open(io.BytesIO(base64.b64decode(one.patches.partition(",")[2])))
+        assert row.size == (8 * one.num_patches + one.num_patches - 1, 8)
+        mine = {patch.tobytes() for patch in patches[codes == one.code]}
+        for at in range(one.num_patches):
+            assert np.asarray(row.convert("RGB").crop((9 * at, 0, 9 * at + 8, 8))).tobytes() in mine
+
+
+def test_the_gallery_is_spread_over_all_pictures(scenes):
+    chosen = evenly(scenes, 3)
+    assert len(chosen) == 3
+    for index, number in enumerate((0, 5, 11)):
+        assert chosen.load(index).image.tobytes() == scenes.load(number).image.tobytes()
+    assert evenly(scenes, 50) is scenes
+
+
+class _Point:
+    def __init__(self, name, function):
+        self.name, self.load = name, lambda: function
+
+
+def test_other_packages_offer_views_for_their_kinds_of_run(monkeypatch):
+    view = View("poem", "Poem", "In words.", lambda image: None)
+    monkeypatch.setattr(views, "find_entry_points", lambda group: [_Point("poetry", lambda run: view)]
+                        if group == "beitv2.views" else [])
+    assert find_view("runs/7", "poetry") is view
+    assert find_view("runs/7", "tokenizer") is None and find_view("runs/7", "pretrain") is None
+    with pytest.raises(ConfigError, match="runs/7: a 'linear_probe' run has nothing to show.*poetry"):
+        find_view("runs/7", "linear_probe")
+
+
+def test_core_knows_no_view_of_its_neighbours():
+    folder = Path(views.__file__).parent
+    assert not any(name in path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()
+                   for name in ("beitv2_cls", "beitv2_seg"))
