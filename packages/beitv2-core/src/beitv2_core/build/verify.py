@@ -25,7 +25,8 @@ _GOLDENS = {
     "classifier": ("init", ["input/step1/x_raw"], ["output/eval/logits"]),
     "pretraining": ("init", ["input/step1/x", "input/step1/mask"],
                     ["output/step1/masked_logits_1", "output/step1/masked_logits_2"]),
-    "tokenizer": ("init", ["input/step1/image"], ["output/step1/to_quantizer_features", "output/step1/token_ids"]),
+    "tokenizer": ("init", ["input/step1/image"], ["output/step1/to_quantizer_features",
+                                                   "output/step1/token_ids", "output/step1/rec"]),
     "segmentation": ("init", ["input/x"], ["eval/logits_train_size"]),
     "clip": ("clip/state", ["scaling/clip"], ["clip/target"]),
     "dino": ("dino/state", ["scaling/imagenet"], ["dino/patch_tokens"]),
@@ -118,11 +119,16 @@ def fixed_inputs(found: Recognised, count: int = 2) -> list[np.ndarray]:
 
 
 def outputs_of(kind: str, model: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What a model of a kind answers: logits, features, codes; `inputs` are pictures, and a mask for pretraining."""
+    """What a model of a kind answers: logits, features, codes and what they decode to, by name.
+
+    inputs: pictures (B, C, H, W), and for pretraining a mask (B, N) where only hidden patches are asked for.
+    """
     tensors = [paddle.to_tensor(array) for array in inputs]
     with paddle.no_grad():
         if kind == "tokenizer":
-            return {"features": model.features(tensors[0]).numpy(), "codes": model.tokenize(tensors[0]).numpy()}
+            codes = model.tokenize(tensors[0])
+            return {"features": model.features(tensors[0]).numpy(), "codes": codes.numpy(),
+                    "decoded": model.decode(codes).numpy()}
         if kind == "pretraining":
             answers = model(tensors[0], tensors[1].astype("bool")) if len(tensors) > 1 else model.all_logits(tensors[0])
             return {f"{head} logits": value.numpy() for head, value in answers.items()}

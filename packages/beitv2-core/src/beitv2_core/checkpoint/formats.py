@@ -38,6 +38,7 @@ KEYMAPS: dict[str, Keymap] = {
     "dino": (dino.from_dino, dino.to_dino),
     "ours": (dict, lambda ours, grid=None: dict(ours)),
 }
+_WITH_TRUNK = ("classifier", "pretraining")  # a segmentation trunk has no final norm, which their classes need
 _HEAD_SETTINGS = ("num_classes", "pooling", "num_codes", "early_layers", "head_layers", "share_lm_head")
 
 
@@ -47,8 +48,9 @@ def to_format(target: str, kind: str, weights: Arrays, architecture: Mapping[str
     Raises CheckpointError for a format this kind, or this architecture, does not exist in, and says which or why.
     """
     if target not in FORMATS[kind]:
+        alone = ", and every format for its trunk alone (--backbone)" if kind in _WITH_TRUNK else ""
         raise CheckpointError(f"{_article(kind)} exists in no format {target!r}. Possible: "
-                              f"{', '.join(FORMATS[kind])}.")
+                              f"{', '.join(FORMATS[kind])}{alone}.")
     reason = refusal(target, kind, architecture)
     if reason:
         raise CheckpointError(f"this {kind} cannot be written as {target!r}: {reason}.")

@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,7 +91,8 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
         raise CheckpointError(f"{path}: could not be written: {error}. Free some space, or choose another "
                               "place.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be renamed, or its folder never have been
+            temporary.unlink()
 
 
 def _plain(array: np.ndarray) -> memoryview:

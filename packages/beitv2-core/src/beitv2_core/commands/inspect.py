@@ -17,7 +17,14 @@ def inspect(
 
     found = read_checkpoint(checkpoint)
     typer.echo(f"file: {found.path}")
-    typer.echo(f"kind: {found.config.get('kind', 'weights only')}")
+    if found.model is not None:
+        typer.echo(f"kind: {found.model.kind}, converted from {found.model.origin}")
+        for name, value in found.model.architecture.items():
+            typer.echo(f"{name}: {value}")
+        if found.model.kept:
+            typer.echo(f"kept to be given back: {len(found.model.kept)} tensors")
+    else:
+        typer.echo(f"kind: {found.config.get('kind', 'weights only')}")
     if found.step is not None:
         typer.echo(f"step: {found.step}")
     for line in _summary(found.config):

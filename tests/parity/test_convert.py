@@ -1,0 +1,70 @@
+"""Official weights through `beitv2 convert` compute what the official code recorded, position terms included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden_io import group, load_golden, note
+from model_files import models
+
+from beitv2_core.build.convert import convert_file, resize_model
+from beitv2_core.build.verify import verify_file
+from beitv2_core.checkpoint.kinds import Recognised
+from beitv2_core.checkpoint.remap import SHARED, expand_shared_bias
+
+
+def pytest_generate_tests(metafunc):
+    if "model" in metafunc.fixturenames:
+        found = models(metafunc.config.getoption("--goldens"))
+        metafunc.parametrize("model", found, ids=[f"{m.fixture.stem}-{m.kind}" for m in found])
+
+
+def test_converted_weights_give_the_recorded_outputs(model, tmp_path):
+    convert_file(model.write(tmp_path), tmp_path / "ours.safetensors", hints=model.hints)
+    verdict = verify_file(tmp_path / "ours.safetensors", model.fixture.with_suffix(".npz"))
+    assert verdict.kind == model.kind and "recorded" in verdict.reference
+    outputs = [difference for difference in verdict.differences if "tensors" not in difference.name]
+    assert outputs
+    for difference in verdict.differences:
+        assert difference.holds, difference
+        note("output", difference.largest / difference.limit if difference.limit else difference.largest)
+
+
+def test_a_wrong_layer_norm_or_bias_does_not_pass(model, tmp_path):
+    convert_file(model.write(tmp_path), tmp_path / "ours.safetensors", hints=model.hints)
+    name = next(key for key in sorted(model.state) if key.endswith(("norm1.bias", "ln_1.bias")))
+    changed = {**model.state, name: model.state[name] + np.float32(1e-2)}
+    convert_file(model._replace(state=changed).write(tmp_path), tmp_path / "ours.safetensors", force=True,
+                 hints=model.hints)
+    verdict = verify_file(tmp_path / "ours.safetensors", model.fixture.with_suffix(".npz"))
+    failed = [difference.name for difference in verdict.differences if not difference.holds]
+    assert any("tensors" in name for name in failed) and any("tensors" not in name for name in failed)
+
+
+@pytest.fixture
+def recorded_sizes(goldens_dir):
+    path = goldens_dir / "checkpoint_interp.json"
+    if not path.exists():
+        pytest.skip("no checkpoint_interp in this folder")
+    return load_golden(path)
+
+
+def test_resizing_a_model_equals_the_recorded_loader(recorded_sizes):
+    arrays, meta = recorded_sizes
+    compared = 0
+    for key in meta["conversions"]:
+        name, _, window = key.split("/")[1].rpartition("_to_")
+        if not window.isdigit() or not name:  # about names only
+            continue
+        given = group(arrays, f"input/{name}")
+        if name == "shared":
+            given = expand_shared_bias({SHARED: given[SHARED]}, meta["config"]["depth"])
+        weights = {entry: array for entry, array in given.items() if entry.endswith(("bias_table", "pos_embed"))}
+        side = meta["config"]["src_window"] * 16
+        found = Recognised("backbone", "ours", weights, {"image_size": [side, side], "patch_size": [16, 16]})
+        resized = resize_model(found, (int(window) * 16,) * 2)
+        for entry, reference in group(arrays, key).items():
+            if entry in weights:
+                np.testing.assert_allclose(resized.weights[entry], reference, atol=1e-5, err_msg=f"{key} {entry}")
+                compared += 1
+    assert compared >= 4

@@ -1,0 +1,64 @@
+"""The published base classifier, random weights, in transformers' and timm's own classes: the same logits as ours.
+
+Skipped where they are not installed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from full_size import random_state
+from golden_io import load_golden
+
+from beitv2_core.build.convert import convert_file, read_model
+from beitv2_core.build.verify import build, fixed_inputs, outputs_of, verify_file
+from beitv2_core.checkpoint.writers import write_torch
+
+pytestmark = pytest.mark.slow
+LIMIT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def converted(request, tmp_path_factory):
+    """Folder with the official file and ours, the pictures and our logits."""
+    folder = tmp_path_factory.mktemp("full")
+    schema = load_golden(request.config.getoption("--goldens") / "schemas_main.json")[1]["models"]
+    write_torch(folder / "official.pth", random_state(schema["beit_base_patch16_224"]["schema"]), "model")
+    convert_file(folder / "official.pth", folder / "ours.safetensors")
+    found = read_model(folder / "ours.safetensors")
+    inputs = fixed_inputs(found)
+    logits = outputs_of("classifier", build(found, "ours"), inputs)["logits"]
+    assert np.abs(logits).max() > 0.1
+    return folder, inputs[0], logits
+
+
+def test_transformers_gives_our_logits(converted, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder, pictures, logits = converted
+    convert_file(folder / "ours.safetensors", tmp_path / "hub", "huggingface")
+    model, report = transformers.BeitForImageClassification.from_pretrained(
+        tmp_path / "hub", local_files_only=True, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        got = model.eval()(torch.from_numpy(pictures)).logits.numpy()
+    assert np.abs(got - logits).max() <= LIMIT
+    convert_file(tmp_path / "hub", tmp_path / "again.safetensors")
+    verdict = verify_file(tmp_path / "again.safetensors", tmp_path / "hub")
+    assert verdict.holds and "transformers" in verdict.reference
+
+
+def test_timm_gives_our_logits(converted, tmp_path):
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import load_file
+
+    folder, pictures, logits = converted
+    convert_file(folder / "ours.safetensors", tmp_path / "timm.safetensors", "timm")
+    model = timm.create_model("beitv2_base_patch16_224")
+    model.load_state_dict(load_file(tmp_path / "timm.safetensors"), strict=True)
+    with torch.no_grad():
+        got = model.eval()(torch.from_numpy(pictures)).numpy()
+    assert np.abs(got - logits).max() <= LIMIT
+    verdict = verify_file(folder / "ours.safetensors", folder / "official.pth")
+    assert verdict.holds and "timm" in verdict.reference
