@@ -78,6 +78,14 @@ def test_a_window_is_written_width_first_as_paddleseg_does(settings):
         labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(65, 64)))
 
 
+def test_without_windows_in_the_settings_a_picture_of_another_size_is_read_by_windows_of_the_models_size(settings):
+    model = build_model(settings)
+    model.eval()
+    data = {"img": np.random.RandomState(0).rand(3, 70, 100).astype(np.float32)}
+    slid = labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(42, 42)))
+    np.testing.assert_array_equal(labels_of(model, [data], TestConfig()), slid)
+
+
 def test_an_undecodable_picture_stops_an_evaluation_by_name(settings):
     class Broken:
         num_classes, file_list = 11, [["missing.jpg", "missing.png"]]

@@ -47,6 +47,8 @@ def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: in
     """Predicted classes, int32 at the picture's own size, from its `readings`, by a live or an exported segmenter.
 
     at_once: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
+    Departs: without `is_slide`, a picture of another size than the position tables is read by windows of their size,
+    two thirds apart (mmsegmentation's whole-picture mode fails there).
     """
     info = data[0].get("trans_info") or []
     size = tuple(int(side) for side in info[0][1]) if info else tuple(data[0]["img"].shape[-2:])
@@ -65,7 +67,12 @@ def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: in
 
     from beitv2_seg.inference import Windows, predict_labels
 
-    windows = Windows(crop, stride, at_once) if test.is_slide and crop and stride else None
+    tables = tuple(model.backbone.image_size)
+    windows = None
+    if test.is_slide and crop and stride:
+        windows = Windows(crop, stride, at_once)
+    elif any(image.shape[1:] != tables for image in images):
+        windows = Windows(tables, (tables[0] * 2 // 3, tables[1] * 2 // 3), at_once)
     with paddle.no_grad():
         return predict_labels(model, [paddle.to_tensor(image[None]) for image in images], size=(size[0], size[1]),
                               flips=test.flips, windows=windows)
