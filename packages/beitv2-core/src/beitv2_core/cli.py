@@ -27,6 +27,14 @@ NO_PADDLE = (
 )
 
 
+class _Console(logging.StreamHandler):
+    """Log lines on the standard error of now."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+
+
 class _Group(TyperGroup):
     """Turns errors made on purpose into one message and an exit code."""
 
@@ -68,10 +76,10 @@ def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also sho
     packages = {"beitv2_core", *(point.value.partition(".")[0] for point in find_entry_points(ENTRY_POINTS))}
     for logger in map(logging.getLogger, packages):
         logger.setLevel(logging.DEBUG if verbose else logging.INFO if first_rank else logging.WARNING)
+        for old in [handler for handler in logger.handlers if isinstance(handler, _Console)]:
+            logger.removeHandler(old)  # of an earlier call in this process, whose stderr may be closed
         if not logger.handlers:
-            handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-            logger.addHandler(handler)
+            logger.addHandler(_Console())
             logger.propagate = False
 
 
