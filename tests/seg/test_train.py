@@ -127,6 +127,7 @@ def test_impossible_settings_are_named_and_nothing_is_written(tmp_path, opts, me
     (["--data_format", "NHWC"], "no such layout"),
     (["--use_multilabel"], "one class a pixel"),
     (["--for_fd"], "training exports nothing"),
+    (["--to_static_training"], "cannot turn this model's training forward into a static graph"),
     (["--early_stop_intervals", 2], "early stopping needs evaluations"),
 ])
 def test_flags_that_cannot_hold_are_refused_by_name(tmp_path, flags, message):

@@ -38,7 +38,7 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="times each sample comes in an epoch (default: 1)")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
-                        help="train a static graph of the model")
+                        help="refused: Paddle cannot turn the training forward into a graph")
     for name in ("--output_op", "--input_shape", "--for_fd"):
         parser.add_argument(name, nargs="*", help="of `beitv2 segment export`; refused here")
     parser.add_argument("--windows", type=int, default=4, help="sliding windows computed together (default: 4)")
@@ -129,6 +129,9 @@ def _refuse(flags: argparse.Namespace) -> None:
     for name in ("output_op", "input_shape", "for_fd"):
         if getattr(flags, name) is not None:
             raise ConfigError(f"--{name}: training exports nothing. Give it to `beitv2 segment export`.")
+    if flags.to_static_training:
+        raise ConfigError("--to_static_training: Paddle (2.6.2 and 3.3.1 tried) cannot turn this model's training forward "
+                          "into a static graph. Leave the flag out; trained models export as graphs.")
     if flags.amp_level == "O2":
         raise ConfigError("--amp_level O2: weights would be kept in half precision, and a resumed run would not equal "
                           "the uninterrupted one. Use O1.")
