@@ -130,8 +130,8 @@ def _refuse(flags: argparse.Namespace) -> None:
         if getattr(flags, name) is not None:
             raise ConfigError(f"--{name}: training exports nothing. Give it to `beitv2 segment export`.")
     if flags.to_static_training:
-        raise ConfigError("--to_static_training: Paddle (2.6.2 and 3.3.1 tried) cannot turn this model's training forward "
-                          "into a static graph. Leave the flag out; trained models export as graphs.")
+        raise ConfigError("--to_static_training: Paddle (2.6.2 and 3.3.1 tried) cannot turn this model's training "
+                          "forward into a static graph. Leave the flag out; trained models export as graphs.")
     if flags.amp_level == "O2":
         raise ConfigError("--amp_level O2: weights would be kept in half precision, and a resumed run would not equal "
                           "the uninterrupted one. Use O1.")
