@@ -7,33 +7,16 @@ import json
 import numpy as np
 import paddle
 import pytest
+from e2e_runs import assert_same_end, final
 from PIL import Image
 from seg_runs import ADE, segment, train, write_ade20k
 
 from beitv2_core.build.restore import read_checkpoint
-from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.errors import ConfigError
 from beitv2_seg.build import build_segmentation, learning_rates, load_segmentor, plan_accumulation
 from beitv2_seg.config import find_config, read_config_file
 from beitv2_seg.evaluate import Evaluation
 from beitv2_seg.metrics import Scores
-
-
-def final(folder):
-    store = CheckpointStore(folder / "checkpoints")
-    return store.load(store.latest())
-
-
-def assert_same_end(one, other):
-    a, b = final(one), final(other)
-    assert a.step == b.step
-    for kind in ("weights", "optimizer"):
-        left, right = getattr(a, kind), getattr(b, kind)
-        assert set(left) == set(right)
-        for name in left:
-            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-    for part in ("rng", "loader", "task", "window"):
-        np.testing.assert_equal(a.state[part], b.state[part])
 
 
 def test_a_run_stopped_and_resumed_ends_as_the_uninterrupted_one_to_the_bit(tmp_path):
