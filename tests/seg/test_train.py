@@ -20,7 +20,7 @@ from beitv2_seg.metrics import Scores
 
 
 def test_a_run_stopped_and_resumed_ends_as_the_uninterrupted_one_to_the_bit(tmp_path):
-    opts = ["model.backbone.drop_path=0.3", "total_batch=8"]
+    opts = ["model.backbone.drop_path=0.3", "total_batch=8", DRAWING]
     flags = {"iters": 6, "output": str(tmp_path / "parts"), "run.save_interval": 2, "run.use_ema": True,
              "run.do_eval": True}
     train(tmp_path / "whole", "--use_ema", "--do_eval", opts=opts)
@@ -33,9 +33,14 @@ def test_a_run_stopped_and_resumed_ends_as_the_uninterrupted_one_to_the_bit(tmp_
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
+#: transforms that draw from the global generators, as PaddleSeg's do
+DRAWING = ("train_dataset.transforms=[{type: BEiTv2RandomFlip}, {type: BEiTv2PhotoMetricDistortion}, {type: "
+           "BEiTv2Normalize}]")
+
+
 def test_samples_do_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (0, 2):
-        train(tmp_path / str(workers), "--num_workers", workers)
+        train(tmp_path / str(workers), "--num_workers", workers, opts=[DRAWING])
     assert_same_end(tmp_path / "0", tmp_path / "2")
 
 
