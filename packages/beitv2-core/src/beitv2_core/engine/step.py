@@ -101,7 +101,7 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
         precision.scaler.update()
     else:
         optimizer.step()
-    optimizer.clear_grad()
+    optimizer.clear_grad(set_to_zero=False)  # frees them: zeros would only be kept and added to
     return {**totals, "grad_norm": norm}
 
 

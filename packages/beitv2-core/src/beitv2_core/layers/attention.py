@@ -1,6 +1,6 @@
 """Multi-head self-attention with a relative position bias.
 
-Shape suffixes: B batch, T tokens, D width, H heads, E width of one head.
+Shape suffixes: B batch, T tokens, Q tokens that ask, D width, H heads, E width of one head.
 """
 
 from __future__ import annotations
@@ -8,63 +8,18 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.autograd import PyLayer
 
-from beitv2_core.layers.layer_norm import LayerNorm, norm_linear
-from beitv2_core.layers.linear import Linear, on_cpu, sum_over_rows, uses_cpu_gradients
+from beitv2_core.layers.heads import bias_of_rows, flat_rows, split_heads
+from beitv2_core.layers.linear import Linear, linear, on_cpu
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
-
-
-def _heads(qkv: paddle.Tensor, num_heads: int) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    batch, tokens, width = qkv.shape
-    split = qkv.reshape([batch, tokens, 3, num_heads, width // (3 * num_heads)])
-    # unbind, not indexing: the gradient of `split[0]` fills a full-size tensor of zeros each time.
-    q, k, v = paddle.unbind(split.transpose([2, 0, 3, 1, 4]), axis=0)
-    return q, k, v
-
-
-class _AttentionOnCpu(PyLayer):
-    """softmax(scale * q k^T + bias) v, with the bias summed over the batch by one product in the backward pass."""
-
-    @staticmethod
-    def forward(ctx, qkv, bias, num_heads, scale):
-        q, k, v = _heads(qkv, num_heads)
-        q = q * scale
-        scores = paddle.matmul(q, k, transpose_y=True)
-        if bias is not None:
-            scores = scores + bias.expand(scores.shape)  # expanded: see linear.product_and_bias
-        probs = F.softmax(scores, axis=-1)
-        batch, tokens, width = qkv.shape
-        out = paddle.matmul(probs, v).transpose([0, 2, 1, 3]).reshape([batch, tokens, width // 3])
-        ctx.save_for_backward(q, k, v, probs, out)
-        ctx.scale, ctx.bias_shape, ctx.qkv_shape = scale, None if bias is None else bias.shape, qkv.shape
-        return out
-
-    @staticmethod
-    def backward(ctx, dout):
-        q, k, v, probs, out = ctx.saved_tensor()
-        batch, heads, tokens, head_width = q.shape
-        ones = paddle.ones([head_width, 1], dtype=dout.dtype)
-        # Row sums of probs * dprobs, from the output: a head's width instead of all tokens to sum over.
-        sums = paddle.matmul((dout * out).reshape([batch, tokens, heads, head_width]), ones).transpose([0, 2, 1, 3])
-        dout = dout.reshape([batch, tokens, heads, head_width]).transpose([0, 2, 1, 3])
-        dv = paddle.matmul(probs, dout, transpose_x=True)
-        dprobs = paddle.matmul(dout, v, transpose_y=True)
-        dscores = (dprobs - sums.expand(dprobs.shape)) * probs
-        dq = paddle.matmul(dscores, k) * ctx.scale
-        dk = paddle.matmul(dscores, q, transpose_x=True)
-        dqkv = paddle.stack([dq, dk, dv], axis=0).transpose([1, 3, 0, 2, 4]).reshape(ctx.qkv_shape)
-        if ctx.bias_shape is None:
-            return dqkv
-        return dqkv, sum_over_rows(dscores.reshape([batch, -1])).reshape(ctx.bias_shape)
 
 
 class Attention(nn.Layer):
     """Self-attention whose key projection has no bias, with an optional relative position bias of its own.
 
     x: (B, T, D); `bias`: (1, H, T, T) or None, added to the scores together with the block's own bias;
-    `norm` is applied to x first.
-    Returns (B, T, D); `probabilities` returns the attention map (B, H, T, T) instead.
+    `read`: int64 (B, Q), the tokens of every sample whose result is wanted, all by default.
+    Returns (B, T, D) or (B, Q, D); `probabilities` returns the attention map (B, H, T, T) instead.
     Source: official modeling_finetune.py, Attention.
     """
 
@@ -90,42 +45,54 @@ class Attention(nn.Layer):
         self.proj_drop = nn.Dropout(drop_rate)
 
     def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
-                norm: LayerNorm | None = None) -> paddle.Tensor:
-        qkv, bias = self._qkv(x, norm), self._total_bias(bias)
-        drops = self.training and self.attn_drop.p > 0
-        if not drops and uses_cpu_gradients(qkv) and not qkv.stop_gradient:
-            out = _AttentionOnCpu.apply(qkv, bias, self.num_heads, self.scale)
+                read: paddle.Tensor | None = None) -> paddle.Tensor:
+        bias = self.total_bias(bias)
+        if read is None:
+            q, k, v = self.heads(x)
         else:
-            q, k, v = _heads(qkv, self.num_heads)
-            out = paddle.matmul(self.attn_drop(self._softmax(q, k, bias)), v)
-            out = out.transpose([0, 2, 1, 3]).flatten(2)
-        return self.proj_drop(self.proj(out))
+            q, k, v = self._asking(x, read)
+            bias = None if bias is None else bias_of_rows(bias, read)
+        out = paddle.matmul(self.attn_drop(self._softmax(q, k, bias)), v)
+        return self.proj_drop(self.proj(out.transpose([0, 2, 1, 3]).flatten(2)))
 
     def probabilities(self, x: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
         """The attention map (B, H, T, T) of tokens x (B, T, D), without dropout."""
         q, k, _ = self.heads(x)
-        return self._softmax(q, k, self._total_bias(bias))
+        return self._softmax(q, k, self.total_bias(bias))
 
     def heads(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries, keys and values of tokens x (B, T, D), each (B, H, T, E); queries are not yet scaled."""
-        return _heads(self._qkv(x), self.num_heads)
+        q, k, v = paddle.unbind(split_heads(linear(x, self.qkv.weight, self.qkv_bias()), 3, self.num_heads))
+        return q, k, v
 
-    def _qkv(self, x: paddle.Tensor, norm: LayerNorm | None = None) -> paddle.Tensor:
-        bias = None
-        if self.q_bias is not None:
-            bias = paddle.concat([self.q_bias, paddle.zeros_like(self.v_bias), self.v_bias])
-        return norm_linear(x, norm, self.qkv.weight, bias)
+    def qkv_bias(self) -> paddle.Tensor | None:
+        """Bias (3 * H * E,) of queries, keys (zero) and values, or None."""
+        if self.q_bias is None:
+            return None
+        return paddle.concat([self.q_bias, paddle.zeros_like(self.v_bias), self.v_bias])
 
-    def _softmax(self, q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
-        scores = paddle.matmul(q * self.scale, k, transpose_y=True)
-        if bias is not None and on_cpu(scores):
-            bias = bias.expand(scores.shape)
-        return F.softmax(scores if bias is None else scores + bias, axis=-1)
-
-    def _total_bias(self, shared: paddle.Tensor | None) -> paddle.Tensor | None:
+    def total_bias(self, shared: paddle.Tensor | None) -> paddle.Tensor | None:
+        """The bias (1, H, T, T) of the scores: the block's own and the one all blocks share, each if there is one."""
         if self.grid is None:
             return shared
         tokens = self.grid[0] * self.grid[1] + 1
         own = paddle.index_select(self.relative_position_bias_table, self.relative_position_index, axis=0)
         own = own.reshape([tokens, tokens, -1]).transpose([2, 0, 1]).unsqueeze(0)
         return own if shared is None else own + shared
+
+    def _asking(self, x: paddle.Tensor, read: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+        """Queries of the tokens `read` (B, Q) only; keys and values of all."""
+        inner, bias = self.qkv.weight.shape[1] // 3, self.qkv_bias()
+        chosen = x.flatten(0, 1).index_select(flat_rows(read, x.shape[1])).reshape([*read.shape, -1])
+        weight = self.qkv.weight
+        asked = linear(chosen, weight[:, :inner], None if bias is None else bias[:inner])
+        known = linear(x, weight[:, inner:], None if bias is None else bias[inner:])
+        (q,) = paddle.unbind(split_heads(asked, 1, self.num_heads))
+        k, v = paddle.unbind(split_heads(known, 2, self.num_heads))
+        return q, k, v
+
+    def _softmax(self, q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+        scores = paddle.matmul(q * self.scale, k, transpose_y=True)
+        if bias is not None and on_cpu(scores):
+            bias = bias.expand(scores.shape)
+        return F.softmax(scores if bias is None else scores + bias, axis=-1)

@@ -6,16 +6,20 @@ import paddle
 from paddle import nn
 
 from beitv2_core.layers.attention import Attention
+from beitv2_core.layers.cpu_block import AttentionWeights, MlpWeights, attention_half, mlp_half
 from beitv2_core.layers.drop_path import DropPath
+from beitv2_core.layers.heads import flat_rows
 from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import scaled_residual
+from beitv2_core.layers.linear import on_cpu
 from beitv2_core.layers.mlp import Mlp
 
 
 class Block(nn.Layer):
     """Pre-norm attention and MLP, each with layer scale (`gamma_1`, `gamma_2`) and drop path.
 
-    x: (B, T, width); `bias`: shared attention bias (1, H, T, T) or None.  Returns the shape of x.
+    x: (B, T, width); `bias`: shared attention bias (1, H, T, T) or None; `read`: int64 (B, Q), the tokens of every
+    sample that anybody reads afterwards: queries, projection and MLP are computed for these alone.
+    Returns the shape of x, or (B, Q, width).
     `init_values` None or 0: no layer scale.  Source: official modeling_finetune.py, Block.
     """
 
@@ -37,7 +41,32 @@ class Block(nn.Layer):
         else:
             self.gamma_1 = self.gamma_2 = None
 
-    def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
-        # Drop path is a factor per sample and gamma one per channel: their order does not matter.
-        x = scaled_residual(x, self.drop_path(self.attn(x, bias, self.norm1)), self.gamma_1)
-        return scaled_residual(x, self.drop_path(self.mlp(x, self.norm2)), self.gamma_2)
+    def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
+                read: paddle.Tensor | None = None) -> paddle.Tensor:
+        drops = self.training and max(self.attn.attn_drop.p, self.attn.proj_drop.p, self.mlp.drop.p) > 0
+        if on_cpu(x) and not drops:
+            return self._on_cpu(x, bias, read)
+        return self.compose(x, bias, read)
+
+    def compose(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
+                read: paddle.Tensor | None = None) -> paddle.Tensor:
+        """The block as its layers define it: what GPUs and static graphs run, and what `forward` equals on the CPU."""
+        branch = self.attn(self.norm1(x), bias, read)
+        if read is not None:
+            x = x.flatten(0, 1).index_select(flat_rows(read, x.shape[1])).reshape(branch.shape)
+        x = x + self.drop_path(_scaled(branch, self.gamma_1))
+        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
+
+    def _on_cpu(self, x: paddle.Tensor, bias: paddle.Tensor | None, read: paddle.Tensor | None) -> paddle.Tensor:
+        attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2
+        first = AttentionWeights(norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv_bias(), attn.total_bias(bias),
+                                 attn.proj.weight, attn.proj.bias, self.gamma_1)
+        x = attention_half(x, first, num_heads=attn.num_heads, scale=attn.scale, eps=norm1._epsilon,
+                           keep=self.drop_path.factors(x), read=read)
+        second = MlpWeights(norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
+                            self.gamma_2)
+        return mlp_half(x, second, eps=norm2._epsilon, keep=self.drop_path.factors(x))
+
+
+def _scaled(branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
+    return branch if gamma is None else branch * gamma

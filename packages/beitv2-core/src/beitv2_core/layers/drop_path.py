@@ -17,12 +17,16 @@ class DropPath(nn.Layer):
         self.rate = float(rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        factors = self.factors(x)
+        return x if factors is None else x * factors
+
+    def factors(self, x: paddle.Tensor) -> paddle.Tensor | None:
+        """A new draw of what every sample of x is multiplied by, 0 or 1 / (1 - rate), as (B, 1, ...); None: by 1."""
         if self.rate == 0.0 or not self.training:
-            return x
+            return None
         keep = 1.0 - self.rate
         shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        kept = paddle.floor(keep + paddle.rand(shape, dtype="float32")).astype(x.dtype)
-        return x * (kept / keep)
+        return paddle.floor(keep + paddle.rand(shape, dtype="float32")).astype(x.dtype) / keep
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

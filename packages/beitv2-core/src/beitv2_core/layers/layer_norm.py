@@ -10,25 +10,25 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from beitv2_core.layers.linear import linear, product_and_bias, sum_over_rows, uses_cpu_gradients
+from beitv2_core.layers.linear import sum_over_rows, uses_cpu_gradients
 
 
-def _gradient(x, dy, weight, eps):
-    """Gradients by x, weight and bias."""
-    x_RD, dy_RD = x.reshape([-1, x.shape[-1]]), dy.reshape([-1, x.shape[-1]])
-    centred_RD = x_RD - _row_mean(x_RD).expand(x_RD.shape)
-    rstd_RD = paddle.rsqrt(_row_mean(paddle.square(centred_RD)) + eps).expand(x_RD.shape)
-    xhat_RD = centred_RD * rstd_RD
-    g_RD = dy_RD * weight.expand(x_RD.shape)
-    along_RD = xhat_RD * _row_mean(g_RD * xhat_RD).expand(x_RD.shape)
-    dx_RD = (g_RD - _row_mean(g_RD).expand(x_RD.shape) - along_RD) * rstd_RD
-    return dx_RD.reshape(x.shape), sum_over_rows(dy_RD * xhat_RD), sum_over_rows(dy_RD)
-
-
-def _row_mean(values_RD):
-    # A product, which the caller expands: Paddle's CPU reductions and broadcasting operations are ten times slower.
-    average = paddle.full([values_RD.shape[-1], 1], 1.0 / values_RD.shape[-1], dtype=values_RD.dtype)
-    return paddle.matmul(values_RD, average)
+def norm_gradient(x_RD: paddle.Tensor, dy_RD: paddle.Tensor, weight: paddle.Tensor,
+                  eps: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Gradients of layer normalisation by x (R, D), weight (D,) and bias (D,)."""
+    shape, width = x_RD.shape, x_RD.shape[-1]
+    average = paddle.full([width, 1], 1.0 / width, dtype=x_RD.dtype)
+    # Row means are products, expanded by hand: Paddle's CPU reductions and broadcasts are ten times slower.
+    xhat_RD = x_RD - paddle.matmul(x_RD, average).expand(shape)
+    rstd_RD = paddle.rsqrt(paddle.matmul(paddle.square(xhat_RD), average) + eps).expand(shape)
+    xhat_RD.multiply_(rstd_RD)
+    along_RD = dy_RD * xhat_RD
+    dweight, dbias = sum_over_rows(along_RD), sum_over_rows(dy_RD)
+    weighted = weight.reshape([width, 1]) / width
+    xhat_RD.multiply_(paddle.matmul(along_RD, weighted).expand(shape))
+    dx_RD = dy_RD * weight.expand(shape)
+    dx_RD.subtract_(paddle.matmul(dy_RD, weighted).expand(shape)).subtract_(xhat_RD).multiply_(rstd_RD)
+    return dx_RD, dweight, dbias
 
 
 class _LayerNormOnCpu(PyLayer):
@@ -41,39 +41,9 @@ class _LayerNormOnCpu(PyLayer):
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensor()
-        return _gradient(x, dy, weight, ctx.eps)
-
-
-class _NormLinearOnCpu(PyLayer):
-    """`linear(layer_norm(x))` that keeps only x, which the residual branch holds anyway."""
-
-    @staticmethod
-    def forward(ctx, x, gain, shift, eps, weight, bias):
-        ctx.save_for_backward(x, gain, shift, weight)
-        ctx.eps, ctx.biased = eps, bias is not None
-        normed = F.layer_norm(x, [x.shape[-1]], gain, shift, eps)
-        return product_and_bias(normed, weight, bias) if ctx.biased else paddle.matmul(normed, weight)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, gain, shift, weight = ctx.saved_tensor()
-        dy_RE = dy.reshape([-1, weight.shape[1]])
-        normed_RD = F.layer_norm(x, [x.shape[-1]], gain, shift, ctx.eps).reshape([-1, x.shape[-1]])
-        dweight = paddle.matmul(normed_RD, dy_RE, transpose_x=True)
-        del normed_RD
-        dx, dgain, dshift = _gradient(x, paddle.matmul(dy_RE, weight, transpose_y=True), gain, ctx.eps)
-        return (dx, dgain, dshift, dweight, sum_over_rows(dy_RE)) if ctx.biased else (dx, dgain, dshift, dweight)
-
-
-def norm_linear(x: paddle.Tensor, norm: LayerNorm | None, weight: paddle.Tensor,
-                bias: paddle.Tensor | None) -> paddle.Tensor:
-    """`linear(norm(x), weight, bias)`; norm None leaves x as it is.  On the CPU the normalised x is not kept."""
-    if norm is None:
-        return linear(x, weight, bias)
-    learnt = (x, norm.weight, norm.bias, weight, *(() if bias is None else (bias,)))
-    if uses_cpu_gradients(x) and not any(tensor.stop_gradient for tensor in learnt):
-        return _NormLinearOnCpu.apply(x, norm.weight, norm.bias, norm._epsilon, weight, bias)
-    return linear(norm(x), weight, bias)
+        width = x.shape[-1]
+        dx_RD, dweight, dbias = norm_gradient(x.reshape([-1, width]), dy.reshape([-1, width]), weight, ctx.eps)
+        return dx_RD.reshape(x.shape), dweight, dbias
 
 
 class LayerNorm(nn.LayerNorm):

@@ -107,11 +107,12 @@ class BEiTBackbone(nn.Layer):
             return self.fc_norm(tokens_BTD[:, 1:].mean(1))
         return self.normalise(tokens_BTD)[:, 0]
 
-    def forward_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None,
-                       taps: Sequence[int] = ()) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
+    def forward_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None, taps: Sequence[int] = (),
+                       read: paddle.Tensor | None = None) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
         """Raw tokens (B, T, width) after the last block, and {i: raw output of block i} for every i in `taps`.
 
-        `mask` (B, N) bool, True where a patch is replaced by the mask token.
+        `mask` (B, N) bool, True where a patch is replaced by the mask token.  `read` int64 (B, Q): tokens of every
+        picture that are wanted from the last block, which computes no others and returns (B, Q, width).
         """
         unknown = [tap for tap in taps if not 0 <= tap < self.depth]
         if unknown:
@@ -119,7 +120,7 @@ class BEiTBackbone(nn.Layer):
         x_BTD, bias = self.embed(images, mask), self.shared_bias()
         tapped = {}
         for i, block in enumerate(self.blocks):
-            x_BTD = self.run_block(block, x_BTD, bias)
+            x_BTD = self.run_block(block, x_BTD, bias, read if i == self.depth - 1 else None)
             if i in taps:
                 tapped[i] = x_BTD
         return x_BTD, tapped
@@ -178,12 +179,13 @@ class BEiTBackbone(nn.Layer):
         """The bias (1, H, T, T) all blocks share, or None."""
         return None if self.rel_pos_bias is None else self.rel_pos_bias()
 
-    def run_block(self, block: Block, x_BTD: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
+    def run_block(self, block: Block, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
+                  read: paddle.Tensor | None = None) -> paddle.Tensor:
         """One block, recomputed in the backward pass where the model was built with `recompute`."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             from paddle.distributed.fleet.utils import recompute
-            return recompute(block, x_BTD, bias)
-        return block(x_BTD, bias)
+            return recompute(block, x_BTD, bias, read)
+        return block(x_BTD, bias, read)
 
     def no_weight_decay(self) -> set[str]:
         """Names that never decay besides 1-D parameters (official `no_weight_decay`)."""

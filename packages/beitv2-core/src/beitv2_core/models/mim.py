@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from beitv2_core.errors import ShapeError
+from beitv2_core.layers.heads import flat_rows
 from beitv2_core.layers.init import kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.linear import Linear
@@ -24,10 +25,14 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
     {"mim": logits (M, num_codes)} and, with the [CLS] head, {"cls": logits (M, num_codes)}, rows in row-major order
     of the mask.  The head is `head_layers` blocks that read the final class token beside the patches as they left
     block `early_layers` (1-based count of blocks); with `share_lm_head` it uses the trunk's norm and classifier.
+    `skip_unread`: the last block of the trunk and of the head compute only the tokens whose logits are asked for (the
+    class token of the trunk among them); losses and gradients are the same.
 
     Source: paper section 2.3 and Eq. (3)-(4) region; official modeling_pretrain.py,
     VisionTransformerForMaskedImageModelingCLS (with head) and VisionTransformerForMaskedImageModeling (without).
     """
+
+    skip_unread = True
 
     def __init__(self, *, num_codes: int = 8192, early_layers: int | None = None, head_layers: int = 2,
                  share_lm_head: bool = True, **backbone: Any):
@@ -59,27 +64,61 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
     ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
         masked_M = paddle.nonzero(mask.reshape([-1])).flatten()
-        return {head: self._logits(head, tokens_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M))
-                for head, tokens_BTD in self.head_tokens(images, mask).items()}
+        read_BQ = self._tokens_to_read(masked_M, mask)
+        logits = {}
+        for head, tokens_BTD in self._raw_tokens(images, mask, read_BQ).items():
+            if read_BQ is None:
+                tokens_MD = tokens_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M)
+            else:
+                tokens_MD = tokens_BTD.reshape([-1, self.width])
+            logits[head] = self._classify(head, self._normalise(head, tokens_MD))
+        return logits
 
     def all_logits(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
         """Logits (B, N, K) at every patch, one entry per head (official `return_all_tokens=True`)."""
-        return {head: self._logits(head, tokens_BTD[:, 1:])
+        return {head: self._classify(head, tokens_BTD[:, 1:])
                 for head, tokens_BTD in self.head_tokens(images, mask).items()}
 
     def head_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
         """Normalised tokens (B, T, D) that each head classifies, class token first."""
-        if self.early_layers is None:
-            return {"mim": self.normalise(self.forward_tokens(images, mask)[0])}
-        final_BTD, taps = self.forward_tokens(images, mask, taps=(self.early_layers - 1,))
-        x_BTD = paddle.concat([final_BTD[:, :1], taps[self.early_layers - 1][:, 1:]], axis=1)
-        bias = self.shared_bias()
-        for block in self.cls_pt_layers:
-            x_BTD = self.run_block(block, x_BTD, bias)
-        normalise = self.normalise if self.share_lm_head else self.cls_pt_norm
-        return {"mim": self.normalise(final_BTD), "cls": normalise(x_BTD)}
+        return {head: self._normalise(head, tokens_BTD)
+                for head, tokens_BTD in self._raw_tokens(images, mask, None).items()}
 
-    def _logits(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
+    def _tokens_to_read(self, masked_M: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor | None:
+        """Token numbers (B, M / B) of the masked patches; None where the pictures hide unequal numbers of them."""
+        batch, patches = mask.shape
+        if not self.skip_unread or masked_M.shape[0] == 0 or masked_M.shape[0] % batch:
+            return None
+        position_BQ = masked_M.reshape([batch, -1])
+        picture_B1 = paddle.arange(batch, dtype="int64").unsqueeze(-1)
+        if not bool((position_BQ // patches == picture_B1).all()):
+            return None
+        return position_BQ % patches + 1
+
+    def _raw_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None,
+                    read_BQ: paddle.Tensor | None) -> dict[str, paddle.Tensor]:
+        """What each head normalises and classifies: all tokens (B, T, D), or those of `read_BQ` as (B, Q, D)."""
+        if self.early_layers is None:
+            return {"mim": self.forward_tokens(images, mask, read=read_BQ)[0]}
+        early, bias = self.early_layers - 1, self.shared_bias()
+        read = None
+        if read_BQ is not None and self.early_layers < self.depth:  # else the head reads the last block's patches
+            read = paddle.concat([paddle.zeros_like(read_BQ[:, :1]), read_BQ], axis=1)
+        final, taps = self.forward_tokens(images, mask, taps=(early,), read=read)
+        x_BTD = paddle.concat([final[:, :1], taps[early][:, 1:]], axis=1)
+        for i, block in enumerate(self.cls_pt_layers):
+            x_BTD = self.run_block(block, x_BTD, bias, read_BQ if i == len(self.cls_pt_layers) - 1 else None)
+        if read is not None:
+            final = final[:, 1:]
+        elif read_BQ is not None:
+            rows = flat_rows(read_BQ, final.shape[1])
+            final = final.flatten(0, 1).index_select(rows).reshape([*read_BQ.shape, self.width])
+        return {"mim": final, "cls": x_BTD}
+
+    def _normalise(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
+        return self.cls_pt_norm(tokens) if head == "cls" and not self.share_lm_head else self.normalise(tokens)
+
+    def _classify(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
         classifier = self.cls_pt_lm_head if head == "cls" and not self.share_lm_head else self.lm_head
         return classifier(tokens)
 
