@@ -33,7 +33,8 @@ class Cost:
 
     parameters: numbers; buffers: bytes; forward, backward: FLOP a picture; kept: bytes a picture that the backward pass
     needs; inside: those of `kept` that recomputing drops; largest_inside: `inside` of the largest block; fixed: bytes
-    kept whatever the batch; largest: bytes a picture of the largest tensor; replayed: FLOP that recomputing repeats.
+    kept whatever the batch, fixed_recompute: more of them with recomputing; largest: bytes a picture of the largest
+    tensor; replayed: FLOP that recomputing repeats.
     """
 
     parameters: int = 0
@@ -44,6 +45,7 @@ class Cost:
     inside: float = 0.0
     largest_inside: float = 0.0
     fixed: float = 0.0
+    fixed_recompute: float = 0.0
     largest: float = 0.0
     replayed: float = 0.0
 
@@ -57,9 +59,15 @@ class Cost:
         """The same part without training: nothing is kept, there is no backward pass."""
         return Cost(parameters=self.parameters, buffers=self.buffers, forward=self.forward, largest=self.largest)
 
-    def kept_bytes(self, recompute: bool) -> float:
-        """Bytes a picture at the fullest moment of a step."""
-        return self.kept - self.inside + self.largest_inside if recompute else self.kept
+    def after_forward(self, batch: int, recompute: bool) -> float:
+        """Bytes a batch leaves for the backward pass."""
+        if recompute:
+            return batch * (self.kept - self.inside) + self.fixed + self.fixed_recompute
+        return batch * self.kept + self.fixed
+
+    def at_most(self, batch: int, recompute: bool) -> float:
+        """Bytes at the fullest moment of a step: recomputed blocks are built up again one after the other."""
+        return self.after_forward(batch, recompute) + (batch * self.largest_inside if recompute else 0.0)
 
     def step_flop(self, recompute: bool) -> float:
         """FLOP a picture of forward and backward."""
@@ -143,7 +151,10 @@ class Bricks:
             Cost(parameters=width),  # class token
             Cost(parameters=width, kept=float(patches * width * self.half)) if mask_token else Cost(),
             Cost(parameters=tokens * width) if positions == "absolute" else Cost(),
-            self.position_bias(tokens, heads, grid) if positions == "shared_relative" else Cost(),
+            # The shared bias is an input of the blocks: recomputing keeps it, for trunk and [CLS] head each.
+            replace(self.position_bias(tokens, heads, grid),
+                    fixed_recompute=float((2 if extra_blocks else 1) * heads * tokens * tokens * FULL))
+            if positions == "shared_relative" else Cost(),
             *blocks,
             Cost(parameters=2 * width) if norm else Cost(),
         )

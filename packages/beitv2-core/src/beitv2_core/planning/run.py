@@ -89,15 +89,15 @@ def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reser
     weights = FULL * trained.parameters * (2 if run.averaged else 1) + trained.buffers
     gradients, optimizer = FULL * trained.parameters, FULL * run.states * trained.parameters
     beside, reserve = FULL * frozen.parameters + frozen.buffers, reserve_gb * GB
-    kept, working = trained.kept_bytes(recompute), 2 * max(trained.largest, frozen.largest)
-    fixed = weights + gradients + optimizer + beside + reserve + trained.fixed
-    batch = run.schedule.batch_size
+    batch, working = run.schedule.batch_size, 2 * max(trained.largest, frozen.largest)
+    fixed = weights + gradients + optimizer + beside + reserve + trained.at_most(0, recompute)
+    picture = trained.at_most(1, recompute) - trained.at_most(0, recompute) + working
     largest, fits = None, None
     if device.memory_gb is not None:
-        largest = max(0, math.floor((device.memory_gb * GB - fixed) / (kept + working)))
+        largest = max(0, math.floor((device.memory_gb * GB - fixed) / picture))
         fits = batch <= largest
-    return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.fixed + batch * kept, batch * working,
-                  reserve, largest, fits)
+    return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.at_most(batch, recompute),
+                  batch * working, reserve, largest, fits)
 
 
 def work(run: PlannedRun) -> dict[str, float]:
