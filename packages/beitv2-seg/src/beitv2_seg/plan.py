@@ -105,14 +105,15 @@ def _conv_module(bricks: Bricks, pixels: float, channels: int, out: int, kernel:
 
 
 def _pyramid(bricks: Bricks, trunk: Trunk) -> Cost:
-    """The four levels of `pyramid.pyramid_levels`; each reads a map of its own."""
+    """The four levels of `pyramid.pyramid_levels`; each reads a map of its own, what it gives is the heads' input."""
     patches, width = trunk["patches"], trunk["width"]
-    finest = total(bricks.transposed(patches, width, width))
-    pooled = Cost(kept=patches * width * FULL * 1.25)
+    finest = bricks.transposed(patches, width, width)
+    map_bytes = float(patches * width * FULL)
+    coarsest = Cost(kept=map_bytes + _level_pixels(trunk)[3] * width * FULL)  # pooling keeps what it reads and gives
     if trunk["patch_size"] == 8:
-        return total(finest, pooled, Cost(kept=patches * width * FULL * 1.0625))
-    return total(finest, _batch_norm(4 * patches, width, FULL), Cost(kept=4.0 * patches * width * FULL),  # GELU's input
-                 bricks.transposed(4 * patches, width, width), bricks.transposed(patches, width, width), pooled)
+        return total(finest, Cost(kept=map_bytes), coarsest)
+    return total(finest, _batch_norm(4 * patches, width, FULL), Cost(kept=4 * map_bytes),  # GELU's input
+                 bricks.transposed(4 * patches, width, width), bricks.transposed(patches, width, width), coarsest)
 
 
 def _level_pixels(trunk: Trunk) -> list[float]:
@@ -137,13 +138,15 @@ def _decode_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Co
 
 
 def _auxiliary_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Cost:
-    level, channels = _level_pixels(trunk)[2], model["aux_channels"]
-    return total(_conv_module(bricks, level, trunk["width"], channels, 3),
+    level, channels, width = _level_pixels(trunk)[2], model["aux_channels"], trunk["width"]
+    shared = Cost(kept=-level * width * bricks.half)  # it reads the map that the other head keeps
+    return total(_conv_module(bricks, level, width, channels, 3), shared,
                  _classifier(bricks, level, trunk["pixels"], channels, classes, model["dropout"]))
 
 
 def _classifier(bricks: Bricks, level: float, pixels: float, channels: int, classes: int, dropout: float) -> Cost:
     """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the picture's own size."""
-    cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes))
-    # Without dropout the convolution reads the very map the ReLU before it kept.
-    return cost if dropout else replace(cost, kept=cost.kept - level * channels * bricks.half)
+    cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes),
+                 Cost(kept=8.0 * pixels))  # labels
+    # Dropout keeps its scaled input; without it the convolution reads the very map the ReLU before it kept.
+    return replace(cost, kept=cost.kept + level * channels * bricks.half * (1 if dropout else -1))
