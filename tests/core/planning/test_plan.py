@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from beitv2_core import cli
+from beitv2_core.build.costs import planned_run
 from beitv2_core.build.plan import plan_batches
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
-from beitv2_core.errors import ConfigError
+from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_core.planning.cost import Bricks, Cost
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
+from beitv2_core.planning.table import dividing
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
@@ -100,7 +103,8 @@ def toy(kept: float = 100.0, amp: str = "off", frozen_flop: float = 0.0, **more)
     cost = Cost(parameters=10, forward=1e9, backward=2e9, kept=kept, inside=0.8 * kept, largest_inside=0.1 * kept,
                 largest=5.0, replayed=5e8)
     schedule = Schedule(4, 2, 1, 8, 100, 80, 10)
-    return PlannedRun("finetune", schedule, lambda bricks: (cost, Cost(forward=frozen_flop)), amp=amp, **more)
+    return PlannedRun("finetune", schedule, lambda bricks: (cost, bricks.in_full(Cost(forward=frozen_flop))), amp=amp,
+                      **more)
 
 
 def test_memory_is_the_sum_of_its_parts_and_the_largest_batch_just_fits():
@@ -115,6 +119,11 @@ def test_memory_is_the_sum_of_its_parts_and_the_largest_batch_just_fits():
     assert less.activations == pytest.approx(4 * (100 - 80 + 10))
 
 
+@pytest.mark.parametrize(("largest", "expected"), [(147, 128), (128, 128), (127, 64), (0, 0), (9999, 128)])
+def test_the_largest_batch_that_divides_leaves_whole_accumulation(largest, expected):
+    assert dividing(largest, Schedule(128, 16, 1, 2048, 1, None, None)) == expected
+
+
 def test_averaged_weights_and_sgd_change_the_memory():
     device = find_device("t4")
     found = memory(toy(averaged=True, states=1), device, amp=False, recompute=False, reserve_gb=0)
@@ -126,10 +135,9 @@ def test_an_estimate_is_the_share_of_the_peak_and_says_so():
     speed = estimated_speed(toy(amp="bf16"), device, 0.5)
     assert speed.pictures == pytest.approx(0.5 * 312e12 / 3e9)
     assert "estimate, assuming 50 % of 312 TFLOP/s" in speed.source
-    # the network beside runs in float32 there
-    slower = estimated_speed(toy(amp="bf16", frozen_flop=1e9, beside_full=True, beside="tokenizer"), device, 0.5)
+    slower = estimated_speed(toy(amp="bf16", frozen_flop=1e9), device, 0.5)  # that part stays in float32
     assert 1 / slower.pictures == pytest.approx(2 * (3e9 / 312e12 + 1e9 / 19.5e12))
-    assert "tokenizer: of 19.5" in slower.source
+    assert "of 19.5 for 1.0 GFLOP that stay in float32" in slower.source
 
 
 def test_without_a_peak_the_time_is_not_known():
@@ -174,13 +182,14 @@ def test_settings_without_a_kind_belong_to_the_schema_that_has_their_keys():
 
 
 def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
-    from types import SimpleNamespace
-
-    from beitv2_core.build.costs import planned_run
-    from beitv2_core.errors import MissingDependencyError
-
     with pytest.raises(MissingDependencyError, match="no installed package can plan a 'paint' run. Known kinds: token"):
         planned_run(SimpleNamespace(kind="paint"), pictures=None, devices=1)
+
+
+def test_a_pretraining_step_leaves_the_tokenizer_in_float32():
+    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
+    trained, frozen = planned_run(config, pictures=IMAGENET, devices=16).costs(Bricks(amp=True))
+    assert (trained.full_flop, frozen.full_flop) == (0, frozen.forward)
 
 
 def test_half_the_precision_is_cheaper_in_the_forms_that_products_read():

@@ -91,12 +91,12 @@ def _tokenizer(config: TokenizerConfig, *, pictures: Optional[int], devices: int
 def tokenizer_costs(bricks: Bricks, config: TokenizerConfig, teacher_width: int) -> tuple[Cost, Cost]:
     """(pictures to codes, codes to the teacher's features) of a tokenizer (`models.vqkd.VQKD`)."""
     grid, quantizer, encoder, decoder = config.grid, config.quantizer, config.encoder, config.decoder
-    patches, full = grid[0] * grid[1], Bricks()
+    patches = grid[0] * grid[1]
     tokens, code = patches + 1, quantizer.code_dim
     to_codes = total(
         trunk_cost(bricks, encoder, grid, patch=patch_area(encoder.patch_size)),
         bricks.final_norm(tokens, encoder.width),
-        *_projection(full, patches, encoder.width, code),  # in float32 under mixed precision too
+        *(bricks.in_full(part) for part in _projection(Bricks(), patches, encoder.width, code)),
         Cost(buffers=FULL * (quantizer.num_codes * (code + 1) + 1), forward=2.0 * patches * quantizer.num_codes * code,
              kept=4.0 * patches * code * FULL),
     )
@@ -135,13 +135,11 @@ def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: in
             trained += replace(head, parameters=0 if model.share_lm_head else head.parameters + 2 * model.width)
         # `tokenize` leaves mixed precision; the decoder is loaded, not run.
         encoder, decoder = tokenizer_costs(Bricks(), tokenizer, teacher_width)
-        beside = encoder + Cost(parameters=decoder.parameters)
-        return trained, beside.frozen()
+        return trained, bricks.in_full((encoder + Cost(parameters=decoder.parameters)).frozen())
 
     count = count_pictures(config.data, pictures)
     return PlannedRun("pretrain", schedule_of(config.optim, config.train, count, devices), costs, beside="tokenizer",
-                      beside_full=True, states=STATES[config.optim.kind], amp=config.train.amp,
-                      recompute=config.train.recompute)
+                      states=STATES[config.optim.kind], amp=config.train.amp, recompute=config.train.recompute)
 
 
 def _find_tokenizer(config: PretrainConfig) -> tuple[TokenizerConfig, int]:

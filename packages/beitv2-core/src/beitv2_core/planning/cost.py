@@ -33,8 +33,9 @@ class Cost:
 
     parameters: numbers; buffers: bytes; forward, backward: FLOP a picture; kept: bytes a picture that the backward pass
     needs; inside: those of `kept` that recomputing drops; largest_inside: `inside` of the largest block; fixed: bytes
-    kept whatever the batch, fixed_recompute: more of them with recomputing; largest: bytes a picture of the largest
-    tensor; replayed: FLOP that recomputing repeats.
+    kept whatever the batch, fixed_recompute: what recomputing adds to them; largest: bytes a picture of the largest
+    tensor; replayed: FLOP that recomputing repeats; full_flop: FLOP, forward and backward, that mixed precision leaves
+    in float32.
     """
 
     parameters: int = 0
@@ -48,6 +49,7 @@ class Cost:
     fixed_recompute: float = 0.0
     largest: float = 0.0
     replayed: float = 0.0
+    full_flop: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         both = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)}
@@ -121,7 +123,9 @@ class Bricks:
             self.position_bias(tokens, heads, grid) if grid is not None else Cost(),
         )
         inside = parts.kept - td * FULL
-        return replace(parts, inside=inside, largest_inside=inside, replayed=parts.forward)
+        # Of the weights' copies one block's come back, some MB, which are not counted.
+        return replace(parts, inside=inside, largest_inside=inside, replayed=parts.forward,
+                       fixed_recompute=-parts.fixed)
 
     def position_bias(self, tokens: int, heads: int, grid: tuple[int, int]) -> Cost:
         """A relative position table and its index."""
@@ -174,5 +178,9 @@ class Bricks:
 
     def transposed(self, pixels: float, channels: int, out: int, kernel: int = 2) -> Cost:
         """A transposed convolution, stride = kernel; mixed precision does not speed it up: it is on no list."""
-        cost = Bricks().product(pixels, channels, out * kernel**2, bias=False)
+        cost = self.in_full(Bricks().product(pixels, channels, out * kernel**2, bias=False))
         return replace(cost, parameters=cost.parameters + out)
+
+    def in_full(self, cost: Cost) -> Cost:
+        """A part, counted in float32, that mixed precision leaves so."""
+        return replace(cost, full_flop=cost.forward + cost.backward if self.amp else 0.0)

@@ -36,15 +36,14 @@ class PlannedRun(NamedTuple):
     """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, pictures, devices)).
 
     costs: (what is trained, the frozen network beside it) in float32 or mixed precision; beside: that network's name,
-    empty for none; beside_full: it runs in float32 under mixed precision too; states: numbers the optimizer keeps for
-    one that is trained; averaged: the weights are averaged as well; amp, recompute: as configured.
+    empty for none; states: numbers the optimizer keeps for one that is trained; averaged: the weights are averaged as
+    well; amp, recompute: as configured.
     """
 
     kind: str
     schedule: Schedule
     costs: Callable[[Bricks], tuple[Cost, Cost]]
     beside: str = ""
-    beside_full: bool = False
     states: int = 2
     averaged: bool = False
     amp: str = "off"
@@ -116,11 +115,12 @@ def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
     if peak is None or full is None:
         return Speed(None, f"{device.name} has no published peak here: give --peak-tflops, --throughput or --measured")
     trained, frozen = run.costs(Bricks(run.amp != "off"))
-    beside_peak = full if run.beside_full else peak
-    seconds = (trained.step_flop(run.recompute) / peak + frozen.forward / beside_peak) / (share * 1e12)
+    in_full = trained.full_flop + frozen.full_flop
+    fast = trained.step_flop(run.recompute) + frozen.forward - in_full
+    seconds = (fast / peak + in_full / full) / (share * 1e12)
     words = f"{100 * share:g} % of {peak:g} TFLOP/s"
-    if run.beside and run.amp != "off" and beside_peak != peak:
-        words += f" ({run.beside}: of {full:g}, it stays in float32)"
+    if in_full:
+        words += f", of {full:g} for {in_full / 1e9:.1f} GFLOP that stay in float32"
     return Speed(1 / seconds, f"estimate, assuming {words}")
 
 

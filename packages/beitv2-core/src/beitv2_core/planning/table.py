@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from .cost import Bricks
 from .devices import GB, Device
-from .run import COLUMNS, Memory, PlannedRun, Speed, duration, memory, work
+from .run import COLUMNS, Memory, PlannedRun, Schedule, Speed, duration, memory, work
 
 PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "working", "reserve", "total")
 
@@ -38,7 +38,14 @@ def _memory_json(found: Memory, run: PlannedRun, devices: int) -> dict[str, Any]
         "total_sharding_stage1_gb": (found.total - saved) / GB,
         "total_sharding_stage2_gb": (found.total - stage2) / GB,
         "fits": found.fits, "largest_batch": found.largest_batch,
+        "largest_batch_dividing": None if found.largest_batch is None else dividing(found.largest_batch, run.schedule),
     }
+
+
+def dividing(largest: int, schedule: Schedule) -> int:
+    """The largest batch up to `largest` with which these devices make up the total batch; 0 for none."""
+    return next((size for size in range(min(largest, schedule.total_batch), 0, -1)
+                 if schedule.total_batch % (size * schedule.devices) == 0), 0)
 
 
 LABELS = {"frozen": "frozen network beside", "activations": "activations", "working": "working memory",
@@ -64,8 +71,9 @@ def memory_rows(found: dict[str, Any]) -> list[list[str]]:
     size = found["device"]["memory_gb"]
     limit = "?" if size is None else f"{_number(size)} GB"
     rows.append([f"fits in {limit}", *(_word(column["fits"]) for column in columns)])
-    rows.append(["largest batch", *("?" if column["largest_batch"] is None else str(column["largest_batch"])
-                                    for column in columns)])
+    for label, key in (("largest batch that fits", "largest_batch"),
+                       (f"  and divides {found['schedule']['total_batch']}", "largest_batch_dividing")):
+        rows.append([label, *("?" if column[key] is None else str(column[key]) for column in columns)])
     return rows
 
 
