@@ -12,7 +12,7 @@ What the backward pass keeps is what Paddle's own operations save for their grad
 in all 18 TD + H T T numbers of 4 bytes with layer scale and F = 4 D.  Under mixed precision O1 the products read
 2-byte copies, while the residual stream and the softmax stay in 4 bytes: the attention weights are kept twice, 4 + 2
 bytes, and the weights' 2-byte copies are kept as well (Paddle's lists of operations, `paddle/amp/amp_lists.py`).
-`checkpoint`ed blocks keep their input only, and one block at a time is built up again.
+Recomputed blocks keep their input only, and one block at a time is built up again.
 `tests/core/planning/test_cost.py` holds the formulas against the tensors Paddle really saves.
 
 One multiplication and one addition are two FLOP; element-wise work is not counted, as is usual.
