@@ -28,10 +28,11 @@ ALLOWED = {
     "engine": {"errors", "layers"},  # layers: the collectives
     "config": {"errors", "_entry_points"},
     "viz": {"errors"},
+    "planning": {"errors", "window"},
     "serve": {"errors", "_entry_points", "data", "viz", "codes", "evaluate"},  # models come in from the command
     "deployed": {"errors", "data", "runtime"},  # runs where no Paddle is
     "build": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
-              "_entry_points", "window"},
+              "planning", "_entry_points", "window"},
     "export": {"errors", "models", "build", "codes", "data", "deployed", "_entry_points"},
 }
 #: room -> third-party packages it must not import
@@ -43,6 +44,7 @@ FORBIDDEN = {
     "config": {"paddle", "PIL"},
     "checkpoint": {"paddle"},
     "viz": {"paddle"},
+    "planning": {"paddle", "yaml", "pydantic"},
 }
 NEIGHBOURS = {"ppcls", "paddleclas", "paddleseg", "beitv2_cls", "beitv2_seg"}
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beitv2_core.config import load_config, parse_config
-from beitv2_core.config.load import MissingValueError, read_tree, source_of
+from beitv2_core.config.load import MissingValueError, fill_gaps, read_tree, source_of
 from beitv2_core.errors import ConfigError
 
 MINIMAL = """
@@ -142,6 +142,24 @@ def test_a_folder_without_a_root_is_refused_with_the_option_to_type(minimal):
     with pytest.raises(MissingValueError, match=r"data.root: required.*--set data.root=") as caught:
         load_config(minimal, ["data.dataset=folder"])
     assert caught.value.keys == ["data.root"]
+
+
+def test_a_missing_section_asks_for_the_values_it_cannot_do_without(minimal):
+    with pytest.raises(MissingValueError, match=r"tokenizer.weights: required.*--set tokenizer.weights=") as caught:
+        load_config(minimal, ["tokenizer={_inherited_: false}"])
+    assert caught.value.keys == ["tokenizer.weights"]
+    tree = yaml.safe_load(minimal.read_text(encoding="utf-8"))
+    del tree["tokenizer"]
+    with pytest.raises(MissingValueError) as caught:
+        parse_config(tree)
+    assert caught.value.keys == ["tokenizer.weights"]
+
+
+def test_gaps_are_filled_and_named_where_only_texts_are_missing(minimal):
+    found, _, missing = fill_gaps(load_config, minimal, ["data.dataset=folder"])
+    assert (found.data.root, missing) == ("?", ["data.root"])
+    with pytest.raises(ConfigError, match="optim.lr: required"):
+        fill_gaps(load_config, minimal, ["optim={_inherited_: false, steps: 1}"])
 
 
 def test_a_size_name_sets_three_numbers_and_each_can_be_overridden(minimal):

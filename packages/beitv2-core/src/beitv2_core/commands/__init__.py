@@ -9,6 +9,7 @@ from .convert import convert, verify
 from .export import export
 from .inspect import inspect
 from .models import download, models
+from .plan import plan
 from .report import report
 from .serve import serve
 from .show_config import config
@@ -18,6 +19,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert, verify,
-                     models, download, config, init_tokenizer):
+    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert,
+                     verify, models, download, config, init_tokenizer):
         app.command()(function)

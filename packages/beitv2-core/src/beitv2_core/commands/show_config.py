@@ -10,8 +10,7 @@ import typer
 import yaml
 
 from ..config import load_config
-from ..config.load import MissingValueError, source_of
-from ..errors import ConfigError
+from ..config.load import fill_gaps, source_of
 from . import options
 
 
@@ -22,15 +21,7 @@ def config(
 ) -> None:
     """Print the resolved settings as YAML, each value with the file it comes from."""
     overrides = options.all_overrides(set_, more)
-    missing: list[str] = []
-    try:
-        settings, sources = load_config(path, overrides)
-    except MissingValueError as error:
-        missing = error.keys
-        try:  # fill the gaps to show the rest; works for the ones that are text: folders and files
-            settings, sources = load_config(path, [*overrides, *(f"{key}='?'" for key in missing)])
-        except ConfigError:
-            raise error from None
+    settings, sources, missing = fill_gaps(load_config, path, overrides)
     for line in yaml_lines(settings.resolved(), sources, missing):
         typer.echo(line)
     if missing:

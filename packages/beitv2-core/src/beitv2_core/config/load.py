@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -70,6 +70,31 @@ def load_config(
     tree, sources = read_tree(Path(path))
     merge_overrides(tree, overrides, sources)
     return parse_config(tree, schema=schema, source=str(path), sources=sources), sources
+
+
+def fill_gaps(
+    read: Callable[..., tuple[Any, Sources]], path: Union[str, Path], overrides: Sequence[str], *more: Any
+) -> tuple[Any, Sources, list[str]]:
+    """`read(path, overrides, ...)`, the required texts that are missing filled by "?"; and the keys of those.
+
+    For commands that show or plan what needs not be there yet: folders, files.  Raises ConfigError where a missing
+    value is no text.
+    """
+    try:
+        return (*read(path, overrides, *more), [])
+    except MissingValueError as error:
+        try:
+            return (*read(path, [*overrides, *(f"{key}='?'" for key in error.keys)], *more), error.keys)
+        except ConfigError:
+            raise error from None
+
+
+def kind_of(tree: Mapping[str, Any]) -> Optional[str]:
+    """The kind of plain settings: their `kind`, or else the one schema that has all their keys; None for none."""
+    if "kind" in tree:
+        return str(tree["kind"])
+    fitting = [name for name, schema in config_kinds().items() if tree and set(tree) <= set(schema.model_fields)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], sources: Optional[Sources] = None) -> None:
@@ -188,15 +213,21 @@ def source_of(dotted: str, sources: Sources) -> Optional[str]:
     return sources.get(parent) if parent else None
 
 
-def _known_keys(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """The keys of the section at `location`; empty when it is not a section."""
+def _section_at(schema: type[BaseModel], location: Sequence[Any]) -> Optional[type[BaseModel]]:
+    """The section at `location`; None when it is a value, or nothing."""
     model: Any = schema
     for part in location:
         fields = getattr(model, "model_fields", {})
         if part not in fields:
-            return []
+            return None
         model = fields[part].annotation
-    return sorted(getattr(model, "model_fields", {}))
+    return model if hasattr(model, "model_fields") else None
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The keys of the section at `location`; empty when it is not a section."""
+    section = _section_at(schema, location)
+    return [] if section is None else sorted(section.model_fields)
 
 
 def _describe(schema: type[BaseModel], location: Sequence[Any]) -> str:
@@ -208,6 +239,19 @@ def _describe(schema: type[BaseModel], location: Sequence[Any]) -> str:
             return text
         model, text = field.annotation, field.description or (field.annotation.__doc__ or "").split("\n")[0].rstrip(".")
     return text
+
+
+def _required_below(schema: type[BaseModel], location: Sequence[Any]) -> list[list[Any]]:
+    """The values that a missing section cannot do without, or the missing value itself."""
+    section = _section_at(schema, location)
+    if section is None:
+        return [list(location)]
+    names = [name for name, field in section.model_fields.items() if field.is_required()]
+    return [path for name in names for path in _required_below(schema, [*location, name])] or [list(location)]
+
+
+def _is_missing(problem: Any) -> bool:
+    return problem["type"] in ("missing", "required_value")
 
 
 def _explain(error: ValidationError, schema: type[BaseModel], source: str, sources: Sources) -> ConfigError:
@@ -223,10 +267,11 @@ def _explain(error: ValidationError, schema: type[BaseModel], source: str, sourc
         named = [str(part) for part in location]
         dotted = ".".join(named)
         where = source_of(dotted, sources) or source
-        if problem["type"] in ("missing", "required_value"):
-            what = context.get("what") or _describe(schema, location)
-            missing.append(dotted)
-            lines.append(f"{source}: {dotted}: required, and there is no default: {what}. Add --set {dotted}=...")
+        if _is_missing(problem):
+            for path in _required_below(schema, location):
+                what, dotted = context.get("what") or _describe(schema, path), ".".join(map(str, path))
+                missing.append(dotted)
+                lines.append(f"{source}: {dotted}: required, and there is no default: {what}. Add --set {dotted}=...")
         elif problem["type"] == "extra_forbidden":
             known = _known_keys(schema, location[:-1])
             near = difflib.get_close_matches(named[-1], known, n=1, cutoff=0.5)
@@ -238,6 +283,6 @@ def _explain(error: ValidationError, schema: type[BaseModel], source: str, sourc
             came = problem.get("input")
             lines.append(f"{where}: {dotted}: {came!r} came ({type(came).__name__}). {problem['msg']}.")
     text = "\n".join(dict.fromkeys(lines))
-    if len(missing) == len(problems):
+    if all(_is_missing(problem) for problem in problems):
         return MissingValueError(text, missing)
     return ConfigError(text)

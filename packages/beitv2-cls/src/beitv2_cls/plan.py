@@ -1,0 +1,69 @@
+"""What fine-tuning and linear-probe runs cost, from their settings (entry points `beitv2.plans`)."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
+from beitv2_core.build import build_dataset
+from beitv2_core.build.costs import STATES, count_pictures, patch_area, schedule_of, trunk_cost
+from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.planning.cost import FULL, Bricks, Cost, total
+from beitv2_core.planning.run import PlannedRun
+
+
+def planned_finetuning(config: FinetuneConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+    """A fine-tuning run; ConfigError where neither data nor settings tell pictures or classes."""
+    count, model = count_pictures(config.data, pictures), config.model
+    classes = count_classes(config)
+
+    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
+        return total(_trunk(bricks, config), bricks.final_norm(1 if model.pooling == "mean" else tokens_of(config),
+                                                               model.width),
+                     bricks.product(1, model.width, classes), bricks.softmax_loss(1, classes)), Cost()
+
+    return PlannedRun("finetune", schedule_of(config.optim, config.train, count, devices), costs,
+                      averaged=config.ema_decay is not None, **_common(config))
+
+
+def planned_linear_probe(config: LinearProbeConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+    """A linear evaluation: the trunk is frozen, its features are read once for all classifiers."""
+    count, model, probe = count_pictures(config.data, pictures), config.model, config.probe
+    classes = count_classes(config)
+    layers = model.depth if probe.layers is None else len(probe.layers)
+
+    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
+        one = [total(bricks.product(1, model.width * (2 if feature == "concat" else 1), classes, first=True),
+                     bricks.softmax_loss(1, classes))
+               for feature in probe.features for _ in range(layers * len(probe.rates))]
+        # What the tapped blocks gave stays until the features are made of it.
+        taps = Cost(kept=float(layers * tokens_of(config) * model.width * FULL))
+        head = Cost(parameters=(model.width + 1) * classes)  # the classifier's own, loaded but not run
+        return total(taps, *one), (_trunk(bricks, config) + head).frozen()
+
+    return PlannedRun("linear_probe", schedule_of(config.optim, config.train, count, devices), costs,
+                      beside="frozen backbone", **_common(config))
+
+
+def count_classes(config: LabelledRunConfig) -> int:
+    """The classes of the settings or of the data; ConfigError where neither tells."""
+    if config.model.num_classes is not None:
+        return config.model.num_classes
+    try:
+        return len(build_dataset(config.data, with_classes=True).classes)
+    except DataError as error:
+        raise ConfigError("model.num_classes: not set, and there are no pictures in data.root to tell it. Add --set "
+                          "model.num_classes=N (ImageNet-1k: 1000).") from error
+
+
+def tokens_of(config: LabelledRunConfig) -> int:
+    """Patches and the class token."""
+    return config.grid[0] * config.grid[1] + 1
+
+
+def _trunk(bricks: Bricks, config: LabelledRunConfig) -> Cost:
+    return trunk_cost(bricks, config.model, config.grid, patch=patch_area(config.model.patch_size))
+
+
+def _common(config: LabelledRunConfig) -> dict[str, Any]:
+    return {"states": STATES[config.optim.kind], "amp": config.train.amp, "recompute": config.train.recompute}

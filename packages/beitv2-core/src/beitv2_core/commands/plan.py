@@ -1,0 +1,98 @@
+"""`beitv2 plan`: what a run will cost, before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from ..config import config_kinds, load_config
+from ..config.load import fill_gaps, kind_of, merge_overrides, read_tree
+from ..errors import ConfigError
+from ..planning.devices import DEVICES, find_device
+from . import options
+
+
+def plan(
+    config: Path = options.CONFIG,
+    more: Optional[list[str]] = options.MORE,
+    set_: Optional[list[str]] = options.SET,
+    devices: int = typer.Option(1, min=1, help="devices that share the total batch"),
+    device: str = typer.Option("v100-32g", help=f"{', '.join(DEVICES)}, cpu (this machine) or custom"),
+    pictures: Optional[int] = typer.Option(None, min=1, help="pictures of the data set, where it is not here"),
+    throughput: Optional[float] = typer.Option(None, min=1e-9, help="pictures a second of one device, as measured"),
+    measured: Optional[Path] = typer.Option(None, help="result file of benchmarks/: time on that machine's kind"),
+    share: float = typer.Option(0.35, min=0.001, max=1.0, help="assumed share of the device's peak, where nothing was "
+                                                               "measured"),
+    memory_gb: Optional[float] = typer.Option(None, min=0.1, help="memory of a device, instead of the table's"),
+    peak_tflops: Optional[float] = typer.Option(None, min=1e-6, help="peak of a device, instead of the table's"),
+    reserve_gb: float = typer.Option(1.5, min=0.0, help="assumed: libraries, their workspace, unusable gaps"),
+    as_json: bool = typer.Option(False, "--json", help="the same as JSON"),
+) -> None:
+    """Say what a training run will cost: memory, steps, work, time. Needs no data, no weights, no GPU."""
+    from ..build.costs import planned_run
+    from ..planning.run import Speed, estimated_speed, measured_speed
+    from ..planning.table import as_json as values
+
+    if throughput is not None and measured is not None:
+        raise ConfigError("--throughput and --measured both say how fast it is. Give one of them.")
+    target = find_device(device, memory_gb=memory_gb, peak_tflops=peak_tflops)
+    settings = _settings(config, options.all_overrides(set_, more))
+    run = planned_run(settings, pictures=pictures, devices=devices)
+    target.peak(run.amp)  # a precision the device does not have
+    if throughput is not None:
+        speed = Speed(throughput, "as given by --throughput")
+    elif measured is not None:
+        speed = measured_speed(run, _read(measured), str(measured))
+    else:
+        speed = estimated_speed(run, target, share)
+    found = values(run, target, speed, reserve_gb=reserve_gb)
+    if as_json:
+        typer.echo(json.dumps({"config": str(config), **found}, indent=1))
+    else:
+        _print(str(config), found)
+
+
+def _settings(path: Path, overrides: list[str]) -> Any:
+    """The settings, with folders and files that need not be there yet left open; PaddleSeg's YAML has no `kind`."""
+    tree, _ = read_tree(path)
+    merge_overrides(tree, overrides)
+    return fill_gaps(load_config, path, overrides, config_kinds().get(kind_of(tree) or ""))[0]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--measured {path}: cannot be read: {error}. Give a result file of benchmarks/.") from None
+
+
+def _print(title: str, found: dict[str, Any]) -> None:
+    """Two tables; plain columns when the output is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..planning.table import facts, memory_rows
+
+    console = Console()
+    rows, known = memory_rows(found), facts(found)
+    if not console.is_terminal:
+        typer.echo(title)
+        for what, value in known:
+            typer.echo(f"{what:<19}{value}")
+        for row in rows:
+            typer.echo(f"{row[0]:<29}" + "".join(f"{cell:>22}" for cell in row[1:]))
+    else:
+        table = Table(title=title, show_header=False)
+        for pair in known:
+            table.add_row(*pair)
+        console.print(table)
+        table = Table()
+        for number, heading in enumerate(rows[0]):
+            table.add_column(heading, justify="right" if number else "left")
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
+    typer.echo("* as configured. GB are 2**30 bytes. Memory is arithmetic of shapes, not measured on a device.")

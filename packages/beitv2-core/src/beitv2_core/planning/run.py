@@ -1,0 +1,154 @@
+"""A planned run and what follows from it: memory of a device, work, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+from ..errors import ConfigError
+from .cost import FULL, Bricks, Cost
+from .devices import GB, Device
+
+DAY = 86400
+#: ("off" or "amp", recompute): the columns of the memory table
+COLUMNS = ((False, False), (False, True), (True, False), (True, True))
+
+
+class Schedule(NamedTuple):
+    """How pictures become updates: sizes in pictures, lengths in updates; None where the pictures were not counted."""
+
+    batch_size: int
+    devices: int
+    accumulate: int
+    total_batch: int
+    total_steps: int
+    pictures: Optional[int]
+    steps_per_epoch: Optional[int]
+
+    @property
+    def epochs(self) -> Optional[float]:
+        """Passes over the data."""
+        return self.total_steps / self.steps_per_epoch if self.steps_per_epoch else None
+
+
+class PlannedRun(NamedTuple):
+    """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, pictures, devices)).
+
+    costs: (what is trained, the frozen network beside it) in float32 or mixed precision; beside: that network's name,
+    empty for none; states: numbers the optimizer keeps for one that is trained; averaged: the weights are averaged as
+    well; amp, recompute: as configured.
+    """
+
+    kind: str
+    schedule: Schedule
+    costs: Callable[[Bricks], tuple[Cost, Cost]]
+    beside: str = ""
+    states: int = 2
+    averaged: bool = False
+    amp: str = "off"
+    recompute: bool = False
+
+
+class Memory(NamedTuple):
+    """Bytes on one device at the fullest moment of a step; largest_batch: None where the memory is unknown."""
+
+    amp: bool
+    recompute: bool
+    weights: float
+    gradients: float
+    optimizer: float
+    frozen: float
+    activations: float
+    working: float
+    reserve: float
+    largest_batch: Optional[int]
+    fits: Optional[bool]
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return (self.weights + self.gradients + self.optimizer + self.frozen + self.activations + self.working
+                + self.reserve)
+
+
+class Speed(NamedTuple):
+    """pictures a second of one device, None where nothing tells; source: where that comes from, in words."""
+
+    pictures: Optional[float]
+    source: str
+
+
+def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reserve_gb: float) -> Memory:
+    """Bytes on one device; gradients stay allocated between steps, so that all of it is there at once.
+
+    working: two tensors of the largest kind, which come and go (scores and their gradient, logits and theirs).
+    """
+    trained, frozen = run.costs(Bricks(amp))
+    weights = FULL * trained.parameters * (2 if run.averaged else 1) + trained.buffers
+    gradients, optimizer = FULL * trained.parameters, FULL * run.states * trained.parameters
+    beside, reserve = FULL * frozen.parameters + frozen.buffers, reserve_gb * GB
+    batch, working = run.schedule.batch_size, 2 * max(trained.largest, frozen.largest)
+    fixed = weights + gradients + optimizer + beside + reserve + trained.at_most(0, recompute)
+    picture = trained.at_most(1, recompute) - trained.at_most(0, recompute) + working
+    largest, fits = None, None
+    if device.memory_gb is not None:
+        largest = max(0, math.floor((device.memory_gb * GB - fixed) / picture))
+        fits = batch <= largest
+    return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.at_most(batch, recompute),
+                  batch * working, reserve, largest, fits)
+
+
+def work(run: PlannedRun) -> dict[str, float]:
+    """GFLOP a picture, and PFLOP-days of the whole run."""
+    trained, frozen = run.costs(Bricks(run.amp != "off"))
+    step = trained.step_flop(run.recompute)
+    pictures = run.schedule.total_steps * run.schedule.total_batch
+    return {"forward_gflop": trained.forward / 1e9, "step_gflop": step / 1e9, "beside_gflop": frozen.forward / 1e9,
+            "picture_gflop": (step + frozen.forward) / 1e9,
+            "pflop_days": pictures * (step + frozen.forward) / 1e15 / DAY}
+
+
+def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
+    """Pictures a second where a device reaches `share` of its published peak; unknown without a published peak."""
+    peak, full = device.peak(run.amp), device.peak("off")
+    if peak is None or full is None:
+        return Speed(None, f"{device.name} has no published peak here: give --peak-tflops, --throughput or --measured")
+    trained, frozen = run.costs(Bricks(run.amp != "off"))
+    in_full = trained.full_flop + frozen.full_flop
+    fast = trained.step_flop(run.recompute) + frozen.forward - in_full
+    seconds = (fast / peak + in_full / full) / (share * 1e12)
+    words = f"{100 * share:g} % of {peak:g} TFLOP/s"
+    if in_full:
+        words += f", of {full:g} for {in_full / 1e9:.1f} GFLOP that stay in float32"
+    return Speed(1 / seconds, f"estimate, assuming {words}")
+
+
+def measured_speed(run: PlannedRun, outcome: Any, source: str) -> Speed:
+    """Pictures a second of the machine of a result file of benchmarks/, scaled by the GFLOP a picture.
+
+    Raises ConfigError where the file is none, or holds no step of this kind.
+    """
+    case = {"pretrain": "pretrain_step", "finetune": "finetune_step"}.get(run.kind)
+    try:
+        values = {(entry["case"], entry["metric"]): float(entry["value"]) for entry in outcome["metrics"]}
+        machine = f"{outcome['hardware']['processor']}, {outcome['hardware']['cores']} cores"
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"--measured {source}: no result file of benchmarks/ ({error!r} is missing or wrong). See "
+                          "benchmarks/README.md for its form.") from None
+    share, peak = values.get((case or "", "share_of_peak")), values.get(("matmul_peak", "gflops"))
+    if share is None or peak is None:
+        found = sorted({name for name, metric in values if metric == "share_of_peak"})
+        raise ConfigError(f"--measured {source}: it holds no step of a {run.kind!r} run, only "
+                          f"{', '.join(found) or 'none'}. Give --throughput instead.")
+    speed = share * peak / work(run)["picture_gflop"]
+    return Speed(speed, f"scaled by the work from {case} measured on {machine}: {share * peak:.0f} GFLOP/s")
+
+
+def duration(run: PlannedRun, speed: Speed) -> dict[str, Optional[float]]:
+    """Hours of the run and of all its devices together; pictures a second of one."""
+    if speed.pictures is None:
+        return {"pictures_per_second": None, "hours": None, "device_hours": None}
+    pictures = run.schedule.total_steps * run.schedule.total_batch
+    hours = pictures / (speed.pictures * run.schedule.devices) / 3600
+    return {"pictures_per_second": speed.pictures, "hours": hours, "device_hours": hours * run.schedule.devices}

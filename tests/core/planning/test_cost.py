@@ -1,0 +1,157 @@
+"""The formulas of memory and work against built models and against the tensors Paddle really saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import paddle
+import paddle.nn.functional as F
+import pytest
+import yaml
+from plain_layers import use_plain_layers
+
+from beitv2_core.build.costs import planned_run, tokenizer_costs
+from beitv2_core.build.models import build_mim, build_teacher, build_tokenizer
+from beitv2_core.config import load_config, parse_config
+from beitv2_core.dry_run import saved_for_backward
+from beitv2_core.planning.cost import Bricks, Cost, total
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+#: patches along a side, width, depth, heads, batch
+SIZES = {"small": (3, 48, 2, 3, 4), "larger": (6, 128, 4, 4, 2)}
+RUN = {"output": "none", "optim": {"lr": 1.0, "steps": 1}, "train": {"batch_size": 2}}
+
+
+def data(side: int) -> dict:
+    return {"dataset": "digit_scenes", "size": 8, "image_size": 8 * side}
+
+
+def tokenizer_config(size: str, **more):
+    side, width, depth, heads, _ = SIZES[size]
+    trunk = {"width": width, "depth": depth, "num_heads": heads}
+    return parse_config({**RUN, "kind": "tokenizer", "data": data(side), "encoder": {**trunk, "patch_size": 8},
+                         "decoder": {**trunk, "depth": 1}, "quantizer": {"num_codes": 32, "code_dim": 8},
+                         "teacher": {"name": "hog"}, **more})
+
+
+def pretrain_config(size: str, tmp_path, recompute: bool = False, **model):
+    side, width, depth, heads, _ = SIZES[size]
+    path = tmp_path / "tokenizer.yml"
+    path.write_text(yaml.safe_dump(tokenizer_config(size).resolved()), encoding="utf-8")
+    return parse_config({
+        **RUN, "kind": "pretrain", "data": data(side), "train": {"batch_size": 2, "recompute": recompute},
+        "tokenizer": {"weights": str(path)}, "mask": {"num_masked": side, "min_block": 1},
+        "model": {"width": width, "depth": depth, "num_heads": heads, "patch_size": 8, "init_values": 0.1,
+                  "positions": "shared_relative", "early_layers": depth - 1, "head_layers": 1, **model}})
+
+
+def trained(config) -> Cost:
+    return planned_run(config, pictures=10**6, devices=1).costs(Bricks())[0]
+
+
+def built(config):
+    return build_mim(config.model, image_size=config.data.image_size, num_codes=32, recompute=config.train.recompute)
+
+
+def trainable(model) -> int:
+    return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)
+
+
+def buffer_bytes(model) -> int:
+    return sum(tensor.size * tensor.element_size() for tensor in model.buffers())
+
+
+@pytest.mark.parametrize("changes", [{}, {"early_layers": None}, {"share_lm_head": False}, {"positions": "relative"},
+                                     {"positions": "absolute", "qkv_bias": False, "init_values": None},
+                                     {"mlp_ratio": 2.5}])
+def test_a_pretraining_model_has_the_planned_parameters_and_buffers(tmp_path, changes):
+    config = pretrain_config("small", tmp_path, **changes)
+    model, cost = built(config), trained(config)
+    assert (cost.parameters, cost.buffers) == (trainable(model), buffer_bytes(model))
+
+
+def test_a_tokenizer_has_the_planned_parameters_and_buffers():
+    config = tokenizer_config("small")
+    teacher = build_teacher(config.teacher, image_size=24, patch_size=8)
+    model, cost = build_tokenizer(config, teacher_width=teacher.width), trained(config)
+    assert (cost.parameters, cost.buffers) == (trainable(model), buffer_bytes(model))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("drop_path", [0.0, 0.2])
+@pytest.mark.parametrize("size", SIZES)
+def test_pretraining_saves_what_the_formula_says(monkeypatch, tmp_path, size, drop_path, recompute):
+    use_plain_layers(monkeypatch)
+    config = pretrain_config(size, tmp_path, recompute, drop_path=drop_path)
+    side, batch, model, cost = SIZES[size][0], SIZES[size][4], built(config), trained(config)
+    images = paddle.randn([batch, 3, 8 * side, 8 * side])
+    mask = paddle.to_tensor([[i < side for i in range(side * side)]] * batch)
+    codes = paddle.zeros([batch * side], dtype="int64")
+    counted = saved_for_backward(model, lambda: total_loss(model(images, mask), codes))
+    assert cost.after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
+
+
+def total_loss(logits, codes):
+    return paddle.add_n([F.cross_entropy(part, codes) for part in logits.values()])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_recomputed_block_builds_up_what_the_formula_says(monkeypatch, tmp_path, size):
+    use_plain_layers(monkeypatch)
+    config = pretrain_config(size, tmp_path)
+    side, width, _, _, batch = SIZES[size]
+    model, tokens = built(config), side * side + 1
+    x = paddle.randn([batch, tokens, width])
+    x.stop_gradient = False
+    counted = saved_for_backward(model, lambda: model.blocks[0](x, model.shared_bias()))
+    cost, block_input = trained(config), batch * tokens * width * 4
+    inside = cost.at_most(batch, recompute=True) - cost.after_forward(batch, recompute=True)
+    assert inside + block_input == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_tokenizer_training_saves_what_the_formula_says(monkeypatch, size, recompute):
+    use_plain_layers(monkeypatch)
+    config = tokenizer_config(size, train={"batch_size": 2, "recompute": recompute})
+    side, batch = SIZES[size][0], SIZES[size][4]
+    teacher = build_teacher(config.teacher, image_size=8 * side, patch_size=8)
+    model, cost = build_tokenizer(config, teacher_width=teacher.width), trained(config)
+    model.train()
+    images = paddle.rand([batch, 3, 8 * side, 8 * side])
+    target = teacher(images)
+    counted = saved_for_backward(model, lambda: model(images, target)["loss"])
+    assert cost.after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
+
+
+def test_the_count_sees_a_tensor_once_and_no_weights():
+    layer = paddle.nn.Linear(8, 8)
+    x = paddle.randn([4, 8])
+    x.stop_gradient = False
+    # the product saves x and its weight; the square its input
+    assert saved_for_backward(layer, lambda: paddle.square(layer(x)).sum() + paddle.square(x).sum()) == 2 * 4 * 8 * 4
+
+
+def test_mixed_precision_keeps_the_attention_weights_twice_and_halves_what_products_read():
+    tokens, width, heads = 10, 32, 4
+    full, mixed = (Bricks(amp).block(tokens, width, heads, 4 * width) for amp in (False, True))
+    td, table = tokens * width, heads * tokens * tokens
+    statistics = 2 * 2 * tokens * 4
+    assert full.kept == 4 * (18 * td + table) + statistics
+    assert mixed.kept == 4 * 4 * td + 2 * 14 * td + 6 * table + statistics
+
+
+def test_work_a_picture_is_that_of_the_official_models():
+    given = ["data.root=none", "tokenizer.weights=none"]
+    vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])[0]
+    encode = tokenizer_costs(Bricks(), vqkd, 512)[0]
+    assert encode.forward / 1e9 == pytest.approx(35.5, rel=0.02)
+    step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)[0]).step_flop(recompute=False)
+    assert step / 1e9 == pytest.approx(128.3, rel=0.02)
+
+
+def test_recomputing_repeats_the_blocks_and_nothing_else():
+    block = Bricks().block(10, 32, 4, 128)
+    rest = Bricks().product(10, 32, 7)
+    both = total(block, block, rest)
+    assert both.step_flop(True) - both.step_flop(False) == 2 * block.forward
