@@ -47,6 +47,11 @@ def test_linear_of_an_input_without_gradient_and_without_recording():
         assert linear(x, weight, bias).stop_gradient
 
 
+def test_linear_with_a_frozen_bias():
+    x, weight, bias = leaf(3, 6), leaf(6, 4), paddle.randn([4])
+    assert_equal(linear(x, weight, bias), F.linear(x, weight, bias), [x, weight])
+
+
 def test_layer_norm():
     x, ours = leaf(2, 5, 6), LayerNorm(6, epsilon=1e-6)
     ours.weight.set_value(paddle.randn([6]))

@@ -39,6 +39,7 @@ class _LinearOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
+        ctx.learns_bias = not bias.stop_gradient
         return product_and_bias(x, weight, bias)
 
     @staticmethod
@@ -49,7 +50,7 @@ class _LinearOnCpu(PyLayer):
         dweight = None
         if not weight.stop_gradient:
             dweight = paddle.matmul(x.reshape([-1, weight.shape[0]]), dy_RE, transpose_x=True)
-        return dx, dweight, sum_over_rows(dy_RE)
+        return dx, dweight, sum_over_rows(dy_RE) if ctx.learns_bias else None
 
 
 def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
@@ -59,9 +60,7 @@ def linear(x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor | None) 
     """
     if bias is None or not on_cpu(x):
         return F.linear(x, weight, bias)
-    if paddle.is_grad_enabled() and not bias.stop_gradient:
-        return _LinearOnCpu.apply(x, weight, bias)
-    return product_and_bias(x, weight, bias)
+    return _LinearOnCpu.apply(x, weight, bias)
 
 
 class Linear(nn.Linear):
