@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .augment import RandAugment, RandomErasing, erase
+from .colour import ColorJitter
 from .rng import SampleRng
 from .sample import Sample
 from .transforms import (
     IMAGENET_MEAN,
-    ColorJitter,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Size,

@@ -10,15 +10,17 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from .colour import ColorJitter, recolour
 from .rng import SampleRng
 from .sample import Sample
 from .transforms import (
-    ColorJitter,
     EvalCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Size,
     TwoViewCrop,
+    edges,
+    mirrored,
     normalise,
     to_unit_floats,
 )
@@ -106,8 +108,15 @@ class MimTransform:
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample and draw its mask."""
-        image = sample.image if self.jitter is None else self.jitter(sample.image, rng)
-        patch_view, token_view = self.crop(self.flip(image, rng), rng)
+        image = sample.image
+        changes = [] if self.jitter is None else self.jitter.draw(rng)
+        flipped = self.flip.draw(rng)
+        box, chosen = self.crop.draw(image.width, image.height, rng)
+        left, top, right, bottom = edges(box)
+        if flipped:  # the box is one of the mirrored picture
+            left, right = image.width - right, image.width - left
+        part = recolour(image, changes, (left, top, right, bottom))  # no pixel is touched that no view shows
+        patch_view, token_view = self.crop.read(mirrored(part) if flipped else part, chosen)
         result = {"patch_view": np.asarray(patch_view), "mask": self.masking(rng).reshape(-1), "path": sample.path}
         # With interpolation "random" the views are equal in some samples only; a batch needs all or none.
         if token_view is not patch_view or len(self.crop.filters) > 1:
