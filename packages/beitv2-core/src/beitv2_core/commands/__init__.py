@@ -11,6 +11,7 @@ from .inspect import inspect
 from .models import download, models
 from .report import report
 from .serve import serve
+from .shards import make_shards
 from .show_config import config
 from .tokenize import tokenize
 from .train import init_tokenizer, pretrain, train_tokenizer
@@ -19,5 +20,5 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
     for function in (train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert, verify,
-                     models, download, config, init_tokenizer):
+                     models, download, config, make_shards, init_tokenizer):
         app.command()(function)

@@ -47,10 +47,18 @@ def pair(value: Pixels) -> tuple[int, int]:
 class DataConfig(Section):
     """Where pictures come from and how they are cropped."""
 
-    dataset: Literal["folder", "digit_scenes"] = Field(
-        description="folder: pictures below data.root; digit_scenes: drawn on the fly, no files"
+    dataset: Literal["folder", "shards", "digit_scenes"] = Field(
+        description="folder: pictures below data.root; shards: pictures in tar files, WebDataset's layout; "
+        "digit_scenes: drawn on the fly, no files"
     )
-    root: Optional[str] = Field(default=None, description="folder of pictures, nested or flat (dataset: folder)")
+    root: Optional[Union[str, list[str]]] = Field(
+        default=None,
+        description="folder of pictures, nested or flat (dataset: folder); folder of .tar files, a pattern such as "
+        "train-{000..146}.tar, or a list of these (dataset: shards)",
+    )
+    shard_window: int = Field(
+        default=4, gt=0, description="tar files whose pictures are mixed with each other (dataset: shards)"
+    )
     list_file: Optional[str] = Field(
         default=None, description="text file naming the pictures, one a line, below data.root"
     )
@@ -86,6 +94,13 @@ class DataConfig(Section):
     def _source_is_complete(self) -> DataConfig:
         if self.dataset == "folder" and not self.root:
             raise required("root", "the folder with the training pictures")
+        if self.dataset == "shards":
+            if not self.root:
+                raise required("root", "the tar files with the training pictures: a folder, a pattern or a list")
+            if self.list_file is not None:
+                raise impossible("list_file", "shards are read whole; expected null (dataset: shards)")
+        elif isinstance(self.root, list):
+            raise impossible("root", "a list of paths came, expected one folder (only dataset: shards takes a list)")
         if self.dataset == "digit_scenes" and self.size is None:
             raise required("size", "the number of pictures to draw")
         for name in ("crop_scale", "scene_digits"):

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -25,9 +26,15 @@ def decode(path: str | Path) -> Image.Image:
     more than `Image.MAX_IMAGE_PIXELS` pixels. Source: official `dataset_folder.py: pil_loader`.
     Departs: Pillow's decompression-bomb warning is an error here.
     """
+    with open(path, "rb") as file:
+        return decode_file(file)
+
+
+def decode_file(file: BinaryIO) -> Image.Image:
+    """`decode` for an open file."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with open(path, "rb") as file, Image.open(file) as image:
+        with Image.open(file) as image:
             return image.convert("RGB")
 
 
@@ -38,6 +45,17 @@ class PathList(Sequence[str]):
         encoded = [os.fsencode(path) for path in paths]
         self._ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
         self._bytes = b"".join(encoded)
+
+    @classmethod
+    def from_arrays(cls, text: np.ndarray, ends: np.ndarray) -> PathList:
+        """The list that `arrays` was taken from."""
+        found = cls(())
+        found._bytes, found._ends = text.tobytes(), ends
+        return found
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All strings' bytes, uint8, and where each ends, int64: for a file."""
+        return np.frombuffer(self._bytes, dtype=np.uint8), self._ends
 
     def __len__(self) -> int:
         return len(self._ends)
