@@ -40,6 +40,21 @@ def test_pretraining_jitters_flips_crops_and_masks_in_the_official_order_pixel_f
         np.testing.assert_array_equal(got["mask"].reshape(4, 4), masking(rng))
 
 
+def test_fixed_views_come_round_again_under_new_masks_and_are_numbered():
+    masking = BlockwiseMasking((4, 4), 7, min_block=2)
+    plain, fixed = MimTransform(32, masking, token_size=16), MimTransform(32, masking, token_size=16, views=2)
+    epochs = [fixed(sample(), SampleRng.for_sample(9, epoch, 5)) for epoch in range(6)]
+    for epoch, got in enumerate(epochs):
+        new = plain(sample(), SampleRng.for_sample(9, epoch % 2, 5))
+        for view in ("patch_view", "token_view"):
+            np.testing.assert_array_equal(got[view], new[view])
+        assert got["row"] == 5 * 2 + epoch % 2
+    assert (epochs[0]["patch_view"] != epochs[1]["patch_view"]).any()
+    assert len({got["mask"].tobytes() for got in epochs}) > 3
+    assert fixed.batch(stack_samples(epochs[:3])).rows.tolist() == [10, 11, 10]
+    assert plain.batch(stack_samples([plain(sample(), SampleRng.for_sample(9, 0, 5))])).rows.size == 0
+
+
 def test_mim_batch_has_the_promised_shapes_and_both_views_agree():
     batch = make_batch(MimTransform(32, BlockwiseMasking((4, 4), 7, min_block=2)))
     assert batch.patch_view.shape == batch.token_view.shape == (4, 3, 32, 32)

@@ -63,6 +63,7 @@ def build_transform(config: AnyConfig) -> Any:
         interpolation=data.interpolation,
         token_interpolation=data.token_interpolation,
         jitter=data.color_jitter or None,
+        views=config.tokenizer.cache.views if config.tokenizer.cache is not None else None,
     )
 
 

@@ -209,6 +209,17 @@ class TeacherConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
 
 
+class CodeCacheConfig(Section):
+    """Codes kept on the disk, so that a view is tokenized once.
+
+    Departs: every picture has `views` fixed crops, flips and colours that come round again; the official code draws new
+    ones in every epoch. Masks are drawn anew all the same.
+    """
+
+    path: str = Field(description="folder of the codes; made where it is missing, shared by all processes")
+    views: int = Field(gt=0, description="fixed views of a picture; epoch e shows view e mod views")
+
+
 class TokenizerSourceConfig(Section):
     """The trained tokenizer whose codes are predicted."""
 
@@ -223,6 +234,13 @@ class TokenizerSourceConfig(Section):
     code_dim: Optional[int] = Field(
         default=None, gt=0, description="expected channels of a code; null takes what is there"
     )
+    batch_size: Optional[int] = Field(
+        default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
+    )
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        default="off", description="mixed precision of the tokenizer's encoder (GPU); not the official codes"
+    )
+    cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
 
 
 class MaskConfig(Section):

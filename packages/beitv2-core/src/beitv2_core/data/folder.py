@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,10 @@ class PathList(Sequence[str]):
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All strings' bytes, uint8, and where each ends, int64: for a file."""
         return np.frombuffer(self._bytes, dtype=np.uint8), self._ends
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the strings and their order."""
+        return hashlib.sha256(self._bytes + self._ends.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -123,6 +128,10 @@ class ImageFolder:
     def __repr__(self) -> str:
         kinds = f", {len(self.classes)} classes" if self.classes is not None else ""
         return f"ImageFolder({self.root}, {len(self)} pictures{kinds})"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names in order: which picture has which number."""
+        return self.paths.fingerprint()
 
     def load(self, index: int) -> Sample:
         """Decode picture `index`; an undecodable one is replaced by the next that can be decoded."""

@@ -35,12 +35,14 @@ class TokenizerBatch(NamedTuple):
 
 class MimBatch(NamedTuple):
     """patch_view: float32 (B, 3, H, W), ImageNet-normalised; token_view: float32 (B, 3, h, w) in [0, 1], the same crop;
-    mask: bool (B, N), True = hidden; paths: B strings."""
+    mask: bool (B, N), True = hidden; paths: B strings; rows: int64 (B,), picture * views + view where the views are
+    fixed, else empty."""
 
     patch_view: np.ndarray
     token_view: np.ndarray
     mask: np.ndarray
     paths: list[str]
+    rows: np.ndarray = np.zeros(0, dtype=np.int64)
 
 
 class LabelledBatch(NamedTuple):
@@ -78,8 +80,11 @@ class MimTransform:
 
     image_size: of the student's view, pixels; token_size: of the tokenizer's view (default the same). masking: callable
     rng -> bool (gh, gw). jitter None = no colour change. Gives {"patch_view", "mask" (N,), "path"} and, only when it
-    differs from the patch view, "token_view".
+    differs from the patch view, "token_view".  views: number of fixed views of a picture; None draws new ones in every
+    epoch.  With fixed ones epoch e shows the view of epoch e mod views, the mask is of epoch e, and "row" says which
+    view of which picture it is.
     Source: official `datasets.py: DataAugmentationForBEiT`.
+    Departs: fixed views, where asked for; the official code has none.
     """
 
     def __init__(
@@ -92,8 +97,9 @@ class MimTransform:
         interpolation: str = "bicubic",
         token_interpolation: str = "bicubic",
         jitter: float | tuple[float, float, float] | None = 0.4,
+        views: int | None = None,
     ) -> None:
-        self.masking = masking
+        self.masking, self.views = masking, views
         self.jitter: ColorJitter | None = None
         if jitter:
             self.jitter = ColorJitter(*((jitter,) * 3 if isinstance(jitter, (int, float)) else jitter))
@@ -108,6 +114,15 @@ class MimTransform:
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample and draw its mask."""
+        if self.views is None:
+            return self._sample(sample, rng, rng)
+        masks = rng.apart("mask")  # another stream: the view's must not depend on the mask, nor look like it
+        seed, epoch, index = masks.key  # type: ignore[misc]
+        view = epoch % self.views
+        result = self._sample(sample, SampleRng.for_sample(seed, view, index), masks)
+        return {**result, "row": index * self.views + view}
+
+    def _sample(self, sample: Sample, rng: SampleRng, masks: SampleRng) -> dict[str, Any]:
         image = sample.image
         changes = [] if self.jitter is None else self.jitter.draw(rng)
         flipped = self.flip.draw(rng)
@@ -117,7 +132,7 @@ class MimTransform:
             left, right = image.width - right, image.width - left
         part = recolour(image, changes, (left, top, right, bottom))  # no pixel is touched that no view shows
         patch_view, token_view = self.crop.read(mirrored(part) if flipped else part, chosen)
-        result = {"patch_view": np.asarray(patch_view), "mask": self.masking(rng).reshape(-1), "path": sample.path}
+        result = {"patch_view": np.asarray(patch_view), "mask": self.masking(masks).reshape(-1), "path": sample.path}
         # With interpolation "random" the views are equal in some samples only; a batch needs all or none.
         if token_view is not patch_view or len(self.crop.filters) > 1:
             result["token_view"] = np.asarray(token_view)
@@ -127,7 +142,8 @@ class MimTransform:
         """Turn the stacked samples into floats."""
         patch_view = to_unit_floats(stacked["patch_view"])
         token_view = to_unit_floats(stacked["token_view"]) if "token_view" in stacked else patch_view
-        return MimBatch(normalise(patch_view), token_view, stacked["mask"], stacked["path"])
+        rows = {"rows": stacked["row"].astype(np.int64)} if "row" in stacked else {}
+        return MimBatch(normalise(patch_view), token_view, stacked["mask"], stacked["path"], **rows)
 
 
 class EvalTransform:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import os
@@ -69,6 +70,10 @@ class ShardSet:
             near = [np.arange(self._starts[i], self._starts[i + 1]) for i in files[start : start + self.window]]
             mixed.append(draws.permutation(np.concatenate(near)))
         return np.concatenate(mixed)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the members' names in order: which picture has which number."""
+        return hashlib.sha256("".join(part.names.fingerprint() for part in self._parts).encode()).hexdigest()
 
     def path(self, index: int) -> str:
         """What a picture is called in logs and lists: tar file, slash, member."""
