@@ -184,3 +184,8 @@ def test_shards_take_a_pattern_or_a_list_and_a_folder_only_one_path(minimal):
         load_config(minimal, [*shards, "data.root=a", "data.list_file=b"])
     with pytest.raises(ConfigError, match="data.root: a list of paths came"):
         load_config(minimal, ["data.dataset=folder", "data.root=[a, b]"])
+
+
+def test_drawn_pictures_cannot_be_decoded_smaller(minimal):
+    with pytest.raises(ConfigError, match="data.draft: drawn pictures are not decoded"):
+        load_config(minimal, ["data.draft=true"])

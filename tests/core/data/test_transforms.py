@@ -20,7 +20,7 @@ def noise(width=40, height=30, seed=0):
 def test_equal_views_are_resized_once_and_shared(monkeypatch):
     calls = []
     resize = Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize", lambda *args: calls.append(1) or resize(*args))
+    monkeypatch.setattr(Image.Image, "resize", lambda *args, **more: calls.append(1) or resize(*args, **more))
     first, second = T.TwoViewCrop(16, 16)(noise(), SampleRng.from_seed(1))
     assert first is second and len(calls) == 1
     first, second = T.TwoViewCrop(16, (8, 12))(noise(), SampleRng.from_seed(1))

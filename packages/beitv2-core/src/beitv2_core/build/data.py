@@ -54,7 +54,8 @@ def build_transform(config: AnyConfig) -> Any:
     """The augmentation of the recipe: one view for the tokenizer, two views and a mask for pretraining."""
     data = config.data
     if isinstance(config, TokenizerConfig):
-        return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation)
+        return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation,
+                                  draft=data.draft)
     return MimTransform(
         data.image_size,
         build_masking(config.mask, config.grid),
@@ -63,6 +64,7 @@ def build_transform(config: AnyConfig) -> Any:
         interpolation=data.interpolation,
         token_interpolation=data.token_interpolation,
         jitter=data.color_jitter or None,
+        draft=data.draft,
         views=config.tokenizer.cache.views if config.tokenizer.cache is not None else None,
     )
 

@@ -154,6 +154,7 @@ def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> Co
         "seed": config.seed, "views": asked.views, "pictures": len(dataset),
         "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
         "token_image_size": list(pixels),
+        "draft": list(pair(data.image_size)) if data.draft else None,  # the larger view decides how much is decoded
         **data.model_dump(mode="json", include={"dataset", "crop_scale", "token_interpolation", "color_jitter",
                                                 "scene_size", "scene_digits", "scene_seed"}),
     }

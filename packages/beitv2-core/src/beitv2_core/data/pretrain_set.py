@@ -22,6 +22,7 @@ from .transforms import (
     edges,
     mirrored,
     normalise,
+    reduced,
     to_unit_floats,
 )
 
@@ -56,19 +57,25 @@ class LabelledBatch(NamedTuple):
 class TokenizerTransform:
     """Random resized crop (bicubic), then a flip; no colour change (recipe of the tokenizer).
 
-    Gives {"image": uint8 (H, W, 3), "path": str}. Source: official `datasets.py: build_vqkd_dataset`.
+    draft: pictures may be decoded smaller, `shrink(full size, rng)` says how much. Gives {"image": uint8 (H, W, 3),
+    "path": str}. Source: official `datasets.py: build_vqkd_dataset`.
     Departs: crop and flip draw from the sample's python generator; torchvision draws them from torch's.
     """
 
     def __init__(
-        self, image_size: Size, *, scale: tuple[float, float] = (0.08, 1.0), interpolation: str = "bicubic"
+        self, image_size: Size, *, scale: tuple[float, float] = (0.08, 1.0), interpolation: str = "bicubic",
+        draft: bool = False,
     ) -> None:
         self.crop = RandomResizedCrop(image_size, scale=scale, interpolation=interpolation)
         self.flip = RandomHorizontalFlip()
+        self.shrink = self._shrink if draft else None
+
+    def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
+        return self.crop.reduction(self.crop.draw(*size, rng)[0])
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample."""
-        return {"image": np.asarray(self.flip(self.crop(sample.image, rng), rng)), "path": sample.path}
+        return {"image": np.asarray(self.flip(self.crop.read_sample(sample, rng)[0], rng)), "path": sample.path}
 
     def batch(self, stacked: dict[str, Any]) -> TokenizerBatch:
         """Turn the stacked samples into floats."""
@@ -82,7 +89,7 @@ class MimTransform:
     rng -> bool (gh, gw). jitter None = no colour change. Gives {"patch_view", "mask" (N,), "path"} and, only when it
     differs from the patch view, "token_view".  views: number of fixed views of a picture; None draws new ones in every
     epoch.  With fixed ones epoch e shows the view of epoch e mod views, the mask is of epoch e, and "row" says which
-    view of which picture it is.
+    view of which picture it is.  draft: pictures may be decoded smaller, `shrink(full size, rng)` says how much.
     Source: official `datasets.py: DataAugmentationForBEiT`.
     Departs: fixed views, where asked for; the official code has none.
     """
@@ -98,8 +105,10 @@ class MimTransform:
         token_interpolation: str = "bicubic",
         jitter: float | tuple[float, float, float] | None = 0.4,
         views: int | None = None,
+        draft: bool = False,
     ) -> None:
         self.masking, self.views = masking, views
+        self.shrink = self._shrink if draft else None
         self.jitter: ColorJitter | None = None
         if jitter:
             self.jitter = ColorJitter(*((jitter,) * 3 if isinstance(jitter, (int, float)) else jitter))
@@ -117,21 +126,39 @@ class MimTransform:
         if self.views is None:
             return self._sample(sample, rng, rng)
         masks = rng.apart("mask")  # another stream: the view's must not depend on the mask, nor look like it
-        seed, epoch, index = masks.key  # type: ignore[misc]
-        view = epoch % self.views
-        result = self._sample(sample, SampleRng.for_sample(seed, view, index), masks)
-        return {**result, "row": index * self.views + view}
+        view = self._of_view(rng)
+        _, number, index = view.key  # type: ignore[misc]
+        return {**self._sample(sample, view, masks), "row": index * self.views + number}
+
+    def _of_view(self, rng: SampleRng) -> SampleRng:
+        """The generators the view is drawn from: the epoch's, or with fixed views those of the view's number."""
+        if self.views is None or rng.key is None:
+            return rng
+        seed, epoch, index = rng.key
+        return SampleRng.for_sample(seed, epoch % self.views, index)
+
+    def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
+        rng = self._of_view(rng)
+        if self.jitter is not None:
+            self.jitter.draw(rng)
+        self.flip.draw(rng)
+        return self.crop.reduction(self.crop.draw(*size, rng)[0])
 
     def _sample(self, sample: Sample, rng: SampleRng, masks: SampleRng) -> dict[str, Any]:
         image = sample.image
         changes = [] if self.jitter is None else self.jitter.draw(rng)
         flipped = self.flip.draw(rng)
-        box, chosen = self.crop.draw(image.width, image.height, rng)
+        full = sample.full_size or image.size
+        box, chosen = self.crop.draw(*full, rng)
         left, top, right, bottom = edges(box)
         if flipped:  # the box is one of the mirrored picture
-            left, right = image.width - right, image.width - left
-        part = recolour(image, changes, (left, top, right, bottom))  # no pixel is touched that no view shows
-        patch_view, token_view = self.crop.read(mirrored(part) if flipped else part, chosen)
+            left, right = full[0] - right, full[0] - left
+        outer, inner = reduced((left, top, right, bottom), sample.reduction)
+        part = recolour(image, changes, outer)  # no pixel is touched that no view shows
+        if flipped:
+            part = mirrored(part)
+            inner = inner and (part.width - inner[2], inner[1], part.width - inner[0], inner[3])
+        patch_view, token_view = self.crop.read(part, chosen, inner)
         result = {"patch_view": np.asarray(patch_view), "mask": self.masking(masks).reshape(-1), "path": sample.path}
         # With interpolation "random" the views are equal in some samples only; a batch needs all or none.
         if token_view is not patch_view or len(self.crop.filters) > 1:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError
 from .corrupt import CorruptFiles
-from .folder import MAX_REPLACEMENTS, decode_file
+from .folder import MAX_REPLACEMENTS, Decoded, Shrink, decode_file
 from .rng import derive_seed
 from .sample import Sample
 from .tar_index import BAD_LABEL, NO_LABEL, read_index
@@ -80,18 +79,22 @@ class ShardSet:
         file, place = self._place(index)
         return f"{self.files[file]}/{self._parts[file].names[place]}"
 
-    def load(self, index: int) -> Sample:
-        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded."""
+    def load(self, index: int, shrink: Shrink | None = None) -> Sample:
+        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded.
+
+        shrink: as in `decode_file`.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"ShardSet: picture {index} was asked for, there are {len(self)}.")
         for step in range(min(len(self), MAX_REPLACEMENTS)):
             at = (index + step) % len(self)
             try:
-                image = self._decode(at)
+                found = self._decode(at, shrink)
             except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
                 self.corrupt.add(self.path(at), f"{type(error).__name__}: {error}".replace("\n", " "))
                 continue
-            return Sample(image, None if self.labels is None else int(self.labels[at]), self.path(at))
+            label = None if self.labels is None else int(self.labels[at])
+            return Sample(found.image, label, self.path(at), full_size=found.full_size, reduction=found.reduction)
         raise DataError(f"ShardSet: none of {min(len(self), MAX_REPLACEMENTS)} pictures from number {index} on can be "
                         f"decoded (the first: {self.path(index)}). Check the shards.")
 
@@ -111,7 +114,7 @@ class ShardSet:
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return file, index - int(self._starts[file])
 
-    def _decode(self, index: int) -> Image.Image:
+    def _decode(self, index: int, shrink: Shrink | None) -> Decoded:
         file, place = self._place(index)
         part = self._parts[file]
         size, offset = int(part.sizes[place]), int(part.offsets[place])
@@ -120,7 +123,7 @@ class ShardSet:
         content = opened.read(size)
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes at {offset}; the tar file was changed or cut")
-        return decode_file(io.BytesIO(content))
+        return decode_file(io.BytesIO(content), shrink)
 
     def _opened(self, file: int) -> BinaryIO:
         if file in self._open:

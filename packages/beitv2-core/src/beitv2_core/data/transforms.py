@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import ConfigError
 from .rng import SampleRng
+from .sample import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,6 +31,7 @@ RANDOM_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 CROP_ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
+Inner = tuple[float, float, float, float]
 Size = Union[int, tuple[int, int]]
 
 
@@ -82,6 +84,18 @@ def edges(box: Box) -> Box:
     return left, top, left + max(w, 1), top + max(h, 1)
 
 
+def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
+    """The place of edges in a picture decoded `reduction` times smaller: whole pixels, and the exact place in them.
+
+    The second is None where nothing was reduced: then the pixels are the place.
+    """
+    if reduction == 1:
+        return outline, None
+    left, top, right, bottom = (edge / reduction for edge in outline)
+    outer = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    return outer, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+
+
 class TwoViewCrop:
     """One random crop of the picture, read at two sizes: (first view, second view).
 
@@ -113,14 +127,28 @@ class TwoViewCrop:
         # choice() on one element would consume a draw that the official code does not make
         return box, self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
 
-    def read(self, part: Image.Image, chosen: Image.Resampling) -> tuple[Image.Image, Image.Image | None]:
-        """Both views of a part that was cut out; nothing outside it is read."""
-        first = _resized(part, self.size, chosen)
+    def reduction(self, box: Box) -> int:
+        """How much smaller a picture may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
+        sizes = [self.size, *([] if self.second_size is None else [self.second_size])]
+        least = min(min(box[2] // height, box[3] // width) for height, width in sizes)
+        return next((factor for factor in (8, 4, 2) if factor <= least), 1)
+
+    def read_sample(self, sample: Sample, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of one crop of a sample, which may have been decoded smaller."""
+        box, chosen = self.draw(*(sample.full_size or sample.image.size), rng)
+        outer, inner = reduced(edges(box), sample.reduction)
+        return self.read(sample.image.crop(outer), chosen, inner)
+
+    def read(
+        self, part: Image.Image, chosen: Image.Resampling, inner: Inner | None = None
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of a part that was cut out, or of the place `inner` in it; nothing outside the part is read."""
+        first = _resized(part, self.size, chosen, inner)
         if self.second_size is None:
             return first, None
         if self.second_size == self.size and self.second_filter == chosen:
             return first, first
-        return first, _resized(part, self.second_size, self.second_filter)
+        return first, _resized(part, self.second_size, self.second_filter, inner)
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
         """Return both views of one crop."""
@@ -128,8 +156,10 @@ class TwoViewCrop:
         return self.read(image.crop(edges(box)), chosen)
 
 
-def _resized(image: Image.Image, size: tuple[int, int], chosen: Image.Resampling) -> Image.Image:
-    return image.resize((size[1], size[0]), chosen)
+def _resized(
+    image: Image.Image, size: tuple[int, int], chosen: Image.Resampling, inner: Inner | None
+) -> Image.Image:
+    return image.resize((size[1], size[0]), chosen, box=inner)
 
 
 class RandomResizedCrop(TwoViewCrop):
