@@ -98,6 +98,8 @@ class CodeCache:
                 os.link(temporary, path)  # fails where another process was first
             except FileExistsError:
                 pass
+            except OSError:  # a file system without hard links; the last of several equal ones stays
+                os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
         try:
