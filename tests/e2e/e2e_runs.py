@@ -37,7 +37,8 @@ def placed(command: list[str], folder: Path, save_every: int) -> list[str]:
     """A command's arguments with its run folder and the steps between checkpoints."""
     if command[0] == "segment":
         return [*command[:2], "--save_dir", str(folder), "--save_interval", str(save_every), *command[2:]]
-    return [*command, f"output={folder}", f"train.save_every={save_every}"]
+    kept = [f"tokenizer.cache.path={folder / 'codes'}"] if "tokenizer.cache.views=2" in command else []
+    return [*command, f"output={folder}", f"train.save_every={save_every}", *kept]
 
 
 def finished(process: subprocess.Popen, code: int = 0) -> str:

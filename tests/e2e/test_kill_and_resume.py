@@ -27,13 +27,14 @@ def kill(process) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.fixture(scope="module", params=["tokenizer", "pretrain", "segment"])
+@pytest.fixture(scope="module", params=["tokenizer", "pretrain", "pretrain with kept codes", "segment"])
 def command(request, tokenizer_run):
     if request.param == "segment":
         return [SEGMENT[0], SEGMENT[1], "--iters", "40", *SEGMENT[2:]]
     if request.param == "tokenizer":
         return [*TOKENIZER, *STEPS]
-    return [*PRETRAIN, *STEPS, f"tokenizer.weights={tokenizer_run}", "model.drop_path=0.2"]
+    kept = ["tokenizer.cache.views=2"] if "codes" in request.param else []
+    return [*PRETRAIN, *STEPS, f"tokenizer.weights={tokenizer_run}", "model.drop_path=0.2", *kept]
 
 
 @pytest.fixture(scope="module")

@@ -190,3 +190,20 @@ def test_resolved_settings_read_back_unchanged(seed, lr, clip, depth, image):
     config = parse_config(tree)
     again = parse_config(yaml.safe_load(yaml.safe_dump(config.resolved())))
     assert again == config
+
+
+def test_shards_take_a_pattern_or_a_list_and_a_folder_only_one_path(minimal):
+    shards = ["data.dataset=shards"]
+    assert load_config(minimal, [*shards, "data.root=t-{00..12}.tar"])[0].data.root == "t-{00..12}.tar"
+    assert load_config(minimal, [*shards, "data.root=[a.tar, b.tar]"])[0].data.root == ["a.tar", "b.tar"]
+    with pytest.raises(MissingValueError, match="data.root: required"):
+        load_config(minimal, shards)
+    with pytest.raises(ConfigError, match="data.list_file: shards are read whole"):
+        load_config(minimal, [*shards, "data.root=a", "data.list_file=b"])
+    with pytest.raises(ConfigError, match="data.root: a list of paths came"):
+        load_config(minimal, ["data.dataset=folder", "data.root=[a, b]"])
+
+
+def test_drawn_pictures_cannot_be_decoded_smaller(minimal):
+    with pytest.raises(ConfigError, match="data.draft: drawn pictures are not decoded"):
+        load_config(minimal, ["data.draft=true"])

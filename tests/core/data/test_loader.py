@@ -185,6 +185,57 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     pytest.fail(f"workers {workers} outlived their parent")
 
 
+class Asked:
+    """Draws on a transform that counts, in a file, the batches workers have begun."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, sample, rng):
+        if sample.label % 4 == 0:
+            with open(self.path, "a") as file:
+                file.write("x")
+        return {"value": np.zeros((100, 100), np.uint8)}
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_no_more_batches_are_prepared_ahead_than_were_asked_for(tmp_path, prefetch):
+    path = tmp_path / "begun"
+    sampler = ResumableSampler(400, batch_size=4, shuffle=False)
+    with Loader(Numbers(400), Asked(path), sampler, num_workers=2, prefetch=prefetch) as loader:
+        for taken, _ in enumerate(loader, start=1):
+            if taken == 8:
+                break
+            time.sleep(0.05)  # the consumer is the slower one
+            assert len(path.read_text()) <= taken + 2 * prefetch
+
+
+class Large:
+    """Pictures of 3 MB, and the memory of whoever decodes them."""
+
+    classes = None
+
+    def __len__(self):
+        return 4000
+
+    def load(self, index):
+        return Sample(Image.new("RGB", (1000, 1000), (index % 256, 0, 0)), index, str(index), None)
+
+
+def resident(sample, rng):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {"image": np.asarray(sample.image), "megabytes": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}
+
+
+def test_the_memory_of_a_worker_does_not_grow_with_the_batches_it_made():
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc to see memory")
+    sampler = ResumableSampler(4000, batch_size=4)  # 12 MB a batch
+    with Loader(Large(), resident, sampler, num_workers=1) as loader:
+        used = [float(batch["megabytes"].max()) for batch in take(loader, 60)]
+    assert max(used[30:]) < max(used[:15]) + 3 * 12, used
+
+
 def test_impossible_numbers_are_named():
     with pytest.raises(DataError, match="num_workers -1"):
         Loader(Numbers(4), values, ResumableSampler(4, batch_size=2), num_workers=-1)

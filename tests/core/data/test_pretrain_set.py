@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from beitv2_core.data import EvalTransform, MimTransform, Sample, SampleRng, TokenizerTransform
+from beitv2_core.data.colour import ColorJitter
 from beitv2_core.data.loader import stack_samples
 from beitv2_core.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ColorJitter,
     RandomHorizontalFlip,
     TwoViewCrop,
 )
@@ -24,15 +25,34 @@ def make_batch(transform, count=4):
     return transform.batch(stack_samples([transform(sample(i), SampleRng.for_sample(0, 0, i)) for i in range(count)]))
 
 
-def test_pretraining_draws_in_the_official_order_jitter_flip_crop_mask():
+@pytest.mark.parametrize("size", [(50, 40), (33, 47), (3, 90), (90, 1)])
+def test_pretraining_jitters_flips_crops_and_masks_in_the_official_order_pixel_for_pixel(size):
     masking = BlockwiseMasking((4, 4), 7, min_block=2)
-    got = MimTransform(32, masking, token_size=16)(sample(), SampleRng.from_seed(5))
-    rng = SampleRng.from_seed(5)
-    image = RandomHorizontalFlip()(ColorJitter()(sample().image, rng), rng)
-    patch_view, token_view = TwoViewCrop(32, 16, scale=(0.2, 1.0))(image, rng)
-    np.testing.assert_array_equal(got["patch_view"], np.asarray(patch_view))
-    np.testing.assert_array_equal(got["token_view"], np.asarray(token_view))
-    np.testing.assert_array_equal(got["mask"].reshape(4, 4), masking(rng))
+    pixels = np.random.RandomState(0).randint(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture = Sample(Image.fromarray(pixels), 3, "0.png", None)
+    for seed in range(40):
+        got = MimTransform(32, masking, token_size=16)(picture, SampleRng.from_seed(seed))
+        rng = SampleRng.from_seed(seed)
+        image = RandomHorizontalFlip()(ColorJitter()(picture.image, rng), rng)
+        patch_view, token_view = TwoViewCrop(32, 16, scale=(0.2, 1.0))(image, rng)
+        np.testing.assert_array_equal(got["patch_view"], np.asarray(patch_view))
+        np.testing.assert_array_equal(got["token_view"], np.asarray(token_view))
+        np.testing.assert_array_equal(got["mask"].reshape(4, 4), masking(rng))
+
+
+def test_fixed_views_come_round_again_under_new_masks_and_are_numbered():
+    masking = BlockwiseMasking((4, 4), 7, min_block=2)
+    plain, fixed = MimTransform(32, masking, token_size=16), MimTransform(32, masking, token_size=16, views=2)
+    epochs = [fixed(sample(), SampleRng.for_sample(9, epoch, 5)) for epoch in range(6)]
+    for epoch, got in enumerate(epochs):
+        new = plain(sample(), SampleRng.for_sample(9, epoch % 2, 5))
+        for view in ("patch_view", "token_view"):
+            np.testing.assert_array_equal(got[view], new[view])
+        assert got["row"] == 5 * 2 + epoch % 2
+    assert (epochs[0]["patch_view"] != epochs[1]["patch_view"]).any()
+    assert len({got["mask"].tobytes() for got in epochs}) > 3
+    assert fixed.batch(stack_samples(epochs[:3])).rows.tolist() == [10, 11, 10]
+    assert plain.batch(stack_samples([plain(sample(), SampleRng.for_sample(9, 0, 5))])).rows.size == 0
 
 
 def test_mim_batch_has_the_promised_shapes_and_both_views_agree():

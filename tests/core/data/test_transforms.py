@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import itertools
 import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from beitv2_core.data import SampleRng
 from beitv2_core.data import transforms as T
@@ -18,49 +17,10 @@ def noise(width=40, height=30, seed=0):
     return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("factor", [0.6, 0.93, 1.0, 1.4])
-def test_colour_changes_equal_pillows_image_enhance(factor):
-    image = noise()
-    for ours, theirs in (
-        (T.adjust_brightness, ImageEnhance.Brightness),
-        (T.adjust_contrast, ImageEnhance.Contrast),
-        (T.adjust_saturation, ImageEnhance.Color),
-    ):
-        assert ours(image, factor).tobytes() == theirs(image).enhance(factor).tobytes()
-
-
-def test_jitter_uses_every_order_and_stays_within_its_factors(monkeypatch):
-    seen, factors = set(), []
-    calls: list[str] = []
-
-    def spy(name):
-        def adjust(image, factor):
-            calls.append(name)
-            factors.append(factor)
-            return image
-
-        return adjust
-
-    monkeypatch.setattr(T, "ENHANCERS", {name: spy(name) for name in T.ENHANCERS})
-    for seed in range(100):
-        calls.clear()
-        T.ColorJitter()(noise(), SampleRng.from_seed(seed))
-        seen.add(tuple(calls))
-    assert seen == set(itertools.permutations(("brightness", "contrast", "saturation")))
-    assert 0.6 <= min(factors) < 0.65 and 1.35 < max(factors) <= 1.4
-
-
-def test_jitter_of_nothing_changes_nothing_and_negative_amounts_are_refused():
-    image = noise()
-    assert T.ColorJitter(0, 0, 0)(image, SampleRng.from_seed(0)) is image
-    with pytest.raises(ConfigError, match="contrast is -1"):
-        T.ColorJitter(0.4, -1, 0.4)
-
-
 def test_equal_views_are_resized_once_and_shared(monkeypatch):
     calls = []
-    resize = T.resized_crop
-    monkeypatch.setattr(T, "resized_crop", lambda *args: calls.append(1) or resize(*args))
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda *args, **more: calls.append(1) or resize(*args, **more))
     first, second = T.TwoViewCrop(16, 16)(noise(), SampleRng.from_seed(1))
     assert first is second and len(calls) == 1
     first, second = T.TwoViewCrop(16, (8, 12))(noise(), SampleRng.from_seed(1))

@@ -45,11 +45,12 @@ def build_finetuning(config: FinetuneConfig) -> TrainLoop:
     if config.pretrained.weights:
         load_trunk(model, config)
     sampler = ResumableSampler(len(train_set), batch_size=train.batch_size, rank=distributed.rank(),
-                               world_size=processes, seed=config.seed)
+                               world_size=processes, seed=config.seed,
+                               order=getattr(train_set, "order", None))
     transform = ClassTrainTransform(
         config.data.image_size, scale=config.data.crop_scale, interpolation=config.data.interpolation,
         flip=augment.flip, policy=augment.policy, jitter=config.data.color_jitter, erase_prob=augment.erase_prob,
-        erase_count=augment.erase_count)
+        erase_count=augment.erase_count, draft=config.data.draft)
     mix = None
     if augment.mixup or augment.cutmix:
         mix = Mixup(augment.mixup, augment.cutmix, prob=augment.mix_prob, switch_prob=augment.switch_prob,
@@ -95,10 +96,12 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
     probes = LinearProbes(freeze(trunk), num_classes=len(train_set.classes), features=probe.features,
                           layers=range(trunk.depth) if probe.layers is None else probe.layers, rates=probe.rates)
     sampler = ResumableSampler(len(train_set), batch_size=train.batch_size, rank=distributed.rank(),
-                               world_size=processes, seed=config.seed)
+                               world_size=processes, seed=config.seed,
+                               order=getattr(train_set, "order", None))
     transform = ClassTrainTransform(config.data.image_size, scale=config.data.crop_scale,
                                     interpolation=config.data.interpolation, flip=probe.flip, policy=None,
-                                    jitter=config.data.color_jitter, erase_prob=0.0)
+                                    jitter=config.data.color_jitter, erase_prob=0.0,
+                                    draft=config.data.draft)
 
     def measure(model: LinearProbes) -> np.ndarray:
         return measure_probes(model, validation, config.data.image_size, crop_share=check.crop_share,

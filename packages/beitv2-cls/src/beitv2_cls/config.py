@@ -51,7 +51,10 @@ class AugmentConfig(Section):
 class ValidationConfig(Section):
     """Pictures the model is measured on after each epoch."""
 
-    root: Optional[str] = Field(default=None, description="folder of class folders; null: none (digit_scenes: test)")
+    root: Optional[str] = Field(
+        default=None, description="folder of class folders, or tar files where data.root are; null: none "
+        "(digit_scenes: test)"
+    )
     list_file: Optional[str] = Field(default=None, description="text file with `path label` lines, below root")
     size: int = Field(default=1000, gt=0, description="test pictures of digit_scenes")
     crop_share: float = Field(default=0.875, gt=0, le=1, description="share of the resized short side that is kept")

@@ -79,6 +79,8 @@ def run_one_step(config: Any) -> DryRun:
     from .build.training import build_parts
     from .engine.step import Precision, train_step
 
+    if getattr(getattr(config, "tokenizer", None), "cache", None) is not None:  # it would be written to
+        config = config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"cache": None})})
     parts = build_parts(config)
     task, model = parts.task, parts.task.model
     model.train()

@@ -106,8 +106,7 @@ class BEiTv2RandomCrop:
         box = self.draw(*label.shape[:2])
         if self.cat_max_ratio < 1.0:
             for _ in range(10):
-                values, counts = np.unique(label[box[0]:box[1], box[2]:box[3]], return_counts=True)
-                counts = counts[values != self.ignore_index]
+                counts = class_counts(label[box[0]:box[1], box[2]:box[3]], self.ignore_index)
                 if len(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio:
                     break
                 box = self.draw(*label.shape[:2])
@@ -119,6 +118,17 @@ class BEiTv2RandomCrop:
         for name in ["img", *names]:
             data[name] = data[name][top:bottom, left:right]
         return data
+
+
+def class_counts(label: np.ndarray, ignore_index: int) -> np.ndarray:
+    """Pixels of every class that occurs, ignored ones left out, in the order of the classes."""
+    if label.dtype == np.uint8:
+        counts = np.bincount(label.reshape(-1), minlength=256)  # no sorting of a quarter of a million pixels
+        if 0 <= ignore_index < len(counts):
+            counts[ignore_index] = 0
+        return counts[counts > 0]
+    values, counts = np.unique(label, return_counts=True)
+    return counts[values != ignore_index]
 
 
 class BEiTv2RandomFlip:
@@ -164,7 +174,8 @@ class BEiTv2PhotoMetricDistortion:
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if np.random.randint(2):
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            hsv[:, :, 0] = (hsv[:, :, 0].astype(int) + np.random.randint(-self.hue, self.hue)) % 180
+            shift = np.random.randint(-self.hue, self.hue)
+            hsv[:, :, 0] = cv2.LUT(hsv[:, :, 0], ((np.arange(256) + shift) % 180).astype(np.uint8))
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         return image if contrast_first else self._contrast(image)
 
@@ -175,8 +186,12 @@ class BEiTv2PhotoMetricDistortion:
 
 
 def scale_levels(levels: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
-    """alpha * levels + beta in float32, clipped to 0 .. 255 and cut (not rounded) to uint8."""
-    return np.clip(levels.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+    """alpha * levels + beta in float32, clipped to 0 .. 255 and cut (not rounded) to uint8; levels are uint8.
+
+    Computed once for each of the 256 levels.
+    """
+    table = np.clip(np.arange(256, dtype=np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+    return cv2.LUT(levels, table)
 
 
 class BEiTv2Pad:
@@ -205,11 +220,19 @@ class BEiTv2Normalize:
                  std: Sequence[float] = (58.395, 57.12, 57.375)):
         self.mean = np.asarray(mean, dtype=np.float64).reshape(1, -1)
         self.inverse = 1 / np.asarray(std, dtype=np.float64).reshape(1, -1)
+        every_level = np.repeat(np.arange(256, dtype=np.float32)[:, None, None], 3, axis=2)
+        self._of_levels = self._normalised(every_level)  # (256, 1, 3): bytes need no arithmetic of their own
 
     def __call__(self, data: Data) -> Data:
-        image = data["img"].astype(np.float32)
-        data["img"] = cv2.multiply(cv2.subtract(image, self.mean), self.inverse)
+        image = data["img"]
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            data["img"] = cv2.LUT(image, self._of_levels)
+        else:
+            data["img"] = self._normalised(image.astype(np.float32))
         return data
+
+    def _normalised(self, image: np.ndarray) -> np.ndarray:
+        return cv2.multiply(cv2.subtract(image, self.mean), self.inverse)
 
 
 def reduce_zero_label(label: np.ndarray) -> np.ndarray:

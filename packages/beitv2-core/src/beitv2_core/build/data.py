@@ -9,7 +9,7 @@ from .._entry_points import find_entry_points
 from ..config import PretrainConfig, TokenizerConfig
 from ..config.schema import pair
 from ..config.sections import DataConfig, MaskConfig
-from ..data import DigitScenes, ImageFolder, Loader, MimTransform, ResumableSampler, TokenizerTransform
+from ..data import DigitScenes, ImageFolder, Loader, MimTransform, ResumableSampler, ShardSet, TokenizerTransform
 from ..errors import ConfigError
 from ..masking import MASKINGS
 
@@ -30,7 +30,10 @@ def build_dataset(
             seed=data.scene_seed,
             digits=data.scene_digits,
         )
-    return ImageFolder(data.root or "", list_file=data.list_file, with_classes=with_classes,
+    if data.dataset == "shards":
+        return ShardSet(data.root or [], with_classes=with_classes, max_corrupt=data.max_corrupt, report=report,
+                        window=data.shard_window)
+    return ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes,
                        max_corrupt=data.max_corrupt, report=report)
 
 
@@ -51,7 +54,8 @@ def build_transform(config: AnyConfig) -> Any:
     """The augmentation of the recipe: one view for the tokenizer, two views and a mask for pretraining."""
     data = config.data
     if isinstance(config, TokenizerConfig):
-        return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation)
+        return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation,
+                                  draft=data.draft)
     return MimTransform(
         data.image_size,
         build_masking(config.mask, config.grid),
@@ -60,12 +64,15 @@ def build_transform(config: AnyConfig) -> Any:
         interpolation=data.interpolation,
         token_interpolation=data.token_interpolation,
         jitter=data.color_jitter or None,
+        draft=data.draft,
+        views=config.tokenizer.cache.views if config.tokenizer.cache is not None else None,
     )
 
 
 def build_loader(config: AnyConfig, dataset: Any, *, rank: int = 0, processes: int = 1) -> Loader:
     """Endless, resumable batches for this process."""
     sampler = ResumableSampler(
-        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, seed=config.seed
+        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, seed=config.seed,
+        order=getattr(dataset, "order", None),
     )
     return Loader(dataset, build_transform(config), sampler, num_workers=config.data.num_workers, seed=config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,6 +174,15 @@ def freeze(model: Any) -> Any:
     for parameter in model.parameters():
         parameter.stop_gradient = True
     return model
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 of all weights: tokenizers with one fingerprint give the same codes."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str | None = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Union
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, RunConfig, TokenizerConfig
 from ..config.schema import grid_of, pair
+from ..data.code_cache import CodeCache
 from ..engine import distributed
 from ..engine.loop import TrainLoop
 from ..engine.optim import build_optimizer
@@ -21,7 +22,7 @@ from ..errors import ConfigError
 from .data import build_dataset, build_loader
 from .models import build_mim, build_teacher, build_tokenizer
 from .plan import BatchPlan, plan_batches, seed_everything
-from .restore import load_tokenizer
+from .restore import fingerprint, load_tokenizer
 
 log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
@@ -93,7 +94,7 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), processes)
     loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes)
-    task = build_task(config)
+    task = build_task(config, dataset)
     optim = config.optim
     optimizer = build_optimizer(
         optim.kind,
@@ -108,8 +109,8 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     return Parts(task, loader, plan, optimizer)
 
 
-def build_task(config: AnyConfig) -> Any:
-    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer."""
+def build_task(config: AnyConfig, dataset: Any) -> Any:
+    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`."""
     seed_everything(config.seed)
     if isinstance(config, TokenizerConfig):
         teacher = build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
@@ -130,6 +131,7 @@ def build_task(config: AnyConfig) -> Any:
     source = config.tokenizer
     tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
     check_tokenizer_fits(config, tokenizer)
+    tokenizer.drop_decoder()
     seed_everything(config.seed)
     student = build_mim(
         config.model,
@@ -137,7 +139,28 @@ def build_task(config: AnyConfig) -> Any:
         num_codes=tokenizer.num_codes,
         recompute=config.train.recompute,
     )
-    return MimTask(student, tokenizer)
+    cache = None if source.cache is None else build_code_cache(config, tokenizer, dataset)
+    return MimTask(student, tokenizer, batch_size=source.batch_size, amp=source.amp, cache=cache)
+
+
+def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> CodeCache:
+    """The folder of codes of the settings, bound to everything a view's codes depend on."""
+    data, asked = config.data, config.tokenizer.cache
+    if asked is None:
+        raise ConfigError("tokenizer.cache: null; expected a path and the number of views.")
+    pixels = pair(data.token_image_size or data.image_size)
+    identity = {
+        "tokenizer": fingerprint(tokenizer), "amp": config.tokenizer.amp, "grid": list(tokenizer.grid),
+        "seed": config.seed, "views": asked.views, "pictures": len(dataset),
+        "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
+        "token_image_size": list(pixels),
+        "draft": list(pair(data.image_size)) if data.draft else None,  # the larger view decides how much is decoded
+        **data.model_dump(mode="json", include={"dataset", "crop_scale", "token_interpolation", "color_jitter",
+                                                "scene_size", "scene_digits", "scene_seed"}),
+    }
+    rows, columns = tokenizer.grid
+    return CodeCache(asked.path, identity, rows=len(dataset) * asked.views, patches=rows * columns,
+                     num_codes=tokenizer.num_codes)
 
 
 def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:

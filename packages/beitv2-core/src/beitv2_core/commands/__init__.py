@@ -12,6 +12,7 @@ from .models import download, models
 from .plan import plan
 from .report import report
 from .serve import serve
+from .shards import make_shards
 from .show_config import config
 from .tokenize import tokenize
 from .train import init_tokenizer, pretrain, train_tokenizer
@@ -20,5 +21,5 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
     for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert,
-                     verify, models, download, config, init_tokenizer):
+                     verify, models, download, config, make_shards, init_tokenizer):
         app.command()(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Optional
 
@@ -50,11 +49,9 @@ def fingerprint(model: Any) -> str:
     """SHA-256 of all weights (or of the exported files): tokenizers with one fingerprint give the same codes."""
     if isinstance(model, Exported):
         return model.fingerprint()
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
+    from ..build.restore import fingerprint as of_weights
+
+    return of_weights(model)
 
 
 def _print_grid(output: Path) -> None:

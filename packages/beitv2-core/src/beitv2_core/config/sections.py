@@ -45,12 +45,23 @@ def pair(value: Pixels) -> tuple[int, int]:
 
 
 class DataConfig(Section):
-    """Where pictures come from and how they are cropped."""
+    """Where pictures come from and how they are cropped.
 
-    dataset: Literal["folder", "digit_scenes"] = Field(
-        description="folder: pictures below data.root; digit_scenes: drawn on the fly, no files"
+    Departs: `draft` decodes a JPEG smaller where its crop allows; the official code decodes every picture whole.
+    """
+
+    dataset: Literal["folder", "shards", "digit_scenes"] = Field(
+        description="folder: pictures below data.root; shards: pictures in tar files, WebDataset's layout; "
+        "digit_scenes: drawn on the fly, no files"
     )
-    root: Optional[str] = Field(default=None, description="folder of pictures, nested or flat (dataset: folder)")
+    root: Optional[Union[str, list[str]]] = Field(
+        default=None,
+        description="folder of pictures, nested or flat (dataset: folder); folder of .tar files, a pattern such as "
+        "train-{000..146}.tar, or a list of these (dataset: shards)",
+    )
+    shard_window: int = Field(
+        default=4, gt=0, description="tar files whose pictures are mixed with each other (dataset: shards)"
+    )
     list_file: Optional[str] = Field(
         default=None, description="text file naming the pictures, one a line, below data.root"
     )
@@ -71,6 +82,11 @@ class DataConfig(Section):
     interpolation: Interpolation = Field(default="bicubic", description="resampling of the model's view")
     token_interpolation: Interpolation = Field(default="bicubic", description="resampling of the tokenizer's view")
     color_jitter: float = Field(default=0.0, ge=0, description="brightness, contrast and saturation jitter; 0 is none")
+    draft: bool = Field(
+        default=False,
+        description="decode JPEG files 2, 4 or 8 times smaller where the crop still has the output's size: faster for "
+        "large pictures, not the same pixels",
+    )
     num_workers: int = Field(
         default=0, ge=0, description="processes that decode pictures; 0 decodes in the training process"
     )
@@ -86,6 +102,15 @@ class DataConfig(Section):
     def _source_is_complete(self) -> DataConfig:
         if self.dataset == "folder" and not self.root:
             raise required("root", "the folder with the training pictures")
+        if self.dataset == "shards":
+            if not self.root:
+                raise required("root", "the tar files with the training pictures: a folder, a pattern or a list")
+            if self.list_file is not None:
+                raise impossible("list_file", "shards are read whole; expected null (dataset: shards)")
+        elif isinstance(self.root, list):
+            raise impossible("root", "a list of paths came, expected one folder (only dataset: shards takes a list)")
+        if self.draft and self.dataset == "digit_scenes":
+            raise impossible("draft", "drawn pictures are not decoded; expected false (dataset: digit_scenes)")
         if self.dataset == "digit_scenes" and self.size is None:
             raise required("size", "the number of pictures to draw")
         for name in ("crop_scale", "scene_digits"):
@@ -194,6 +219,17 @@ class TeacherConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
 
 
+class CodeCacheConfig(Section):
+    """Codes kept on the disk, so that a view is tokenized once.
+
+    Departs: every picture has `views` fixed crops, flips and colours that come round again; the official code draws new
+    ones in every epoch. Masks are drawn anew all the same.
+    """
+
+    path: str = Field(description="folder of the codes; made where it is missing, shared by all processes")
+    views: int = Field(gt=0, description="fixed views of a picture; epoch e shows view e mod views")
+
+
 class TokenizerSourceConfig(Section):
     """The trained tokenizer whose codes are predicted."""
 
@@ -208,6 +244,13 @@ class TokenizerSourceConfig(Section):
     code_dim: Optional[int] = Field(
         default=None, gt=0, description="expected channels of a code; null takes what is there"
     )
+    batch_size: Optional[int] = Field(
+        default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
+    )
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        default="off", description="mixed precision of the tokenizer's encoder (GPU); not the official codes"
+    )
+    cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
 
 
 class MaskConfig(Section):

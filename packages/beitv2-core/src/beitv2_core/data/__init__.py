@@ -17,6 +17,7 @@ from .pretrain_set import (
 from .rng import SampleRng
 from .sample import Dataset, Sample
 from .sampler import ResumableSampler
+from .shards import ShardSet
 
 __all__ = [
     "CorruptFiles",
@@ -31,6 +32,7 @@ __all__ = [
     "ResumableSampler",
     "Sample",
     "SampleRng",
+    "ShardSet",
     "TokenizerBatch",
     "TokenizerTransform",
 ]

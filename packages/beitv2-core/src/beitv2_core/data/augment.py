@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..errors import ConfigError
+from .colour import adjust_brightness, adjust_contrast, adjust_saturation
 from .rng import SampleRng
 from .transforms import RANDOM_INTERPOLATIONS, find_interpolation
 
@@ -66,8 +67,8 @@ def _solarize_add(image: Image.Image, add: int) -> Image.Image:
     return image.point([min(255, level + add) if level < 128 else level for level in range(256)] * 3)
 
 
-def _enhancer(kind: Any) -> Callable[..., Image.Image]:
-    return lambda image, factor: kind(image).enhance(factor)
+def _sharpness(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Sharpness(image).enhance(factor)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Any, fill: Fill) -> Image.Image:
@@ -94,8 +95,6 @@ def _translate_y(image: Image.Image, share: float, resample: Any, fill: Fill) ->
     return _affine(image, (1, 0, 0, 0, 1, share * image.size[1]), resample, fill)
 
 
-_COLOUR, _CONTRAST = _enhancer(ImageEnhance.Color), _enhancer(ImageEnhance.Contrast)
-_BRIGHTNESS, _SHARPNESS = _enhancer(ImageEnhance.Brightness), _enhancer(ImageEnhance.Sharpness)
 OPS: dict[str, Op] = {
     "AutoContrast": Op(None, ImageOps.autocontrast),
     "Equalize": Op(None, ImageOps.equalize),
@@ -107,14 +106,14 @@ OPS: dict[str, Op] = {
     "Solarize": Op(_whole(256), _solarize),
     "SolarizeIncreasing": Op(_whole(256, 256, -1), _solarize),
     "SolarizeAdd": Op(_whole(110), _solarize_add),
-    "Color": Op(_enhance, _COLOUR),
-    "ColorIncreasing": Op(_enhance_increasing, _COLOUR),
-    "Contrast": Op(_enhance, _CONTRAST),
-    "ContrastIncreasing": Op(_enhance_increasing, _CONTRAST),
-    "Brightness": Op(_enhance, _BRIGHTNESS),
-    "BrightnessIncreasing": Op(_enhance_increasing, _BRIGHTNESS),
-    "Sharpness": Op(_enhance, _SHARPNESS),
-    "SharpnessIncreasing": Op(_enhance_increasing, _SHARPNESS),
+    "Color": Op(_enhance, adjust_saturation),
+    "ColorIncreasing": Op(_enhance_increasing, adjust_saturation),
+    "Contrast": Op(_enhance, adjust_contrast),
+    "ContrastIncreasing": Op(_enhance_increasing, adjust_contrast),
+    "Brightness": Op(_enhance, adjust_brightness),
+    "BrightnessIncreasing": Op(_enhance_increasing, adjust_brightness),
+    "Sharpness": Op(_enhance, _sharpness),
+    "SharpnessIncreasing": Op(_enhance_increasing, _sharpness),
     "ShearX": Op(_signed(0.3), _shear_x, geometric=True),
     "ShearY": Op(_signed(0.3), _shear_y, geometric=True),
     "TranslateXRel": Op(_signed(TRANSLATE_SHARE), _translate_x, geometric=True),

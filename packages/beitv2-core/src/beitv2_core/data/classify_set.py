@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .augment import RandAugment, RandomErasing, erase
+from .colour import ColorJitter
 from .rng import SampleRng
 from .sample import Sample
 from .transforms import (
     IMAGENET_MEAN,
-    ColorJitter,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Size,
@@ -32,7 +32,8 @@ class ClassTrainTransform:
     """Crop, flip, RandAugment (or colour jitter where there is no policy), normalise, erase.
 
     image_size: pixels; scale: area of the crop; policy: timm's RandAugment string or None; jitter: strength of the
-    colour jitter, used only without a policy, as timm does; erase_prob, erase_count: random erasing.
+    colour jitter, used only without a policy, as timm does; erase_prob, erase_count: random erasing; draft: pictures
+    may be decoded smaller, `shrink(full size, rng)` says how much.
     Gives {"image": uint8 (H, W, 3), "label", "path", "boxes" (erase_count, 4), "noise": seed}; the noise is drawn once
     the batch is normalised.  Source: timm transforms_factory.py, transforms_imagenet_train, as the official
     datasets.py, build_transform calls it.
@@ -41,17 +42,18 @@ class ClassTrainTransform:
 
     def __init__(self, image_size: Size, *, scale: tuple[float, float] = (0.08, 1.0), interpolation: str = "bicubic",
                  flip: float = 0.5, policy: str | None = "rand-m9-mstd0.5-inc1", jitter: float = 0.0,
-                 erase_prob: float = 0.25, erase_count: int = 1) -> None:
+                 erase_prob: float = 0.25, erase_count: int = 1, draft: bool = False) -> None:
         self.crop = RandomResizedCrop(image_size, scale=scale, interpolation=interpolation)
         self.flip = RandomHorizontalFlip(flip)
         red, green, blue = (min(255, round(255 * mean)) for mean in IMAGENET_MEAN)
         self.augment = (RandAugment(policy, fill=(red, green, blue), interpolation=interpolation) if policy else None)
         self.jitter = ColorJitter(jitter, jitter, jitter) if jitter and not policy else None
+        self.shrink = self._shrink if draft else None
         self.erasing = RandomErasing(erase_prob, max_count=erase_count)
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample."""
-        image = self.flip(self.crop(sample.image, rng), rng)
+        image = self.flip(self.crop.read_sample(sample, rng)[0], rng)
         if self.augment is not None:
             image = self.augment(image, rng)
         elif self.jitter is not None:
@@ -62,6 +64,9 @@ class ClassTrainTransform:
         noise = rng.python.getrandbits(32)
         label = -1 if sample.label is None else sample.label
         return {"image": np.asarray(image), "label": label, "path": sample.path, "boxes": boxes, "noise": noise}
+
+    def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
+        return self.crop.reduction(self.crop.draw(*size, rng)[0])
 
     def batch(self, stacked: dict[str, Any]) -> TrainBatch:
         """Turn the stacked samples into normalised floats and erase."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,7 @@ from .sample import Sample
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_REPLACEMENTS = 1000
+Shrink = Callable[["tuple[int, int]"], int]
 
 
 def decode(path: str | Path) -> Image.Image:
@@ -25,10 +28,33 @@ def decode(path: str | Path) -> Image.Image:
     more than `Image.MAX_IMAGE_PIXELS` pixels. Source: official `dataset_folder.py: pil_loader`.
     Departs: Pillow's decompression-bomb warning is an error here.
     """
+    with open(path, "rb") as file:
+        return decode_file(file).image
+
+
+class Decoded(NamedTuple):
+    """An RGB picture, its (width, height) in the file, and how much smaller than that it is (1: not)."""
+
+    image: Image.Image
+    full_size: tuple[int, int]
+    reduction: int = 1
+
+
+def decode_file(file: BinaryIO, shrink: Shrink | None = None) -> Decoded:
+    """`decode` for an open file; shrink(full size) says how much smaller a JPEG may be decoded: 1, 2, 4 or 8.
+
+    A JPEG decoder skips the detail it does not need (Pillow's draft mode); other formats are decoded whole.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with open(path, "rb") as file, Image.open(file) as image:
-            return image.convert("RGB")
+        with Image.open(file) as image:
+            full = image.size
+            reduction = shrink(full) if shrink is not None and image.format in ("JPEG", "MPO") else 1
+            if reduction > 1:
+                image.draft(None, (full[0] // reduction, full[1] // reduction))
+                if image.size != tuple(-(-side // reduction) for side in full):
+                    raise OSError(f"{full} pixels became {image.size} when decoded {reduction} times smaller")
+            return Decoded(image.convert("RGB"), full, reduction)
 
 
 class PathList(Sequence[str]):
@@ -38,6 +64,21 @@ class PathList(Sequence[str]):
         encoded = [os.fsencode(path) for path in paths]
         self._ends = np.cumsum([len(item) for item in encoded], dtype=np.int64)
         self._bytes = b"".join(encoded)
+
+    @classmethod
+    def from_arrays(cls, text: np.ndarray, ends: np.ndarray) -> PathList:
+        """The list that `arrays` was taken from."""
+        found = cls(())
+        found._bytes, found._ends = text.tobytes(), ends
+        return found
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All strings' bytes, uint8, and where each ends, int64: for a file."""
+        return np.frombuffer(self._bytes, dtype=np.uint8), self._ends
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the strings and their order."""
+        return hashlib.sha256(self._bytes + self._ends.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -106,19 +147,28 @@ class ImageFolder:
         kinds = f", {len(self.classes)} classes" if self.classes is not None else ""
         return f"ImageFolder({self.root}, {len(self)} pictures{kinds})"
 
-    def load(self, index: int) -> Sample:
-        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded."""
+    def fingerprint(self) -> str:
+        """SHA-256 of the names in order: which picture has which number."""
+        return self.paths.fingerprint()
+
+    def load(self, index: int, shrink: Shrink | None = None) -> Sample:
+        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded.
+
+        shrink: as in `decode_file`.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"ImageFolder: picture {index} was asked for, there are {len(self)}.")
         for step in range(min(len(self), MAX_REPLACEMENTS)):
             at = (index + step) % len(self)
             path = str(self.root / self.paths[at])
             try:
-                image = decode(path)
+                with open(path, "rb") as file:
+                    found = decode_file(file, shrink)
             except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
                 self.corrupt.add(path, f"{type(error).__name__}: {error}".replace("\n", " "))
                 continue
-            return Sample(image, None if self.labels is None else int(self.labels[at]), path)
+            label = None if self.labels is None else int(self.labels[at])
+            return Sample(found.image, label, path, full_size=found.full_size, reduction=found.reduction)
         raise DataError(
             f"ImageFolder: none of {min(len(self), MAX_REPLACEMENTS)} pictures from number {index} on can be decoded "
             f"(the first: {self.root / self.paths[index]}). Check {self.root}."

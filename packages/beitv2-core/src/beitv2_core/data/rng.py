@@ -7,6 +7,8 @@ import random
 
 import numpy as np
 
+from ..errors import DataError
+
 
 def derive_seed(*parts: object) -> int:
     """Turn any parts (numbers, names) into one 64-bit seed; nearby parts give unrelated seeds."""
@@ -22,7 +24,7 @@ class SampleRng:
     the number of workers; given the same generators the draws are the same.
     """
 
-    __slots__ = ("python", "_numpy", "_numpy_seed")
+    __slots__ = ("python", "_numpy", "_numpy_seed", "key")
 
     def __init__(
         self, python: random.Random, numpy: np.random.RandomState | None = None, *, numpy_seed: int = 0
@@ -30,6 +32,7 @@ class SampleRng:
         self.python = python
         self._numpy = numpy
         self._numpy_seed = numpy_seed
+        self.key: tuple[int, int, int] | None = None  # (seed, epoch, index) it was made for
 
     @property
     def numpy(self) -> np.random.RandomState:
@@ -41,8 +44,19 @@ class SampleRng:
     @classmethod
     def for_sample(cls, seed: int, epoch: int, index: int) -> SampleRng:
         """Generators that depend on (seed, epoch, index) only, not on worker, rank or batch size."""
-        mixed = derive_seed(seed, epoch, index)
-        return cls(random.Random(mixed), numpy_seed=mixed & 0xFFFFFFFF)
+        return cls._of((seed, epoch, index), derive_seed(seed, epoch, index))
+
+    def apart(self, name: str) -> SampleRng:
+        """Other generators of the same sample and epoch, unrelated to these; needs `for_sample`."""
+        if self.key is None:
+            raise DataError(f"SampleRng: {name!r} was asked of generators that belong to no sample.")
+        return self._of(self.key, derive_seed(name, *self.key))
+
+    @classmethod
+    def _of(cls, key: tuple[int, int, int], mixed: int) -> SampleRng:
+        made = cls(random.Random(mixed), numpy_seed=mixed & 0xFFFFFFFF)
+        made.key = key
+        return made
 
     @classmethod
     def from_seed(cls, seed: int) -> SampleRng:

@@ -9,12 +9,17 @@ from PIL import Image
 
 
 class Sample(NamedTuple):
-    """One picture: RGB image, class label (or None), where it came from, pixel classes uint8 (H, W) (or None)."""
+    """One picture: RGB image, class label (or None), where it came from, pixel classes uint8 (H, W) (or None).
+
+    full_size: (width, height) in the file, and reduction: how much smaller it was decoded, where it was (`draft`).
+    """
 
     image: Image.Image
     label: int | None
     path: str
     mask: np.ndarray | None = None
+    full_size: tuple[int, int] | None = None
+    reduction: int = 1
 
 
 class Dataset(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,8 @@ class ResumableSampler:
     length: pictures; batch_size: per rank. The order of an epoch depends on (seed, epoch) only. Rank r of R takes every
     R-th index of each global batch of batch_size * R, so R ranks together see what one rank with the R-fold batch sees.
     drop_last False keeps the short last batch; it is filled up from the start of the order to a multiple of R, so that
-    no rank goes without. Raises DataError when an epoch would have no batch.
+    no rank goes without. order(seed, epoch), where given, makes the shuffled order (int64, every index once) instead.
+    Raises DataError when an epoch would have no batch.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ResumableSampler:
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = True,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
         if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
             raise DataError(
@@ -51,6 +53,7 @@ class ResumableSampler:
             )
         self.epoch = 0
         self.batch = 0
+        self._make_order = self._permutation if order is None else order
         self._order: tuple[int, np.ndarray] | None = None
 
     def order(self, epoch: int) -> np.ndarray:
@@ -58,10 +61,12 @@ class ResumableSampler:
         if not self.shuffle:
             return np.arange(self.length)
         if self._order is None or self._order[0] != epoch:
-            seed = derive_seed("order", self.seed, epoch) & 0xFFFFFFFF
-            # RandomState: its stream is frozen for all numpy versions
-            self._order = (epoch, np.random.RandomState(seed).permutation(self.length))
+            self._order = (epoch, self._make_order(self.seed, epoch))
         return self._order[1]
+
+    def _permutation(self, seed: int, epoch: int) -> np.ndarray:
+        # RandomState: its stream is frozen for all numpy versions
+        return np.random.RandomState(derive_seed("order", seed, epoch) & 0xFFFFFFFF).permutation(self.length)
 
     def indices(self, epoch: int, batch: int) -> list[int]:
         """This rank's indices of one batch."""

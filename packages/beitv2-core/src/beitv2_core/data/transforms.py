@@ -1,4 +1,4 @@
-"""Crops, flips and colour changes on Pillow pictures, as torchvision 0.8.2 and the official code do them.
+"""Crops and flips of Pillow pictures, and their way to floats, as torchvision 0.8.2 and the official code do them.
 
 Every transform takes its random numbers from the `SampleRng` it is given and returns a new picture.
 """
@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import ConfigError
 from .rng import SampleRng
+from .sample import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,6 +31,7 @@ RANDOM_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 CROP_ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
+Inner = tuple[float, float, float, float]
 Size = Union[int, tuple[int, int]]
 
 
@@ -75,12 +77,23 @@ def draw_crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resized_crop(image: Image.Image, box: Box, size: tuple[int, int], interpolation: Image.Resampling) -> Image.Image:
-    """Cut (top, left, height, width) out and resize it to (height, width); nothing outside the box is read."""
+def edges(box: Box) -> Box:
+    """(left, top, right, bottom) of a box (top, left, height, width), as Pillow wants it."""
     top, left, h, w = box
     # A thin picture can give a crop of no rows or columns (the official code fails there); one is the least.
-    crop = image.crop((left, top, left + max(w, 1), top + max(h, 1)))
-    return crop.resize((size[1], size[0]), interpolation)
+    return left, top, left + max(w, 1), top + max(h, 1)
+
+
+def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
+    """The place of edges in a picture decoded `reduction` times smaller: whole pixels, and the exact place in them.
+
+    The second is None where nothing was reduced: then the pixels are the place.
+    """
+    if reduction == 1:
+        return outline, None
+    left, top, right, bottom = (edge / reduction for edge in outline)
+    outer = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    return outer, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
 
 
 class TwoViewCrop:
@@ -108,17 +121,45 @@ class TwoViewCrop:
         self.filters = RANDOM_INTERPOLATIONS if interpolation == "random" else (find_interpolation(interpolation),)
         self.second_filter = find_interpolation(second_interpolation)
 
-    def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
-        """Return both views of one crop."""
-        box = draw_crop_box(image.width, image.height, self.scale, self.ratio, rng.python)
+    def draw(self, width: int, height: int, rng: SampleRng) -> tuple[Box, Image.Resampling]:
+        """The box (top, left, height, width) in a picture of that size, and the first view's filter."""
+        box = draw_crop_box(width, height, self.scale, self.ratio, rng.python)
         # choice() on one element would consume a draw that the official code does not make
-        chosen = self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
-        first = resized_crop(image, box, self.size, chosen)
+        return box, self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
+
+    def reduction(self, box: Box) -> int:
+        """How much smaller a picture may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
+        sizes = [self.size, *([] if self.second_size is None else [self.second_size])]
+        least = min(min(box[2] // height, box[3] // width) for height, width in sizes)
+        return next((factor for factor in (8, 4, 2) if factor <= least), 1)
+
+    def read_sample(self, sample: Sample, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of one crop of a sample, which may have been decoded smaller."""
+        box, chosen = self.draw(*(sample.full_size or sample.image.size), rng)
+        outer, inner = reduced(edges(box), sample.reduction)
+        return self.read(sample.image.crop(outer), chosen, inner)
+
+    def read(
+        self, part: Image.Image, chosen: Image.Resampling, inner: Inner | None = None
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of a part that was cut out, or of the place `inner` in it; nothing outside the part is read."""
+        first = _resized(part, self.size, chosen, inner)
         if self.second_size is None:
             return first, None
         if self.second_size == self.size and self.second_filter == chosen:
             return first, first
-        return first, resized_crop(image, box, self.second_size, self.second_filter)
+        return first, _resized(part, self.second_size, self.second_filter, inner)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Return both views of one crop."""
+        box, chosen = self.draw(image.width, image.height, rng)
+        return self.read(image.crop(edges(box)), chosen)
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], chosen: Image.Resampling, inner: Inner | None
+) -> Image.Image:
+    return image.resize((size[1], size[0]), chosen, box=inner)
 
 
 class RandomResizedCrop(TwoViewCrop):
@@ -144,55 +185,18 @@ class RandomHorizontalFlip:
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = prob
 
-    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
-        """Return the picture or its mirror image; always consumes one draw."""
-        if rng.python.random() < self.prob:
-            return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return image
-
-
-class ColorJitter:
-    """Change brightness, contrast and saturation by factors in [1 - x, 1 + x], in random order; no hue.
-
-    Pixel for pixel what torchvision's Pillow backend (`ImageEnhance`) computes.
-    Source: official `datasets.py: DataAugmentationForBEiT` (hard-coded 0.4, 0.4, 0.4).
-    Departs: factors and order come from the sample's python generator; torchvision draws them from torch's.
-    """
-
-    def __init__(self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4) -> None:
-        self.ranges = {}
-        for name, amount in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if amount < 0:
-                raise ConfigError(f"ColorJitter: {name} is {amount}, expected a number of at least 0.")
-            self.ranges[name] = (max(0.0, 1 - amount), 1 + amount)
+    def draw(self, rng: SampleRng) -> bool:
+        """Whether to mirror; always consumes one draw."""
+        return rng.python.random() < self.prob
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
-        """Return the recoloured picture."""
-        names = [name for name, bounds in self.ranges.items() if bounds != (1.0, 1.0)]
-        rng.python.shuffle(names)
-        for name in names:
-            image = ENHANCERS[name](image, rng.python.uniform(*self.ranges[name]))
-        return image
+        """Return the picture or its mirror image."""
+        return mirrored(image) if self.draw(rng) else image
 
 
-def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with black: factor 0 is black, 1 the picture."""
-    return Image.blend(Image.new(image.mode, image.size, 0), image, factor)
-
-
-def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with the rounded mean grey of the whole picture: factor 0 is flat grey, 1 the picture."""
-    grey = np.asarray(image.convert("L"))
-    mean = int(int(grey.sum(dtype=np.int64)) / grey.size + 0.5)
-    return Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, factor)
-
-
-def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with the grey picture: factor 0 is grey, 1 the picture."""
-    return Image.blend(image.convert("L").convert("RGB"), image, factor)
-
-
-ENHANCERS = {"brightness": adjust_brightness, "contrast": adjust_contrast, "saturation": adjust_saturation}
+def mirrored(image: Image.Image) -> Image.Image:
+    """The picture mirrored left to right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def resized_short_side(width: int, height: int, size: int) -> tuple[int, int]:

@@ -111,11 +111,22 @@ class VQKD(nn.Layer):
         rec = self.reconstruction_loss(self._decode_map(nn.functional.normalize(h_BNE, axis=-1)), target)
         return {"loss": rec, "rec_loss": rec, "quant_loss": paddle.zeros([]), **out}
 
+    def drop_decoder(self) -> VQKD:
+        """Let go of the decoder, which codes do not need; returns self.  Losses and `decode` are gone with it."""
+        del self.decoder, self.decode_task_layer
+        return self
+
     @paddle.no_grad()
-    def tokenize(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Codes (B, N) int64 of pictures (B, 3, H, W) in [0, 1], row by row; changes no state in any mode."""
+    def tokenize(self, images: paddle.Tensor, amp: str = "off") -> paddle.Tensor:
+        """Codes (B, N) int64 of pictures (B, 3, H, W) in [0, 1], row by row; changes no state in any mode.
+
+        amp: "off", or "bf16" or "fp16" for the encoder's blocks; what follows them is float32.
+        Departs: mixed precision, where asked for, gives some patches another code.
+        """
+        with paddle.amp.auto_cast(enable=amp != "off", dtype="bfloat16" if amp == "bf16" else "float16"):
+            h_BNE = self.features(images)
         with paddle.amp.auto_cast(enable=False):
-            z_BNE = nn.functional.normalize(self.features(images), axis=-1)
+            z_BNE = nn.functional.normalize(h_BNE, axis=-1)
             codes = self.quantize.nearest_codes(z_BNE.reshape([-1, self.code_dim]))
         return codes.reshape(z_BNE.shape[:2])
 
