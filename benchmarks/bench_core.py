@@ -22,7 +22,7 @@ from pathlib import Path
 
 from harness import machine, outcome, runner, show
 from harness.catalogue import CASES, PARTS, PEAK
-from harness.derive import derive
+from harness.derive import derive, floors_without_number
 
 
 def chosen(only: list[str] | None) -> list[str]:
@@ -97,6 +97,7 @@ def main() -> int:
     if any(reason != runner.NO_PEER for reason in absent.values()):
         return 2
     missed = any(not one["floor"]["met"] for one in result["metrics"] if "floor" in one)
+    missed = missed or bool(floors_without_number(result))
     return 1 if options.check and missed else 0
 
 

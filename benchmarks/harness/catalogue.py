@@ -13,7 +13,7 @@ PEERS = ("transformers", "timm")
 
 
 class Case(NamedTuple):
-    """One piece of work, measured in a process of its own.
+    """One piece of work, measured in a process of its own; of base size, and of 8 pictures unless `what` says else.
 
     part: what `--only` may name; work: module and function that the process calls; cost: seconds of that process on two
     cores, for the forecast only; pictures: of one call; gflop: of one picture; peer: package of the peers' environment
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 def _step(part: str, what: str, work: str, cost: float, gflop: float, **more: Any) -> Case:
-    return Case(part, f"{what}, base, batch {BATCH}", work, cost, BATCH, gflop, **more)
+    return Case(part, what, work, cost, BATCH, gflop, **more)
 
 
 def _peer(part: str, what: str, work: str, cost: float, gflop: float) -> Case:
@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
     "pretrain_step": _step("pretrain", "pretraining step", "cases.pretraining:step", 40, flop.pretrain_step()),
     "pretrain_step_all_tokens": _step("pretrain", "  nothing skipped: pretraining step", "cases.pretraining:all_tokens",
                                       40, flop.pretrain_step()),
-    "transformers_pretrain_step": _peer("pretrain", "masked image modeling step, no [CLS] head",
+    "transformers_pretrain_step": _peer("pretrain", "pretraining step, no [CLS] head",
                                         "transformers:pretrain_step", 40, _MIM_PEER),
     "pretrain_step_tokenizer": _step("pretrain", "  with the tokenizer: pretraining step",
                                      "cases.pretraining:with_tokenizer", 50,
@@ -66,18 +66,18 @@ CASES: dict[str, Case] = {
                                    flop.finetune_forward()),
     "finetune_step_recompute": _step("finetune", "  with recompute: fine-tuning step", "cases.finetuning:recomputed",
                                      35, flop.finetune_step()),
-    "upernet_step": Case("segment", "UPerNet training step, base, 512 px, batch 1", "cases.segmentation:step", 70, 1,
+    "upernet_step": Case("segment", "UPerNet training step, 512 px, batch 1", "cases.segmentation:step", 70, 1,
                          flop.SEGMENT_STEP),
-    "slide": Case("segment", "UPerNet, base, 512 x 683 picture, its 2 windows together", "cases.segmentation:slide", 60,
-                  2, flop.SEGMENT_FORWARD),
+    "slide": Case("segment", "UPerNet, 512 x 683 picture, its 2 windows together", "cases.segmentation:slide", 60,
+                  1, 2 * flop.SEGMENT_FORWARD),
     "quantizer": Case("quantizer", "quantizer, 12,544 x 8192 x 32, training mode", "cases.bricks:quantizer", 5),
     "pretrain_views": Case("data", "pretraining data, two views and a mask", "data_cases:pretrain_views", 10, rounds=1),
     "finetune_transform": Case("data", "fine-tuning data", "data_cases:finetune_transform", 10, rounds=1),
     "segment_transform": Case("data", "segmentation data", "data_cases:segment_transform", 15, rounds=1),
-    "checkpoint": Case("checkpoint", "checkpoint of the base pretraining model with AdamW", "cases.storage:checkpoint",
+    "checkpoint": Case("checkpoint", "checkpoint, pretraining model with AdamW", "cases.storage:checkpoint",
                        30, rounds=1),
     "start_up": Case("start_up", "start of the command `beitv2`", "cases.starts:start_up", 60, rounds=1),
-    "two_processes": Case("processes", "pretraining step, base, batch 8 on two processes",
+    "two_processes": Case("processes", "pretraining step on two processes",
                           "cases.processes:two_processes", 100, BATCH, flop.pretrain_step(), rounds=1),
 }
 #: names that `--only` takes

@@ -27,6 +27,12 @@ def derive(raw: Raw) -> list[Metric]:
     return [one._replace(floor=FLOORS.get((one.case, one.metric))) for one in found]
 
 
+def floors_without_number(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(case, metric) of the floors that a result's cases have and that it holds no number for."""
+    measured = {(one["case"], one["metric"]) for one in result["metrics"]}
+    return [floor for floor in FLOORS if floor[0] in result["cases"] and floor not in measured]
+
+
 def _of_every_case(name: str, case: Case, raw: Sequence[dict[str, Any]], peak: float) -> list[Metric]:
     found = []
     if all("seconds" in one for one in raw):

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.catalogue import PEERS
+from harness.catalogue import BATCH, FLOORS, PEERS
+from harness.derive import floors_without_number
 
 VERDICTS = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]not judged[/]"}
 #: columns of the first table: heading, metric
 COLUMNS = (("seconds", "seconds"), ("images/s", "images_per_second"), ("GFLOP/s", "gflops"),
-           ("share of peak", "share_of_peak"), ("peak GB", "peak_memory"))
-WIDTH = 150
+           ("of peak", "share_of_peak"), ("peak GB", "peak_memory"))
+WIDTH = 140
 
 
 def by_case(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -23,11 +24,14 @@ def by_case(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def ratio_to_peer(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """`1.02 x transformers, 1.1 x timm`: the same work by the peers, measured in the same run."""
-    parts = [f"{entries[metric]['value']:.2f} x {peer}" for peer in PEERS
-             for metric in (f"speed_over_{peer}", f"gflops_over_{peer}") if metric in entries]
-    return ", ".join(parts)
+def ratios_to_peers(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The case's speed as a multiple of each peer's at the same work, measured in the same run; "" where there is none.
+
+    Where the work differs, GFLOP/s are compared.
+    """
+    found = [next((entries[metric] for metric in (f"speed_over_{peer}", f"gflops_over_{peer}") if metric in entries),
+                  None) for peer in PEERS]
+    return ["" if one is None else f"{one['value']:.2f}" for one in found]
 
 
 def print_tables(console: Any, result: Mapping[str, Any]) -> None:
@@ -45,20 +49,22 @@ def _table(title: str, headings: list[str], left: tuple[str, ...]) -> Any:
 
     table = Table(title=title)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=heading != "beside a peer")
+        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=True)
     return table
 
 
 def _print_cases(console: Any, result: Mapping[str, Any]) -> None:
     machine, found = result["hardware"], by_case(result)
-    title = f"{machine['processor']}, {machine['cores']} cores, best of {result['rounds']} rounds"
-    table = _table(title, ["what", *(heading for heading, _ in COLUMNS), "beside a peer"], ("what", "beside a peer"))
+    title = (f"{machine['processor']}, {machine['cores']} cores, best of {result['rounds']} rounds; "
+             f"float32, base size, batch {BATCH} unless said otherwise")
+    headings = ["what", *(heading for heading, _ in COLUMNS), *(f"x {peer}" for peer in PEERS)]
+    table = _table(title, headings, ("what",))
     for case, what in result["cases"].items():
         if case in result["not_measured"]:
-            table.add_row(what, *[""] * len(COLUMNS), f"[yellow]{_plain(result['not_measured'][case])}[/]")
+            table.add_row(f"{what}\n    [yellow]{_plain(result['not_measured'][case])}[/]")
         elif any(metric in found.get(case, {}) for _, metric in COLUMNS):
             cells = [f"{found[case][metric]['value']:.3g}" if metric in found[case] else "" for _, metric in COLUMNS]
-            table.add_row(what, *cells, ratio_to_peer(found[case]))
+            table.add_row(what, *cells, *ratios_to_peers(found[case]))
     console.print(table)
 
 
@@ -70,21 +76,28 @@ def _print_floors(console: Any, result: Mapping[str, Any]) -> None:
         floor = one.get("floor")
         if floor is None and one["metric"] in shown or one["metric"].startswith("help of "):
             continue
-        asked = "" if floor is None else f">= {floor['min']:g}" if "min" in floor else f"<= {floor['max']:g}"
         values = one["values"]
         spread = f"{min(values):.3g} .. {max(values):.3g}" if len(values) > 1 else ""
         what = result["cases"][one["case"]].strip()
         table.add_row("" if what == previous else what, one["metric"].replace("_", " "),
-                      f"{one['value']:.3g} {one['unit']}".strip(), spread, asked,
+                      f"{one['value']:.3g} {one['unit']}".strip(), spread, "" if floor is None else _asked(floor),
                       "" if floor is None else VERDICTS[floor["met"]])
         previous = what
+    for case, metric in floors_without_number(result):
+        kind, limit = FLOORS[case, metric]
+        table.add_row(result["cases"][case].strip(), metric.replace("_", " "), "", "", _asked({kind: limit}),
+                      "[yellow]not measured[/]")
     console.print(table)
+
+
+def _asked(floor: Mapping[str, Any]) -> str:
+    return f">= {floor['min']:g}" if "min" in floor else f"<= {floor['max']:g}"
 
 
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text if len(text) < 70 else text[:67] + "...")
+    return escape(text if len(text) < 48 else text[:45] + "...")
 
 
 def draw_bars(result: Mapping[str, Any], path: Path) -> None:
@@ -94,10 +107,10 @@ def draw_bars(result: Mapping[str, Any], path: Path) -> None:
     found, machine = by_case(result), result["hardware"]
     panels: list[tuple[str, list[tuple[str, dict[str, Any], bool]]]] = []
     for title, metric in (("share of the matmul peak", "share_of_peak"), ("peak memory, GB", "peak_memory")):
-        bars = [(_short(result["cases"][case]), entries[metric], case.startswith(PEERS))
+        bars = [(result["cases"][case].strip(), entries[metric], case.startswith(PEERS))
                 for case, entries in found.items() if metric in entries]
         panels.append((title, bars))
-    ratios = [(f"{_short(result['cases'][case])} / {peer}", entries[f"speed_over_{peer}"], False)
+    ratios = [(f"{result['cases'][case].strip()} / {peer}", entries[f"speed_over_{peer}"], False)
               for case, entries in found.items() for peer in PEERS if f"speed_over_{peer}" in entries]
     panels.insert(1, ("images/s, as a multiple of the peer's", ratios))
     panels = [(title, bars) for title, bars in panels if bars]
@@ -120,7 +133,3 @@ def draw_bars(result: Mapping[str, Any], path: Path) -> None:
             axes.invert_yaxis()
             axes.margins(x=0.1, y=0.01)
             axes.set_title(f"{title} (orange: floor)" if any("floor" in entry for _, entry, _ in bars) else title)
-
-
-def _short(what: str) -> str:
-    return what.strip().replace(", base", "").replace(", batch 8", "")

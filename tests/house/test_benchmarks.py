@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import flop, growth, machine, outcome, runner
+from harness import flop, growth, machine, outcome, runner, show
 from harness.catalogue import CASES, EXTRAS, FLOORS, MATMUL_SIDE, PEAK, RATIOS
-from harness.derive import derive
+from harness.derive import derive, floors_without_number
+from rich.console import Console
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 PEAK_SECONDS = 2 * MATMUL_SIDE**3 / 1e9 / 200  # a machine of 200 GFLOP/s
@@ -83,6 +84,26 @@ def test_a_result_says_where_it_was_measured_and_comes_back_from_its_file(tmp_pa
     assert second["at"] == {"codes": 1024} and "floor" not in second
     month = read["date"][:4] + read["date"][5:7]
     assert outcome.path_of(read) == BENCHMARKS / f"core_{machine.slug(read['hardware'])}_{month}.json"
+
+
+def test_tables_and_bars_show_what_was_not_measured_too(tmp_path):
+    names = (PEAK, "finetune_step", "transformers_finetune_step", "start_up")
+    raw = {PEAK: [{"seconds": [PEAK_SECONDS]}] * 2, "finetune_step": [{"seconds": [5.0], "peak_bytes": 3e9}],
+           "start_up": [{"help": {"pretrain": 0.5, "segment train": 0.75}, "config": [0.25]}]}
+    made = outcome.outcome("core", {name: CASES[name].what for name in names}, derive(raw), rounds=1, load=0.0,
+                           steady=True, not_measured={"transformers_finetune_step": runner.NO_PEER})
+    assert floors_without_number(made) == [("finetune_step", "speed_over_transformers")]
+    with Console(record=True, file=(tmp_path / "table.txt").open("w"), width=80) as console:
+        show.print_tables(console, made)
+    rows = console.export_text().splitlines()
+    place = next(i for i, row in enumerate(rows) if "transformers: fine-tuning step" in row)
+    assert runner.NO_PEER in rows[place + 1]
+    assert any("speed over transformers" in row and ">= 0.8" in row and "not measured" in row for row in rows)
+    assert any("peak memory" in row and "3 GB" in row and "<= 2.6" in row and "missed" in row for row in rows)
+    assert any("slowest help" in row and "0.75 s" in row for row in rows)
+    assert {one["metric"] for one in made["metrics"]} >= {"help of pretrain", "help of segment train"}
+    show.draw_bars(made, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("processor, wanted", [
