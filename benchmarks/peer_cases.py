@@ -25,6 +25,12 @@ def load_torch() -> Any:
     """PyTorch with our number of threads and a fixed seed."""
     import torch
 
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        # Both peers import it, and its compiled operators fit one build of PyTorch only.  BEiT needs none of them.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
     return torch
@@ -80,13 +86,7 @@ def transformers_classifier() -> tuple[Any, Callable[[Any], Any]]:
 
 def timm_classifier() -> tuple[Any, Callable[[Any], Any]]:
     """BEiT v2 base of timm, drop path 0.1."""
-    torch = load_torch()
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        # timm imports it, and its compiled operators fit one build of PyTorch only.  BEiT needs none of them.
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    load_torch()
     import timm
 
     model = timm.create_model("beitv2_base_patch16_224", pretrained=False, drop_path_rate=0.1, num_classes=CLASSES)
