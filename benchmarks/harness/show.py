@@ -40,8 +40,8 @@ def print_tables(console: Any, result: Mapping[str, Any]) -> None:
     _print_cases(console, result)
     _print_floors(console, result)
     if result["peak_is_steady"] is False:
-        console.print("[yellow]No two measurements of the matmul peak agree: other work disturbed them, or there was one "
-                      "only. Repeat on a quiet machine, or with more --rounds.[/]")
+        console.print("[yellow]No two measurements of the matmul peak agree: other work disturbed them, or there was "
+                      "one only. Repeat on a quiet machine, or with more --rounds.[/]")
 
 
 def _table(title: str, headings: list[str], left: tuple[str, ...]) -> Any:
