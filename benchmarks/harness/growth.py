@@ -88,7 +88,8 @@ def draw_curve(name: str, metrics: Sequence[Mapping[str, Any]], path: Path) -> N
             axes.loglog(places, [middle * place**power for place in places], color=MUTED, linestyle="--",
                         label=f"power {power:.2f}")
             axes.loglog(places, values, "o-", color=ACCENT)
-            axes.set_xticks(places, [f"{place:,}" for place in places])
+            axes.set_xticks(places, [f"{place / 1000:.3g}k" if place >= 1000 else f"{place:g}" for place in places])
+            axes.set_yticks([values[0], values[-1]], [f"{values[0]:.2g}", f"{values[-1]:.2g}"])
             axes.minorticks_off()
             axes.set_xlabel(curve.axis)
             axes.set_title(label)
