@@ -50,7 +50,7 @@ def timed_step(model: Any, loss_of: Callable[[], Any]) -> dict[str, Any]:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        float(loss)
+        loss.item()
 
     seconds = timed(step, REPEATS)
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "parameters": sum(p.numel() for p in model.parameters())}
