@@ -14,8 +14,10 @@ PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
 # paddle2onnx runs with Paddle 3 only.
 ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx]")
 RUN := runs/digit_scenes
+PEERS := .venv-peers
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup pretrain finetune segment test test-fast parity bench lint type build clean
+.PHONY: help setup pretrain finetune segment test test-fast parity bench bench-peers lint type build clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,8 +56,18 @@ test-fast: $(STAMP)  ## the suite without the end-to-end runs
 parity: $(STAMP)  ## only the comparisons with the official code's recorded values
 	$(BIN)/python -m pytest tests/parity
 
-bench: $(STAMP)  ## measure speed and memory against this machine's matmul peak
-	$(BIN)/python benchmarks/bench_core.py
+bench: $(STAMP)  ## measure speed, memory and their growth against this machine's matmul peak and the peers (BENCH="--only ...")
+	$(BIN)/python benchmarks/bench_core.py --growth $(BENCH)
+
+bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers and timm in .venv-peers, for `make bench` to measure beside ours
+
+# The CPU index has much smaller wheels; where it cannot be reached, PyPI's CUDA build computes the same on the CPU.
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_INDEX) torch torchvision \
+	  || $(PEERS)/bin/python -m pip install --quiet torch torchvision
+	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0"
+	@touch $@
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .

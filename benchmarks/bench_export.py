@@ -6,12 +6,13 @@
 Weights are random in every place (biases, bias tables, layer scale and batch statistics too), so that a fault in any
 of them shows.  The differences are those `export_model` measures itself and refuses to write above 1e-4; batches of 1
 and 3.  Speed: tokenizing one picture and a batch of 8, live and exported in turns, the best of all rounds counts.
+Writes benchmarks/export_[hardware]_[yyyymm].json, in the form that benchmarks/README.md describes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import beitv2_core  # noqa: F401  before Paddle: threads and the MKL path
 # isort: split
 import numpy as np
 import paddle
+from harness.outcome import Metric, outcome, path_of, write
 
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core.commands.export import difference_lines
@@ -79,10 +81,10 @@ KINDS: dict[str, Callable[[], Exportable]] = {
     "segmenter": segmenter}
 
 
-def speed(live: Any, folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of `tokenize`, live and exported in turns, best of the rounds, for batches of 1 and 8."""
+def speed(case: str, live: Any, folder: Path) -> list[Metric]:
+    """Seconds of `tokenize`, live and exported in turns, for batches of 1 and 8."""
     exported = load_exported(folder)
-    found = {}
+    found = []
     for batch in (1, 8):
         images = np.random.default_rng(0).random((batch, 3, 224, 224), dtype=np.float32)
         tensor = paddle.to_tensor(images)
@@ -93,8 +95,11 @@ def speed(live: Any, folder: Path) -> dict[str, dict[str, float]]:
                 began = time.perf_counter()
                 run()
                 times[name].append(time.perf_counter() - began)
+        at = {"batch": batch}
         best = {name: min(values[1:]) for name, values in times.items()}  # the first round warms up
-        found[str(batch)] = {**best, "live / exported": best["live"] / best["exported"]}
+        found += [Metric(case, f"{name}_seconds", "s", best[name], values[1:], at=at) for name, values in times.items()]
+        ratios = [one / other for one, other in zip(times["live"][1:], times["exported"][1:])]
+        found.append(Metric(case, "speed_over_live", "", best["live"] / best["exported"], ratios, at=at))
     return found
 
 
@@ -102,26 +107,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kind", choices=KINDS, action="append", help="default: all")
     parser.add_argument("--form", choices=("paddle", "onnx"), action="append", help="default: both")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("-o", "--output", type=Path, help="default benchmarks/export_[hardware]_[yyyymm].json")
     options = parser.parse_args()
-    result: dict[str, Any] = {}
+    load = os.getloadavg()[0]
+    cases: dict[str, str] = {}
+    metrics: list[Metric] = []
     for kind in options.kind or KINDS:
         for form in options.form or ("paddle", "onnx"):
+            case = f"{kind}_{form}"
+            cases[case] = f"{kind}, base, exported as {form}"
             paddle.seed(0)
             with tempfile.TemporaryDirectory() as folder:
                 path, model = Path(folder) / "model", KINDS[kind]()
                 description = export_model(model, path, form=form)
-                entry: dict[str, Any] = {"differences": description.differences, "versions": description.versions}
+                metrics += [Metric(case, f"difference of {name}, {runner}", "", value, [value], at={"batch": batch})
+                            for runner, sizes in description.differences.items()
+                            for batch, outputs in sizes.items() for name, value in outputs.items()]
                 for line in difference_lines(description):
                     print(f"{kind:<11}{form:<8}{line}", flush=True)
                 if kind == "tokenizer":
-                    entry["speed"] = speed(model.graph.tokenizer, path)
-                    for batch, times in entry["speed"].items():
-                        print(f"{kind:<11}{form:<8}batch {batch}: live {times['live']:.3f} s, exported "
-                              f"{times['exported']:.3f} s, {times['live / exported']:.2f} x as fast", flush=True)
-                result[f"{kind} {form}"] = entry
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                    timed = speed(case, model.graph.tokenizer, path)
+                    for one in timed:
+                        print(f"{kind:<11}{form:<8}batch {one.at['batch']}: {one.metric.replace('_', ' ')} "
+                              f"{one.value:.3f} {one.unit}", flush=True)
+                    metrics += timed
+    result = outcome("export", cases, metrics, rounds=ROUNDS, load=load)
+    if (options.kind or options.form) and not options.output:
+        print("not written: a result file holds all exports; give --output to keep a part.")
+        return
+    path = options.output or path_of(result)
+    write(result, path)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

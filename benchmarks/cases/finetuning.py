@@ -1,0 +1,65 @@
+"""The classifier of base size: bias in every block, drop path 0.1, 1000 classes, layer decay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.catalogue import BATCH
+from harness.timing import peak_bytes, timed
+
+from cases.setting import load_paddle, timed_step
+
+CLASSES = 1000
+
+
+def build_classifier(image_size: int = 224, *, recompute: bool = False) -> Any:
+    """The model of the paper's recipe."""
+    from beitv2_cls.classifier import BEiTClassifier
+
+    return BEiTClassifier(num_classes=CLASSES, image_size=image_size, patch_size=16, width=768, depth=12, num_heads=12,
+                          init_values=0.1, use_rel_pos_bias=True, drop_path=0.1, recompute=recompute)
+
+
+def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False) -> dict[str, Any]:
+    paddle = load_paddle()
+    from beitv2_cls.classifier import layer_decay_scale
+    from beitv2_cls.losses import soft_cross_entropy
+    from beitv2_core.engine.optim import build_optimizer
+
+    model = build_classifier(image_size, recompute=recompute)
+    model.train()
+    optimizer = build_optimizer("adamw", model, lr=5e-4, weight_decay=0.05, no_decay=model.no_weight_decay(),
+                                lr_scale=layer_decay_scale(model.depth, 0.65))
+    images = paddle.randn([batch, 3, image_size, image_size])
+    targets = paddle.nn.functional.softmax(paddle.randn([batch, CLASSES]), axis=-1)
+    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets))
+
+
+def recomputed() -> dict[str, Any]:
+    return step(recompute=True)
+
+
+def forward() -> dict[str, Any]:
+    """Evaluation mode, no gradient."""
+    paddle = load_paddle()
+    model = build_classifier()
+    model.eval()
+    images = paddle.randn([BATCH, 3, 224, 224])
+    with paddle.no_grad():
+        return {"seconds": timed(lambda: model(images).numpy(), 5), "peak_bytes": peak_bytes()}
+
+
+def forward_backward(image_size: int) -> dict[str, Any]:
+    """One picture of any size, forward and backward, no update."""
+    paddle = load_paddle()
+    model = build_classifier(image_size)
+    model.train()
+    images = paddle.randn([1, 3, image_size, image_size])
+
+    def work() -> None:
+        loss = model(images).mean()
+        loss.backward()
+        float(loss)
+        model.clear_gradients()
+
+    return {"seconds": timed(work, 3), "peak_bytes": peak_bytes()}

@@ -1,0 +1,89 @@
+"""The pretraining step of base size: [CLS] head after block 9, 8192 codes, 75 of 196 patches hidden."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+from harness.catalogue import BATCH
+from harness.flop import NUM_CODES, NUM_MASKED
+
+from cases.setting import load_paddle, timed_step
+
+GRID = (14, 14)
+
+
+class Pretraining(NamedTuple):
+    """A model in training with its optimizer; `loss_of(network)` takes the model or a wrapper of it."""
+
+    model: Any
+    optimizer: Any
+    loss_of: Callable[[Any], Any]
+
+
+def build_pretraining(batch: int = BATCH, *, recompute: bool = False, skip_unread: bool = True) -> Pretraining:
+    """Without tokenizer, clipping and data loading."""
+    paddle = load_paddle()
+    import paddle.nn.functional as F
+
+    from beitv2_core.engine.optim import build_optimizer
+    from beitv2_core.models.mim import BEiTForMaskedImageModeling
+
+    model = BEiTForMaskedImageModeling(image_size=224, patch_size=16, width=768, depth=12, num_heads=12,
+                                       num_codes=NUM_CODES, early_layers=9, head_layers=2, share_lm_head=True,
+                                       init_values=0.1, use_shared_rel_pos_bias=True, recompute=recompute)
+    if hasattr(model, "skip_unread"):
+        model.skip_unread = skip_unread
+    model.train()
+    optimizer = build_optimizer("adamw", model, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98),
+                                no_decay=model.no_weight_decay())
+    mask = paddle.to_tensor(masks(batch))
+    images = paddle.randn([batch, 3, 224, 224])
+    codes = paddle.randint(0, NUM_CODES, [batch * NUM_MASKED])
+
+    def loss_of(network: Any) -> Any:
+        return paddle.add_n([F.cross_entropy(logits, codes) for logits in network(images, mask).values()])
+
+    return Pretraining(model, optimizer, loss_of)
+
+
+def masks(batch: int) -> Any:
+    """Masks (batch, patches) as the pretraining data have them."""
+    import numpy as np
+
+    from beitv2_core.data import SampleRng
+    from beitv2_core.masking import BlockwiseMasking
+
+    masking = BlockwiseMasking(GRID, NUM_MASKED, min_block=16)
+    return np.stack([masking(SampleRng.for_sample(0, 0, index)).reshape(-1) for index in range(batch)])
+
+
+def _measured(**options: Any) -> dict[str, Any]:
+    model, optimizer, loss_of = build_pretraining(**options)
+    return timed_step(model, optimizer, lambda: loss_of(model))
+
+
+def step() -> dict[str, Any]:
+    return _measured()
+
+
+def all_tokens() -> dict[str, Any]:
+    return _measured(skip_unread=False)
+
+
+def recomputed() -> dict[str, Any]:
+    return _measured(recompute=True)
+
+
+def with_tokenizer() -> dict[str, Any]:
+    """The task as it trains: codes of the second view, both losses, accuracies."""
+    model, optimizer, _ = build_pretraining()
+    import numpy as np
+
+    from beitv2_core.data.pretrain_set import MimBatch
+    from beitv2_core.engine.tasks.mim_task import MimTask
+    from cases.tokenizer import build_tokenizer
+
+    task, draws = MimTask(model, build_tokenizer()), np.random.default_rng(0)
+    views = [draws.random((BATCH, 3, 224, 224), dtype=np.float32) for _ in range(2)]
+    batch = MimBatch(views[0], views[1], masks(BATCH), [""] * BATCH)
+    return timed_step(model, optimizer, lambda: task.loss(batch, step=0)[0])

@@ -1,0 +1,38 @@
+"""What the cases share: Paddle as `beitv2_core` sets it, and a training step's time and memory."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable
+
+from harness.timing import peak_bytes, timed
+
+REPEATS = 3
+
+
+def load_paddle() -> Any:
+    """Paddle on the CPU, with the thread and MKL settings that `beitv2_core` makes before Paddle is loaded."""
+    importlib.import_module("beitv2_core")
+    paddle = importlib.import_module("paddle")
+    paddle.set_device("cpu")
+    paddle.seed(0)
+    return paddle
+
+
+def step_of(optimizer: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
+    """Forward, backward and update as one call."""
+    def step() -> None:
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        float(loss)
+
+    return step
+
+
+def timed_step(model: Any, optimizer: Any, loss_of: Callable[[], Any], repeats: int = REPEATS) -> dict[str, Any]:
+    """Time of forward, backward and update, and the process's peak memory after them."""
+    seconds = timed(step_of(optimizer, loss_of), repeats)
+    parameters = sum(parameter.size for parameter in model.parameters())
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "parameters": int(parameters)}

@@ -1,0 +1,163 @@
+"""What `bench_core.py` measures: every case, what is compared with what, and the floors that are judged."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+from harness import flop
+from harness.outcome import Floor
+
+MATMUL_SIDE, BATCH = 2048, 8
+PEAK = "matmul_peak"
+PEERS = ("transformers", "timm")
+
+
+class Case(NamedTuple):
+    """One piece of work, measured in a process of its own; of base size, and of 8 pictures unless `what` says else.
+
+    part: what `--only` may name; work: module and function that the process calls; cost: seconds of that process on two
+    cores, for the forecast only; pictures: of one call; gflop: of one picture; peer: package of the peers' environment
+    that does the work; rounds: at most, for what varies little or takes long.
+    """
+
+    part: str
+    what: str
+    work: str
+    cost: float
+    pictures: int = 0
+    gflop: float = 0.0
+    peer: str = ""
+    rounds: int = 99
+
+
+def _step(part: str, what: str, work: str, cost: float, gflop: float, **more: Any) -> Case:
+    return Case(part, what, work, cost, BATCH, gflop, **more)
+
+
+def _peer(part: str, what: str, work: str, cost: float, gflop: float) -> Case:
+    package, function = work.split(":")
+    return _step(part, f"  {package}: {what}", f"peer_cases:{package}_{function}", cost, gflop, peer=package)
+
+
+_MIM_PEER = flop.pretrain_step(head_layers=0, classified=(196,))  # BeitForMaskedImageModeling classifies every patch
+CASES: dict[str, Case] = {
+    PEAK: Case("", f"matmul {MATMUL_SIDE}^3, float32", "cases.bricks:matmul_peak", 5),
+    "tokenizer_encode": _step("tokenizer", "tokenizer encode", "cases.tokenizer:encode", 25, flop.tokenizer_encode()),
+    "tokenizer_step": _step("tokenizer", "tokenizer training step", "cases.tokenizer:step", 40, flop.tokenizer_step(),
+                            rounds=1),
+    "pretrain_step": _step("pretrain", "pretraining step", "cases.pretraining:step", 40, flop.pretrain_step()),
+    "pretrain_step_all_tokens": _step("pretrain", "  nothing skipped: pretraining step", "cases.pretraining:all_tokens",
+                                      40, flop.pretrain_step()),
+    "transformers_pretrain_step": _peer("pretrain", "pretraining step, no [CLS] head",
+                                        "transformers:pretrain_step", 40, _MIM_PEER),
+    "pretrain_step_tokenizer": _step("pretrain", "  with the tokenizer: pretraining step",
+                                     "cases.pretraining:with_tokenizer", 45,
+                                     flop.pretrain_step() + flop.tokenizer_encode(), rounds=1),
+    "pretrain_step_recompute": _step("pretrain", "  with recompute: pretraining step", "cases.pretraining:recomputed",
+                                     40, flop.pretrain_step(), rounds=1),
+    "finetune_step": _step("finetune", "fine-tuning step", "cases.finetuning:step", 35, flop.finetune_step()),
+    "transformers_finetune_step": _peer("finetune", "fine-tuning step", "transformers:finetune_step", 35,
+                                        flop.finetune_step()),
+    "timm_finetune_step": _peer("finetune", "fine-tuning step", "timm:finetune_step", 35, flop.finetune_step()),
+    "finetune_forward": _step("finetune", "fine-tuning forward", "cases.finetuning:forward", 15,
+                              flop.finetune_forward()),
+    "transformers_finetune_forward": _peer("finetune", "fine-tuning forward", "transformers:finetune_forward", 15,
+                                           flop.finetune_forward()),
+    "timm_finetune_forward": _peer("finetune", "fine-tuning forward", "timm:finetune_forward", 15,
+                                   flop.finetune_forward()),
+    "finetune_step_recompute": _step("finetune", "  with recompute: fine-tuning step", "cases.finetuning:recomputed",
+                                     35, flop.finetune_step(), rounds=1),
+    "upernet_step": Case("segment", "UPerNet training step, 512 px, batch 1", "cases.segmentation:step", 70, 1,
+                         flop.SEGMENT_STEP),
+    "slide": Case("segment", "UPerNet, 512 x 683 picture, its 2 windows together", "cases.segmentation:slide", 60,
+                  1, 2 * flop.SEGMENT_FORWARD, rounds=1),
+    "quantizer": Case("quantizer", "quantizer, 12,544 x 8192 x 32, training mode", "cases.bricks:quantizer", 5),
+    "pretrain_views": Case("data", "pretraining data, two views and a mask", "data_cases:pretrain_views", 10, rounds=1),
+    "finetune_transform": Case("data", "fine-tuning data", "data_cases:finetune_transform", 10, rounds=1),
+    "segment_transform": Case("data", "segmentation data", "data_cases:segment_transform", 15, rounds=1),
+    "checkpoint": Case("checkpoint", "checkpoint, pretraining model with AdamW", "cases.storage:checkpoint",
+                       30, rounds=1),
+    "start_up": Case("start_up", "start of the command `beitv2`", "cases.starts:start_up", 30, rounds=1),
+    "two_processes": Case("processes", "pretraining step on two processes",
+                          "cases.processes:two_processes", 100, BATCH, flop.pretrain_step(), rounds=1),
+}
+#: names that `--only` takes
+PARTS = tuple(dict.fromkeys(case.part for case in CASES.values() if case.part))
+
+
+class Ratio(NamedTuple):
+    """`case`'s metric `of`, as a multiple of that of `over`."""
+
+    case: str
+    metric: str
+    over: str
+    of: str = "images_per_second"
+
+
+RATIOS = (
+    Ratio("pretrain_step", "speed_over_all_tokens", "pretrain_step_all_tokens"),
+    Ratio("pretrain_step", "gflops_over_transformers", "transformers_pretrain_step", "gflops"),
+    Ratio("pretrain_step_recompute", "memory_over_kept", "pretrain_step", "peak_memory"),
+    Ratio("finetune_step", "speed_over_transformers", "transformers_finetune_step"),
+    Ratio("finetune_step", "memory_over_transformers", "transformers_finetune_step", "peak_memory"),
+    Ratio("finetune_step", "speed_over_timm", "timm_finetune_step"),
+    Ratio("finetune_forward", "speed_over_transformers", "transformers_finetune_forward"),
+    Ratio("finetune_forward", "speed_over_timm", "timm_finetune_forward"),
+    Ratio("finetune_step_recompute", "memory_over_kept", "finetune_step", "peak_memory"),
+)
+
+FLOORS: dict[tuple[str, str], Floor] = {
+    ("tokenizer_encode", "share_of_peak"): ("min", 0.72),
+    ("pretrain_step", "share_of_peak"): ("min", 0.72),
+    ("pretrain_step", "peak_memory"): ("max", 3.0),
+    ("pretrain_step", "speed_over_all_tokens"): ("min", 1.05),
+    ("pretrain_step_recompute", "memory_over_kept"): ("max", 0.5),
+    ("finetune_step", "share_of_peak"): ("min", 0.72),
+    ("finetune_step", "peak_memory"): ("max", 2.6),
+    ("finetune_step", "speed_over_transformers"): ("min", 0.8),
+    ("finetune_forward", "speed_over_transformers"): ("min", 0.8),
+    ("finetune_step_recompute", "memory_over_kept"): ("max", 0.5),
+    ("upernet_step", "share_of_peak"): ("min", 0.60),
+    ("slide", "speed_over_one_by_one"): ("min", 1.3),
+    ("slide", "difference"): ("max", 1e-5),
+    ("quantizer", "seconds"): ("max", 0.3),
+    ("quantizer", "extra_memory"): ("max", 100.0),
+    ("pretrain_views", "speed_over_plain"): ("min", 1.4),
+    ("pretrain_views", "identical"): ("min", 1.0),
+    ("finetune_transform", "identical"): ("min", 1.0),
+    ("segment_transform", "identical"): ("min", 1.0),
+    ("two_processes", "speed_over_one_process"): ("min", 0.9),
+}
+
+
+class Extra(NamedTuple):
+    """A metric beyond those of every step: from one process's raw measurements, and which process counts."""
+
+    metric: str
+    unit: str
+    value: Callable[[dict[str, Any]], float]
+    counts: Callable[..., float] = min
+
+
+def _best(key: str) -> Callable[[dict[str, Any]], float]:
+    return lambda one: min(one[key])
+
+
+_DATA = (Extra("speed_over_plain", "", lambda one: min(one["plain_seconds"]) / min(one["seconds"]), max),
+         Extra("images_per_second", "images/s", lambda one: one["pictures"] / min(one["seconds"]), max),
+         Extra("identical", "", lambda one: float(one["identical"])))
+EXTRAS: dict[str, tuple[Extra, ...]] = {
+    "quantizer": (Extra("seconds_with_backward", "s", _best("with_backward")),
+                  Extra("extra_memory", "MB", lambda one: one["extra_bytes"] / 1e6, max)),
+    "slide": (Extra("speed_over_one_by_one", "", lambda one: min(one["one_by_one"]) / min(one["seconds"]), max),
+              Extra("difference", "", lambda one: one["difference"], max)),
+    "checkpoint": (Extra("size", "MB", lambda one: one["bytes"] / 1e6, max),
+                   Extra("save_seconds", "s", _best("save")), Extra("load_seconds", "s", _best("load")),
+                   Extra("save_speed", "MB/s", lambda one: one["bytes"] / 1e6 / min(one["save"]), max),
+                   Extra("load_speed", "MB/s", lambda one: one["bytes"] / 1e6 / min(one["load"]), max)),
+    "start_up": (Extra("slowest_help", "s", lambda one: max(one["help"].values())),
+                 Extra("config", "s", _best("config"))),
+    "two_processes": (Extra("speed_over_one_process", "", lambda one: min(one["one_process"]) / min(one["seconds"]),
+                            max),),
+    "pretrain_views": _DATA, "finetune_transform": _DATA, "segment_transform": _DATA,
+}
