@@ -92,7 +92,8 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     processes = distributed.world_size()
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), processes)
-    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes)
+    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes,
+                          accumulate=plan.accumulate)
     task = build_task(config)
     optim = config.optim
     optimizer = build_optimizer(

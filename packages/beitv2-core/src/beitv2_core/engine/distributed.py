@@ -36,6 +36,15 @@ def barrier() -> None:
         dist.all_reduce(paddle.zeros([1]))
 
 
+def all_values(value: int) -> list[int]:
+    """That number of every process, in order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    found: list[paddle.Tensor] = []
+    dist.all_gather(found, paddle.to_tensor([value], dtype="int64"))
+    return [int(one) for one in found]
+
+
 def all_reduce_mean(tensor: paddle.Tensor) -> paddle.Tensor:
     """The mean of a tensor over all processes."""
     if world_size() == 1:

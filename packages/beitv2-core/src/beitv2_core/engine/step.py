@@ -12,6 +12,7 @@ import paddle
 
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import NonFiniteLossError
+from beitv2_core.layers.draws import micro_batch
 
 log = logging.getLogger("beitv2_core")
 
@@ -74,14 +75,18 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
                clip_norm: float | None = None) -> dict[str, float]:
     """One update from `batches` (micro-batches of equal size, their gradients averaged); returns metrics as floats.
 
-    Gradients of all processes are averaged by the data-parallel wrapper at the last micro-batch.
+    Gradients of all processes are averaged by the data-parallel wrapper at the last micro-batch.  Every micro-batch
+    starts from the same state of Paddle's generator (`layers/draws.py`).
     Raises NonFiniteLossError, before any weight moves, with step, rate, gradient norm and the files of the batch.
     """
     totals: dict[str, float] = {}
     count = len(batches)
     task.before_step(batches[0], step=step)
+    drawn_from = paddle.get_rng_state() if count > 1 else None
     for i, batch in enumerate(batches):
-        with _synchronised(task.network, last=i == count - 1):
+        if drawn_from is not None:
+            paddle.set_rng_state(drawn_from)
+        with micro_batch(i, count), _synchronised(task.network, last=i == count - 1):
             with precision.autocast():
                 loss, metrics = task.loss(batch, step=step)
             value = float(loss)
