@@ -1,0 +1,107 @@
+"""The number of processes changes rounding, not what is computed: four stages, 50 updates, and resumes across it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stages
+from e2e_runs import CONFIGS, beitv2, finished
+
+from beitv2_core.errors import DataError
+
+pytestmark = pytest.mark.slow
+STAGES = ("tokenizer", "pretrain", "finetune", "segment")
+#: stages that compute nothing from a batch as a whole
+ACCUMULATING = ("pretrain", "finetune")
+STEPS, RESUMED_AT, RESUMED_FOR = 50, 20, 10
+SCRIPT = Path(stages.__file__)
+
+
+def train(processes: int, folder: Path, batch: int, *words: str) -> Path:
+    """Run `stages.py` in that many processes."""
+    starter = [sys.executable]
+    if processes > 1:
+        starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
+                    "--log_dir", f"{folder}_logs"]
+    done = subprocess.run([*starter, str(SCRIPT), str(folder), str(batch), str(STEPS), *words], text=True,
+                          capture_output=True, timeout=400,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    logs = "\n".join(path.read_text() for path in Path(f"{folder}_logs").glob("workerlog.*"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    return folder
+
+
+def losses(folder: Path, first: int = 0, last: int = STEPS) -> np.ndarray:
+    """The losses after steps first + 1 .. last."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [line["loss"] for line in lines if first < line["step"] <= last]
+    assert len(found) == last - first
+    return np.array(found)
+
+
+def difference(one: Path, other: Path, *steps: int) -> float:
+    """The largest relative difference of the losses."""
+    left, right = losses(one, *steps), losses(other, *steps)
+    return float((np.abs(left - right) / np.abs(left)).max())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale")
+    finished(beitv2("init-tokenizer", CONFIGS / "tokenizer/digit_scenes.yml", "--set", "data.image_size=32",
+                    *stages.TOKENIZER[:5], "-o", folder / "tokens", "--teacher-width", "24"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    return train(1, folder / "one", stages.TOTAL, *STAGES)
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    return train(2, folder / "two", stages.TOTAL // 2, *STAGES)
+
+
+def test_one_two_and_four_processes_and_accumulation_have_the_same_losses(folder, one, two, record_property):
+    runs = {"2 processes": two, "4 processes": train(4, folder / "four", stages.TOTAL // 4, *STAGES),
+            "4 accumulated": train(1, folder / "accumulated", stages.TOTAL // 4, *ACCUMULATING)}
+    record_property("summary", f"largest relative difference of {STEPS} losses from those of one process:")
+    record_property("summary", f"{'':<12}" + "".join(f"{name:>15}" for name in runs))
+    worst = {}
+    for stage in STAGES:
+        found = {name: difference(one / stage, run / stage) for name, run in runs.items() if (run / stage).is_dir()}
+        record_property("summary", f"{stage:<12}" + "".join(f"{found[name]:>15.1e}" if name in found else f"{'-':>15}"
+                                                            for name in runs))
+        worst[stage] = max(found.values())
+    assert max(worst.values()) < 1e-5, worst
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_run_resumed_with_another_number_of_processes_goes_on_with_the_same_losses(folder, one, two, before):
+    """Up to step 20 with one of the two, then on with the other: the losses are those of the run that went on alone."""
+    whole, after = (one, 2) if before == 1 else (two, 1)
+    resumed = folder / f"resumed_from_{before}"
+    for stage in STAGES:
+        shutil.copytree(whole / stage, resumed / stage, ignore=shutil.ignore_patterns("visualdl", "figures"))
+        for checkpoint in (resumed / stage / "checkpoints").iterdir():
+            if int(checkpoint.stem.split("_")[1]) > RESUMED_AT:
+                shutil.rmtree(checkpoint)
+    train(after, resumed, stages.TOTAL // after, *STAGES, f"stop_after={RESUMED_FOR}")
+    for stage in STAGES:
+        assert difference(whole / stage, resumed / stage, RESUMED_AT, RESUMED_AT + RESUMED_FOR) < 1e-5, stage
+
+
+@pytest.mark.parametrize(("stage", "setting"), [("pretrain", "train.total_batch=4"), ("segment", "total_batch=4")])
+def test_a_resume_with_another_total_batch_is_refused_with_what_to_set(one, folder, stage, setting):
+    shutil.copytree(one / stage, folder / f"{stage}_refused" / stage)
+    loop = stages.build(stage, folder / f"{stage}_refused", 4, STEPS, [setting])
+    with pytest.raises(DataError, match="made with 8 pictures behind one update, now there are 4.*total_batch=8"):
+        loop.run()
