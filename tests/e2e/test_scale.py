@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +26,36 @@ STEPS, RESUMED_AT, RESUMED_FOR = 50, 20, 10
 SCRIPT = Path(stages.__file__)
 
 
-def train(processes: int, folder: Path, batch: int, *words: str) -> Path:
-    """Run `stages.py` in that many processes."""
+def start(processes: int, folder: Path, batch: int, *words: str) -> subprocess.Popen:
+    """`stages.py` in that many processes."""
     starter = [sys.executable]
     if processes > 1:
         starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
                     "--log_dir", f"{folder}_logs"]
-    done = subprocess.run([*starter, str(SCRIPT), str(folder), str(batch), str(STEPS), *words], text=True,
-                          capture_output=True, timeout=400,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
-    logs = "\n".join(path.read_text() for path in Path(f"{folder}_logs").glob("workerlog.*"))
-    assert done.returncode == 0, done.stdout + done.stderr + logs
+    return subprocess.Popen([*starter, str(SCRIPT), str(folder), str(batch), str(STEPS), *words], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+
+
+def train(processes: int, folder: Path, batch: int, *words: str) -> Path:
+    """Run `stages.py` to its end."""
+    process = start(processes, folder, batch, *words)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output + logs_of(folder)
     return folder
+
+
+def logs_of(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(Path(f"{folder}_logs").glob("workerlog.*")))
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The process of that rank below a launcher."""
+    for children in Path(f"/proc/{launcher}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if f"PADDLE_TRAINER_ID={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                return int(child)
+    raise AssertionError(f"no process of rank {rank}")
 
 
 def losses(folder: Path, first: int = 0, last: int = STEPS) -> np.ndarray:
@@ -105,3 +125,22 @@ def test_a_resume_with_another_total_batch_is_refused_with_what_to_set(one, fold
     loop = stages.build(stage, folder / f"{stage}_refused", 4, STEPS, [setting])
     with pytest.raises(DataError, match="made with 8 pictures behind one update, now there are 4.*total_batch=8"):
         loop.run()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
+def test_a_killed_process_ends_the_job_with_a_clear_error_and_fewer_processes_go_on(one, folder, record_property):
+    where = folder / "killed"
+    process = start(2, where, stages.TOTAL // 2, "pretrain")
+    saved = where / "pretrain/checkpoints/step_000010.pdckpt"
+    deadline = time.monotonic() + 120
+    while not saved.is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(worker(process.pid, 1), signal.SIGKILL)
+    killed = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    record_property("summary", f"a job with a killed process ended after {time.monotonic() - killed:.0f} s")
+    assert process.returncode not in (0, None)
+    assert "process 1 of 2 is gone" in logs_of(where), output
+    assert "--resume auto" in logs_of(where)
+    train(1, where, stages.TOTAL, "pretrain")
+    assert difference(one / "pretrain", where / "pretrain") < 1e-5

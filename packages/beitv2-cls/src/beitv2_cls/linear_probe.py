@@ -16,6 +16,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from beitv2_cls.evaluate import labelled_batches, shard
+from beitv2_core.engine import distributed
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.linear import Linear
@@ -141,6 +142,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
         for i, logits_BC in enumerate(probes(paddle.to_tensor(images))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         pictures += len(labels)
+    distributed.meet()
     total = all_reduce_sum(paddle.to_tensor(np.append(right, pictures))).numpy()
     if total[-1] == 0:
         raise DataError("linear probe: there is no validation picture. Give a folder of class folders, or a list file.")

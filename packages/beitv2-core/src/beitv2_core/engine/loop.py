@@ -102,6 +102,11 @@ class TrainLoop:
             finally:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
+        except TrainingInterrupted:  # in every process after the same step
+            raise
+        except BaseException as error:
+            distributed.fail(error)
+            raise
         finally:
             if main:
                 self.run_folder.close()
@@ -122,7 +127,9 @@ class TrainLoop:
                 epoch = self._epoch(self.step)
                 if self.step == 0 or epoch != self._epoch(self.step - 1):
                     self.task.on_epoch(epoch)
-                self._take_step([next(batches) for _ in range(self.accumulate)])
+                step_batches = [next(batches) for _ in range(self.accumulate)]
+                distributed.meet()
+                self._take_step(step_batches)
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
                     values = self._log(progress, epoch)
