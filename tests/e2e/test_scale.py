@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,12 +27,12 @@ STEPS, RESUMED_AT, RESUMED_FOR = 50, 20, 10
 SCRIPT = Path(stages.__file__)
 
 
-def start(processes: int, folder: Path, batch: int, *words: str) -> subprocess.Popen:
-    """`stages.py` in that many processes."""
+def start(processes: int, folder: Path, batch: int, *words: str, host: tuple[str, ...] = ()) -> subprocess.Popen:
+    """`stages.py` in that many processes of this host; `host`: the launcher's flags for several."""
     starter = [sys.executable]
-    if processes > 1:
-        starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
-                    "--log_dir", f"{folder}_logs"]
+    if processes > 1 or host:
+        starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes),
+                    *(host or ("--backend", "gloo", "--log_dir", f"{folder}_logs"))]
     return subprocess.Popen([*starter, str(SCRIPT), str(folder), str(batch), str(STEPS), *words], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
@@ -144,3 +145,16 @@ def test_a_killed_process_ends_the_job_with_a_clear_error_and_fewer_processes_go
     assert "--resume auto" in logs_of(where)
     train(1, where, stages.TOTAL, "pretrain")
     assert difference(one / "pretrain", where / "pretrain") < 1e-5
+
+
+def test_launchers_of_two_hosts_have_the_losses_of_one_with_two_processes(two, folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    where = folder / "hosts"
+    hosts = [start(1, where, stages.TOTAL // 2, "pretrain", "stop_after=10", host=(
+        "--nnodes", "2", "--master", f"127.0.0.1:{port}", "--rank", str(rank), "--log_dir", f"{where}_logs/{rank}"))
+        for rank in range(2)]
+    for process in hosts:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    assert difference(two / "pretrain", where / "pretrain", 0, 10) < 1e-6

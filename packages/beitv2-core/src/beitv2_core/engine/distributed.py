@@ -22,6 +22,9 @@ def init() -> None:
     """
     global _lifeline
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
+        if paddle.device.get_device() == "cpu":
+            # The launcher says so only where it is given --backend, which it refuses on several hosts.
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
     if world_size() > 1 and _lifeline is None:
         host = dist.ParallelEnv().trainer_endpoints[0].rpartition(":")[0]
