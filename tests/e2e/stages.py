@@ -44,7 +44,7 @@ def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) 
         from beitv2_cls.build import build_finetuning
         from beitv2_cls.config import FinetuneConfig
 
-        settings = [*COMMON, *TRUNK, *run, "data.image_size=32", "pretrained.weights=null", "validation.size=8",
+        settings = [*COMMON, *TRUNK, *run, "data.image_size=32", "pretrained.weights=null", "validation.size=33",
                     "validation.every_epochs=100"]
         return build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", [*settings, *changes],
                                             FinetuneConfig)[0])

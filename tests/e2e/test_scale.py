@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +30,16 @@ SCRIPT = Path(stages.__file__)
 
 def start(processes: int, folder: Path, batch: int, *words: str, host: tuple[str, ...] = ()) -> subprocess.Popen:
     """`stages.py` in that many processes of this host; `host`: the launcher's flags for several."""
+    return launch(processes, folder, SCRIPT, folder, batch, STEPS, *words, host=host)
+
+
+def launch(processes: int, folder: Path, *command: Any, host: tuple[str, ...] = ()) -> subprocess.Popen:
+    """A script and its arguments in that many processes; logs go to FOLDER_logs."""
     starter = [sys.executable]
     if processes > 1 or host:
         starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes),
                     *(host or ("--backend", "gloo", "--log_dir", f"{folder}_logs"))]
-    return subprocess.Popen([*starter, str(SCRIPT), str(folder), str(batch), str(STEPS), *words], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    return subprocess.Popen([*starter, *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
 
 
@@ -158,3 +163,33 @@ def test_launchers_of_two_hosts_have_the_losses_of_one_with_two_processes(two, f
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
     assert difference(two / "pretrain", where / "pretrain", 0, 10) < 1e-6
+
+
+def test_evaluations_and_a_linear_probe_give_the_same_numbers(one, folder):
+    """33 pictures for two processes: one of them has one more."""
+    read = []
+    for processes in (1, 2):
+        where = folder / f"measured_{processes}"
+        where.mkdir()
+        commands = [
+            ["linear-probe", str(CONFIGS / "cls/linear_probe_digit_scenes.yml"), "--set", "model.width=24",
+             "data.size=64", f"train.batch_size={8 // processes}", "train.log_every=1", "validation.size=33",
+             "optim.steps=5", "optim.warmup_steps=1", "pretrained.weights=null", f"output={where / 'probe'}"],
+            ["evaluate", str(one / "finetune"), "-o", str(where / "finetune")],
+            ["segment", "evaluate", "--model_path", str(one / "segment"), "--save_dir", str(where / "segment"),
+             "--device", "cpu", "--opts", "val_dataset.size=7"]]
+        (where / "commands.json").write_text(json.dumps(commands))
+        process = launch(processes, where, Path(__file__).with_name("commands.py"), where / "commands.json")
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output + logs_of(where)
+        read.append(where)
+    alone, together = read
+    lines = [[json.loads(line) for line in (where / "probe/metrics.jsonl").read_text().splitlines()] for where in read]
+    for name in ("loss", "best_acc"):
+        np.testing.assert_allclose([line[name] for line in lines[1]], [line[name] for line in lines[0]], rtol=1e-5)
+    assert (together / "probe/linear_probe.csv").read_text() == (alone / "probe/linear_probe.csv").read_text()
+    found = [json.loads((where / "finetune/evaluation.json").read_text()) for where in read]
+    assert found[0].pop("loss") == pytest.approx(found[1].pop("loss"), rel=1e-5)
+    assert found[0] == found[1]
+    np.testing.assert_array_equal(*(np.load(where / "segment/confusion.npy") for where in read))
+    assert (together / "segment/evaluation.json").read_text() == (alone / "segment/evaluation.json").read_text()
