@@ -9,6 +9,7 @@ pretraining reads FOLDER/../tokens.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,5 @@ if __name__ == "__main__":
     for name in [word for word in rest if "=" not in word]:
         run = build(name, Path(where), int(pictures), int(length), settings)
         run.run(stop_after=int(parts["stop_after"]) if parts else None)
+        kept = sum(value.numpy().nbytes for values in run.optimizer._accumulators.values() for value in values.values())
+        (Path(where) / name / f"optimizer_bytes_{os.environ.get('PADDLE_TRAINER_ID', 0)}").write_text(str(kept))

@@ -18,6 +18,7 @@ import pytest
 import stages
 from e2e_runs import CONFIGS, beitv2, finished
 
+from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.errors import DataError
 
 pytestmark = pytest.mark.slow
@@ -78,6 +79,14 @@ def difference(one: Path, other: Path, *steps: int) -> float:
     return float((np.abs(left - right) / np.abs(left)).max())
 
 
+def begin_at(whole: Path, run: Path, step: int) -> None:
+    """A copy of a run as it was after that step."""
+    shutil.copytree(whole, run, ignore=shutil.ignore_patterns("visualdl", "figures"))
+    for checkpoint in (run / "checkpoints").iterdir():
+        if int(checkpoint.stem.split("_")[1]) > step:
+            shutil.rmtree(checkpoint)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
@@ -116,10 +125,7 @@ def test_a_run_resumed_with_another_number_of_processes_goes_on_with_the_same_lo
     whole, after = (one, 2) if before == 1 else (two, 1)
     resumed = folder / f"resumed_from_{before}"
     for stage in STAGES:
-        shutil.copytree(whole / stage, resumed / stage, ignore=shutil.ignore_patterns("visualdl", "figures"))
-        for checkpoint in (resumed / stage / "checkpoints").iterdir():
-            if int(checkpoint.stem.split("_")[1]) > RESUMED_AT:
-                shutil.rmtree(checkpoint)
+        begin_at(whole / stage, resumed / stage, RESUMED_AT)
     train(after, resumed, stages.TOTAL // after, *STAGES, f"stop_after={RESUMED_FOR}")
     for stage in STAGES:
         assert difference(whole / stage, resumed / stage, RESUMED_AT, RESUMED_AT + RESUMED_FOR) < 1e-5, stage
@@ -193,3 +199,29 @@ def test_evaluations_and_a_linear_probe_give_the_same_numbers(one, folder):
     assert found[0] == found[1]
     np.testing.assert_array_equal(*(np.load(where / "segment/confusion.npy") for where in read))
     assert (together / "segment/evaluation.json").read_text() == (alone / "segment/evaluation.json").read_text()
+
+
+@pytest.mark.parametrize(("stage", "resumed_at"), [("stage1", 0), ("stage2", 10)])
+def test_a_divided_optimizer_makes_the_same_weights_to_the_bit_with_half_the_state(two, folder, stage, resumed_at):
+    """Anew, and from a checkpoint made without sharding; what is saved is whole."""
+    where = folder / stage
+    if resumed_at:
+        begin_at(two / "pretrain", where / "pretrain", resumed_at)
+    train(2, where, stages.TOTAL // 2, "pretrain", f"train.sharding={stage}", f"stop_after={20 - resumed_at}")
+    ours, wanted = (CheckpointStore(run / "pretrain/checkpoints").load(run / "pretrain/checkpoints/step_000020.pdckpt")
+                    for run in (where, two))
+    for kind in ("weights", "optimizer"):
+        left, right = getattr(ours, kind), getattr(wanted, kind)
+        assert set(left) == set(right)
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert difference(two / "pretrain", where / "pretrain", resumed_at, 20) == 0
+    whole = int((two / "pretrain/optimizer_bytes_0").read_text())
+    parts = [int((where / f"pretrain/optimizer_bytes_{rank}").read_text()) for rank in range(2)]
+    assert sum(parts) == whole and max(parts) < 0.55 * whole
+
+
+def test_gradients_of_accumulated_batches_go_to_their_owners(two, folder):
+    where = train(2, folder / "stage2_accumulated", stages.TOTAL // 4, "pretrain", "train.sharding=stage2",
+                  "stop_after=10")
+    assert difference(two / "pretrain", where / "pretrain", 0, 10) < 1e-5

@@ -71,6 +71,7 @@ def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[...
         title=getattr(config, "kind", "training"),
         on_finish=[*on_finish, draw_curves],
         at_end=parts.at_end,
+        sharding=train.sharding,
     )
 
 

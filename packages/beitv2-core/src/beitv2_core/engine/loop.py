@@ -24,15 +24,16 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, environment
+from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
 from beitv2_core.engine.step import Precision, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
-FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.log_every", "train.save_every",
-                 "train.keep_last", "train.keep_every", "data.num_workers", "data.root", "data.max_corrupt",
-                 "tokenizer.weights", "teacher.weights")
+FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.log_every",
+                 "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers", "data.root",
+                 "data.max_corrupt", "tokenizer.weights", "teacher.weights")
 
 
 class TrainingInterrupted(BEiTError):
@@ -50,17 +51,20 @@ class TrainLoop:
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
-    free_settings: dotted keys, or their beginnings, that a resumed run may change.
+    free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
+    ("off", "stage1", "stage2").
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
-                 at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS):
+                 at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
+                 sharding: str = "off"):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
-        self.task, self.loader, self.optimizer = task, loader, optimizer
+        self.task, self.loader = task, loader
+        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp)
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
@@ -213,6 +217,9 @@ class TrainLoop:
 
     def _save(self) -> None:
         self._share_window()  # what a resume reads, with any number of processes
+        optimizer = {}
+        if distributed.is_main() or isinstance(self.optimizer, ShardedOptimizer):
+            optimizer = optimizer_state(self.optimizer, self.task.model)
         if distributed.is_main():
             made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
             # The generators of Python, numpy and Paddle start anew from (seed, step) at every step: this is their
@@ -222,7 +229,7 @@ class TrainLoop:
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
                      "processes": made_by["processes"], "at_once": self._at_once, "versions": made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
-            self.store.save(self.step, weights, optimizer_state(self.optimizer, self.task.model), state, self.config)
+            self.store.save(self.step, weights, optimizer, state, self.config)
         distributed.barrier()
 
     def _start(self, resume: Union[str, Path, None]) -> None:
