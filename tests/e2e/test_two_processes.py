@@ -78,7 +78,7 @@ def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
 
 
 def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
-    """Losses are near, not equal: on the CPU batch norm sees the pictures of its own process only."""
+    """Four pictures at once in both: batch norm sees them all, whoever holds them."""
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -88,14 +88,14 @@ def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
                         str(folder) + "_logs"]
         command = [*starter, str(ROOT / "train.py"), *SEGMENT[2:4], "--save_dir", str(folder), "--iters", "4",
                    "--save_interval", "4", "--do_eval", "--resume_model", "auto", "--log_iters", "1",
-                   *SEGMENT[SEGMENT.index("--opts"):], "total_batch=8", "model.backbone.drop_path=0.0",
-                   "model.dropout=0.0"]
+                   *SEGMENT[SEGMENT.index("--opts"):], "total_batch=8", f"batch_size={4 // processes}",
+                   "model.dropout=0.2"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300,
                               env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
         logs = "\n".join(path.read_text() for path in Path(str(folder) + "_logs").glob("workerlog.*"))
         assert done.returncode == 0, done.stdout + done.stderr + logs
         found.append(folder)
-    np.testing.assert_allclose(losses(found[1]), losses(found[0]), rtol=1e-2)
+    np.testing.assert_allclose(losses(found[1]), losses(found[0]), rtol=1e-5)
     lines = [json.loads(line) for line in (found[1] / "metrics.jsonl").read_text().splitlines()]
     alone = subprocess.run([sys.executable, "-m", "beitv2_core.cli", "segment", "evaluate", "--model_path",
                             str(found[1]), "--device", "cpu"], capture_output=True, text=True, timeout=300)

@@ -42,6 +42,45 @@ def test_several_ranks_together_see_what_one_with_the_larger_batch_sees(length, 
         assert sorted(indices) == sorted(i for part in parts for i in part[number][1])
 
 
+def updates(length, batch, ranks, accumulate, count):
+    """The pictures of `count` updates in the order of their rows: (epoch, pictures)."""
+    samplers = [ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, accumulate=accumulate, seed=3)
+                for rank in range(ranks)]
+    dealt = [take(sampler, count * accumulate) for sampler in samplers]
+    found = []
+    for start in range(0, count * accumulate, accumulate):
+        rows = [indices[i] for number in range(start, start + accumulate) for i in range(batch)
+                for indices in (part[number][1] for part in dealt)]
+        epochs = {part[number][0] for number in range(start, start + accumulate) for part in dealt}
+        assert len(epochs) == 1, "an update stays inside an epoch"
+        found.append((epochs.pop(), rows))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(8, 60), st.sampled_from([(1, 1, 8), (2, 1, 4), (4, 2, 1), (1, 4, 2), (2, 4, 1), (2, 2, 2)]))
+def test_an_update_is_made_of_the_same_pictures_whatever_processes_and_accumulation(length, factors):
+    batch, ranks, accumulate = factors
+    assert updates(length, batch, ranks, accumulate, 15) == updates(length, 8, 1, 1, 15)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(8, 60), st.integers(0, 20), st.sampled_from([(1, 1, 8), (2, 1, 4), (4, 2, 1), (2, 2, 2)]))
+def test_a_run_resumed_by_other_processes_sees_the_pictures_that_were_left(length, done, factors):
+    batch, ranks, accumulate = factors
+    first = ResumableSampler(length, batch_size=8, seed=3)
+    take(first, done)
+    state = json.loads(json.dumps(first.state()))
+    samplers = [ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, accumulate=accumulate, seed=3)
+                for rank in range(ranks)]
+    for sampler in samplers:
+        sampler.load_state(state)
+    for epoch, pictures in take(first, 10):
+        dealt = [part for sampler in samplers for part in take(sampler, accumulate)]
+        assert {part[0] for part in dealt} == {epoch}
+        assert sorted(index for part in dealt for index in part[1]) == sorted(pictures)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(4, 40), st.integers(1, 4), st.integers(0, 30))
 def test_a_resumed_sampler_continues_where_the_other_stood(length, batch, steps):
@@ -84,6 +123,12 @@ def test_wrong_numbers_and_other_data_are_named():
     state = ResumableSampler(20, batch_size=4).state()
     with pytest.raises(DataError, match="20 pictures in the data set, now there are 21"):
         ResumableSampler(21, batch_size=4).load_state(state)
-    with pytest.raises(DataError, match="4 pictures in a batch.*now there are 5"):
+    with pytest.raises(DataError, match="7 pictures do not fill one batch of 2 x 2 processes x 2 accumulated"):
+        ResumableSampler(7, batch_size=2, world_size=2, accumulate=2)
+    with pytest.raises(DataError, match="accumulate 2 with drop_last False"):
+        ResumableSampler(7, batch_size=2, accumulate=2, drop_last=False)
+    with pytest.raises(DataError, match="4 pictures behind one update, now there are 5.*set train.total_batch=4"):
         ResumableSampler(20, batch_size=5).load_state(state)
+    with pytest.raises(DataError, match="given by batch, epoch; expected epoch, length"):
+        ResumableSampler(20, batch_size=4).load_state({"epoch": 0, "batch": 3})
     ResumableSampler(20, batch_size=2, rank=1, world_size=2).load_state(state)  # the same total batch: fine

@@ -45,7 +45,7 @@ def build_finetuning(config: FinetuneConfig) -> TrainLoop:
     if config.pretrained.weights:
         load_trunk(model, config)
     sampler = ResumableSampler(len(train_set), batch_size=train.batch_size, rank=distributed.rank(),
-                               world_size=processes, seed=config.seed,
+                               world_size=processes, accumulate=plan.accumulate, seed=config.seed,
                                order=getattr(train_set, "order", None))
     transform = ClassTrainTransform(
         config.data.image_size, scale=config.data.crop_scale, interpolation=config.data.interpolation,
@@ -96,7 +96,7 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
     probes = LinearProbes(freeze(trunk), num_classes=len(train_set.classes), features=probe.features,
                           layers=range(trunk.depth) if probe.layers is None else probe.layers, rates=probe.rates)
     sampler = ResumableSampler(len(train_set), batch_size=train.batch_size, rank=distributed.rank(),
-                               world_size=processes, seed=config.seed,
+                               world_size=processes, accumulate=plan.accumulate, seed=config.seed,
                                order=getattr(train_set, "order", None))
     transform = ClassTrainTransform(config.data.image_size, scale=config.data.crop_scale,
                                     interpolation=config.data.interpolation, flip=probe.flip, policy=None,

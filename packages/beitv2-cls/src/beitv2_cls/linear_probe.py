@@ -16,6 +16,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from beitv2_cls.evaluate import labelled_batches, shard
+from beitv2_core.engine import distributed
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.linear import Linear
@@ -100,7 +101,7 @@ class LinearProbeTask:
         loss = paddle.add_n([F.cross_entropy(one_BC.astype("float32"), labels) for one_BC in logits])
         with paddle.no_grad():
             right = paddle.stack([(one_BC.argmax(-1) == labels).astype("float32").mean() for one_BC in logits])
-        return loss, {"best_acc": right.max()}
+        return loss, {"best_acc": distributed.all_reduce_mean(right).max()}  # the best over all processes' pictures
 
     def before_step(self, batch: Any, *, step: int) -> None:
         """Nothing to prepare."""
@@ -141,6 +142,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
         for i, logits_BC in enumerate(probes(paddle.to_tensor(images))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         pictures += len(labels)
+    distributed.meet()
     total = all_reduce_sum(paddle.to_tensor(np.append(right, pictures))).numpy()
     if total[-1] == 0:
         raise DataError("linear probe: there is no validation picture. Give a folder of class folders, or a list file.")

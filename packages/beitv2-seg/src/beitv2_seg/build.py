@@ -27,10 +27,11 @@ from beitv2_seg.evaluate import evaluate
 from beitv2_seg.segment_task import SegmentTask, write_pdparams
 
 log = logging.getLogger("beitv2_seg")
-#: settings a resumed run may change: they do not touch what is computed
-FREE_SETTINGS = ("output", "run.num_workers", "run.save_interval", "run.log_iters", "run.keep_checkpoint_max",
-                 "run.do_eval", "run.early_stop_intervals", "run.windows_at_once", "run.max_corrupt", "val_dataset",
-                 "test_config", "train_dataset.dataset_root", "model.backbone.pretrained")
+#: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
+FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.save_interval", "run.log_iters",
+                 "run.keep_checkpoint_max", "run.do_eval", "run.early_stop_intervals", "run.windows_at_once",
+                 "run.max_corrupt", "val_dataset", "test_config", "train_dataset.dataset_root",
+                 "model.backbone.pretrained")
 AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -57,7 +58,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     samples = TrainSamples(train_set, num_classes=num_classes, max_corrupt=run.max_corrupt, repeats=run.repeats,
                            report=folder / "corrupt_files.txt")
     sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
-                               world_size=processes, seed=run.seed)
+                               world_size=processes, accumulate=accumulate, seed=run.seed)
     rates = learning_rates(config)
     seed_everything(run.seed)
     model = build_model(config)

@@ -66,6 +66,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, at
                 progress.line(done, {"mIoU so far": matrix.scores().miou})
     if training:
         model.train()
+    distributed.meet()
     matrix.counts = all_reduce_sum(paddle.to_tensor(matrix.counts)).numpy()
     return Evaluation(matrix.scores(), matrix.counts, len(dataset))
 

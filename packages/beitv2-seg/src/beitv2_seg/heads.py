@@ -12,6 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from beitv2_core.layers.dropout import Dropout
 from beitv2_seg.norm import batch_norm
 
 
@@ -73,7 +74,7 @@ class _Classifier(nn.Layer):
 
     def __init__(self, channels: int, num_classes: int, dropout: float):
         super().__init__()
-        self.dropout = nn.Dropout2D(dropout)
+        self.dropout = Dropout(dropout, whole_channels=True)
         self.conv_seg = nn.Conv2D(channels, num_classes, 1, weight_attr=nn.initializer.Normal(std=0.01))
 
     def classify(self, x: paddle.Tensor) -> paddle.Tensor:

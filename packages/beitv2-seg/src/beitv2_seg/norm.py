@@ -8,9 +8,14 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from beitv2_core.layers.collective import differentiable_sum
+
 
 class BatchNorm2D(nn.BatchNorm2D):
     """x (B, C, H, W) -> the same shape.  Paddle's own layer keeps the biased variance (pixels instead of pixels - 1).
+
+    In training, mean and variance are those of the batches of all processes, which must have the same shape
+    (torch.nn.SyncBatchNorm).
 
     Departs: a single value per channel (one picture, one pooled cell) is normalised to the bias; PyTorch raises.
     """
@@ -20,6 +25,8 @@ class BatchNorm2D(nn.BatchNorm2D):
         # Not super(): Paddle's export would call this method again and again.
         if not self.training:
             return nn.BatchNorm2D.forward(self, x)
+        if paddle.distributed.get_world_size() > 1:
+            return _train_together(self, x)
         return _train(self, nn.BatchNorm2D.forward, x)
 
 
@@ -45,8 +52,22 @@ def _train(layer: Any, forward: Callable[..., paddle.Tensor], x: paddle.Tensor, 
     return out
 
 
+def _train_together(layer: Any, x: paddle.Tensor) -> paddle.Tensor:
+    """The training forward over the batches of all processes, in two passes as Paddle's kernel for one process."""
+    count = paddle.distributed.get_world_size() * x.shape[0] * x.shape[2] * x.shape[3]
+    mean = differentiable_sum(x.sum([0, 2, 3])) / count
+    centred = x - mean.reshape([1, -1, 1, 1])
+    variance = differentiable_sum(paddle.square(centred).sum([0, 2, 3])) / count
+    with paddle.no_grad():
+        momentum, unbiased = layer._momentum, variance * (count / max(count - 1, 1))
+        layer._mean.set_value(layer._mean * momentum + mean * (1 - momentum))
+        layer._variance.set_value(layer._variance * momentum + unbiased * (1 - momentum))
+    scale = layer.weight * paddle.rsqrt(variance + layer._epsilon)
+    return centred * scale.reshape([1, -1, 1, 1]) + layer.bias.reshape([1, -1, 1, 1])
+
+
 def batch_norm(channels: int) -> nn.Layer:
-    """The layer for where we are: synchronised with several processes on GPUs (the CPU has no such kernel)."""
+    """The layer for where we are: Paddle's kernel for several processes exists for GPUs only."""
     if paddle.device.get_device().startswith("gpu") and paddle.distributed.get_world_size() > 1:
         return SyncBatchNorm(channels)
     return BatchNorm2D(channels)

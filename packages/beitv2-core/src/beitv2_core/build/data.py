@@ -69,10 +69,10 @@ def build_transform(config: AnyConfig) -> Any:
     )
 
 
-def build_loader(config: AnyConfig, dataset: Any, *, rank: int = 0, processes: int = 1) -> Loader:
-    """Endless, resumable batches for this process."""
+def build_loader(config: AnyConfig, dataset: Any, *, rank: int = 0, processes: int = 1, accumulate: int = 1) -> Loader:
+    """Endless, resumable batches for this process; `accumulate` of them are one update."""
     sampler = ResumableSampler(
-        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, seed=config.seed,
-        order=getattr(dataset, "order", None),
+        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, accumulate=accumulate,
+        seed=config.seed, order=getattr(dataset, "order", None),
     )
     return Loader(dataset, build_transform(config), sampler, num_workers=config.data.num_workers, seed=config.seed)

@@ -49,7 +49,7 @@ def plan_batches(optim: OptimConfig, train: TrainConfig, pictures: int, processe
             f"process(es) = {at_once}. Change train.batch_size or train.total_batch."
         )
     accumulate = total_batch // at_once
-    steps_per_epoch = pictures // at_once // accumulate
+    steps_per_epoch = pictures // total_batch  # what is left over is dropped, as the sampler does
     if steps_per_epoch < 1:
         raise ConfigError(
             f"train.total_batch: {total_batch} pictures behind one update, but the data has {pictures}. "

@@ -72,6 +72,7 @@ def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[...
         title=getattr(config, "kind", "training"),
         on_finish=[*on_finish, draw_curves],
         at_end=parts.at_end,
+        sharding=train.sharding,
     )
 
 
@@ -93,7 +94,8 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     processes = distributed.world_size()
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), processes)
-    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes)
+    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes,
+                          accumulate=plan.accumulate)
     task = build_task(config, dataset)
     optim = config.optim
     optimizer = build_optimizer(

@@ -333,6 +333,10 @@ class TrainConfig(Section):
         description="pictures behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
     amp: Literal["off", "bf16", "fp16"] = Field(default="off", description="mixed precision (GPU)")
+    sharding: Literal["off", "stage1", "stage2"] = Field(
+        default="off",
+        description="divide the optimizer's state among the processes; stage2: the gradients too. Same updates",
+    )
     recompute: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
     )
@@ -343,7 +347,7 @@ class TrainConfig(Section):
         default=None, gt=0, description="also keep checkpoints at multiples of this; null: none"
     )
 
-    @field_validator("amp", mode="before")
+    @field_validator("amp", "sharding", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false

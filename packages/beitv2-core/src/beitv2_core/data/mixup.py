@@ -23,7 +23,9 @@ class Mixup:
     or for each "elem"; cutmix_minmax: least and greatest side of a box as a share, instead of one drawn from the share;
     correct_lam: take the share from the box as it was clipped.
     Calling it with float pictures (B, C, H, W) and a generator gives (mixed, lam): lam is the share of the own label, a
-    float or float32 (B,).  Raises ConfigError for impossible settings and an odd batch in mode "pair".
+    float or float32 (B,).  Every process mixes its own batch with its own draws, as the official code does: with mixing
+    a run depends on the number of processes.  Raises ConfigError for impossible settings, and for an odd batch in mode
+    "pair".
     """
 
     def __init__(self, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, *, prob: float = 1.0,

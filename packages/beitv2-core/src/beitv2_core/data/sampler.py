@@ -13,8 +13,10 @@ from .rng import derive_seed
 class ResumableSampler:
     """An endless stream of batches of indices; epoch after epoch, each in its own order.
 
-    length: pictures; batch_size: per rank. The order of an epoch depends on (seed, epoch) only. Rank r of R takes every
-    R-th index of each global batch of batch_size * R, so R ranks together see what one rank with the R-fold batch sees.
+    length: pictures; batch_size: per rank; accumulate: batches behind one update. The order of an epoch depends on
+    (seed, epoch) only and is cut into total batches of batch_size * R * accumulate pictures; an epoch is a whole number
+    of them, so that an update is made of the same pictures whatever the factors. A total batch is cut into its
+    micro-batches, and rank r of R takes every R-th index of each, from r on.
     drop_last False keeps the short last batch; it is filled up from the start of the order to a multiple of R, so that
     no rank goes without. order(seed, epoch), where given, makes the shuffled order (int64, every index once) instead.
     Raises DataError when an epoch would have no batch.
@@ -27,29 +29,40 @@ class ResumableSampler:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = True,
         order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
-        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+        if batch_size < 1 or world_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
             raise DataError(
-                f"ResumableSampler: batch_size {batch_size}, rank {rank} of {world_size}; expected a batch size and a "
-                "world size of at least 1 and 0 <= rank < world size."
+                f"ResumableSampler: batch_size {batch_size}, accumulate {accumulate}, rank {rank} of {world_size}; "
+                "expected a batch size, an accumulation and a world size of at least 1 and 0 <= rank < world size."
+            )
+        if accumulate > 1 and not drop_last:
+            raise DataError(
+                f"ResumableSampler: accumulate {accumulate} with drop_last False: a short last batch makes no update. "
+                "Use drop_last=True, or accumulate=1."
             )
         self.length = length
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
+        self.accumulate = accumulate
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.global_batch = batch_size * world_size
-        self.steps_per_epoch = length // self.global_batch if drop_last else -(-length // self.global_batch)
+        self.total_batch = self.global_batch * accumulate
+        self.steps_per_epoch = (
+            length // self.total_batch * accumulate if drop_last else -(-length // self.global_batch)
+        )
         if self.steps_per_epoch < 1:
+            accumulated = f" x {accumulate} accumulated" if accumulate > 1 else ""
             raise DataError(
-                f"ResumableSampler: {length} pictures do not fill one batch of {batch_size} x {world_size} processes. "
-                "Lower the batch size or give more pictures."
+                f"ResumableSampler: {length} pictures do not fill one batch of {batch_size} x {world_size} processes"
+                f"{accumulated}. Lower the batch size or give more pictures."
             )
         self.epoch = 0
         self.batch = 0
@@ -95,25 +108,39 @@ class ResumableSampler:
             yield epoch, indices
 
     def state(self) -> dict[str, int]:
-        """The position of the next batch and what it depends on (JSON-able)."""
+        """The position of the next batch and what it depends on (JSON-able); says nothing of the number of ranks."""
         return {
             "epoch": self.epoch,
-            "batch": self.batch,
+            "picture": self.batch * self.global_batch,
             "length": self.length,
-            "global_batch": self.global_batch,
+            "total_batch": self.total_batch,
             "seed": self.seed,
         }
 
     def load_state(self, state: dict[str, int]) -> None:
-        """Continue at a saved position; DataError when the data or the total batch size are others than then."""
-        for key, name, here in (
-            ("length", "pictures in the data set", self.length),
-            ("global_batch", "pictures in a batch over all processes", self.global_batch),
-            ("seed", "as the data seed", self.seed),
+        """Continue at a saved position, with any number of ranks and accumulated batches that make the same total.
+
+        DataError when the data, the total batch or the seed are others than then.
+        """
+        if set(state) != set(self.state()):
+            raise DataError(
+                f"resume: the checkpoint's place in the data is given by {', '.join(sorted(state))}; expected "
+                f"{', '.join(sorted(self.state()))}. Another version wrote it: start a new run from its weights."
+            )
+        for key, name, here, remedy in (
+            ("length", "pictures in the data set", self.length, "Resume with the same data"),
+            (
+                "total_batch",
+                "pictures behind one update",
+                self.total_batch,
+                f"total batch = batch size x processes x accumulation: set train.total_batch={state['total_batch']} "
+                f"(segmentation: total_batch), with a batch size that divides it by {self.world_size} process(es)",
+            ),
+            ("seed", "as the data seed", self.seed, "Resume with the same seed"),
         ):
             if int(state[key]) != here:
                 raise DataError(
                     f"resume: the checkpoint was made with {state[key]} {name}, now there are {here}. "
-                    "Resume with the same data and batch, or start a new run from its weights."
+                    f"{remedy}, or start a new run from its weights."
                 )
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self.epoch, self.batch = int(state["epoch"]), int(state["picture"]) // self.global_batch

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import os
+import time
 
 import paddle
 import paddle.distributed as dist
 
+from beitv2_core.engine.lifeline import Lifeline
+
+_lifeline: Lifeline | None = None
+#: a process that went is known to the lifeline by then
+SECONDS_TO_LEARN = 2.0
+
 
 def init() -> None:
-    """Join the group `paddle.distributed.launch` describes; nothing to do outside of it. Safe to call twice."""
+    """Join the group `paddle.distributed.launch` describes; nothing to do outside of it. Safe to call twice.
+
+    From then on this process ends, with an error in its log, when another one of the group is gone.
+    """
+    global _lifeline
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
+        if paddle.device.get_device() == "cpu":
+            # The launcher says so only where it is given --backend, which it refuses on several hosts.
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
+    if world_size() > 1 and _lifeline is None:
+        host = dist.ParallelEnv().trainer_endpoints[0].rpartition(":")[0]
+        _lifeline = Lifeline(rank(), world_size(), host, _from_main)
+
+
+def _from_main(numbers: list[int]) -> list[int]:
+    shared = paddle.to_tensor(numbers, dtype="int64")
+    dist.broadcast(shared, src=0)
+    return [int(number) for number in shared]
 
 
 def world_size() -> int:
@@ -30,10 +53,32 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
-    if world_size() > 1:
-        # An all-reduce of one number: gloo's own barrier is missing from some CPU builds.
-        dist.all_reduce(paddle.zeros([1]))
+    """Wait, however long it takes, until every process is here."""
+    if _lifeline is not None:
+        _lifeline.meet()
+
+
+def meet() -> None:
+    """`barrier` where collectives give up on a late process (gloo, on the CPU, after 30 seconds); nothing on GPUs."""
+    if _lifeline is not None and paddle.device.get_device() == "cpu":
+        _lifeline.meet()
+
+
+def fail(error: BaseException) -> None:
+    """Let the other processes end: this one is about to, with that error."""
+    if _lifeline is not None:
+        if isinstance(error, RuntimeError):  # the collectives' own: a process is gone, which the lifeline says clearly
+            time.sleep(SECONDS_TO_LEARN)
+        _lifeline.abandon()
+
+
+def all_values(value: int) -> list[int]:
+    """That number of every process, in order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    found: list[paddle.Tensor] = []
+    dist.all_gather(found, paddle.to_tensor([value], dtype="int64"))
+    return [int(one) for one in found]
 
 
 def all_reduce_mean(tensor: paddle.Tensor) -> paddle.Tensor:

@@ -1,7 +1,8 @@
 """The training loop: steps, logging, checkpoints and exact resume. It knows no method.
 
-Exactness: everything random is a function of (seed, rank, step) or (seed, epoch, picture), so a run that was killed at
-any moment and resumed from its newest checkpoint repeats the lost steps bit for bit.
+Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, picture), so a
+run that was killed at any moment and resumed from its newest checkpoint repeats the lost steps bit for bit, and the
+number of processes changes rounding only (mixing of pictures excepted, `data/mixup.py`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, environment
+from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
 from beitv2_core.engine.step import Precision, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
 
 log = logging.getLogger("beitv2_core")
-#: settings a resumed run may change: they do not touch what is computed
-FREE_SETTINGS = ("output", "train.log_every", "train.save_every", "train.keep_last", "train.keep_every",
-                 "data.num_workers", "data.root", "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path",
-                 "teacher.weights")
+#: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
+FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.log_every",
+                 "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers", "data.root",
+                 "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
 
 
 class TrainingInterrupted(BEiTError):
@@ -49,23 +51,27 @@ class TrainLoop:
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
-    free_settings: dotted keys, or their beginnings, that a resumed run may change.
+    free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
+    ("off", "stage1", "stage2").
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
-                 at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS):
+                 at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
+                 sharding: str = "off"):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
-        self.task, self.loader, self.optimizer = task, loader, optimizer
+        self.task, self.loader = task, loader
+        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp)
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.at_end, self.free_settings = at_end, tuple(free_settings)
         self.precision = Precision(amp)
+        self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
         self._window: dict[str, float] = {}
@@ -87,6 +93,7 @@ class TrainLoop:
                 self.store.remove_leftovers()
             distributed.barrier()
             self._start(resume)
+            self._check_common_start()
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
                                  else self.task.model)
             if main:
@@ -99,6 +106,11 @@ class TrainLoop:
             finally:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
+        except TrainingInterrupted:  # in every process after the same step
+            raise
+        except BaseException as error:
+            distributed.fail(error)
+            raise
         finally:
             if main:
                 self.run_folder.close()
@@ -119,7 +131,9 @@ class TrainLoop:
                 epoch = self._epoch(self.step)
                 if self.step == 0 or epoch != self._epoch(self.step - 1):
                     self.task.on_epoch(epoch)
-                self._take_step([next(batches) for _ in range(self.accumulate)])
+                step_batches = [next(batches) for _ in range(self.accumulate)]
+                distributed.meet()
+                self._take_step(step_batches)
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
                     values = self._log(progress, epoch)
@@ -163,20 +177,24 @@ class TrainLoop:
             self._window[name] = self._window.get(name, 0.0) + value
 
     def _seed_step(self) -> None:
-        """Make this step's draws (drop path, dropout, anything a task does) a function of seed, rank and step."""
-        key = f"{self.seed}/{distributed.rank()}/{self.step}".encode()
-        value = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
-        random.seed(value)
-        np.random.seed(value)
-        paddle.seed(value)
+        """Make this step's draws functions of seed and step.
+
+        Paddle's generator is the same in every process: layers draw for the whole batch and take their own rows
+        (`layers/draws.py`).  Python's and numpy's, from which tasks draw (mixup), are each process's own.
+        """
+        own, shared = (self._step_seed(rank) for rank in (distributed.rank(), 0))
+        random.seed(own)
+        np.random.seed(own)
+        paddle.seed(shared)
+
+    def _step_seed(self, rank: int) -> int:
+        key = f"{self.seed}/{rank}/{self.step}".encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
 
     def _log(self, progress: Progress, epoch: int) -> dict[str, float]:
+        self._share_window()
         means = {name: total / self._window_steps for name, total in self._window.items()}
         self._window, self._window_steps = {}, 0
-        if distributed.world_size() > 1:
-            names = sorted(means)
-            packed = distributed.all_reduce_mean(paddle.to_tensor([means[name] for name in names], dtype="float64"))
-            means = dict(zip(names, packed.numpy().tolist()))
         extras = self.task.log_values()  # on every rank: it may communicate
         rate = progress.images_per_second(self.step)
         rates = {"lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1])}
@@ -188,19 +206,30 @@ class TrainLoop:
             progress.line(self.step, {**shown, "images/s": rate})
         return values
 
+    def _share_window(self) -> None:
+        """Replace the sums since the last log line by their means over the processes: the same in all of them."""
+        if distributed.world_size() > 1 and self._window:
+            names = sorted(self._window)
+            sums = paddle.to_tensor([self._window[name] for name in names], dtype="float64")
+            self._window = dict(zip(names, distributed.all_reduce_mean(sums).numpy().tolist()))
+
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._share_window()  # what a resume reads, with any number of processes
+        optimizer = {}
+        if distributed.is_main() or isinstance(self.optimizer, ShardedOptimizer):
+            optimizer = optimizer_state(self.optimizer, self.task.model)
         if distributed.is_main():
             made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
-            # The generators of Python, numpy and Paddle start anew from (seed, rank, step) at every step: this is
-            # their whole state.
+            # The generators of Python, numpy and Paddle start anew from (seed, step) at every step: this is their
+            # whole state.
             state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
                      "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "processes": made_by["processes"], "versions": made_by["versions"]}
+                     "processes": made_by["processes"], "at_once": self._at_once, "versions": made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
-            self.store.save(self.step, weights, optimizer_state(self.optimizer, self.task.model), state, self.config)
+            self.store.save(self.step, weights, optimizer, state, self.config)
         distributed.barrier()
 
     def _start(self, resume: Union[str, Path, None]) -> None:
@@ -229,7 +258,21 @@ class TrainLoop:
         self.precision.load_state(saved.state["scaler"])
         self._window, self._window_steps = dict(saved.state["window"]["sums"]), saved.state["window"]["steps"]
         self.step = saved.step
+        at_once = saved.state.get("at_once", self._at_once)
+        if at_once != self._at_once and distributed.is_main():
+            log.warning(
+                "%s: made with %d pictures at once (batch size x processes), now there are %d. Updates are made of "
+                "the same pictures, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
+                "computed from others.", found, at_once, self._at_once)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
+
+    def _check_common_start(self) -> None:
+        steps = distributed.all_values(self.step)
+        if len(set(steps)) > 1:
+            raise ConfigError(
+                f"{self.run_folder.path}: the processes would start after different steps ({steps}, in order of their "
+                "ranks). The run folder must be the same for all of them: on several hosts, on a shared file system."
+            )
 
     def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
         before, now = _flat(saved), _flat(self.config)

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from beitv2_core.engine.sharding import ShardedOptimizer, gather_state
 from beitv2_core.errors import CheckpointError, ConfigError
 
 #: group entry that says whether the scheduled weight decay applies
@@ -79,7 +80,10 @@ def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
     """Moments and powers as {"<accumulator>/<structured name>": array}.
 
     Paddle keys them by automatic parameter names, which depend on how many layers were built before: useless on resume.
+    A sharded optimizer's are gathered in the main process ({} elsewhere): every process must call this then.
     """
+    if isinstance(optimizer, ShardedOptimizer):
+        return gather_state(optimizer_state(optimizer.inner, model))
     state = {}
     by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
     for kind, accumulators in optimizer._accumulators.items():
@@ -95,10 +99,17 @@ def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, np.nd
     """
     if not state:
         return
+    own = None
+    if isinstance(optimizer, ShardedOptimizer):
+        optimizer, own = optimizer.inner, optimizer.owns
     if not hasattr(optimizer, "helper") or optimizer.helper is None:
         # Paddle 2.6 makes its helper only at the first step; the accumulators are needed before.
         optimizer.helper = paddle.base.layer_helper.LayerHelper(type(optimizer).__name__)
-    trainable = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    trainable = [parameter for name, parameter in model.named_parameters()
+                 if not parameter.stop_gradient and (own is None or own(name))]
+    if own is not None:  # the parts of the other processes
+        others = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient and not own(name)}
+        state = {key: value for key, value in state.items() if key.partition("/")[2] not in others}
     optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), trainable)
     by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
     wanted = {f"{kind}/{by_name[name]}": tensor for kind, accumulators in optimizer._accumulators.items()

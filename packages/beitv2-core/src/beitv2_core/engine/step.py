@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import paddle
 
+from beitv2_core.engine.sharding import ShardedOptimizer
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import NonFiniteLossError
+from beitv2_core.layers.draws import micro_batch
 
 log = logging.getLogger("beitv2_core")
 
@@ -52,14 +54,17 @@ def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
     return paddle.sqrt(paddle.add_n(squares)) if squares else paddle.zeros([])
 
 
-def clip_by_global_norm(parameters: Sequence[paddle.Tensor], max_norm: float | None) -> paddle.Tensor:
+def clip_by_global_norm(parameters: Sequence[paddle.Tensor], max_norm: float | None,
+                        norm: paddle.Tensor | None = None) -> paddle.Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm before; None only measures.
+
+    norm: where some gradients are kept by other processes, the norm of all.
 
     Source: torch.nn.utils.clip_grad_norm_, as official utils.py, NativeScalerWithGradNormCount calls it.
     Paddle's own ClipGradByGlobalNorm lacks the 1e-6 and does not tell the norm.
     """
     parameters = list(parameters)
-    norm = global_norm(parameters)
+    norm = global_norm(parameters) if norm is None else norm
     if max_norm is not None:
         factor = float(max_norm) / (float(norm) + 1e-6)
         if factor < 1:
@@ -74,14 +79,18 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
                clip_norm: float | None = None) -> dict[str, float]:
     """One update from `batches` (micro-batches of equal size, their gradients averaged); returns metrics as floats.
 
-    Gradients of all processes are averaged by the data-parallel wrapper at the last micro-batch.
+    Gradients of all processes are averaged by the data-parallel wrapper at the last micro-batch.  Every micro-batch
+    starts from the same state of Paddle's generator (`layers/draws.py`).
     Raises NonFiniteLossError, before any weight moves, with step, rate, gradient norm and the files of the batch.
     """
     totals: dict[str, float] = {}
     count = len(batches)
     task.before_step(batches[0], step=step)
+    drawn_from = paddle.get_rng_state() if count > 1 else None
     for i, batch in enumerate(batches):
-        with _synchronised(task.network, last=i == count - 1):
+        if drawn_from is not None:
+            paddle.set_rng_state(drawn_from)
+        with micro_batch(i, count), _exchanged(task.network, optimizer, last=i == count - 1):
             with precision.autocast():
                 loss, metrics = task.loss(batch, step=step)
             value = float(loss)
@@ -93,7 +102,8 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
             totals[name] = totals.get(name, 0.0) + float(metric) / count
     if precision.scaler is not None:
         precision.scaler.unscale_(optimizer)
-    norm = float(clip_by_global_norm(task.model.parameters(), clip_norm))
+    divided = isinstance(optimizer, ShardedOptimizer) and optimizer.reduces
+    norm = float(clip_by_global_norm(task.model.parameters(), clip_norm, optimizer.global_norm() if divided else None))
     if precision.scaler is None and not math.isfinite(norm):
         raise _non_finite(f"gradient norm is {norm} at loss {totals['loss']:.4g}", task, batches[-1], optimizer, step)
     if precision.scaler is not None:
@@ -105,11 +115,16 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     return {**totals, "grad_norm": norm}
 
 
-def _synchronised(network: Any, *, last: bool) -> Any:
-    """Gradients of the processes are exchanged at the last micro-batch only."""
-    if not last and isinstance(network, paddle.DataParallel):
-        return network.no_sync()
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def _exchanged(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]:
+    """Gradients of the processes are exchanged at the last micro-batch only, by the wrapper or by the optimizer."""
+    divided = isinstance(optimizer, ShardedOptimizer) and optimizer.reduces
+    with contextlib.ExitStack() as stack:
+        if isinstance(network, paddle.DataParallel) and (divided or not last):
+            stack.enter_context(network.no_sync())
+        if divided and last:
+            stack.enter_context(optimizer.last_backward())
+        yield
 
 
 def _non_finite(what: str, task: Task, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:

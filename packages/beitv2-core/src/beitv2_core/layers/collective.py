@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 import paddle.distributed as dist
+from paddle.autograd import PyLayer
 
 
 def _alone() -> bool:
@@ -17,6 +20,26 @@ def all_reduce_sum(tensor: paddle.Tensor) -> paddle.Tensor:
     summed = tensor.clone()
     dist.all_reduce(summed)
     return summed
+
+
+class _Sum(PyLayer):
+    """The sum over all processes; its gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: paddle.Tensor) -> paddle.Tensor:
+        return all_reduce_sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
+        return all_reduce_sum(gradient)
+
+
+def differentiable_sum(tensor: paddle.Tensor) -> paddle.Tensor:
+    """The sum of a tensor over all processes, with gradient: every process's loss depends on every summand.
+
+    Every process must use it equally often and in the same order, in the forward and the backward pass.
+    """
+    return tensor if _alone() else _Sum.apply(tensor)
 
 
 def broadcast(tensor: paddle.Tensor) -> paddle.Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from beitv2_core.layers.draws import own_rows
+
 
 class DropPath(nn.Layer):
     """Zero whole samples of a residual branch with probability `rate` and rescale the rest (training only).
 
-    x: (B, ...).  Source: timm 0.4.12 `drop_path`, used by official modeling_finetune.py, DropPath.
+    x: (B, ...).  A sample's draw does not depend on the number of processes or micro-batches.
+    Source: timm 0.4.12 `drop_path`, used by official modeling_finetune.py, DropPath.
     """
 
     def __init__(self, rate: float = 0.0):
@@ -25,8 +28,9 @@ class DropPath(nn.Layer):
         if self.rate == 0.0 or not self.training:
             return None
         keep = 1.0 - self.rate
-        shape = [x.shape[0]] + [1] * (x.ndim - 1)
-        return paddle.floor(keep + paddle.rand(shape, dtype="float32")).astype(x.dtype) / keep
+        ones = [1] * (x.ndim - 1)
+        drawn = own_rows(lambda rows: paddle.rand([rows, *ones], dtype="float32"), x.shape[0])
+        return paddle.floor(keep + drawn).astype(x.dtype) / keep
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

@@ -1,0 +1,150 @@
+"""A plain TCP connection of every process to the first one: who is gone is noticed, and waiting has no time limit.
+
+The collectives do neither: gloo gives up after 30 seconds of waiting and ends in the middle of a backward pass with a
+C++ trace, NCCL waits on.  A process that closes its connection without a farewell is gone; the others then say so and
+end.  A host that went dark is noticed by the keep-alive of its connections after half a minute.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("beitv2_core")
+CONNECT_SECONDS = 120.0
+#: exit code of a process that ends because another one is gone
+EXIT_CODE = 1
+ARRIVED, GO, BYE, GONE = "arrived", "go", "bye", "gone"
+
+
+class Lifeline:
+    """Connections of one process: the first one's to all others, any other's to the first.
+
+    host: address of the first process; share: gives the first process's two numbers to all.  Threads read; nothing is
+    computed while all is well.  At the end of the interpreter the farewell is said, unless `abandon` was called.
+    """
+
+    def __init__(self, rank: int, world_size: int, host: str, share: Callable[[list[int]], list[int]]):
+        self.rank, self.world_size = rank, world_size
+        self._peers: dict[int, Any] = {}
+        self._changed = threading.Condition()
+        self._rounds = self._arrivals = 0
+        self._leaving = False
+        self._left: set[int] = set()
+        if rank == 0:
+            self._accept(host, share)
+        else:
+            port, token = share([0, 0])
+            connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+            self._keep(0, connection)
+            self._send(0, f"{token} {rank}")
+        for number, (_, reader) in self._peers.items():
+            threading.Thread(target=self._listen, args=(number, reader), daemon=True).start()
+        atexit.register(self.close)
+
+    def meet(self) -> None:
+        """Wait, however long it takes, until every process is here; ends this process when one will not come."""
+        with self._changed:
+            self._rounds += 1
+            if self.rank != 0:
+                self._send(0, ARRIVED)
+            wanted = self._rounds * len(self._peers)
+            self._changed.wait_for(lambda: self._arrivals >= wanted or self._left)
+            left = sorted(self._left) if self._arrivals < wanted else []
+        if left:
+            self._end(left[0], "has ended")
+        if self.rank == 0:
+            for number in self._peers:
+                self._send(number, GO)
+
+    def abandon(self) -> None:
+        """This process fails: the others must not go on, and it ends by its own error, not by theirs."""
+        self._leaving = True
+        for connection, _ in self._peers.values():
+            _shut(connection)
+
+    def close(self) -> None:
+        """Say farewell: the others may go on to their own ends."""
+        if self._leaving:
+            return
+        self._leaving = True
+        for number, (connection, _) in self._peers.items():
+            self._send(number, BYE)
+            _shut(connection)
+
+    def _accept(self, host: str, share: Callable[[list[int]], list[int]]) -> None:
+        token = secrets.randbits(62)
+        with socket.create_server((host, 0), backlog=self.world_size) as server:
+            share([server.getsockname()[1], token])
+            server.settimeout(CONNECT_SECONDS)
+            while len(self._peers) < self.world_size - 1:
+                connection, _ = server.accept()
+                connection.settimeout(CONNECT_SECONDS)
+                words = connection.makefile("r", encoding="ascii").readline().split()
+                if len(words) == 2 and words[0] == str(token) and words[1].isdigit():
+                    self._keep(int(words[1]), connection)
+                else:  # somebody else on this network
+                    connection.close()
+
+    def _keep(self, number: int, connection: socket.socket) -> None:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._peers[number] = connection, connection.makefile("r", encoding="ascii")
+
+    def _send(self, number: int, word: str) -> None:
+        try:
+            self._peers[number][0].sendall(f"{word}\n".encode("ascii"))
+        except OSError as error:  # gone: the thread that reads from it says so
+            log.debug("lifeline to process %d: %s", number, error)
+
+    def _listen(self, number: int, reader: Any) -> None:
+        while True:
+            try:
+                words = reader.readline().split()
+            except (OSError, ValueError):
+                words = []
+            if not words:
+                return self._end(number, "is gone")
+            if words[0] == GONE:
+                return self._end(int(words[1]), "is gone")
+            with self._changed:
+                if words[0] == BYE:
+                    self._left.add(number)
+                else:
+                    self._arrivals += 1
+                self._changed.notify_all()
+            if words[0] == BYE:
+                return None
+
+    def _end(self, gone: int, how: str) -> None:
+        """End this process because process `gone` will not answer any more."""
+        if self._leaving:
+            return
+        self._leaving = True
+        log.error("process %d of %d %s: killed, out of memory, or failed (its own log, workerlog.N, tells). Process %d "
+                  "ends too. The last checkpoint is intact: continue with --resume auto, with as many processes as you "
+                  "like at the same total batch.", gone, self.world_size, how, self.rank)
+        if self.rank == 0:
+            for number in self._peers:
+                self._send(number, f"{GONE} {gone}")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(EXIT_CODE)  # not an exception: the main thread is inside a collective that does not return
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("lifeline: %s", error)  # the other side was faster

@@ -1,0 +1,40 @@
+"""Random draws that belong to a picture, whoever computes it: process, or micro-batch of an accumulated update."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import paddle
+import paddle.distributed as dist
+
+#: (number of the micro-batch that is computed, micro-batches of one update)
+_micro_batch = (0, 1)
+
+
+@contextlib.contextmanager
+def micro_batch(number: int, count: int) -> Iterator[None]:
+    """Inside, the rows of a batch are those of micro-batch `number` (0 .. count - 1) of one update."""
+    global _micro_batch
+    before, _micro_batch = _micro_batch, (number, count)
+    try:
+        yield
+    finally:
+        _micro_batch = before
+
+
+def own_rows(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
+    """`draw(rows)`, or this process's rows of what one process with the update's whole batch would draw.
+
+    draw: a number of rows -> a tensor with as many, from Paddle's generator, which has to be in the same state in every
+    process and at the start of every micro-batch (the loop sees to it).  rows: pictures of this process's batch, the
+    same number in every process.  A micro-batch is the next stretch of the whole batch, and process r of R has every
+    R-th row of it from r on, as the sampler deals them (`data/sampler.py`).
+    """
+    number, count = _micro_batch
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    if count * processes == 1:
+        return draw(rows)
+    at_once = rows * processes
+    first = number * at_once + (dist.get_rank() if processes > 1 else 0)
+    return draw(at_once * count)[first:(number + 1) * at_once:processes]

@@ -1,0 +1,34 @@
+"""Dropout whose draws belong to the sample."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from beitv2_core.layers.draws import own_rows
+
+
+class Dropout(nn.Layer):
+    """Zero elements with probability `rate` and rescale the rest (training only), as `paddle.nn.Dropout` does.
+
+    x: (B, ...).  whole_channels: zero channels x[b, c] as a whole (`paddle.nn.Dropout2D`).  A sample's draw does not
+    depend on the number of processes or micro-batches, which costs as many draws as the whole batch has elements.
+    """
+
+    def __init__(self, rate: float = 0.0, *, whole_channels: bool = False):
+        super().__init__()
+        self.rate, self.whole_channels = float(rate), whole_channels
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        shape = x.shape[1:2] + [1] * (x.ndim - 2) if self.whole_channels else x.shape[1:]
+        axis = [0, 1] if self.whole_channels else None
+        # Dropout of ones: the same draws as Paddle's own dropout of x, for more rows than x has.
+        kept = own_rows(lambda rows: F.dropout(paddle.ones([rows, *shape], dtype="float32"), self.rate, axis=axis),
+                        x.shape[0])
+        return x * kept.astype(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, whole_channels={self.whole_channels}"
