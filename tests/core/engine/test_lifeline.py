@@ -69,6 +69,7 @@ def test_a_stranger_that_connects_is_turned_away(tmp_path):
     while not (tmp_path / "numbers").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     with socket.create_connection(("127.0.0.1", json.loads((tmp_path / "numbers").read_text())[0])) as stranger:
+        stranger.settimeout(20)
         stranger.sendall(b"12345 1\n")
         assert stranger.recv(10) == b""
         second = start(tmp_path, 1, "waiting", "waiting")

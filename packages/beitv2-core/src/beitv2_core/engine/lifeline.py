@@ -43,7 +43,7 @@ class Lifeline:
         else:
             port, token = share([0, 0])
             connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
-            self._keep(0, connection)
+            self._keep(0, connection, connection.makefile("r", encoding="ascii"))
             self._send(0, f"{token} {rank}")
         for number, (_, reader) in self._peers.items():
             threading.Thread(target=self._listen, args=(number, reader), daemon=True).start()
@@ -87,20 +87,22 @@ class Lifeline:
             while len(self._peers) < self.world_size - 1:
                 connection, _ = server.accept()
                 connection.settimeout(CONNECT_SECONDS)
-                words = connection.makefile("r", encoding="ascii").readline().split()
+                reader = connection.makefile("r", encoding="ascii")
+                words = reader.readline().split()
                 if len(words) == 2 and words[0] == str(token) and words[1].isdigit():
-                    self._keep(int(words[1]), connection)
+                    self._keep(int(words[1]), connection, reader)
                 else:  # somebody else on this network
+                    reader.close()
                     connection.close()
 
-    def _keep(self, number: int, connection: socket.socket) -> None:
+    def _keep(self, number: int, connection: socket.socket, reader: Any) -> None:
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._peers[number] = connection, connection.makefile("r", encoding="ascii")
+        self._peers[number] = connection, reader  # one reader for all: it may have read ahead
 
     def _send(self, number: int, word: str) -> None:
         try:
