@@ -153,7 +153,7 @@ def test_a_process_killed_in_the_middle_leaves_shards_that_continue(folder, tmp_
     again = list(itertools.islice(loader(found), 5))
     assert [line[2:] for line in lines] == [batch.paths for batch in again[:3]]
     other = loader(ShardSet(tmp_path / "out", window=2))
-    other.load_state({**other.state(), "epoch": int(lines[2][0]), "batch": int(lines[2][1])})
+    other.load_state({**other.state(), "epoch": int(lines[2][0]), "picture": 4 * int(lines[2][1])})
     assert same(list(itertools.islice(other, 2)), again[3:])
 
 

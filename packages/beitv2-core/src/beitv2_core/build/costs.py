@@ -47,7 +47,7 @@ def count_pictures(data: DataConfig, given: Optional[int]) -> int:
     """The pictures of the data: as given, as drawn, or as they lie in data.root; ConfigError where nothing tells."""
     if given is not None:
         return given
-    if data.dataset == "folder" and not Path(data.root or "").is_dir():
+    if data.dataset == "folder" and not Path(str(data.root or "")).is_dir():
         raise ConfigError("data.root: there is no such folder here, so the number of pictures is not known. Add "
                           "--pictures N (ImageNet-1k: 1281167), or set data.root.")
     return len(build_dataset(data))
