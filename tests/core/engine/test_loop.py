@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainingInterrupted
-from beitv2_core.errors import ConfigError, NonFiniteLossError
+from beitv2_core.errors import ConfigError, NonFiniteLossError, OutputError
 
 TOY = Path(__file__).with_name("toy.py")
 spec = importlib.util.spec_from_file_location("toy", TOY)
@@ -157,3 +158,32 @@ def test_a_run_folder_tells_what_was_run(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary["steps"] == 20
     steps = [line["step"] for line in metrics(tmp_path)]
     assert steps == [4, 8, 12, 16, 20] and all("loss" in line and "lr" in line for line in metrics(tmp_path))
+
+
+def test_files_half_written_by_a_killed_process_are_removed_at_the_next_start(tmp_path):
+    (tmp_path / "best_model").mkdir()
+    for name in (".config.yml.123.tmp", "best_model/.model.pdparams.123.tmp"):
+        (tmp_path / name).write_text("half")
+    toy.make_loop(tmp_path).run()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_does_not_hide_a_non_finite_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(NonFiniteLossError, match="step 12: loss is nan"):
+        toy.make_loop(tmp_path, poison=12).run()
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_run_folder_removed_in_mid_run_ends_the_run_and_keeps_its_newest_step(tmp_path):
+    loop = toy.make_loop(tmp_path / "run")
+    loop.task.on_epoch = lambda epoch: shutil.rmtree(tmp_path / "run") if epoch == 1 else None
+    with pytest.raises(OutputError, match="run: the run folder was removed"):
+        loop.run()
+    assert final(tmp_path / "run").step == 10
+    toy.make_loop(tmp_path / "whole").run()
+    toy.make_loop(tmp_path / "run").run("auto")
+    assert_same_end(tmp_path / "whole", tmp_path / "run")

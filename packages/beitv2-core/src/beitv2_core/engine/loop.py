@@ -22,7 +22,7 @@ import yaml
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
-from beitv2_core.engine.run_folder import RunFolder, environment
+from beitv2_core.engine.run_folder import RunFolder, environment, writing
 from beitv2_core.engine.step import Precision, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
@@ -75,7 +75,7 @@ class TrainLoop:
 
         resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
         None starts anew and refuses a folder that already holds checkpoints.
-        Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, ConfigError.
+        Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, OutputError, ConfigError.
         """
         distributed.init()
         main = distributed.is_main()
@@ -136,8 +136,9 @@ class TrainLoop:
         if done and self.at_end is not None:
             summary["final"] = self.at_end()
         if done and distributed.is_main():
-            for callback in self.on_finish:
-                callback(self.run_folder, summary)
+            with writing(self.run_folder.path):
+                for callback in self.on_finish:
+                    callback(self.run_folder, summary)
             self.run_folder.summarise(summary)
         return summary
 
@@ -200,6 +201,7 @@ class TrainLoop:
                      "processes": made_by["processes"], "versions": made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer_state(self.optimizer, self.task.model), state, self.config)
+            self.run_folder.check_present()
         distributed.barrier()
 
     def _start(self, resume: Union[str, Path, None]) -> None:
@@ -244,9 +246,14 @@ class TrainLoop:
     def _save_failing(self, batch: Any) -> None:
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}
         arrays = {name: np.asarray(value) for name, value in fields.items()}
-        self.run_folder.path.mkdir(parents=True, exist_ok=True)
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
-        np.savez(str(path), **arrays)  # type: ignore[arg-type]
+        try:
+            self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            np.savez(str(path), **arrays)  # type: ignore[arg-type]
+        except OSError as error:  # the loss is what ends the run, and must stay its error
+            path.unlink(missing_ok=True)
+            log.error("%s: the batch of the failing step could not be written: %s", path, error)
+            return
         log.error("%s: the batch of the failing step", path)
 
     # -- signals -------------------------------------------------------------------------------------------------------
