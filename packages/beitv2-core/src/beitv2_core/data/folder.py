@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,12 +22,14 @@ MAX_REPLACEMENTS = 1000
 def decode(path: str | Path) -> Image.Image:
     """Decode a picture completely as RGB, whatever its mode, as Pillow converts (the official choice).
 
-    Raises whatever Pillow raises for a broken file, and `Image.DecompressionBombError` or `...Warning` for a picture of
-    more than `Image.MAX_IMAGE_PIXELS` pixels. Source: official `dataset_folder.py: pil_loader`.
+    Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of more
+    than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end. Source: official `dataset_folder.py: pil_loader`.
     Departs: Pillow's decompression-bomb warning is an error here.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(f"{path} is a pipe, a device or a folder, not a file")
         with open(path, "rb") as file, Image.open(file) as image:
             return image.convert("RGB")
 
