@@ -138,7 +138,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         version, digests = header["schema_version"], header["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no readable checkpoint here (state.json: {error}).") from None
-    # Early checkpoints have no hash of their own; but for the check of the keys, damage to its name would pass for that.
+    # Early checkpoints have no such hash; but for the check of the keys, damage to its name would pass for one of them.
     own = header.get("state_sha256")
     if own is not None and own != _own_sha256(header) or set(header) - _HEADER_KEYS:
         raise CheckpointError(f"{path}: state.json is damaged (its SHA-256 differs from what it holds).")

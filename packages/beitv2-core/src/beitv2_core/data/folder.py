@@ -22,8 +22,9 @@ MAX_REPLACEMENTS = 1000
 def decode(path: str | Path) -> Image.Image:
     """Decode a picture completely as RGB, whatever its mode, as Pillow converts (the official choice).
 
-    Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of more
-    than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end. Source: official `dataset_folder.py: pil_loader`.
+    Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of
+    more than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end.
+    Source: official `dataset_folder.py: pil_loader`.
     Departs: Pillow's decompression-bomb warning is an error here.
     """
     with warnings.catch_warnings():

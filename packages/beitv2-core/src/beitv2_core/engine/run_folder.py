@@ -93,7 +93,8 @@ class RunFolder:
         except Exception as error:  # an optional neighbour: whatever keeps it from loading must not stop a run
             log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
         else:
-            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
+            with writing(self.path):
+                self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics."""
