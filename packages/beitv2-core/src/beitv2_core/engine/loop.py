@@ -23,7 +23,7 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, environment, writing
-from beitv2_core.engine.step import Precision, train_step
+from beitv2_core.engine.step import Precision, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
 
@@ -75,7 +75,7 @@ class TrainLoop:
 
         resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
         None starts anew and refuses a folder that already holds checkpoints.
-        Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, OutputError, ConfigError.
+        Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
         """
         distributed.init()
         main = distributed.is_main()
@@ -129,7 +129,7 @@ class TrainLoop:
                         "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
                 if self.step % self.save_every == 0 or self.step == last or self.task.finished:
                     self._save()
-        seconds = time.monotonic() - began
+        seconds = max(time.monotonic() - began, 0.0)
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
         done = self.step == self.total_steps or self.task.finished
@@ -156,6 +156,12 @@ class TrainLoop:
         except NonFiniteLossError as error:
             self._save_failing(getattr(error, "batch", None))
             raise
+        except Exception as error:  # Paddle has several types for it
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
+                                self.accumulate * distributed.world_size(), settings=self.config,
+                                saved=self.step > 0) from error
         self.task.after_step(step=self.step)
         self.step += 1
         self._window_steps += 1
