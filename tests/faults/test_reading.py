@@ -15,6 +15,7 @@ import pytest
 import stages
 from bad_pictures import picture
 from e2e_runs import TOKENIZER, placed
+from troubled_data import DiesWhileSending, Slow
 
 from beitv2_core.data import ImageFolder, Loader, ResumableSampler, TokenizerTransform
 from beitv2_core.data import loader as loader_module
@@ -30,17 +31,6 @@ def pictures(tmp_path):
     for number in range(COUNT):
         picture(random.Random(number), (24, 24)).save(folder / f"{number:02d}.png")
     return folder
-
-
-class Slow(ImageFolder):
-    """Reading one picture takes so long."""
-
-    slow, seconds = 5, 0.0
-
-    def load(self, index):
-        if index == self.slow:
-            time.sleep(self.seconds)
-        return super().load(index)
 
 
 def loader_of(dataset, workers=2):
@@ -71,6 +61,22 @@ def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_t
     case.check("DataError each time; the batches before and after are those of a run without workers")
 
 
+def test_a_worker_killed_while_it_sends_a_batch_is_noticed(pictures, monkeypatch, case):
+    """The pool would wait for the rest of the batch for ever: a DataError, and the next iteration continues exactly."""
+    monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.2)
+    wanted = take(loader_of(ImageFolder(pictures), 0), 8)
+    for index in range(3):
+        with loader_of(ImageFolder(pictures), 2) as loader:
+            whole, loader.transform = loader.transform, DiesWhileSending(pictures / f"{7 * index:02d}.png")
+            with pytest.raises(DataError, match="one of 2 data workers ended without a word"):
+                take(loader, 8)
+            case.inject("SIGKILL of a data worker in the middle of sending a batch")
+            loader.transform = whole
+            done = loader.state()["epoch"] * 8 + loader.state()["batch"]
+            np.testing.assert_array_equal(take(loader, 8 - done), wanted[done:])
+    case.check("DataError, no wait without end, the batches go on where they were")
+
+
 def test_a_run_whose_workers_are_killed_ends_with_code_2_and_resumes_exactly(warm, tmp_path, case):
     """A training whose data workers are killed: message, whole checkpoint, the same end after the resume."""
     sources = stages.make_sources(warm, tmp_path)
@@ -88,6 +94,7 @@ def test_a_run_whose_workers_are_killed_ends_with_code_2_and_resumes_exactly(war
 
 def test_a_worker_that_hangs_is_spoken_of_and_killed_at_the_end(pictures, monkeypatch, caplog, case):
     """A slow read: the log says what is waited for, the batch is right when it comes; a hung worker does not stay."""
+    monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(loader_module, "SLOW_BATCH", 0.3)
     monkeypatch.setattr(loader_module, "LAST_WORDS", 0.5)
     wanted = take(loader_of(ImageFolder(pictures), 0), 8)

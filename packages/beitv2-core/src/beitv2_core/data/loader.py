@@ -27,8 +27,8 @@ from .sample import Dataset
 from .sampler import ResumableSampler
 
 log = logging.getLogger("beitv2_core")
-#: seconds after which a batch that does not come is spoken of, and those a worker has to end
-SLOW_BATCH, LAST_WORDS = 60.0, 5.0
+#: seconds: between looks at the workers, until a batch that does not come is spoken of, and until a worker must end
+LOOK_EVERY, SLOW_BATCH, LAST_WORDS = 2.0, 60.0, 5.0
 Transform = Callable[..., "dict[str, Any]"]
 
 
@@ -182,10 +182,9 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes; iterating again starts new ones. One that hangs in a read is killed."""
-        pool, self._pool = self._pool, None
+        workers, pool, self._pool = self._workers(), self._pool, None
         if pool is None:
             return
-        workers = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + LAST_WORDS
         for worker in workers:
@@ -246,10 +245,14 @@ class Loader:
             raise self._worker_died() from error
 
     def _receive(self, future: Future) -> dict[str, Any]:
-        waited = 0.0
-        while not wait_for([future], timeout=SLOW_BATCH).done:
-            waited += SLOW_BATCH
-            log.warning("the next batch has not come from the data workers for %.0f s: a slow or hung disk?", waited)
+        began, warn_after = time.monotonic(), SLOW_BATCH
+        while not wait_for([future], timeout=LOOK_EVERY).done:
+            if not all(worker.is_alive() for worker in self._workers()):
+                self._let_pool_notice()
+            if time.monotonic() - began > warn_after:
+                log.warning("the next batch has not come from the data workers for %.0f s: a slow or hung disk?",
+                            warn_after)
+                warn_after += SLOW_BATCH
         try:
             stacked, failures = future.result()
         except BrokenProcessPool as error:
@@ -264,6 +267,17 @@ class Loader:
         for path, reason in failures:
             self.dataset.corrupt.add(path, reason)  # type: ignore[attr-defined]
         return stacked
+
+    def _workers(self) -> list[Any]:
+        return [] if self._pool is None else list((self._pool._processes or {}).values())
+
+    def _let_pool_notice(self) -> None:
+        # A pool notices a dead worker by itself, unless the worker died while it was sending a batch: then its thread
+        # waits for the rest for ever, because other processes, and this one, could still write it. So none may.
+        for worker in self._workers():
+            worker.kill()
+        if self._pool is not None:
+            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
     def _worker_died(self) -> DataError:
         self._pool = None
