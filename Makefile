@@ -17,7 +17,8 @@ RUN := runs/digit_scenes
 PEERS := .venv-peers
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup pretrain finetune segment test test-fast parity bench bench-peers lint type build clean
+.PHONY: help setup pretrain finetune segment test test-fast test-faults parity bench bench-peers lint type build \
+        clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +53,9 @@ test: $(STAMP)  ## the whole suite
 
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
+
+test-faults: $(STAMP)  ## kill, fill the disk, damage files (half an hour); the table goes to runs/faults
+	$(BIN)/python -m pytest tests/faults
 
 parity: $(STAMP)  ## only the comparisons with the official code's recorded values
 	$(BIN)/python -m pytest tests/parity

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 
 import numpy as np
@@ -152,6 +153,14 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
     folder = ImageFolder(tmp_path, max_corrupt=0.5)
     assert folder.load(0).path.endswith("b.png")
     assert "DecompressionBomb" in next(iter(folder.corrupt.found.values()))
+
+
+def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    folder = ImageFolder(tmp_path, max_corrupt=0.5)
+    assert folder.load(0).path.endswith("b.png")
+    assert "not a file" in folder.corrupt.found[str(tmp_path / "a.png")]
 
 
 def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):

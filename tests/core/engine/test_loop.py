@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainingInterrupted
-from beitv2_core.errors import ConfigError, NonFiniteLossError
+from beitv2_core.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, OutputError
 
 TOY = Path(__file__).with_name("toy.py")
 spec = importlib.util.spec_from_file_location("toy", TOY)
@@ -157,3 +158,64 @@ def test_a_run_folder_tells_what_was_run(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary["steps"] == 20
     steps = [line["step"] for line in metrics(tmp_path)]
     assert steps == [4, 8, 12, 16, 20] and all("loss" in line and "lr" in line for line in metrics(tmp_path))
+
+
+def test_files_half_written_by_a_killed_process_are_removed_at_the_next_start(tmp_path):
+    (tmp_path / "best_model").mkdir()
+    for name in (".config.yml.123.tmp", "best_model/.model.pdparams.123.tmp"):
+        (tmp_path / name).write_text("half")
+    toy.make_loop(tmp_path).run()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_does_not_hide_a_non_finite_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(NonFiniteLossError, match="step 12: loss is nan"):
+        toy.make_loop(tmp_path, poison=12).run()
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_run_folder_removed_in_mid_run_ends_the_run_and_keeps_its_newest_step(tmp_path):
+    loop = toy.make_loop(tmp_path / "run")
+    loop.task.on_epoch = lambda epoch: shutil.rmtree(tmp_path / "run") if epoch == 1 else None
+    with pytest.raises(OutputError, match="run: the run folder was removed"):
+        loop.run()
+    assert final(tmp_path / "run").step == 10
+    toy.make_loop(tmp_path / "whole").run()
+    toy.make_loop(tmp_path / "run").run("auto")
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+GPU = ("ResourceExhaustedError: \n\nOut of memory error on GPU 0. Cannot allocate 98.000244MB memory on GPU 0, "
+       "6.000000GB memory has been allocated and available memory is only 0.000000B.")
+
+
+@pytest.mark.parametrize("error", [MemoryError("(ResourceExhausted) Fail to alloc memory of 8 size"), RuntimeError(GPU),
+                                   SystemError("(External) CUDNN_STATUS_ALLOC_FAILED."), MemoryError()])
+@pytest.mark.parametrize("batch, accumulate, half", [(8, 1, 4), (6, 2, 3), (7, 1, 1), (1, 2, None)])
+def test_a_step_without_memory_says_which_batch_to_try(tmp_path, error, batch, accumulate, half):
+    loop = toy.make_loop(tmp_path, batch=batch, accumulate=accumulate, config={"train": {"batch_size": batch}})
+    original = loop.task.loss
+    loop.task.loss = lambda batch, *, step: original(batch, step=step) if step < 6 else failing(error)
+    with pytest.raises(OutOfMemoryError, match=f"step 6: out of memory with {batch} pictures at once") as caught:
+        loop.run()
+    asked = f"train.batch_size={half} and train.total_batch={batch * accumulate}"
+    assert (asked in str(caught.value)) == (half is not None)
+    assert "train.recompute=true" in str(caught.value) and "intact" in str(caught.value)
+    assert caught.value.__cause__ is error and final(tmp_path).step == 5
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("x"), OSError(5, "Input/output error")])
+def test_other_errors_of_a_step_pass_unchanged(tmp_path, error):
+    loop = toy.make_loop(tmp_path)
+    loop.task.loss = lambda batch, *, step: failing(error)
+    with pytest.raises(type(error)) as caught:
+        loop.run()
+    assert caught.value is error
+
+
+def failing(error):
+    raise error

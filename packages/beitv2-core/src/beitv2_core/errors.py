@@ -31,6 +31,14 @@ class NonFiniteLossError(BEiTError, ArithmeticError):
     """The loss became NaN or infinite; the last checkpoint and the failing batch are on disk."""
 
 
+class OutOfMemoryError(BEiTError, MemoryError):
+    """A training step found no memory; the message says which smaller batch keeps the recipe."""
+
+
+class OutputError(BEiTError):
+    """Files of a run cannot be written: the disk is full, read-only or gone; what was saved before is intact."""
+
+
 class MissingDependencyError(BEiTError, ImportError):
     """A package that this feature needs is not installed; the message holds the command to type."""
 

@@ -1,8 +1,9 @@
 """Checkpoints that are either whole or absent.
 
 A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors
-(arrays of the task's state), config.yml and state.json, which names every other file with its SHA-256.  It is written
-under a temporary name, synced to the disk and renamed; what a killed process left under a temporary name is never read.
+(arrays of the task's state), config.yml and state.json, which names every other file with its SHA-256 and holds one of
+its own content.  It is written under a temporary name, synced to the disk and renamed; what a killed process left under
+a temporary name is never read.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from beitv2_core.errors import CheckpointError
 
 log = logging.getLogger("beitv2_core")
 SCHEMA_VERSION = 1
+_HEADER_KEYS = {"schema_version", "step", "sha256", "state", "state_sha256"}
 _NAME = re.compile(r"step_(\d+)\.pdckpt")
 
 
@@ -67,6 +69,7 @@ class CheckpointStore:
             (temporary / "config.yml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
             digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
             header = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": digests, "state": plain}
+            header["state_sha256"] = _own_sha256(json.loads(json.dumps(header)))
             (temporary / "state.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
             for path in temporary.iterdir():
                 _sync(path)
@@ -135,6 +138,10 @@ def _read_header(path: Path) -> dict[str, Any]:
         version, digests = header["schema_version"], header["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no readable checkpoint here (state.json: {error}).") from None
+    # Early checkpoints have no such hash; but for the check of the keys, damage to its name would pass for one of them.
+    own = header.get("state_sha256")
+    if own is not None and own != _own_sha256(header) or set(header) - _HEADER_KEYS:
+        raise CheckpointError(f"{path}: state.json is damaged (its SHA-256 differs from what it holds).")
     if version != SCHEMA_VERSION:
         raise CheckpointError(
             f"{path}: written in checkpoint schema {version}, this version reads {SCHEMA_VERSION}. "
@@ -145,6 +152,12 @@ def _read_header(path: Path) -> dict[str, Any]:
         if name not in digests or not file.is_file() or _sha256(file) != digests[name]:
             raise CheckpointError(f"{path}: {name} is missing or damaged (its SHA-256 differs from state.json).")
     return header
+
+
+def _own_sha256(header: Mapping[str, Any]) -> str:
+    """Of what state.json says besides, whatever its spaces and order."""
+    said = {key: value for key, value in header.items() if key != "state_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _take_arrays(value: Any, prefix: str, arrays: dict[str, np.ndarray]) -> Any:

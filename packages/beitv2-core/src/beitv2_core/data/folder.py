@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,17 +22,21 @@ from .sample import Sample
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_REPLACEMENTS = 1000
 Shrink = Callable[["tuple[int, int]"], int]
+#: errors of a disk or a network file system that may pass, and the seconds to wait before another try
+PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EREMOTEIO)
+RETRY_PAUSES = (0.1, 1.0)
 
 
 def decode(path: str | Path) -> Image.Image:
     """Decode a picture completely as RGB, whatever its mode, as Pillow converts (the official choice).
 
-    Raises whatever Pillow raises for a broken file, and `Image.DecompressionBombError` or `...Warning` for a picture of
-    more than `Image.MAX_IMAGE_PIXELS` pixels. Source: official `dataset_folder.py: pil_loader`.
-    Departs: Pillow's decompression-bomb warning is an error here.
+    Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of
+    more than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end.
+    An input/output error of the disk or the network is tried again twice: it says nothing about the picture.
+    Source: official `dataset_folder.py: pil_loader`.
+    Departs: Pillow's decompression-bomb warning is an error here; the official code does not try again.
     """
-    with open(path, "rb") as file:
-        return decode_file(file).image
+    return decode_path(path).image
 
 
 class Decoded(NamedTuple):
@@ -55,6 +62,26 @@ def decode_file(file: BinaryIO, shrink: Shrink | None = None) -> Decoded:
                 if image.size != tuple(-(-side // reduction) for side in full):
                     raise OSError(f"{full} pixels became {image.size} when decoded {reduction} times smaller")
             return Decoded(image.convert("RGB"), full, reduction)
+
+
+def decode_path(path: str | Path, shrink: Shrink | None = None) -> Decoded:
+    """`decode` with the sizes; shrink: as in `decode_file`."""
+    for pause in RETRY_PAUSES:
+        try:
+            return _decode_once(path, shrink)
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS:
+                raise
+            logger.warning("%s: %s; tried again in %g s.", path, error, pause)
+            time.sleep(pause)
+    return _decode_once(path, shrink)
+
+
+def _decode_once(path: str | Path, shrink: Shrink | None) -> Decoded:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is a pipe, a device or a folder, not a file")
+    with open(path, "rb") as file:
+        return decode_file(file, shrink)
 
 
 class PathList(Sequence[str]):
@@ -162,8 +189,7 @@ class ImageFolder:
             at = (index + step) % len(self)
             path = str(self.root / self.paths[at])
             try:
-                with open(path, "rb") as file:
-                    found = decode_file(file, shrink)
+                found = decode_path(path, shrink)
             except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
                 self.corrupt.add(path, f"{type(error).__name__}: {error}".replace("\n", " "))
                 continue

@@ -23,9 +23,9 @@ import yaml
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
-from beitv2_core.engine.run_folder import RunFolder, environment
+from beitv2_core.engine.run_folder import RunFolder, environment, writing
 from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
-from beitv2_core.engine.step import Precision, train_step
+from beitv2_core.engine.step import Precision, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
 
@@ -82,7 +82,7 @@ class TrainLoop:
 
         resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
         None starts anew and refuses a folder that already holds checkpoints.
-        Raises NonFiniteLossError, TrainingInterrupted, CheckpointError, ConfigError.
+        Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
         """
         distributed.init()
         main = distributed.is_main()
@@ -144,15 +144,16 @@ class TrainLoop:
                         "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
                 if self.step % self.save_every == 0 or self.step == last or self.task.finished:
                     self._save()
-        seconds = time.monotonic() - began
+        seconds = max(time.monotonic() - began, 0.0)
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
         done = self.step == self.total_steps or self.task.finished
         if done and self.at_end is not None:
             summary["final"] = self.at_end()
         if done and distributed.is_main():
-            for callback in self.on_finish:
-                callback(self.run_folder, summary)
+            with writing(self.run_folder.path):
+                for callback in self.on_finish:
+                    callback(self.run_folder, summary)
             self.run_folder.summarise(summary)
         return summary
 
@@ -170,6 +171,12 @@ class TrainLoop:
         except NonFiniteLossError as error:
             self._save_failing(getattr(error, "batch", None))
             raise
+        except Exception as error:  # Paddle has several types for it
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
+                                self.accumulate * distributed.world_size(), settings=self.config,
+                                saved=self.step > 0) from error
         self.task.after_step(step=self.step)
         self.step += 1
         self._window_steps += 1
@@ -230,6 +237,7 @@ class TrainLoop:
                      "processes": made_by["processes"], "at_once": self._at_once, "versions": made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer, state, self.config)
+            self.run_folder.check_present()
         distributed.barrier()
 
     def _start(self, resume: Union[str, Path, None]) -> None:
@@ -288,9 +296,14 @@ class TrainLoop:
     def _save_failing(self, batch: Any) -> None:
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}
         arrays = {name: np.asarray(value) for name, value in fields.items()}
-        self.run_folder.path.mkdir(parents=True, exist_ok=True)
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
-        np.savez(str(path), **arrays)  # type: ignore[arg-type]
+        try:
+            self.run_folder.path.mkdir(parents=True, exist_ok=True)
+            np.savez(str(path), **arrays)  # type: ignore[arg-type]
+        except OSError as error:  # the loss is what ends the run, and must stay its error
+            path.unlink(missing_ok=True)
+            log.error("%s: the batch of the failing step could not be written: %s", path, error)
+            return
         log.error("%s: the batch of the failing step", path)
 
     # -- signals -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -9,12 +10,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from beitv2_core.errors import ConfigError
+from beitv2_core.errors import ConfigError, OutputError
 
 log = logging.getLogger("beitv2_core")
 _PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "Pillow", "scipy", "safetensors", "pydantic")
@@ -23,7 +24,8 @@ _PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "Pillow
 class RunFolder:
     """One training run on disk. `open` takes the folder's lock: two runs never write into one folder.
 
-    Only the main process opens it; the others hold the same object and write nothing.
+    Only the main process opens it; the others hold the same object and write nothing. What cannot be written raises
+    OutputError.
     """
 
     def __init__(self, path: str | Path):
@@ -49,11 +51,29 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: another process is training in this folder. Wait for it, or choose another output."
             ) from None
+        with writing(self.path):
+            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
+                log.info("%s: left by a process that was killed while writing it; removed", leftover)
+                leftover.unlink()
+
+    def check_present(self) -> None:
+        """Raise OutputError when the folder was removed or replaced since `open`: its lock protects nothing then."""
+        try:
+            here = os.path.samestat(os.stat(self.path / ".lock"), os.fstat(self._lock.fileno()))
+        except FileNotFoundError:
+            here = False
+        if not here:
+            raise OutputError(
+                f"{self.path}: the run folder was removed or replaced while the run was going on (or its disk was "
+                "unmounted). The newest step was saved there anew; what the folder held before is gone. See what "
+                "happened, then continue with --resume auto."
+            )
 
     def describe(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
         """Write config.yml and environment.json."""
-        write_whole(self.path / "config.yml", config_yaml)
-        write_whole(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
+        with writing(self.path):
+            write_whole(self.path / "config.yml", config_yaml)
+            write_whole(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
 
     def start_metrics(self, step: int) -> None:
         """Open metrics.jsonl, keeping only lines up to `step`: what a killed run logged beyond its checkpoint goes."""
@@ -65,22 +85,25 @@ class RunFolder:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut in half by a kill
-        write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
-        self._metrics = open(self.metrics_file, "a", encoding="utf-8")
+        with writing(self.path):
+            write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
+            self._metrics = open(self.metrics_file, "a", encoding="utf-8")
         try:
             from visualdl import LogWriter
         except Exception as error:  # an optional neighbour: whatever keeps it from loading must not stop a run
             log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
         else:
-            self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
+            with writing(self.path):
+                self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics."""
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
-        if self._visualdl is not None:
-            for name, value in values.items():
-                self._visualdl.add_scalar(tag=name, value=value, step=step)
+        with writing(self.path):
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.flush()
+            if self._visualdl is not None:
+                for name, value in values.items():
+                    self._visualdl.add_scalar(tag=name, value=value, step=step)
 
     def log_figure(self, tag: str, path: Path, step: int) -> None:
         """Show a PNG file in VisualDL too."""
@@ -92,24 +115,45 @@ class RunFolder:
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        write_whole(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+        with writing(self.path):
+            write_whole(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
     def close(self) -> None:
         """Close the files and give the lock back."""
-        for handle in (self._metrics, self._visualdl, self._lock):
-            if handle is not None:
-                handle.close()
+        handles = (self._metrics, self._visualdl, self._lock)
         self._metrics = self._visualdl = self._lock = None
+        for handle in handles:
+            if handle is not None:
+                try:
+                    handle.close()
+                except OSError as error:  # what could not be written was an error when it was logged; the lock must go
+                    log.warning("%s: not closed cleanly: %s", self.path, error)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn an OSError of what is written into a run folder into an OutputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: a file of the run could not be written: {error}. Checkpoints saved before are intact; free "
+            "some space or make the folder writable, then continue with --resume auto."
+        ) from error
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that readers see the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def environment(seed: int, device: str, processes: int) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
 
 from beitv2_core.engine.sharding import ShardedOptimizer
 from beitv2_core.engine.task import Task
-from beitv2_core.errors import NonFiniteLossError
+from beitv2_core.errors import NonFiniteLossError, OutOfMemoryError
 from beitv2_core.layers.draws import micro_batch
 
 log = logging.getLogger("beitv2_core")
@@ -125,6 +125,33 @@ def _exchanged(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]:
         if divided and last:
             stack.enter_context(optimizer.last_backward())
         yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for every way in which Paddle, numpy, cuDNN or the C++ library say that there is no memory left."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        sign in text for sign in ("resourceexhausted", "out of memory", "alloc_failed", "bad_alloc"))
+
+
+def out_of_memory(error: Exception, where: str, images_per_step: int, batches: int, *, settings: Mapping[str, Any],
+                  saved: bool) -> OutOfMemoryError:
+    """The error to raise for a step that found no memory: which smaller batch to try, with as many pictures an update.
+
+    batches: behind one update, over all processes; saved: whether there may be checkpoints to continue.
+    """
+    size = images_per_step // batches
+    half = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=None)
+    section = "train." if "train" in settings else ""  # segmentation keeps PaddleSeg's names
+    advice = "Use smaller pictures or a smaller model" if half is None else (
+        f"Set {section}batch_size={half} and {section}total_batch={images_per_step}: more batches are accumulated, the "
+        "recipe keeps its pictures per update")
+    if section:
+        advice += "; train.recompute=true saves memory at any batch size"
+    if saved:
+        advice += ". Checkpoints saved before are intact; --resume auto continues them with these settings"
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return OutOfMemoryError(f"{where}: out of memory with {size} pictures at once ({reason}). {advice}.")
 
 
 def _non_finite(what: str, task: Task, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
