@@ -14,6 +14,7 @@ from beitv2_core.build.costs import planned_run, tokenizer_costs
 from beitv2_core.build.models import build_mim, build_teacher, build_tokenizer
 from beitv2_core.config import load_config, parse_config
 from beitv2_core.dry_run import saved_for_backward
+from beitv2_core.layers.block import Block
 from beitv2_core.planning.cost import Bricks, Cost, total
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -79,10 +80,11 @@ def test_a_tokenizer_has_the_planned_parameters_and_buffers():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("drop_path", [0.0, 0.2])
+@pytest.mark.parametrize("head", [{}, {"early_layers": None}], ids=["cls", "mim"])
 @pytest.mark.parametrize("size", SIZES)
-def test_pretraining_saves_what_the_formula_says(monkeypatch, tmp_path, size, drop_path, recompute):
+def test_pretraining_saves_what_the_formula_says(monkeypatch, tmp_path, size, head, drop_path, recompute):
     use_plain_layers(monkeypatch)
-    config = pretrain_config(size, tmp_path, recompute, drop_path=drop_path)
+    config = pretrain_config(size, tmp_path, recompute, drop_path=drop_path, **head)
     side, batch, model, cost = SIZES[size][0], SIZES[size][4], built(config), trained(config)
     images = paddle.randn([batch, 3, 8 * side, 8 * side])
     mask = paddle.to_tensor([[i < side for i in range(side * side)]] * batch)
@@ -107,6 +109,20 @@ def test_a_recomputed_block_builds_up_what_the_formula_says(monkeypatch, tmp_pat
     cost, block_input = trained(config), batch * tokens * width * 4
     inside = cost.at_most(batch, recompute=True) - cost.after_forward(batch, recompute=True)
     assert inside + block_input == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("read", [None, 5, 20])
+def test_a_block_saves_what_the_formula_says_of_the_tokens_that_are_read(monkeypatch, read):
+    use_plain_layers(monkeypatch)
+    batch, tokens, width, heads = 4, 37, 48, 3
+    block = Block(width, heads, init_values=0.1, drop_path=0.2)
+    x = paddle.randn([batch, tokens, width])
+    bias = paddle.randn([1, heads, tokens, tokens])
+    x.stop_gradient = bias.stop_gradient = False
+    rows = None if read is None else paddle.arange(read).expand([batch, read])
+    counted = saved_for_backward(block, lambda: block(x, bias, rows))
+    cost = Bricks().block(tokens, width, heads, 4 * width, drop_path=True, read=read)
+    assert cost.after_forward(batch, recompute=False) == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -146,8 +162,29 @@ def test_work_a_picture_is_that_of_the_official_models():
     vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])[0]
     encode = tokenizer_costs(Bricks(), vqkd, 512)[0]
     assert encode.forward / 1e9 == pytest.approx(35.5, rel=0.02)
-    step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)[0]).step_flop(recompute=False)
+    step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)[0]).official_flop(recompute=False)
     assert step / 1e9 == pytest.approx(128.3, rel=0.02)
+
+
+def test_a_block_of_which_some_tokens_are_read_skips_the_work_of_the_others():
+    tokens, read, width = 10, 3, 32
+    every, some = (Bricks().block(tokens, width, 4, 128, read=count) for count in (None, read))
+    assert every.skipped == 0
+    assert every.forward - some.forward == some.skipped
+    # keys and values of all; queries, attention, projection and MLP of those that are read
+    assert some.forward == 2 * tokens * width * 2 * width + read * (2 * width * 10 * width + 4 * tokens * width)
+    for recompute in (False, True):
+        assert some.official_flop(recompute) == every.step_flop(recompute)
+    assert some.parameters == every.parameters
+
+
+def test_the_last_blocks_of_trunk_and_head_compute_what_is_read(tmp_path):
+    """Small: 9 patches of which 3 are hidden, two blocks, one of the [CLS] head."""
+    def skipped(read: int) -> float:
+        return Bricks().block(10, 48, 3, 192, read=read).skipped
+
+    assert trained(pretrain_config("small", tmp_path)).skipped == skipped(4) + skipped(3)
+    assert trained(pretrain_config("small", tmp_path, early_layers=None)).skipped == skipped(3)
 
 
 def test_recomputing_repeats_the_blocks_and_nothing_else():

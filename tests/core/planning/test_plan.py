@@ -161,6 +161,8 @@ def test_a_measured_file_is_scaled_by_the_work():
         {"case": "matmul_peak", "metric": "gflops", "value": 200.0},
         {"case": "finetune_step", "metric": "share_of_peak", "value": 0.75}]}
     assert measured_speed(toy(), outcome, "x").pictures == pytest.approx(150 / 3)
+    skips = toy()._replace(costs=lambda bricks: (Cost(forward=0.5e9, backward=1e9, skipped=0.5e9), Cost()))
+    assert measured_speed(skips, outcome, "x").pictures == pytest.approx(150 / 3)  # the share counts official work
     with pytest.raises(ConfigError, match="holds no step of a 'segment' run, only finetune_step"):
         measured_speed(toy()._replace(kind="segment"), outcome, "x")
     with pytest.raises(ConfigError, match="no result file"):

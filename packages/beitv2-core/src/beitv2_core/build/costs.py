@@ -122,13 +122,14 @@ def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: in
         raise ConfigError(f"tokenizer.num_codes: {asked}, but the tokenizer {config.tokenizer.weights} has "
                           f"{num_codes}. Correct one of them.")
     grid, masked = config.grid, config.mask.num_masked
-    tokens = grid[0] * grid[1] + 1
     heads = 1 if model.early_layers is None else 2
 
     def costs(bricks: Bricks) -> tuple[Cost, Cost]:
+        # The [CLS] head reads the trunk's class token too, and its patches from a block before the last.
         trunk = trunk_cost(bricks, model, grid, patch=patch_area(model.patch_size), mask_token=True,
-                           extra_blocks=model.head_layers if heads == 2 else 0, extra_drop_path=model.drop_path > 0)
-        head = total(bricks.final_norm(tokens, model.width), bricks.product(masked, model.width, num_codes),
+                           extra_blocks=model.head_layers if heads == 2 else 0, extra_drop_path=model.drop_path > 0,
+                           read=masked + (1 if heads == 2 else 0), extra_read=masked)
+        head = total(bricks.final_norm(masked, model.width), bricks.product(masked, model.width, num_codes),
                      bricks.softmax_loss(masked, num_codes))
         trained = trunk + head
         if heads == 2:  # the second reading of the same or another classifier

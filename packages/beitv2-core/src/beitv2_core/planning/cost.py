@@ -13,6 +13,9 @@ in all 18 TD + H T T numbers of 4 bytes with layer scale and F = 4 D.  Under mix
 2-byte copies, while the residual stream and the softmax stay in 4 bytes: the attention weights are kept twice, 4 + 2
 bytes, and the weights' 2-byte copies are kept as well (Paddle's lists of operations, `paddle/amp/amp_lists.py`).
 Recomputed blocks keep their input only, and one block at a time is built up again.
+A block of which Q tokens are read keeps the norm's input and output and the keys and values of all tokens, 4 TD, and
+the rest of those Q alone: 15 QD + H Q T numbers; besides copies of the weights of queries and of keys and values, which
+are slices of one parameter.
 `tests/core/planning/test_cost.py` holds the formulas against the tensors Paddle really saves.
 
 One multiplication and one addition are two FLOP; element-wise work is not counted, as is usual.
@@ -35,7 +38,7 @@ class Cost:
     needs; inside: those of `kept` that recomputing drops; largest_inside: `inside` of the largest block; fixed: bytes
     kept whatever the batch, fixed_recompute: what recomputing adds to them; largest: bytes a picture of the largest
     tensor; replayed: FLOP that recomputing repeats; full_flop: FLOP, forward and backward, that mixed precision leaves
-    in float32.
+    in float32; skipped: FLOP, forward, of tokens that nobody reads, which the official code computes.
     """
 
     parameters: int = 0
@@ -50,6 +53,7 @@ class Cost:
     largest: float = 0.0
     replayed: float = 0.0
     full_flop: float = 0.0
+    skipped: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         both = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)}
@@ -75,6 +79,10 @@ class Cost:
         """FLOP a picture of forward and backward."""
         return self.forward + self.backward + (self.replayed if recompute else 0.0)
 
+    def official_flop(self, recompute: bool) -> float:
+        """FLOP a picture of forward and backward if all tokens were computed."""
+        return self.step_flop(recompute) + (4 if recompute else 3) * self.skipped
+
 
 def total(*costs: Cost) -> Cost:
     """The sum of parts."""
@@ -92,40 +100,55 @@ class Bricks:
         """Bytes of a number that a product reads."""
         return 2 if self.amp else FULL
 
-    def product(self, rows: float, width: int, out: int, *, bias: bool = True, first: bool = False) -> Cost:
-        """`rows` vectors a picture times a weight (width, out); first: nothing below it wants a gradient."""
+    def product(self, rows: float, width: int, out: int, *, bias: bool = True, first: bool = False,
+                sliced: bool = False) -> Cost:
+        """`rows` vectors a picture times a weight (width, out).
+
+        first: nothing below it wants a gradient; sliced: the weight is a part of a parameter, of which a copy is kept.
+        """
         flop = 2.0 * rows * width * out
         return Cost(parameters=width * out + (out if bias else 0), forward=flop, backward=flop * (1 if first else 2),
                     kept=rows * width * self.half, largest=rows * out * self.half,
-                    fixed=2.0 * width * out if self.amp else 0.0)
+                    fixed=float(width * out * self.half) if self.amp or sliced else 0.0)
 
     def norm(self, tokens: float, width: int) -> Cost:
         """Layer norm: its input, and mean and deviation of every token."""
         return Cost(parameters=2 * width, kept=tokens * width * FULL + 2 * tokens * FULL)
 
     def block(self, tokens: int, width: int, heads: int, hidden: int, *, qkv_bias: bool = True,
-              layer_scale: bool = True, drop_path: bool = False, grid: tuple[int, int] | None = None) -> Cost:
-        """One transformer block; `grid`: it has a relative position bias of its own."""
-        td, table = tokens * width, heads * tokens * tokens
+              layer_scale: bool = True, drop_path: bool = False, grid: tuple[int, int] | None = None,
+              read: int | None = None) -> Cost:
+        """One transformer block; `grid`: it has a relative position bias of its own.
+
+        read: how many of the tokens are read afterwards; only these are computed, None for all.
+        """
+        asked = tokens if read is None else read
+        td, qd, table = tokens * width, asked * width, heads * asked * tokens
+        if read is None:
+            projected = self.product(tokens, width, 3 * width, bias=False)
+        else:
+            projected = total(self.product(asked, width, width, bias=False, sliced=True),
+                              self.product(tokens, width, 2 * width, bias=False, sliced=True))
         parts = total(
             self.norm(tokens, width),
-            self.product(tokens, width, 3 * width, bias=False),
-            Cost(parameters=2 * width if qkv_bias else 0, kept=3 * td * self.half,
-                 forward=4.0 * tokens * td, backward=8.0 * tokens * td, largest=table * FULL),
+            projected,
+            Cost(parameters=2 * width if qkv_bias else 0, kept=(qd + 2 * td) * self.half,
+                 forward=4.0 * asked * td, backward=8.0 * asked * td, largest=table * FULL),
             Cost(kept=float(table * (FULL + 2 if self.amp else FULL))),
-            self.product(tokens, width, width),
-            self.norm(tokens, width),
-            self.product(tokens, width, hidden),
-            Cost(kept=tokens * hidden * self.half),
-            self.product(tokens, hidden, width),
-            Cost(parameters=2 * width, kept=2.0 * td * FULL) if layer_scale else Cost(),
-            Cost(kept=2.0 * td * self.half) if drop_path else Cost(),
+            self.product(asked, width, width),
+            self.norm(asked, width),
+            self.product(asked, width, hidden),
+            Cost(kept=asked * hidden * self.half),
+            self.product(asked, hidden, width),
+            Cost(parameters=2 * width, kept=2.0 * qd * FULL) if layer_scale else Cost(),
+            Cost(kept=2.0 * qd * self.half) if drop_path else Cost(),
             self.position_bias(tokens, heads, grid) if grid is not None else Cost(),
         )
         inside = parts.kept - td * FULL
+        for_each = (parts.forward - 4.0 * td * width) / asked  # keys and values are made of all tokens
         # Of the weights' copies one block's come back, some MB, which are not counted.
         return replace(parts, inside=inside, largest_inside=inside, replayed=parts.forward,
-                       fixed_recompute=-parts.fixed)
+                       fixed_recompute=-parts.fixed, skipped=(tokens - asked) * for_each)
 
     def position_bias(self, tokens: int, heads: int, grid: tuple[int, int]) -> Cost:
         """A relative position table and its index."""
@@ -134,22 +157,23 @@ class Bricks:
     def trunk(self, grid: tuple[int, int], *, patch: int, channels: int, width: int, depth: int, heads: int,
               hidden: int, positions: str, norm: bool, qkv_bias: bool = True, layer_scale: bool = False,
               drop_path: float = 0.0, mask_token: bool = False, extra_blocks: int = 0,
-              extra_drop_path: bool = False) -> Cost:
+              extra_drop_path: bool = False, read: int | None = None, extra_read: int | None = None) -> Cost:
         """A vision transformer up to its last block (`models.backbone`); patch: pixels of one patch.
 
         norm: it ends with a layer norm, whose parameters are counted here and whose memory where it is read;
-        extra_blocks: those of the [CLS] head.
+        extra_blocks: those of the [CLS] head; read, extra_read: tokens read of the last block of trunk and head, None
+        for all.
         """
         patches = grid[0] * grid[1]
         tokens = patches + 1
         own = grid if positions == "relative" else None
 
-        def block(drops: bool) -> Cost:
+        def block(drops: bool, read: int | None) -> Cost:
             return self.block(tokens, width, heads, hidden, qkv_bias=qkv_bias, layer_scale=layer_scale,
-                              drop_path=drops, grid=own)
+                              drop_path=drops, grid=own, read=read)
 
-        blocks = [block(drop_path > 0 and depth > 1 and i > 0) for i in range(depth)]
-        blocks += [block(extra_drop_path)] * extra_blocks
+        blocks = [block(drop_path > 0 and i > 0, read if i == depth - 1 else None) for i in range(depth)]
+        blocks += [block(extra_drop_path, extra_read if i == extra_blocks - 1 else None) for i in range(extra_blocks)]
         return total(
             self.product(patches, patch * channels, width, first=True),
             Cost(parameters=width),  # class token

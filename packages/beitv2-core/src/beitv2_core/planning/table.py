@@ -89,7 +89,9 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
                         f"device(s) x {schedule['accumulate']} accumulated"),
         ("updates", f"{schedule['total_steps']:,}" + _epochs(schedule)),
         ("GFLOP a picture", f"{_number(done['picture_gflop'])} = {_number(done['step_gflop'])} (forward "
-                            f"{_number(done['forward_gflop'])} and backward)" + (
+                            f"{_number(done['forward_gflop'])} and backward" + (
+            f"; official code {_number(done['official_step_gflop'])})"
+            if done["official_step_gflop"] > done["step_gflop"] else ")") + (
             f" + {_number(done['beside_gflop'])} ({size['beside']})" if done["beside_gflop"] else "")),
         ("work", f"{done['pflop_days']:.4g} PFLOP-days"),
     ]
