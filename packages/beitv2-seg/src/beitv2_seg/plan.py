@@ -148,5 +148,5 @@ def _classifier(bricks: Bricks, level: float, pixels: float, channels: int, clas
     """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the picture's own size."""
     cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes),
                  Cost(kept=8.0 * pixels))  # labels
-    # Dropout keeps its scaled input; without it the convolution reads the very map the ReLU before it kept.
-    return replace(cost, kept=cost.kept + level * channels * bricks.half * (1 if dropout else -1))
+    # Without dropout the convolution reads the very map the ReLU before it kept.
+    return replace(cost, kept=cost.kept - (0 if dropout else level * channels * bricks.half))
