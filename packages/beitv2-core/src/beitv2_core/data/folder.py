@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,9 @@ from .sample import Sample
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_REPLACEMENTS = 1000
+#: errors of a disk or a network file system that may pass, and the seconds to wait before another try
+PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EREMOTEIO)
+RETRY_PAUSES = (0.1, 1.0)
 
 
 def decode(path: str | Path) -> Image.Image:
@@ -24,9 +29,22 @@ def decode(path: str | Path) -> Image.Image:
 
     Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of
     more than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end.
+    An input/output error of the disk or the network is tried again twice: it says nothing about the picture.
     Source: official `dataset_folder.py: pil_loader`.
-    Departs: Pillow's decompression-bomb warning is an error here.
+    Departs: Pillow's decompression-bomb warning is an error here; the official code does not try again.
     """
+    for pause in RETRY_PAUSES:
+        try:
+            return _decode_once(path)
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS:
+                raise
+            logger.warning("%s: %s; tried again in %g s.", path, error, pause)
+            time.sleep(pause)
+    return _decode_once(path)
+
+
+def _decode_once(path: str | Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if not stat.S_ISREG(os.stat(path).st_mode):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import random
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Callable, NamedTuple
 
@@ -21,6 +26,9 @@ from .rng import SampleRng, derive_seed
 from .sample import Dataset
 from .sampler import ResumableSampler
 
+log = logging.getLogger("beitv2_core")
+#: seconds: between looks at the workers, until a batch that does not come is spoken of, and until a worker must end
+LOOK_EVERY, SLOW_BATCH, LAST_WORDS = 2.0, 60.0, 5.0
 Transform = Callable[..., "dict[str, Any]"]
 
 
@@ -64,14 +72,40 @@ def _start_worker(source: Source) -> None:
     if corrupt is not None:
         corrupt.defer = True
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+    if parent is None:
+        return
+    threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_leave_when_told, args=(parent.pid,), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _leave_with(sentinel: int) -> None:
     # A pool's workers hold both ends of its queues and would wait for ever after the parent was killed with SIGKILL.
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
+
+
+def _leave_when_told(parent: int | None) -> None:
+    # Schedulers send SIGTERM to a whole process group: the parent handles it, and needs its workers until it has saved.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _signals_put_off() -> Iterator[None]:
+    """Processes started meanwhile leave SIGINT and SIGTERM to their parent from their first moment on."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(epoch: int, indices: list[int]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -147,10 +181,17 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes; iterating again starts new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """End the worker processes; iterating again starts new ones. One that hangs in a read is killed."""
+        workers, pool, self._pool = self._workers(), self._pool, None
+        if pool is None:
+            return
+        pool.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + LAST_WORDS
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker.is_alive():
+                log.warning("data worker %d does not end (a slow or hung read?); killed.", worker.pid)
+                worker.kill()
 
     def _finish(self, stacked: dict[str, Any]) -> Any:
         make_batch = getattr(self.transform, "batch", None)
@@ -187,6 +228,8 @@ class Loader:
             context = multiprocessing.get_context(kind)
             if kind == "forkserver":
                 context.set_forkserver_preload([__name__])
+                with _signals_put_off():
+                    multiprocessing.forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
                 self.num_workers,
                 mp_context=context,
@@ -202,6 +245,14 @@ class Loader:
             raise self._worker_died() from error
 
     def _receive(self, future: Future) -> dict[str, Any]:
+        began, warn_after = time.monotonic(), SLOW_BATCH
+        while not wait_for([future], timeout=LOOK_EVERY).done:
+            if not all(worker.is_alive() for worker in self._workers()):
+                self._let_pool_notice()
+            if time.monotonic() - began > warn_after:
+                log.warning("the next batch has not come from the data workers for %.0f s: a slow or hung disk?",
+                            warn_after)
+                warn_after += SLOW_BATCH
         try:
             stacked, failures = future.result()
         except BrokenProcessPool as error:
@@ -216,6 +267,17 @@ class Loader:
         for path, reason in failures:
             self.dataset.corrupt.add(path, reason)  # type: ignore[attr-defined]
         return stacked
+
+    def _workers(self) -> list[Any]:
+        return [] if self._pool is None else list((self._pool._processes or {}).values())
+
+    def _let_pool_notice(self) -> None:
+        # A pool notices a dead worker by itself, unless the worker died while it was sending a batch: then its thread
+        # waits for the rest for ever, because other processes, and this one, could still write it. So none may.
+        for worker in self._workers():
+            worker.kill()
+        if self._pool is not None:
+            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
     def _worker_died(self) -> DataError:
         self._pool = None
