@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 
 
@@ -110,7 +111,7 @@ def signal_to_the_group(batch: int, number: int) -> None:
     def receive(self, future):
         seen[0] += 1
         if seen[0] == batch:
-            os.killpg(0, number)
+            subprocess.run(["kill", f"-{number}", "--", f"-{os.getpgrp()}"], start_new_session=True, check=True)
             time.sleep(0.3)
         return original(self, future)
 

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import random
 import signal
@@ -126,7 +127,7 @@ class Loader:
     transform: (sample, rng) -> dict; if it has a method `batch(stacked dict)`, that makes the batch. num_workers 0
     works in place; more start that many processes (forkserver), each preparing up to `prefetch` batches ahead. Batches
     are the same for any number of workers. Raises DataError when a worker dies or fails, or too many files are corrupt
-    (counted here, over all workers). Use as a context manager, or call `close()`, to end the processes.
+    (counted here, over all workers); waiting for a slow worker is logged. Use as a context manager, or call `close()`, to end the processes.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Loader:
             context = multiprocessing.get_context(kind)
             if kind == "forkserver":
                 context.set_forkserver_preload([__name__])
+                multiprocessing.resource_tracker.ensure_running()  # by itself it would end the putting off below
                 with _signals_put_off():
                     multiprocessing.forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
