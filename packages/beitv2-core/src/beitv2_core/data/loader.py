@@ -127,7 +127,8 @@ class Loader:
     transform: (sample, rng) -> dict; if it has a method `batch(stacked dict)`, that makes the batch. num_workers 0
     works in place; more start that many processes (forkserver), each preparing up to `prefetch` batches ahead. Batches
     are the same for any number of workers. Raises DataError when a worker dies or fails, or too many files are corrupt
-    (counted here, over all workers); waiting for a slow worker is logged. Use as a context manager, or call `close()`, to end the processes.
+    (counted here, over all workers); waiting for a slow worker is logged. Use as a context manager, or call `close()`,
+    to end the processes.
     """
 
     def __init__(
