@@ -25,7 +25,7 @@ def step_of(optimizer: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
         loss = loss_of()
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)  # as engine/step.py does
         float(loss)
 
     return step

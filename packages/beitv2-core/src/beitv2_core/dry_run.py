@@ -70,7 +70,7 @@ class _KeepsGradients:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._optimizer, name)
 
-    def clear_grad(self) -> None:
+    def clear_grad(self, set_to_zero: bool = True) -> None:
         """Leave the gradients where they are."""
 
 
