@@ -65,7 +65,7 @@ def test_batches_do_not_depend_on_the_number_of_workers_and_resume_exactly():
         got = take(loader, 7)
         assert all(same(a, b) for a, b in zip(alone, got))
         state = loader.state()
-        assert (state["epoch"], state["batch"]) == (1, 2)  # 5 batches an epoch; prefetched ones are not counted
+        assert (state["epoch"], state["picture"]) == (1, 8)  # 5 batches of 4 an epoch; prefetched ones are not counted
         assert all(same(a, b) for a, b in zip(alone[7:], take(loader, 6)))  # iterating again goes on
     other = scenes_loader()
     other.load_state(state)
@@ -98,7 +98,7 @@ def test_one_pass_visits_everything_once_and_leaves_the_position_alone():
     for _ in range(2):
         batches = list(loader.one_pass())
         assert np.concatenate([batch["value"] for batch in batches]).tolist() == list(range(10))
-    assert batches[-1]["path"] == ["8", "9"] and loader.state()["batch"] == 0
+    assert batches[-1]["path"] == ["8", "9"] and loader.state()["picture"] == 0
 
 
 def test_an_exception_in_a_worker_is_a_data_error_that_names_it():
@@ -106,7 +106,7 @@ def test_an_exception_in_a_worker_is_a_data_error_that_names_it():
     with Loader(DigitScenes(size=8), TokenizerTransform(8), too_long, num_workers=1) as loader:
         with pytest.raises(DataError, match="IndexError: DigitScenes: picture 8"):
             take(loader, 9)
-        assert loader.state()["batch"] == 8  # everything before the failure was handed out
+        assert loader.state()["picture"] == 8  # everything before the failure was handed out
 
 
 def test_a_killed_worker_is_a_data_error_and_iterating_again_starts_new_ones():
