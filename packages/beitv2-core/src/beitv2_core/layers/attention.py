@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.heads import bias_of_rows, flat_rows, split_heads
 from beitv2_core.layers.linear import Linear, linear, on_cpu
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
@@ -40,9 +41,9 @@ class Attention(nn.Layer):
             self.relative_position_bias_table = own.relative_position_bias_table
             self.register_buffer("relative_position_index", own.relative_position_index, persistable=False)
         self.grid = grid
-        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.attn_drop = Dropout(attn_drop_rate)
         self.proj = Linear(inner, width)
-        self.proj_drop = nn.Dropout(drop_rate)
+        self.proj_drop = Dropout(drop_rate)
 
     def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
                 read: paddle.Tensor | None = None) -> paddle.Tensor:

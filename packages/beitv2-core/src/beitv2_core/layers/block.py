@@ -43,7 +43,7 @@ class Block(nn.Layer):
 
     def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
                 read: paddle.Tensor | None = None) -> paddle.Tensor:
-        drops = self.training and max(self.attn.attn_drop.p, self.attn.proj_drop.p, self.mlp.drop.p) > 0
+        drops = self.training and max(self.attn.attn_drop.rate, self.attn.proj_drop.rate, self.mlp.drop.rate) > 0
         if on_cpu(x) and not drops:
             return self._on_cpu(x, bias, read)
         return self.compose(x, bias, read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.linear import Linear
 
 
@@ -19,7 +20,7 @@ class Mlp(nn.Layer):
         self.fc1 = Linear(width, hidden)
         self.act = nn.GELU()
         self.fc2 = Linear(hidden, width)
-        self.drop = nn.Dropout(drop_rate)
+        self.drop = Dropout(drop_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.drop(self.fc2(self.act(self.fc1(x))))

@@ -13,6 +13,7 @@ from paddle import nn
 
 from beitv2_core.errors import ShapeError
 from beitv2_core.layers.block import Block
+from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.interpolate import bicubic_resize
 from beitv2_core.layers.layer_norm import LayerNorm
@@ -92,7 +93,7 @@ class BEiTBackbone(nn.Layer):
         self.mask_token = self._token([1, 1, width]) if use_mask_token else None
         num_tokens = self.grid[0] * self.grid[1] + 1
         self.pos_embed: Any = self._token([1, num_tokens, width]) if use_abs_pos_emb else None
-        self.pos_drop = nn.Dropout(drop_rate)
+        self.pos_drop = Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
         self.blocks = nn.LayerList([self._block(rate) for rate in self.drop_path_rates])
         self.norm = LayerNorm(width, epsilon=norm_eps) if norm == "final" else None
