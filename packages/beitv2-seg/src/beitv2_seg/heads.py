@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.layers.dropout import Dropout
+from beitv2_seg.convolution import Conv3x3
 from beitv2_seg.norm import batch_norm
 
 
@@ -23,7 +24,11 @@ class ConvModule(nn.Layer):
         super().__init__()
         # mmcv initialises with fan_out, which Paddle's initialiser takes as a number.
         fan_out = nn.initializer.KaimingNormal(fan_in=channels * kernel**2)
-        self.conv = nn.Conv2D(in_channels, channels, kernel, padding=kernel // 2, weight_attr=fan_out, bias_attr=False)
+        if kernel == 3:
+            self.conv: nn.Layer = Conv3x3(in_channels, channels, weight_attr=fan_out)
+        else:
+            self.conv = nn.Conv2D(in_channels, channels, kernel, padding=kernel // 2, weight_attr=fan_out,
+                                  bias_attr=False)
         self.bn = batch_norm(channels)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:

@@ -83,8 +83,7 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     starts from the same state of Paddle's generator (`layers/draws.py`).
     Raises NonFiniteLossError, before any weight moves, with step, rate, gradient norm and the files of the batch.
     """
-    totals: dict[str, float] = {}
-    count = len(batches)
+    count, read = len(batches), []
     task.before_step(batches[0], step=step)
     drawn_from = paddle.get_rng_state() if count > 1 else None
     for i, batch in enumerate(batches):
@@ -93,26 +92,38 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
         with micro_batch(i, count), _exchanged(task.network, optimizer, last=i == count - 1):
             with precision.autocast():
                 loss, metrics = task.loss(batch, step=step)
-            value = float(loss)
-            if not math.isfinite(value):
-                raise _non_finite(f"loss is {value}", task, batch, optimizer, step)
             scaled = loss / count if count > 1 else loss
             (precision.scaler.scale(scaled) if precision.scaler else scaled).backward()
-        for name, metric in {"loss": loss, **metrics}.items():
-            totals[name] = totals.get(name, 0.0) + float(metric) / count
+        read.append({"loss": loss.detach(), **metrics})
     if precision.scaler is not None:
         precision.scaler.unscale_(optimizer)
     divided = isinstance(optimizer, ShardedOptimizer) and optimizer.reduces
-    norm = float(clip_by_global_norm(task.model.parameters(), clip_norm, optimizer.global_norm() if divided else None))
-    if precision.scaler is None and not math.isfinite(norm):
-        raise _non_finite(f"gradient norm is {norm} at loss {totals['loss']:.4g}", task, batches[-1], optimizer, step)
+    norm = optimizer.global_norm() if divided else global_norm(task.model.parameters())
+    values, norm_value = _fetch(read, norm)
+    for batch, of_batch in zip(batches, values):
+        if not math.isfinite(of_batch["loss"]):
+            raise _non_finite(f"loss is {of_batch['loss']}", task, batch, optimizer, step)
+    totals = {name: sum(of_batch[name] / count for of_batch in values) for name in values[0]}
+    if precision.scaler is None and not math.isfinite(norm_value):
+        raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", task, batches[-1], optimizer,
+                          step)
+    clip_by_global_norm(task.model.parameters(), clip_norm, norm)
     if precision.scaler is not None:
         precision.scaler.step(optimizer)  # skips the update when fp16 overflowed, and lowers the scale
         precision.scaler.update()
     else:
         optimizer.step()
     optimizer.clear_grad(set_to_zero=False)  # frees them: zeros would only be kept and added to
-    return {**totals, "grad_norm": norm}
+    return {**totals, "grad_norm": norm_value}
+
+
+def _fetch(read: list[dict[str, paddle.Tensor]], norm: paddle.Tensor) -> tuple[list[dict[str, float]], float]:
+    """The scalars of every micro-batch and the gradient norm, in one transfer: a GPU is waited for once a step."""
+    names = list(read[0])
+    scalars = [of_batch[name].astype("float32").reshape([]) for of_batch in read for name in names]
+    numbers = paddle.stack([*scalars, norm.astype("float32").reshape([])]).numpy().tolist()
+    rows = [numbers[i:i + len(names)] for i in range(0, len(numbers) - 1, len(names))]
+    return [dict(zip(names, row)) for row in rows], numbers[-1]
 
 
 @contextlib.contextmanager
