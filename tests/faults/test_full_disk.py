@@ -6,9 +6,9 @@ import errno
 import os
 from pathlib import Path
 
+import fault_stages as stages
 import numpy as np
 import pytest
-import stages
 import toy
 from disks import make_room, mount, small_disk
 from e2e_runs import placed

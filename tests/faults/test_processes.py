@@ -7,9 +7,9 @@ import os
 import signal
 import time
 
+import fault_stages as stages
 import numpy as np
 import pytest
-import stages
 from disks import mount, small_disk
 from e2e_runs import placed
 from warm import Warm

@@ -10,9 +10,9 @@ import signal
 import time
 from pathlib import Path
 
+import fault_stages as stages
 import numpy as np
 import pytest
-import stages
 from bad_pictures import picture
 from e2e_runs import TOKENIZER, placed
 from troubled_data import DiesWhileSending, Slow

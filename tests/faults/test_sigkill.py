@@ -9,8 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+import fault_stages as stages
 import pytest
-import stages
 from e2e_runs import placed
 
 from beitv2_core.checkpoint.store import CheckpointStore
