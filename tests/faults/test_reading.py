@@ -72,7 +72,7 @@ def test_a_worker_killed_while_it_sends_a_batch_is_noticed(pictures, monkeypatch
                 take(loader, 8)
             case.inject("SIGKILL of a data worker in the middle of sending a batch")
             loader.transform = whole
-            done = loader.state()["epoch"] * 8 + loader.state()["batch"]
+            done = loader.state()["epoch"] * 8 + loader.state()["picture"] // loader.sampler.global_batch
             np.testing.assert_array_equal(take(loader, 8 - done), wanted[done:])
     case.check("DataError, no wait without end, the batches go on where they were")
 
