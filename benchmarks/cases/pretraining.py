@@ -31,8 +31,7 @@ def build_pretraining(batch: int = BATCH, *, recompute: bool = False, skip_unrea
     model = BEiTForMaskedImageModeling(image_size=224, patch_size=16, width=768, depth=12, num_heads=12,
                                        num_codes=NUM_CODES, early_layers=9, head_layers=2, share_lm_head=True,
                                        init_values=0.1, use_shared_rel_pos_bias=True, recompute=recompute)
-    if hasattr(model, "skip_unread"):
-        model.skip_unread = skip_unread
+    model.skip_unread = skip_unread
     model.train()
     optimizer = build_optimizer("adamw", model, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98),
                                 no_decay=model.no_weight_decay())

@@ -1,8 +1,8 @@
 """3 x 3 convolutions as a few large matrix products.
 
 Paddle's CPU convolution copies every window of the map into a matrix (1.8 GB for the head's 3072 channels at 128 x 128)
-and adds the gradients back from it, both in one thread.  Here the nine positions of the kernel are nine products of the
-whole map, whose results are added one row or column apart.
+and adds the gradients back from it.  Here the nine positions of the kernel are nine products of the whole map, whose
+results are added one row or column apart.
 
 Shape suffixes: B batch, C channels in, O channels out, H x W map, R rows = B * (H + 2) * (W + 2) of the padded map.
 """
