@@ -32,6 +32,20 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("fixture_path", files, ids=[path.stem for path in files])
 
 
+@pytest.fixture(params=["cpu", "gpu", "gpu, fused attention"])
+def formulation(request, monkeypatch) -> str:
+    """How the layers compute: as on CPUs, or, on the CPU all the same, as on GPUs."""
+    if request.param != "cpu":
+        from plain_layers import use_plain_layers
+        use_plain_layers(monkeypatch)
+    if "fused" in request.param:
+        import paddle
+        if paddle.__version__.startswith("2."):
+            pytest.skip("Paddle 2 has no fused attention on the CPU")
+        monkeypatch.setenv("BEITV2_FUSED_ATTENTION", "1")
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     import random

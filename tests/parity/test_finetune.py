@@ -62,7 +62,7 @@ def test_the_soft_targets_of_a_mixed_batch(fixture_path):
     np.testing.assert_allclose(got, at["soft_target"].numpy(), atol=1e-6)
 
 
-def test_losses_and_gradients(fixture_path):
+def test_losses_and_gradients(fixture_path, formulation):
     arrays, meta = load_golden(fixture_path)
     c = meta["config"]
     for targets, images, expected, gradients in (

@@ -54,7 +54,7 @@ def test_masked_logits_and_losses_match_the_official_model(fixture_path):
     assert_close_output(float(sum(losses)), arrays["output/losses"][0, -1], "total loss")
 
 
-def test_every_gradient_matches_the_official_model(fixture_path):
+def test_every_gradient_matches_the_official_model(fixture_path, formulation):
     arrays, meta = load_golden(fixture_path)
     model = model_of(meta, arrays)
     sum(loss_of(model, arrays, 1)[1]).backward()

@@ -61,7 +61,7 @@ def test_every_stage_of_the_first_forward_matches(fixture_path):
     assert_close_output(model.quantize.codebook, arrays["output/step1/codebook_after_ema"], "codebook after EMA")
 
 
-def test_every_gradient_matches(fixture_path):
+def test_every_gradient_matches(fixture_path, formulation):
     arrays, meta = load_golden(fixture_path)
     model = build(arrays, meta)
     model(*batch(arrays, 1))["loss"].backward()

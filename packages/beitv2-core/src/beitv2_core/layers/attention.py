@@ -6,12 +6,12 @@ Shape suffixes: B batch, T tokens, Q tokens that ask, D width, H heads, E width 
 from __future__ import annotations
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
+from beitv2_core.layers.attend import attention_weights, fused_attention
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.heads import bias_of_rows, flat_rows, split_heads
-from beitv2_core.layers.linear import Linear, linear, on_cpu
+from beitv2_core.layers.linear import Linear, linear
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
 
@@ -53,13 +53,15 @@ class Attention(nn.Layer):
         else:
             q, k, v = self._asking(x, read)
             bias = None if bias is None else bias_of_rows(bias, read)
-        out = paddle.matmul(self.attn_drop(self._softmax(q, k, bias)), v)
+        out = None if self.training and self.attn_drop.rate else fused_attention(q, k, v, bias)
+        if out is None:
+            out = paddle.matmul(self.attn_drop(attention_weights(q, k, bias)), v)
         return self.proj_drop(self.proj(out.transpose([0, 2, 1, 3]).flatten(2)))
 
     def probabilities(self, x: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
         """The attention map (B, H, T, T) of tokens x (B, T, D), without dropout."""
         q, k, _ = self.heads(x)
-        return self._softmax(q, k, self.total_bias(bias))
+        return attention_weights(q, k, self.total_bias(bias))
 
     def heads(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries, keys and values of tokens x (B, T, D), each (B, H, T, E); queries are not yet scaled."""
@@ -91,9 +93,3 @@ class Attention(nn.Layer):
         (q,) = paddle.unbind(split_heads(asked, 1, self.num_heads))
         k, v = paddle.unbind(split_heads(known, 2, self.num_heads))
         return q, k, v
-
-    def _softmax(self, q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None) -> paddle.Tensor:
-        scores = paddle.matmul(q * self.scale, k, transpose_y=True)
-        if bias is not None and on_cpu(scores):
-            bias = bias.expand(scores.shape)
-        return F.softmax(scores if bias is None else scores + bias, axis=-1)
