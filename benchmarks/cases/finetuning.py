@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from harness.catalogue import BATCH
-from harness.timing import peak_bytes, timed
+from harness.timing import peak_bytes, timed, timed_in_turns
 
 from cases.setting import load_paddle, timed_step
 
 CLASSES = 1000
 
 
-def build_classifier(image_size: int = 224, *, recompute: bool = False) -> Any:
+def build_classifier(image_size: int = 224, *, recompute: bool = False, drop_path: float = 0.1) -> Any:
     """The model of the paper's recipe."""
     from beitv2_cls.classifier import BEiTClassifier
 
     return BEiTClassifier(num_classes=CLASSES, image_size=image_size, patch_size=16, width=768, depth=12, num_heads=12,
-                          init_values=0.1, use_rel_pos_bias=True, drop_path=0.1, recompute=recompute)
+                          init_values=0.1, use_rel_pos_bias=True, drop_path=drop_path, recompute=recompute)
 
 
 def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False) -> dict[str, Any]:
@@ -47,6 +47,37 @@ def forward() -> dict[str, Any]:
     images = paddle.randn([BATCH, 3, 224, 224])
     with paddle.no_grad():
         return {"seconds": timed(lambda: model(images).numpy(), 5), "peak_bytes": peak_bytes()}
+
+
+def static_graph() -> dict[str, Any]:
+    """One static graph (`paddle.jit.to_static`) in turns with eager mode: forward; forward and backward."""
+    paddle = load_paddle()
+    model = build_classifier(drop_path=0.0)  # a graph would keep the first draw
+    images = paddle.randn([BATCH, 3, 224, 224])
+
+    class Graph(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pictures: Any) -> Any:
+            return self.model(pictures)
+
+    def backward(network: Any) -> None:
+        loss = network(images).mean()
+        loss.backward()
+        float(loss)
+        model.clear_gradients()
+
+    def in_turns(work: Any) -> dict[str, list[float]]:
+        graph = paddle.jit.to_static(Graph(), full_graph=True)
+        return timed_in_turns({"eager": lambda: work(model), "graph": lambda: work(graph)}, 3)
+
+    model.eval()
+    with paddle.no_grad():
+        forward = in_turns(lambda network: network(images).numpy())
+    model.train()
+    return {"forward": forward, "training": in_turns(backward)}
 
 
 def forward_backward(image_size: int) -> dict[str, Any]:

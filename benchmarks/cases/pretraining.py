@@ -6,8 +6,9 @@ from typing import Any, Callable, NamedTuple
 
 from harness.catalogue import BATCH
 from harness.flop import NUM_CODES, NUM_MASKED
+from harness.timing import timed_in_turns
 
-from cases.setting import load_paddle, timed_step
+from cases.setting import load_paddle, step_of, timed_step
 
 GRID = (14, 14)
 
@@ -20,7 +21,7 @@ class Pretraining(NamedTuple):
     loss_of: Callable[[Any], Any]
 
 
-def build_pretraining(batch: int = BATCH, *, recompute: bool = False, skip_unread: bool = True) -> Pretraining:
+def build_pretraining(batch: int = BATCH, *, recompute: bool = False) -> Pretraining:
     """Without tokenizer, clipping and data loading."""
     paddle = load_paddle()
     import paddle.nn.functional as F
@@ -31,7 +32,6 @@ def build_pretraining(batch: int = BATCH, *, recompute: bool = False, skip_unrea
     model = BEiTForMaskedImageModeling(image_size=224, patch_size=16, width=768, depth=12, num_heads=12,
                                        num_codes=NUM_CODES, early_layers=9, head_layers=2, share_lm_head=True,
                                        init_values=0.1, use_shared_rel_pos_bias=True, recompute=recompute)
-    model.skip_unread = skip_unread
     model.train()
     optimizer = build_optimizer("adamw", model, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98),
                                 no_decay=model.no_weight_decay())
@@ -65,8 +65,44 @@ def step() -> dict[str, Any]:
     return _measured()
 
 
-def all_tokens() -> dict[str, Any]:
-    return _measured(skip_unread=False)
+def skipping() -> dict[str, Any]:
+    """One model's steps in turns, with and without skipping the tokens that no head reads."""
+    model, optimizer, loss_of = build_pretraining()
+    one_step = step_of(optimizer, lambda: loss_of(model))
+
+    def step_with(skip_unread: bool) -> None:
+        model.skip_unread = skip_unread
+        one_step()
+
+    return timed_in_turns({"seconds": lambda: step_with(True), "all_tokens": lambda: step_with(False)}, 6)
+
+
+def update() -> dict[str, Any]:
+    """AdamW alone on the model's parameter arrays, in turns with AdamW on one array as large as all of them."""
+    model, optimizer, _ = build_pretraining()
+    import paddle
+
+    from beitv2_core.engine.optim import build_optimizer
+
+    parameters = [one for one in model.parameters() if not one.stop_gradient]
+    together = paddle.nn.Layer()
+    together.flat = together.create_parameter([sum(one.size for one in parameters)])
+    fused = build_optimizer("adamw", together, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    for one in [*parameters, together.flat]:
+        one.grad = 1e-3 * paddle.randn(one.shape)
+
+    def all_arrays() -> None:
+        optimizer.step()
+        float(parameters[-1].flatten()[0])
+
+    def one_array() -> None:  # a real one would first have to gather the gradients
+        fused.step()
+        float(together.flat[0])
+
+    def gather() -> None:
+        float(paddle.concat([one.grad.flatten() for one in parameters])[0])
+
+    return timed_in_turns({"seconds": all_arrays, "one_array": one_array, "gather": gather}, 5)
 
 
 def recomputed() -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-from harness.timing import peak_bytes, timed
+from harness.timing import peak_bytes, timed_in_turns
 
 from cases.setting import load_paddle, timed_step
 
@@ -51,11 +50,8 @@ def slide() -> dict[str, Any]:
     def read(together: int) -> None:
         found[together] = slide_logits(model, image, crop=(SIZE, SIZE), stride=(341, 341), batch_size=together)
 
-    seconds: dict[int, list[float]] = {1: [], 2: []}
     with paddle.no_grad():
         model(image[:, :, :, :SIZE])  # warms up; the best of two rounds does the rest
-        for _ in range(2):
-            for together in seconds:
-                seconds[together] += timed(functools.partial(read, together), 1, warm_up=0)
-    return {"one_by_one": seconds[1], "seconds": seconds[2], "peak_bytes": peak_bytes(),
+        seconds = timed_in_turns({"one_by_one": lambda: read(1), "seconds": lambda: read(2)}, 2, warm_up=0)
+    return {**seconds, "peak_bytes": peak_bytes(),
             "difference": float((found[1] - found[2]).abs().max())}

@@ -20,6 +20,17 @@ def timed(work: Callable[[], Any], repeats: int, *, warm_up: int = 1) -> list[fl
     return seconds
 
 
+def timed_in_turns(works: dict[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of every call of several pieces of work, done in turns so that all see the same machine."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(warm_up + repeats):
+        for name, work in works.items():
+            took = timed(work, 1, warm_up=0)
+            if number >= warm_up:
+                seconds[name] += took
+    return seconds
+
+
 def peak_bytes() -> int:
     """The most memory this process ever had resident."""
     unit = 1 if sys.platform == "darwin" else 1024
