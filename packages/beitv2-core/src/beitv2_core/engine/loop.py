@@ -31,9 +31,9 @@ from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFinit
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
-FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.log_every",
-                 "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers", "data.root",
-                 "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
+FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
+                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers",
+                 "data.root", "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
 
 
 class TrainingInterrupted(BEiTError):
