@@ -34,7 +34,8 @@ def train(context: typer.Context) -> None:
            "log_iters": flags.log_iters, "keep_checkpoint_max": flags.keep_checkpoint_max, "do_eval": flags.do_eval,
            "early_stop_intervals": flags.early_stop_intervals, "use_ema": flags.use_ema, "precision": flags.precision,
            "repeats": flags.repeats, "windows_at_once": flags.windows, "max_corrupt": flags.max_corrupt}
-    given = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate}
+    given = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate,
+             "run.sharding": flags.sharding}
     settings = read_config_file(flags.config, opts=flags.opts, flags={
         "output": flags.save_dir, **{f"run.{key}": value for key, value in run.items()},
         **{key: value for key, value in given.items() if value is not None}})

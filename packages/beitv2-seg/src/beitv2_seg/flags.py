@@ -32,6 +32,9 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation (default: 0)")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"],
                         help="mixed precision on GPUs (default: fp32)")
+    parser.add_argument("--sharding", choices=["off", "stage1", "stage2"],
+                        help="divide the optimizer's state among the processes; stage2: the gradients too (default: "
+                             "off; not PaddleSeg's)")
     parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"], help="O1; O2 is refused")
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
