@@ -98,7 +98,7 @@ class TestConfig(Section):
 
 
 class RunSection(Section):
-    """What PaddleSeg takes from flags, not from the YAML."""
+    """What PaddleSeg takes from flags only; here a flag that is given wins over the YAML and `--opts`."""
 
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
     num_workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
