@@ -122,6 +122,32 @@ def test_flags_that_cannot_hold_are_refused_by_name(tmp_path, flags, message):
     assert message in train(tmp_path / "run", *flags, code=2)
 
 
+def test_the_optimizers_state_is_divided_by_yaml_option_or_flag_and_off_unless_asked(tmp_path):
+    """YAML 1.1 reads a bare off as false."""
+    given = tmp_path / "given.yml"
+    given.write_text(f"_base_: {find_config('digit_scenes')}\nrun: {{sharding: stage1}}\n")
+    assert read_config_file("digit_scenes").run.sharding == "off"
+    assert read_config_file("digit_scenes", opts=["run.sharding=off"]).run.sharding == "off"
+    assert read_config_file(str(given)).run.sharding == "stage1"
+    with pytest.raises(ConfigError, match="run.sharding: 'stage3' came.*'off', 'stage1' or 'stage2'"):
+        read_config_file("digit_scenes", opts=["run.sharding=stage3"])
+    for name, given_by, wanted in (("flag", ["--sharding", "stage1"], "stage1"), ("neither", [], "off")):
+        train(tmp_path / name, "--iters", 2, *given_by)
+        assert final(tmp_path / name).config["run"]["sharding"] == wanted
+
+
+def test_settings_of_the_run_hold_unless_a_flag_is_given(tmp_path):
+    train(tmp_path, "--iters", 2, "--seed", 5,
+          opts=["run.sharding=stage2", "run.precision=bf16", "run.use_ema=true", "run.seed=3"])
+    run = final(tmp_path).config["run"]
+    assert (run["sharding"], run["precision"], run["use_ema"], run["seed"]) == ("stage2", "bf16", True, 5)
+
+
+def test_what_cannot_be_divided_names_the_key(tmp_path):
+    output = train(tmp_path / "run", "--sharding", "stage2", "--precision", "fp16", code=2)
+    assert "run.sharding: stage2 with fp16" in output and "Use bf16, or run.sharding=stage1" in output
+
+
 def test_a_bare_name_is_found_among_the_packaged_configs_and_a_wrong_one_lists_them():
     assert find_config("beitv2_upernet.yml") == find_config("beitv2_upernet")
     with pytest.raises(ConfigError, match=r"Did you mean beitv2_upernet.yml\?"):

@@ -39,6 +39,11 @@ def test_what_cannot_be_is_named():
     optimizer = paddle.optimizer.SGD(parameters=model.parameters())
     with pytest.raises(ConfigError, match="train.sharding: 'stage3' is not known. Known: off, stage1, stage2"):
         shard_optimizer(optimizer, model, "stage3")
-    with pytest.raises(ConfigError, match="stage2 with train.amp=fp16.*Use train.amp=bf16"):
-        shard_optimizer(optimizer, model, "stage2", "fp16")
-    assert TrainConfig(batch_size=1, sharding=False).sharding == "off", "YAML 1.1 reads a bare off as false"
+    with pytest.raises(ConfigError, match="run.sharding: stage2 with fp16.*Use bf16, or run.sharding=stage1"):
+        shard_optimizer(optimizer, model, "stage2", "fp16", key="run.sharding")
+    clipping = paddle.optimizer.SGD(parameters=model.parameters(), grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0))
+    assert shard_optimizer(clipping, model, "off") is clipping
+    with pytest.raises(ConfigError, match="train.sharding: stage1 with an optimizer that clips.*train.sharding=off"):
+        shard_optimizer(clipping, model, "stage1")
+    settings = TrainConfig(batch_size=1, sharding=False, amp=False)
+    assert (settings.sharding, settings.amp) == ("off", "off"), "YAML 1.1 reads a bare off as false"

@@ -29,9 +29,9 @@ from beitv2_seg.segment_task import SegmentTask, write_pdparams
 log = logging.getLogger("beitv2_seg")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.save_interval", "run.log_iters",
-                 "run.keep_checkpoint_max", "run.do_eval", "run.early_stop_intervals", "run.windows_at_once",
-                 "run.max_corrupt", "val_dataset", "test_config", "train_dataset.dataset_root",
-                 "model.backbone.pretrained")
+                 "run.keep_checkpoint_max", "run.sharding", "run.do_eval", "run.early_stop_intervals",
+                 "run.windows_at_once", "run.max_corrupt", "val_dataset", "test_config", "train_dataset.dataset_root",
+                 "model.backbone.pretrained", "model.backbone.recompute")
 AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -90,7 +90,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
                      images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
                      save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.best_values, free_settings=FREE_SETTINGS)
+                     at_end=task.best_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run")
 
 
 def plan_accumulation(config: SegmentConfig, processes: int) -> int:

@@ -33,11 +33,12 @@ def train(context: typer.Context) -> None:
     run = {"seed": flags.seed, "num_workers": flags.num_workers, "save_interval": flags.save_interval,
            "log_iters": flags.log_iters, "keep_checkpoint_max": flags.keep_checkpoint_max, "do_eval": flags.do_eval,
            "early_stop_intervals": flags.early_stop_intervals, "use_ema": flags.use_ema, "precision": flags.precision,
-           "repeats": flags.repeats, "windows_at_once": flags.windows, "max_corrupt": flags.max_corrupt}
-    given = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate}
+           "sharding": flags.sharding, "repeats": flags.repeats, "windows_at_once": flags.windows,
+           "max_corrupt": flags.max_corrupt}
+    asked = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate,
+             **{f"run.{key}": value for key, value in run.items()}}
     settings = read_config_file(flags.config, opts=flags.opts, flags={
-        "output": flags.save_dir, **{f"run.{key}": value for key, value in run.items()},
-        **{key: value for key, value in given.items() if value is not None}})
+        "output": flags.save_dir, **{key: value for key, value in asked.items() if value is not None}})
     set_device(flags.device)
     if flags.use_vdl:
         _need_visualdl()

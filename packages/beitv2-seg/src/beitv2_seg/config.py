@@ -13,7 +13,7 @@ from typing_extensions import Literal
 from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
-from beitv2_core.config.sections import Section, impossible, pair, required
+from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
 from beitv2_core.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -98,7 +98,7 @@ class TestConfig(Section):
 
 
 class RunSection(Section):
-    """What PaddleSeg takes from flags, not from the YAML."""
+    """What PaddleSeg takes from flags only; here a flag that is given wins over the YAML and `--opts`."""
 
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
     num_workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
@@ -110,6 +110,8 @@ class RunSection(Section):
                                                                                "without a better mIoU")
     use_ema: bool = Field(default=False, description="average the weights and evaluate the average too")
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="mixed precision O1 (GPU)")
+    sharding: Sharding = Field(default="off", description="divide the optimizer's state among the processes; stage2: "
+                                                          "the gradients too. Same updates (flag --sharding)")
     repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")

@@ -12,37 +12,42 @@ from beitv2_core.errors import ConfigError
 
 
 def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of PaddleSeg's tools/train.py."""
+    """The flags of PaddleSeg's tools/train.py; None for those of the section `run` that were not given."""
     parser = _parser(prog, "Train a segmentor from a PaddleSeg YAML file.")
     parser.add_argument("--save_dir", default="./output", help="run folder (default: ./output)")
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that decode and augment (default: 0)")
-    parser.add_argument("--do_eval", action="store_true", help="evaluate at every save_interval, keep the best model")
+    parser.add_argument("--num_workers", type=int, help="processes that decode and augment (default: 0)")
+    parser.add_argument("--do_eval", action="store_true", default=None,
+                        help="evaluate at every save_interval, keep the best model")
     parser.add_argument("--use_vdl", action="store_true", help="insist on VisualDL (written anyway where installed)")
-    parser.add_argument("--use_ema", action="store_true", help="average the weights, evaluate the average too")
+    parser.add_argument("--use_ema", action="store_true", default=None,
+                        help="average the weights, evaluate the average too")
     parser.add_argument("--resume_model", "--resume", metavar="auto|RUN|CHECKPOINT",
                         help="continue a run: auto takes the newest checkpoint of --save_dir, if any")
     parser.add_argument("--iters", type=int, help="iterations; the schedule's length follows")
     parser.add_argument("--batch_size", type=int, help="pictures of one process behind one update: no accumulating")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate")
-    parser.add_argument("--save_interval", type=int, default=1000, help="iterations between checkpoints (default 1000)")
-    parser.add_argument("--log_iters", type=int, default=10, help="iterations between log lines (default: 10)")
-    parser.add_argument("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints kept (default: 5)")
+    parser.add_argument("--save_interval", type=int, help="iterations between checkpoints (default 1000)")
+    parser.add_argument("--log_iters", type=int, help="iterations between log lines (default: 10)")
+    parser.add_argument("--keep_checkpoint_max", type=int, help="newest checkpoints kept (default: 5)")
     parser.add_argument("--early_stop_intervals", type=int,
                         help="stop after that many evaluations without a better mIoU")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation (default: 0)")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"],
+    parser.add_argument("--seed", type=int, help="seed of weights, order, augmentation (default: 0)")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"],
                         help="mixed precision on GPUs (default: fp32)")
+    parser.add_argument("--sharding", choices=["off", "stage1", "stage2"],
+                        help="divide the optimizer's state among the processes; stage2: the gradients too (default: "
+                             "off; not PaddleSeg's)")
     parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"], help="O1; O2 is refused")
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
-    parser.add_argument("--repeats", type=int, default=1, help="times each sample comes in an epoch (default: 1)")
+    parser.add_argument("--repeats", type=int, help="times each sample comes in an epoch (default: 1)")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
                         help="refused: Paddle cannot turn the training forward into a graph")
     for name in ("--output_op", "--input_shape", "--for_fd"):
         parser.add_argument(name, nargs="*", help="of `beitv2 segment export`; refused here")
-    parser.add_argument("--windows", type=int, default=4, help="sliding windows computed together (default: 4)")
-    parser.add_argument("--max_corrupt", type=float, default=0.001,
+    parser.add_argument("--windows", type=int, help="sliding windows computed together (default: 4)")
+    parser.add_argument("--max_corrupt", type=float,
                         help="share of undecodable files that stops the run (default: 0.001)")
     flags = _parse(parser, arguments)
     _refuse(flags)

@@ -5,9 +5,9 @@ Every model is frozen and refuses unknown keys. A field without a default has to
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Annotated, Any, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Literal
 
@@ -21,6 +21,9 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 Pixels = Union[int, tuple[int, int]]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads a bare off as false
+Amp = Annotated[Literal["off", "bf16", "fp16"], OFF_IS_A_WORD]
+Sharding = Annotated[Literal["off", "stage1", "stage2"], OFF_IS_A_WORD]
 
 
 class Section(BaseModel):
@@ -247,7 +250,7 @@ class TokenizerSourceConfig(Section):
     batch_size: Optional[int] = Field(
         default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
     )
-    amp: Literal["off", "bf16", "fp16"] = Field(
+    amp: Amp = Field(
         default="off", description="mixed precision of the tokenizer's encoder (GPU); not the official codes"
     )
     cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
@@ -332,8 +335,8 @@ class TrainConfig(Section):
         gt=0,
         description="pictures behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
-    amp: Literal["off", "bf16", "fp16"] = Field(default="off", description="mixed precision (GPU)")
-    sharding: Literal["off", "stage1", "stage2"] = Field(
+    amp: Amp = Field(default="off", description="mixed precision (GPU)")
+    sharding: Sharding = Field(
         default="off",
         description="divide the optimizer's state among the processes; stage2: the gradients too. Same updates",
     )
@@ -346,8 +349,3 @@ class TrainConfig(Section):
     keep_every: Optional[int] = Field(
         default=None, gt=0, description="also keep checkpoints at multiples of this; null: none"
     )
-
-    @field_validator("amp", "sharding", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML 1.1 reads a bare `off` as false

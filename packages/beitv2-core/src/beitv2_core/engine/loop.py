@@ -31,9 +31,9 @@ from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFinit
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
-FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.log_every",
-                 "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers", "data.root",
-                 "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
+FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
+                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers",
+                 "data.root", "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
 
 
 class TrainingInterrupted(BEiTError):
@@ -52,7 +52,7 @@ class TrainLoop:
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
-    ("off", "stage1", "stage2").
+    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
@@ -60,11 +60,11 @@ class TrainLoop:
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
-                 sharding: str = "off"):
+                 sharding: str = "off", section: str = "train"):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
-        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp)
+        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp, key=f"{section}.sharding")
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate

@@ -103,16 +103,21 @@ class ShardedOptimizer:
             parameter.clear_gradient(False)
 
 
-def shard_optimizer(optimizer: Any, model: nn.Layer, stage: str, amp: str = "off") -> Any:
+def shard_optimizer(optimizer: Any, model: nn.Layer, stage: str, amp: str = "off", *,
+                    key: str = "train.sharding") -> Any:
     """The optimizer divided among the processes as `stage` says; itself for "off" and in a single process.
 
-    Raises ConfigError for an unknown stage, and for stage 2 with a loss scaler.
+    key: the setting that errors name.  Raises ConfigError for an unknown stage, for stage 2 with a loss scaler, and for
+    an optimizer that clips by the norm of all gradients itself.
     """
     if stage not in STAGES:
-        raise ConfigError(f"train.sharding: {stage!r} is not known. Known: {', '.join(STAGES)}.")
+        raise ConfigError(f"{key}: {stage!r} is not known. Known: {', '.join(STAGES)}.")
     if stage == "stage2" and amp == "fp16":
-        raise ConfigError("train.sharding: stage2 with train.amp=fp16: the loss scaler must see all gradients, stage2 "
-                          "leaves each process its own. Use train.amp=bf16 or train.sharding=stage1.")
+        raise ConfigError(f"{key}: stage2 with fp16: the loss scaler must see all gradients, stage2 leaves each "
+                          f"process its own. Use bf16, or {key}=stage1.")
+    if stage != "off" and isinstance(getattr(optimizer, "_grad_clip", None), nn.ClipGradByGlobalNorm):
+        raise ConfigError(f"{key}: {stage} with an optimizer that clips by the norm of all gradients: it would see "
+                          f"those of its own process only. Leave its clipping out, or use {key}=off.")
     if stage == "off" or distributed.world_size() == 1:
         return optimizer
     return ShardedOptimizer(optimizer, model, reduces=stage == "stage2")

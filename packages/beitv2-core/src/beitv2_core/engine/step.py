@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
+import paddle.distributed as dist
 
 from beitv2_core.engine.sharding import ShardedOptimizer
 from beitv2_core.engine.task import Task
@@ -128,14 +129,25 @@ def _fetch(read: list[dict[str, paddle.Tensor]], norm: paddle.Tensor) -> tuple[l
 
 @contextlib.contextmanager
 def _exchanged(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]:
-    """Gradients of the processes are exchanged at the last micro-batch only, by the wrapper or by the optimizer."""
+    """Gradients of the processes are exchanged at the last micro-batch only: by the wrapper, by the optimizer, or here.
+
+    Paddle's wrapper fails where blocks are recomputed ("parameter has been ready before"; 2.6.2 and 3.3.1).
+    """
+    several = isinstance(network, paddle.DataParallel)
     divided = isinstance(optimizer, ShardedOptimizer) and optimizer.reduces
+    recomputed = several and any(getattr(layer, "recompute", False) for layer in network.sublayers())
     with contextlib.ExitStack() as stack:
-        if isinstance(network, paddle.DataParallel) and (divided or not last):
+        if several and (divided or recomputed or not last):
             stack.enter_context(network.no_sync())
         if divided and last:
             stack.enter_context(optimizer.last_backward())
         yield
+    if recomputed and last and not divided:
+        with paddle.no_grad():
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad.scale_(1 / dist.get_world_size())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
