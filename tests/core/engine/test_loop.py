@@ -208,6 +208,13 @@ def test_a_step_without_memory_says_which_batch_to_try(tmp_path, error, batch, a
     assert caught.value.__cause__ is error and final(tmp_path).step == 5
 
 
+def test_segmentation_without_memory_is_told_its_own_keys(tmp_path):
+    loop = toy.make_loop(tmp_path, batch=4, config={"kind": "segment", "batch_size": 4})
+    loop.task.loss = lambda batch, *, step: failing(MemoryError())
+    with pytest.raises(OutOfMemoryError, match="Set batch_size=2 and total_batch=4.*; model.backbone.recompute=true"):
+        loop.run()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("x"), OSError(5, "Input/output error")])
 def test_other_errors_of_a_step_pass_unchanged(tmp_path, error):
     loop = toy.make_loop(tmp_path)

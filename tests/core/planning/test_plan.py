@@ -18,7 +18,7 @@ from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_core.planning.cost import Bricks, Cost
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
-from beitv2_core.planning.table import dividing
+from beitv2_core.planning.table import as_json, dividing, memory_rows
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
@@ -117,6 +117,28 @@ def test_memory_is_the_sum_of_its_parts_and_the_largest_batch_just_fits():
     assert found.fits
     less = memory(toy(), device, amp=False, recompute=True, reserve_gb=200 / GB)
     assert less.activations == pytest.approx(4 * (100 - 80 + 10))
+
+
+def test_sharding_divides_what_it_says_and_decides_what_fits():
+    device = find_device("custom", memory_gb=1090 / GB)
+    found = {stage: memory(toy(), device, amp=False, recompute=False, reserve_gb=500 / GB, sharding=stage)
+             for stage in ("off", "stage1", "stage2")}
+    assert [(one.optimizer, one.gradients) for one in found.values()] == [(80, 40), (40, 40), (40, 20)]
+    assert [one.fits for one in found.values()] == [False, True, True]
+    for stage, one in found.items():
+        shown = as_json(toy(sharding=stage), device, estimated_speed(toy(), device, 0.5), reserve_gb=500 / GB)
+        assert shown["memory"][0]["total_gb"] == pytest.approx(one.total / GB)
+        assert shown["memory"][0]["fits"] == one.fits
+        assert [row[0] for row in memory_rows(shown) if row[0].startswith("total")] == {
+            "off": ["total", "total if sharded, stage 1", "total if sharded, stage 2"],
+            "stage1": ["total, sharded, stage 1"], "stage2": ["total, sharded, stage 2"]}[stage]
+
+
+def test_configured_sharding_is_planned():
+    plain, sharded = (planned(PRETRAIN, *more, "--pictures", IMAGENET, "--devices", 16)["memory"][0]
+                      for more in ((), ("train.sharding=stage1",)))
+    assert sharded["optimizer_gb"] == pytest.approx(plain["optimizer_gb"] / 16)
+    assert sharded["total_gb"] == pytest.approx(plain["total_sharding_stage1_gb"])
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(147, 128), (128, 128), (127, 64), (0, 0), (9999, 128)])

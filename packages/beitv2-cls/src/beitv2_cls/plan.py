@@ -66,4 +66,5 @@ def _trunk(bricks: Bricks, config: LabelledRunConfig) -> Cost:
 
 
 def _common(config: LabelledRunConfig) -> dict[str, Any]:
-    return {"states": STATES[config.optim.kind], "amp": config.train.amp, "recompute": config.train.recompute}
+    return {"states": STATES[config.optim.kind], "amp": config.train.amp, "recompute": config.train.recompute,
+            "sharding": config.train.sharding}

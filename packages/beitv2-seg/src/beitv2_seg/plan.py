@@ -41,7 +41,7 @@ def planned_segmentation(config: SegmentConfig, *, pictures: Optional[int], devi
                      _auxiliary_head(bricks, trunk, model, config.model.num_classes)), Cost()
 
     return PlannedRun("segment", schedule, costs, states=STATES[config.optimizer.type], averaged=config.run.use_ema,
-                      amp=AMP[config.run.precision], recompute=bool(trunk["recompute"]))
+                      amp=AMP[config.run.precision], recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
 
 
 def _check_types(config: SegmentConfig) -> None:

@@ -85,7 +85,7 @@ def _tokenizer(config: TokenizerConfig, *, pictures: Optional[int], devices: int
     count = count_pictures(config.data, pictures)
     return PlannedRun("tokenizer", schedule_of(config.optim, config.train, count, devices), costs,
                       beside=f"teacher {config.teacher.name}", states=STATES[config.optim.kind], amp=config.train.amp,
-                      recompute=config.train.recompute)
+                      recompute=config.train.recompute, sharding=config.train.sharding)
 
 
 def tokenizer_costs(bricks: Bricks, config: TokenizerConfig, teacher_width: int) -> tuple[Cost, Cost]:
@@ -140,7 +140,8 @@ def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: in
 
     count = count_pictures(config.data, pictures)
     return PlannedRun("pretrain", schedule_of(config.optim, config.train, count, devices), costs, beside="tokenizer",
-                      states=STATES[config.optim.kind], amp=config.train.amp, recompute=config.train.recompute)
+                      states=STATES[config.optim.kind], amp=config.train.amp, recompute=config.train.recompute,
+                      sharding=config.train.sharding)
 
 
 def _find_tokenizer(config: PretrainConfig) -> tuple[TokenizerConfig, int]:

@@ -165,12 +165,12 @@ def out_of_memory(error: Exception, where: str, images_per_step: int, batches: i
     """
     size = images_per_step // batches
     half = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=None)
-    section = "train." if "train" in settings else ""  # segmentation keeps PaddleSeg's names
+    # Segmentation keeps PaddleSeg's names.
+    section, recompute = ("train.", "train.") if "train" in settings else ("", "model.backbone.")
     advice = "Use smaller pictures or a smaller model" if half is None else (
         f"Set {section}batch_size={half} and {section}total_batch={images_per_step}: more batches are accumulated, the "
         "recipe keeps its pictures per update")
-    if section:
-        advice += "; train.recompute=true saves memory at any batch size"
+    advice += f"; {recompute}recompute=true saves memory at any batch size"
     if saved:
         advice += ". Checkpoints saved before are intact; --resume auto continues them with these settings"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

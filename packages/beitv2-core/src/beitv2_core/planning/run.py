@@ -37,7 +37,7 @@ class PlannedRun(NamedTuple):
 
     costs: (what is trained, the frozen network beside it) in float32 or mixed precision; beside: that network's name,
     empty for none; states: numbers the optimizer keeps for one that is trained; averaged: the weights are averaged as
-    well; amp, recompute: as configured.
+    well; amp, recompute, sharding ("off", "stage1", "stage2"): as configured.
     """
 
     kind: str
@@ -48,6 +48,7 @@ class PlannedRun(NamedTuple):
     averaged: bool = False
     amp: str = "off"
     recompute: bool = False
+    sharding: str = "off"
 
 
 class Memory(NamedTuple):
@@ -79,14 +80,18 @@ class Speed(NamedTuple):
     source: str
 
 
-def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reserve_gb: float) -> Memory:
-    """Bytes on one device; gradients stay allocated between steps, so that all of it is there at once.
+def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reserve_gb: float,
+           sharding: str = "off") -> Memory:
+    """Bytes on one device; all gradients are there before the update, so that everything is there at once.
 
     working: two tensors of the largest kind, which come and go (scores and their gradient, logits and theirs).
+    sharding: stage1 divides what the optimizer keeps among the devices, stage2 the gradients too.
     """
     trained, frozen = run.costs(Bricks(amp))
     weights = FULL * trained.parameters * (2 if run.averaged else 1) + trained.buffers
-    gradients, optimizer = FULL * trained.parameters, FULL * run.states * trained.parameters
+    devices = run.schedule.devices
+    gradients = FULL * trained.parameters / (devices if sharding == "stage2" else 1)
+    optimizer = FULL * run.states * trained.parameters / (1 if sharding == "off" else devices)
     beside, reserve = FULL * frozen.parameters + frozen.buffers, reserve_gb * GB
     batch, working = run.schedule.batch_size, 2 * max(trained.largest, frozen.largest)
     fixed = weights + gradients + optimizer + beside + reserve + trained.at_most(0, recompute)

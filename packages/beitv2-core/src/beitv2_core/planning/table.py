@@ -15,28 +15,31 @@ def as_json(run: PlannedRun, device: Device, speed: Speed, *, reserve_gb: float)
     """Everything the tables show; memory in GB of 2**30 bytes, None where something is not known."""
     trained, frozen = run.costs(Bricks())
     schedule = run.schedule
-    memories = [memory(run, device, amp=amp, recompute=recompute, reserve_gb=reserve_gb) for amp, recompute in COLUMNS]
+
+    def column(amp: bool, recompute: bool) -> dict[str, Any]:
+        found = {sharding: memory(run, device, amp=amp, recompute=recompute, sharding=sharding, reserve_gb=reserve_gb)
+                 for sharding in ("off", "stage1", "stage2")}
+        return _memory_json(found, run)
+
     return {
         "kind": run.kind,
         "device": {"name": device.name, "count": schedule.devices, "memory_gb": device.memory_gb},
         "parameters": {"trained": trained.parameters, "frozen_beside": frozen.parameters, "beside": run.beside},
         "schedule": {**schedule._asdict(), "epochs": schedule.epochs},
-        "configured": {"amp": run.amp, "recompute": run.recompute},
-        "memory": [_memory_json(found, run, schedule.devices) for found in memories],
+        "configured": {"amp": run.amp, "recompute": run.recompute, "sharding": run.sharding},
+        "memory": [column(amp, recompute) for amp, recompute in COLUMNS],
         "work": work(run),
         "time": {**duration(run, speed), "source": speed.source},
     }
 
 
-def _memory_json(found: Memory, run: PlannedRun, devices: int) -> dict[str, Any]:
-    saved = found.optimizer * (1 - 1 / devices)
-    stage2 = saved + found.gradients * (1 - 1 / devices)
+def _memory_json(by_sharding: dict[str, Memory], run: PlannedRun) -> dict[str, Any]:
+    found = by_sharding[run.sharding]
     return {
         "amp": found.amp, "recompute": found.recompute,
         "configured": (found.amp, found.recompute) == (run.amp != "off", run.recompute),
         **{f"{part}_gb": getattr(found, part) / GB for part in PARTS},
-        "total_sharding_stage1_gb": (found.total - saved) / GB,
-        "total_sharding_stage2_gb": (found.total - stage2) / GB,
+        **{f"total_sharding_{stage}_gb": by_sharding[stage].total / GB for stage in ("stage1", "stage2")},
         "fits": found.fits, "largest_batch": found.largest_batch,
         "largest_batch_dividing": None if found.largest_batch is None else dividing(found.largest_batch, run.schedule),
     }
@@ -65,7 +68,9 @@ def memory_rows(found: dict[str, Any]) -> list[list[str]]:
             continue
         rows.append([LABELS.get(part, part), *(_number(column[f"{part}_gb"]) for column in columns)])
     if found["device"]["count"] > 1:
-        for stage in (1, 2):
+        rows[-1][0] += {"off": "", "stage1": ", sharded, stage 1", "stage2": ", sharded, stage 2"}[
+            found["configured"]["sharding"]]
+        for stage in (1, 2) if found["configured"]["sharding"] == "off" else ():
             rows.append([f"total if sharded, stage {stage}",
                          *(_number(column[f"total_sharding_stage{stage}_gb"]) for column in columns)])
     size = found["device"]["memory_gb"]
