@@ -17,36 +17,39 @@ TINY = ["model.width=24", "data.size=64", "validation.size=33", "optim.steps=6",
 BEITV2 = Path(sys.executable).with_name("beitv2")
 
 
-def launched(processes: int, logs: Path, *arguments) -> str:
-    """Run `beitv2 ARGUMENTS` in that many processes; what the first one printed."""
+def launched(processes: int, logs: Path, *arguments) -> subprocess.Popen:
+    """`beitv2 ARGUMENTS` in that many processes."""
     starter = [sys.executable]
     if processes > 1:
         starter += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
                     "--log_dir", str(logs)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*starter, str(BEITV2), *map(str, arguments)], capture_output=True, text=True,
-                          env=environment, timeout=300)
-    said = "\n".join(path.read_text() for path in sorted(logs.glob("workerlog.*"))) if processes > 1 else done.stdout
-    assert done.returncode == 0, done.stdout + done.stderr + said
-    return said
+    return subprocess.Popen([*starter, str(BEITV2), *map(str, arguments)], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, env=environment)
+
+
+def ended(*runs: tuple[subprocess.Popen, Path]) -> None:
+    """Wait for processes, which must end well."""
+    for process, logs in runs:
+        output, _ = process.communicate(timeout=300)
+        said = "\n".join(path.read_text() for path in sorted(logs.glob("workerlog.*")))
+        assert process.returncode == 0, output + said
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BEITV2.is_file(), reason="the beitv2 command is not installed beside this interpreter")
 def test_two_processes_train_and_measure_as_one(tmp_path):
-    metrics = []
-    for count in (1, 2):
-        launched(count, tmp_path / f"logs{count}", "finetune", CONFIG, "--set", *TINY, f"output={tmp_path}/{count}",
-                 f"train.batch_size={16 // count}")
-        lines = (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()
-        metrics.append([json.loads(line) for line in lines])
+    logs = [tmp_path / f"logs{count}" for count in (1, 2)]
+    ended(*((launched(count, logs[count - 1], "finetune", CONFIG, "--set", *TINY, f"output={tmp_path}/{count}",
+                      f"train.batch_size={16 // count}"), logs[count - 1]) for count in (1, 2)))
+    metrics = [[json.loads(line) for line in (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()]
+               for count in (1, 2)]
     np.testing.assert_allclose([line["loss"] for line in metrics[1]], [line["loss"] for line in metrics[0]], rtol=1e-5)
     finals = [json.loads((tmp_path / str(count) / "summary.json").read_text())["final"] for count in (1, 2)]
     assert finals[0]["val_acc1"] == finals[1]["val_acc1"], "accuracy counts every picture once"
-    found = []
-    for count in (1, 2):
-        launched(count, tmp_path / f"eval_logs{count}", "evaluate", tmp_path / "1", "-o", tmp_path / f"eval{count}")
-        found.append(json.loads((tmp_path / f"eval{count}" / "evaluation.json").read_text()))
+    ended(*((launched(count, logs[count - 1], "evaluate", tmp_path / "1", "-o", tmp_path / f"eval{count}"),
+             logs[count - 1]) for count in (1, 2)))
+    found = [json.loads((tmp_path / f"eval{count}" / "evaluation.json").read_text()) for count in (1, 2)]
     assert found[0]["pictures"] == found[1]["pictures"] == 33
     assert found[0]["top1"] == found[1]["top1"]
     np.testing.assert_allclose(found[0]["loss"], found[1]["loss"], rtol=1e-6)

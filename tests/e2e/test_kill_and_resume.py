@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import time
@@ -39,9 +40,17 @@ def command(request, tokenizer_run):
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
+    """The folder of the uninterrupted run, when asked: it goes on beside the others."""
     folder = tmp_path_factory.mktemp("whole")
-    finished(beitv2(*placed(command, folder, 1)))
-    return folder
+    process = beitv2(*placed(command, folder, 1))
+
+    @functools.lru_cache
+    def ended() -> Path:
+        finished(process)
+        return folder
+
+    yield ended
+    process.kill()  # where no test came to ask
 
 
 def test_killed_while_training_and_while_saving(command, whole, tmp_path):
@@ -61,7 +70,7 @@ def test_killed_while_training_and_while_saving(command, whole, tmp_path):
         kill(process)
         assert reached < final(folder).step < 40
     finished(beitv2(*arguments))
-    assert_same_end(whole, folder)
+    assert_same_end(whole(), folder)
     assert not list((folder / "checkpoints").glob(".tmp*"))
 
 
@@ -76,4 +85,4 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_continues(co
     weights.write_bytes(weights.read_bytes()[:-100])
     output = finished(beitv2(*arguments))
     assert f"{newest.name}: weights.safetensors is missing or damaged" in output
-    assert_same_end(whole, folder)
+    assert_same_end(whole(), folder)

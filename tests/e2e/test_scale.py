@@ -46,7 +46,11 @@ def launch(processes: int, folder: Path, *command: Any, host: tuple[str, ...] = 
 
 def train(processes: int, folder: Path, batch: int, *words: str) -> Path:
     """Run `stages.py` to its end."""
-    process = start(processes, folder, batch, *words)
+    return ended(start(processes, folder, batch, *words), folder)
+
+
+def ended(process: subprocess.Popen, folder: Path) -> Path:
+    """The folder of a run that must end well."""
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output + logs_of(folder)
     return folder
@@ -102,8 +106,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one(folder):
-    return train(1, folder / "one", stages.TOTAL, *STAGES)
+def one_and_accumulated(folder):
+    """One process with whole batches, and with four accumulated: both at once, each takes one thread."""
+    runs = [folder / "one", folder / "accumulated"]
+    started = [start(1, runs[0], stages.TOTAL, *STAGES), start(1, runs[1], stages.TOTAL // 4, *ACCUMULATING)]
+    return [ended(process, run) for process, run in zip(started, runs)]
+
+
+@pytest.fixture(scope="module")
+def one(one_and_accumulated):
+    return one_and_accumulated[0]
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +123,11 @@ def two(folder):
     return train(2, folder / "two", stages.TOTAL // 2, *STAGES)
 
 
-def test_one_two_and_four_processes_and_accumulation_have_the_same_losses(folder, one, two, record_property):
+def test_one_two_and_four_processes_and_accumulation_have_the_same_losses(folder, one_and_accumulated, two,
+                                                                          record_property):
+    one, accumulated = one_and_accumulated
     runs = {"2 processes": two, "4 processes": train(4, folder / "four", stages.TOTAL // 4, *STAGES),
-            "4 accumulated": train(1, folder / "accumulated", stages.TOTAL // 4, *ACCUMULATING)}
+            "4 accumulated": accumulated}
     record_property("summary", f"largest relative difference of {STEPS} losses from those of one process:")
     record_property("summary", f"{'':<12}" + "".join(f"{name:>15}" for name in runs))
     worst = {}
@@ -179,7 +193,7 @@ def test_launchers_of_two_hosts_have_the_losses_of_one_with_two_processes(two, f
 
 def test_evaluations_and_a_linear_probe_give_the_same_numbers(one, folder):
     """33 pictures for two processes: one of them has one more."""
-    read = []
+    read, started = [], []
     for processes in (1, 2):
         where = folder / f"measured_{processes}"
         where.mkdir()
@@ -191,10 +205,10 @@ def test_evaluations_and_a_linear_probe_give_the_same_numbers(one, folder):
             ["segment", "evaluate", "--model_path", str(one / "segment"), "--save_dir", str(where / "segment"),
              "--device", "cpu", "--opts", "val_dataset.size=7"]]
         (where / "commands.json").write_text(json.dumps(commands))
-        process = launch(processes, where, Path(__file__).with_name("commands.py"), where / "commands.json")
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output + logs_of(where)
+        started.append(launch(processes, where, Path(__file__).with_name("commands.py"), where / "commands.json"))
         read.append(where)
+    for process, where in zip(started, read):
+        ended(process, where)
     alone, together = read
     lines = [[json.loads(line) for line in (where / "probe/metrics.jsonl").read_text().splitlines()] for where in read]
     for name in ("loss", "best_acc"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e_runs import PRETRAIN, ROOT, SEGMENT, TOKENIZER, assert_same_end, final
+from e2e_runs import PRETRAIN, ROOT, SEGMENT, TOKENIZER, assert_same_end, beitv2, final, finished
 
 pytestmark = pytest.mark.slow
 RANK = Path(__file__).with_name("rank.py")
@@ -30,7 +30,18 @@ def launch(processes: int, folder: Path, command: list[str], *settings: str) -> 
 
 
 def trained(processes: int, folder: Path, command: list[str], *settings: str) -> Path:
-    process = launch(processes, folder, command, f"train.batch_size={16 // processes}", *settings)
+    return ended(launch(processes, folder, command, f"train.batch_size={16 // processes}", *settings), folder)
+
+
+def trained_by_one_and_two(folder: Path, command: list[str], *settings: str) -> list[Path]:
+    """The same run by one process and by two, both at once."""
+    started = {folder / str(count): launch(count, folder / str(count), command, f"train.batch_size={16 // count}",
+                                           *settings) for count in (1, 2)}
+    return [ended(process, where) for where, process in started.items()]
+
+
+def ended(process: subprocess.Popen, folder: Path) -> Path:
+    """The folder of a run that must end well."""
     output, _ = process.communicate(timeout=300)
     logs = "\n".join(path.read_text() for path in Path(str(folder) + "_logs").glob("workerlog.*"))
     assert process.returncode == 0, output + logs
@@ -47,7 +58,7 @@ OFFICIAL = ("optim.steps=14", "health.unquantized_steps=0", "health.revive_after
 
 @pytest.mark.parametrize("settings", [(HEALTHY,), OFFICIAL], ids=["with health measures", "official"])
 def test_tokenizer_training_with_one_codebook_on_both_ranks(tmp_path, settings):
-    one, two = (trained(count, tmp_path / str(count), TOKENIZER, *settings, "train.log_every=1") for count in (1, 2))
+    one, two = trained_by_one_and_two(tmp_path, TOKENIZER, *settings, "train.log_every=1")
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     first, second = np.load(two / "rank_0.npz"), np.load(two / "rank_1.npz")
     for name in first.files:
@@ -57,7 +68,7 @@ def test_tokenizer_training_with_one_codebook_on_both_ranks(tmp_path, settings):
 
 def test_pretraining_with_accumulated_batches(tokenizer_run, tmp_path):
     settings = (f"tokenizer.weights={tokenizer_run}", "optim.steps=6", "train.total_batch=32", "train.log_every=1")
-    one, two = (trained(count, tmp_path / str(count), PRETRAIN, *settings) for count in (1, 2))
+    one, two = trained_by_one_and_two(tmp_path, PRETRAIN, *settings)
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 
 
@@ -79,7 +90,7 @@ def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
 
 def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
     """Four pictures at once in both: batch norm sees them all, whoever holds them."""
-    found = []
+    found = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         starter = [sys.executable]
@@ -90,14 +101,10 @@ def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
                    "--save_interval", "4", "--do_eval", "--resume_model", "auto", "--log_iters", "1",
                    *SEGMENT[SEGMENT.index("--opts"):], "total_batch=8", f"batch_size={4 // processes}",
                    "model.dropout=0.2"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
-        logs = "\n".join(path.read_text() for path in Path(str(folder) + "_logs").glob("workerlog.*"))
-        assert done.returncode == 0, done.stdout + done.stderr + logs
-        found.append(folder)
-    np.testing.assert_allclose(losses(found[1]), losses(found[0]), rtol=1e-5)
-    lines = [json.loads(line) for line in (found[1] / "metrics.jsonl").read_text().splitlines()]
-    alone = subprocess.run([sys.executable, "-m", "beitv2_core.cli", "segment", "evaluate", "--model_path",
-                            str(found[1]), "--device", "cpu"], capture_output=True, text=True, timeout=300)
-    assert alone.returncode == 0, alone.stderr
-    assert json.loads((found[1] / "evaluation.json").read_text())["miou"] == pytest.approx(lines[-1]["miou"])
+        found[folder] = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    one, two = (ended(process, folder) for folder, process in found.items())
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    lines = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
+    finished(beitv2("segment", "evaluate", "--model_path", two, "--device", "cpu"))
+    assert json.loads((two / "evaluation.json").read_text())["miou"] == pytest.approx(lines[-1]["miou"])

@@ -30,7 +30,6 @@ def models():
 
 def built(models: dict, size: str) -> BEiTv2UPerNet:
     if size not in models:
-        models.clear()
         models[size] = segmentor(size)
     return models[size]
 
