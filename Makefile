@@ -54,7 +54,7 @@ test: $(STAMP)  ## the whole suite
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
 
-test-faults: $(STAMP)  ## kill, fill the disk, damage files (ten minutes); the table goes to runs/faults
+test-faults: $(STAMP)  ## kill, fill the disk, damage files (seven minutes); the table goes to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
 parity: $(STAMP)  ## only the comparisons with the official code's recorded values
