@@ -74,7 +74,7 @@ def skipping() -> dict[str, Any]:
         model.skip_unread = skip_unread
         one_step()
 
-    return timed_in_turns({"seconds": lambda: step_with(True), "all_tokens": lambda: step_with(False)}, 6)
+    return timed_in_turns({"seconds": lambda: step_with(True), "all_tokens": lambda: step_with(False)}, 7)
 
 
 def update() -> dict[str, Any]:

@@ -4,7 +4,7 @@ Paddle's CPU convolution copies every window of the map into a matrix (1.8 GB fo
 and adds the gradients back from it.  Here the nine positions of the kernel are nine products of the whole map, whose
 results are added one row or column apart.
 
-Shape suffixes: B batch, C channels in, O channels out, H x W map, R rows = B * (H + 2) * (W + 2) of the padded map.
+Shape suffixes: B batch, C channels in, O channels out, H x W map, P = (H + 2) * (W + 2) pixels of the padded map.
 """
 
 from __future__ import annotations
@@ -37,43 +37,46 @@ class Conv3x3(nn.Conv2D):
 class _Conv3x3OnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
         batch, _, height, width = x.shape
-        map_RC = _padded_rows(x, (1, 1, 1, 1))
-        # A window belongs to the row of its upper left corner; rows that begin no window are cut away at the end.
-        count = map_RC.shape[0] - _offset(2, 2, width)
-        total_RO = None
-        for (row, column), weight_CO in zip(_positions(), _by_position(weight)):
+        map_BCP = _padded(x, (1, 1, 1, 1))
+        ctx.save_for_backward(map_BCP, weight)
+        ctx.shape, ctx.wanted = x.shape, not x.stop_gradient
+        # A window belongs to the pixel of its upper left corner; pixels that begin no window are cut away at the end.
+        count = map_BCP.shape[2] - _offset(2, 2, width)
+        total_BOP = None
+        for (row, column), weight_OC in zip(_positions(), paddle.unbind(_by_position(weight), axis=0)):
             begin = _offset(row, column, width)
-            part_RO = paddle.slice(paddle.matmul(map_RC, weight_CO), [0], [begin], [begin + count])
-            total_RO = part_RO if total_RO is None else total_RO.add_(part_RO)
-        rest_RO = paddle.zeros([map_RC.shape[0] - count, weight.shape[0]], dtype=x.dtype)
-        out = paddle.concat([total_RO, rest_RO]).reshape([batch, height + 2, width + 2, -1])
-        return out[:, :height, :width].transpose([0, 3, 1, 2])
+            part_BOP = paddle.slice(paddle.matmul(weight_OC, map_BCP), [2], [begin], [begin + count])
+            total_BOP = part_BOP if total_BOP is None else total_BOP.add_(part_BOP)
+        rest_BOP = paddle.zeros([batch, weight.shape[0], map_BCP.shape[2] - count], dtype=x.dtype)
+        out = paddle.concat([total_BOP, rest_BOP], axis=2).reshape([batch, -1, height + 2, width + 2])
+        return out[:, :, :height, :width]
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight = ctx.saved_tensor()
-        batch, channels, height, width = x.shape
+        map_BCP, weight = ctx.saved_tensor()
+        batch, channels, height, width = ctx.shape
         out = weight.shape[0]
-        dy_RO = _padded_rows(dy, (0, 2, 0, 2))
-        rows = dy_RO.shape[0]
+        dy_BOP = _padded(dy, (0, 2, 0, 2))
+        pixels = dy_BOP.shape[2]
         shifted = []
         for row, column in _positions():
             begin = _offset(row, column, width)
-            head = paddle.zeros([begin, out], dtype=dy.dtype)
-            shifted.append(paddle.concat([head, dy_RO[:rows - begin]]) if begin else dy_RO)
-        # Side by side: nine times as wide as the result is still far from nine times as wide as the input.
-        shifted_R9O = paddle.concat(shifted, axis=1)
-        del shifted, dy_RO
+            head = paddle.zeros([batch, out, begin], dtype=dy.dtype)
+            shifted.append(paddle.concat([head, dy_BOP[:, :, :pixels - begin]], axis=2) if begin else dy_BOP)
+        # One above the other: nine times as high as the result is still far from nine times as high as the input.
+        shifted_BNP = paddle.concat(shifted, axis=1)  # N = 9 * O
+        del shifted, dy_BOP
         dx = dweight = None
-        if not x.stop_gradient:
-            weight_9OC = paddle.concat([part.t() for part in _by_position(weight)])
-            dx = paddle.matmul(shifted_R9O, weight_9OC).reshape([batch, height + 2, width + 2, channels])
-            dx = dx[:, 1:-1, 1:-1].transpose([0, 3, 1, 2])
+        if ctx.wanted:
+            weight_NC = _by_position(weight).reshape([9 * out, channels])
+            dx = paddle.matmul(weight_NC, shifted_BNP, transpose_x=True)
+            dx = dx.reshape([batch, channels, height + 2, width + 2])[:, :, 1:-1, 1:-1]
         if not weight.stop_gradient:
-            dweight_C9O = paddle.matmul(_padded_rows(x, (1, 1, 1, 1)), shifted_R9O, transpose_x=True)
-            dweight = dweight_C9O.reshape([channels, 3, 3, out]).transpose([3, 0, 1, 2])
+            dweight_NC = paddle.matmul(shifted_BNP[0], map_BCP[0], transpose_y=True)
+            for sample in range(1, batch):
+                dweight_NC.add_(paddle.matmul(shifted_BNP[sample], map_BCP[sample], transpose_y=True))
+            dweight = dweight_NC.reshape([3, 3, out, channels]).transpose([2, 3, 0, 1])
         return dx, dweight
 
 
@@ -82,16 +85,15 @@ def _positions() -> list[tuple[int, int]]:
 
 
 def _offset(row: int, column: int, width: int) -> int:
-    """How many rows of the padded map lie between a window's upper left corner and one of its nine positions."""
+    """How many pixels of the padded map lie between a window's upper left corner and one of its nine positions."""
     return row * (width + 2) + column
 
 
-def _by_position(weight: paddle.Tensor) -> list[paddle.Tensor]:
-    """The kernel (O, C, 3, 3) as nine matrices (C, O)."""
-    return paddle.unbind(weight.transpose([2, 3, 1, 0]).reshape([9, weight.shape[1], weight.shape[0]]), axis=0)
+def _by_position(weight: paddle.Tensor) -> paddle.Tensor:
+    """The kernel (O, C, 3, 3) as nine matrices (9, O, C)."""
+    return weight.transpose([2, 3, 0, 1]).reshape([9, *weight.shape[:2]])
 
 
-def _padded_rows(maps: paddle.Tensor, padding: tuple[int, int, int, int]) -> paddle.Tensor:
-    """Maps (B, C, H, W), padded with zeros (left, right, top, bottom), as rows (R, C) of pixels."""
-    padded = F.pad(maps.transpose([0, 2, 3, 1]), list(padding), data_format="NHWC")
-    return padded.reshape([-1, padded.shape[-1]])
+def _padded(maps: paddle.Tensor, padding: tuple[int, int, int, int]) -> paddle.Tensor:
+    """Maps (B, C, H, W), padded with zeros (left, right, top, bottom), with their pixels in one axis (B, C, P)."""
+    return F.pad(maps, list(padding)).flatten(2)

@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from beitv2_core.deployed import Exported
 from beitv2_core.errors import ShapeError
+from beitv2_seg.bilinear import linear_matrix
 from beitv2_seg.windows import window_corners
 
 #: of resized logits that are held at once
@@ -77,20 +78,6 @@ def resized_rows(x: np.ndarray, size: tuple[int, int], rows: tuple[int, int]) ->
     by_row = linear_matrix(x.shape[1], size[0])[rows[0]:rows[1]]
     by_column = linear_matrix(x.shape[2], size[1])
     return np.matmul(np.matmul(by_row, x), by_column.T)
-
-
-def linear_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """Weights (out_size, in_size) float32 of bilinear resizing along one axis.
-
-    Source: torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
-    """
-    place = np.maximum((np.arange(out_size) + 0.5) * (in_size / out_size) - 0.5, 0)
-    above = np.minimum(place.astype(np.int64), in_size - 1)
-    matrix = np.zeros((out_size, in_size))
-    out = np.arange(out_size)
-    np.add.at(matrix, (out, above), 1 - (place - above))
-    np.add.at(matrix, (out, np.minimum(above + 1, in_size - 1)), place - above)
-    return matrix.astype(np.float32)
 
 
 def _row_stripes(size: tuple[int, int], classes: int) -> list[tuple[int, int]]:

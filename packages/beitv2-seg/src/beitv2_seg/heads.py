@@ -13,6 +13,8 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.layers.dropout import Dropout
+from beitv2_core.layers.linear import uses_cpu_gradients
+from beitv2_seg.bilinear import linear_matrix
 from beitv2_seg.convolution import Conv3x3
 from beitv2_seg.norm import batch_norm
 
@@ -36,7 +38,14 @@ class ConvModule(nn.Layer):
 
 
 def resize(x: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """Bilinear to (height, width), corners not aligned: every use in the recipe."""
+    """Bilinear to (height, width), corners not aligned: every use in the recipe.
+
+    In training on the CPU two products: the gradient of Paddle's own interpolation runs in one thread.
+    """
+    if uses_cpu_gradients(x):
+        by_row = paddle.to_tensor(linear_matrix(x.shape[2], size[0]))
+        by_column = paddle.to_tensor(linear_matrix(x.shape[3], size[1]))
+        return paddle.matmul(by_row, paddle.matmul(x, by_column, transpose_y=True))
     return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
 
 

@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.layers.linear import on_cpu
 
 
 def pixel_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_index: int = 255,
@@ -27,8 +28,10 @@ def pixel_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_ind
         value = int(paddle.masked_select(labels, wrong)[0])
         raise DataError(f"pixel_cross_entropy: a label is {value}, the model has {logits.shape[1]} classes "
                         f"(0 .. {logits.shape[1] - 1}; {ignore_index} is ignored). Check num_classes and the labels.")
-    losses = F.cross_entropy(logits.astype("float32"), labels.unsqueeze(1), axis=1, reduction="none",
-                             ignore_index=ignore_index)
+    scores, axis, targets = logits.astype("float32"), 1, labels.unsqueeze(1)
+    if on_cpu(logits):  # classes last: over another axis Paddle's CPU softmax takes three times as long
+        scores, axis, targets = scores.transpose([0, 2, 3, 1]), -1, labels.unsqueeze(-1)
+    losses = F.cross_entropy(scores, targets, axis=axis, reduction="none", ignore_index=ignore_index)
     if class_weight is not None:
         if len(class_weight) != logits.shape[1] or min(class_weight) < 0:
             raise ConfigError(f"pixel_cross_entropy: {len(class_weight)} class weights for {logits.shape[1]} classes, "
