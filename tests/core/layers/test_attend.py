@@ -110,12 +110,15 @@ def test_a_kernel_that_answers_something_else_is_not_used_and_told_once(monkeypa
     assert [told in str(one.message) for one in recwarn] == [True]
 
 
-def test_a_kernel_that_fails_is_not_used(monkeypatch):
+@pytest.mark.parametrize("error, told", [
+    (RuntimeError("(InvalidArgument)\nthe kernel should not be launched"), "the kernel should not be launched"),
+    (NotImplementedError(), "NotImplementedError")])
+def test_a_kernel_that_fails_is_not_used(monkeypatch, error, told):
     def refuse(*_, **__):
-        raise RuntimeError("(InvalidArgument) the kernel should not be launched")
+        raise error
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
-    with pytest.warns(UserWarning, match=r"kernel fails \(.*not be launched\) for queries \(1, 1, 3, 4\) of"):
+    with pytest.warns(UserWarning, match=rf"kernel fails \({told}\) for queries \(1, 1, 3, 4\) of"):
         assert fused_attention(*(leaf(1, 1, 3, 4) for _ in range(3)), None) is None
 
 

@@ -59,7 +59,8 @@ def _measured_agreement(q, k, v, bias):
     try:
         fused = _kernel(q, k, v, bias).astype("float32")
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        _warn(q, f"fails ({str(error).strip().splitlines()[-1]})")
+        said = str(error).strip() or type(error).__name__
+        _warn(q, f"fails ({said.splitlines()[-1]})")
         return False
     plain = paddle.matmul(attention_weights(q, k, bias).astype(v.dtype), v).astype("float32")
     difference = float((fused - plain).abs().max()) / max(float(plain.abs().max()), 1e-12)
