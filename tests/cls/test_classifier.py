@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, layer_of
-from beitv2_core.build.transfer import transfer_trunk
+from beitv2_core.assembly.transfer import transfer_trunk
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
 

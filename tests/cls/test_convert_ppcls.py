@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from beitv2_cls.classifier import BEiTClassifier
-from beitv2_core.build.convert import convert_file
+from beitv2_core.assembly.convert import convert_file
 from beitv2_core.checkpoint.converted import write_converted
 from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.checkpoint.kinds import recognise

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 from weights_files import Saved
 
-from beitv2_core.build import convert
+from beitv2_core.assembly import convert
 from beitv2_core.checkpoint import registry
 from beitv2_core.checkpoint.weights import cached_path, resolve_weights
 from beitv2_core.cli import app

@@ -13,7 +13,7 @@ import beitv2_core  # noqa: F401  before paddle
 if __name__ == "__main__":
     import numpy as np
 
-    from beitv2_core.build import build_training
+    from beitv2_core.assembly import build_training
     from beitv2_core.config import load_config
     from beitv2_core.engine import distributed
 

@@ -49,7 +49,7 @@ def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) 
                     "validation.every_epochs=100"]
         return build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", [*settings, *changes],
                                             FinetuneConfig)[0])
-    from beitv2_core.build import build_training
+    from beitv2_core.assembly import build_training
 
     settings = [*COMMON, *(TOKENIZER if stage == "tokenizer" else TRUNK), *run, "data.image_size=32"]
     if stage == "pretrain":

@@ -103,7 +103,7 @@ def test_a_resumed_run_passes_over_damaged_checkpoints_to_the_same_end(run, tmp_
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_commands_that_read_a_run_use_its_newest_whole_checkpoint(run, tmp_path, damage, case):
     """What reads trained weights passes over a damaged checkpoint too, and refuses a run without a whole one."""
-    from beitv2_core.build.restore import read_checkpoint
+    from beitv2_core.assembly.restore import read_checkpoint
 
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

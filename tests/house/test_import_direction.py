@@ -31,9 +31,9 @@ ALLOWED = {
     "planning": {"errors", "window"},
     "serve": {"errors", "_entry_points", "data", "viz", "codes", "evaluate"},  # models come in from the command
     "deployed": {"errors", "data", "runtime"},  # runs where no Paddle is
-    "build": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
+    "assembly": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
               "planning", "_entry_points", "window"},
-    "export": {"errors", "models", "build", "codes", "data", "deployed", "_entry_points"},
+    "export": {"errors", "models", "assembly", "codes", "data", "deployed", "_entry_points"},
 }
 #: room -> third-party packages it must not import
 FORBIDDEN = {

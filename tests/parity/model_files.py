@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from golden_io import golden_files, group, load_golden
 
-from beitv2_core.build.convert import Hints
+from beitv2_core.assembly.convert import Hints
 from beitv2_core.checkpoint.writers import write_torch
 
 #: subject of a fixture, where its weights are, the kind of model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from golden_io import group, load_golden
 
-from beitv2_core.build.transfer import resize_pos_embed
+from beitv2_core.assembly.transfer import resize_pos_embed
 from beitv2_core.checkpoint.remap import SHARED, expand_shared_bias, resize_rel_pos_bias
 
 SUBJECT = ("checkpoint_interp",)

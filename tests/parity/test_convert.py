@@ -7,8 +7,8 @@ import pytest
 from golden_io import group, load_golden, note
 from model_files import models
 
-from beitv2_core.build.convert import convert_file, resize_model
-from beitv2_core.build.verify import verify_file
+from beitv2_core.assembly.convert import convert_file, resize_model
+from beitv2_core.assembly.verify import verify_file
 from beitv2_core.checkpoint.kinds import Recognised
 from beitv2_core.checkpoint.remap import SHARED, expand_shared_bias
 

@@ -24,7 +24,7 @@ SUBJECT = ("schemas_main", "schemas_seg")
 CONVERT = """
 import json, re, sys, time
 from pathlib import Path
-from beitv2_core.build.convert import convert_file
+from beitv2_core.assembly.convert import convert_file
 started = time.perf_counter()
 done = convert_file(*sys.argv[1:])
 # Not getrusage: a child process starts with its parent's peak there.

@@ -10,8 +10,8 @@ import pytest
 from full_size import random_state
 from golden_io import load_golden
 
-from beitv2_core.build.convert import convert_file, read_model
-from beitv2_core.build.verify import build, fixed_inputs, outputs_of, verify_file
+from beitv2_core.assembly.convert import convert_file, read_model
+from beitv2_core.assembly.verify import build, fixed_inputs, outputs_of, verify_file
 from beitv2_core.checkpoint.writers import write_torch
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from e2e_runs import assert_same_end, final
 from PIL import Image
 from seg_runs import ADE, segment, train, write_ade20k
 
-from beitv2_core.build.restore import read_checkpoint
+from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.errors import ConfigError
 from beitv2_seg.build import build_segmentation, learning_rates, load_segmentor, plan_accumulation
 from beitv2_seg.config import find_config, read_config_file

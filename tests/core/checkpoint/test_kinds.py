@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_files import models
 
-from beitv2_core.build.described import build_described
+from beitv2_core.assembly.described import build_described
 from beitv2_core.checkpoint.formats import FORMATS, to_format
 from beitv2_core.checkpoint.kinds import KINDS, recognise, under_our_names
 from beitv2_core.checkpoint.shapes import shapes_of

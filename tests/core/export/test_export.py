@@ -15,7 +15,7 @@ from export_models import FORMS, left_over, needs_onnx, student, tokenizer, with
 from typer.testing import CliRunner
 
 from beitv2_core import cli
-from beitv2_core.build import build_mim
+from beitv2_core.assembly import build_mim
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes

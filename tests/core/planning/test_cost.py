@@ -10,8 +10,8 @@ import pytest
 import yaml
 from plain_layers import use_plain_layers
 
-from beitv2_core.build.costs import planned_run, tokenizer_costs
-from beitv2_core.build.models import build_mim, build_teacher, build_tokenizer
+from beitv2_core.assembly.costs import planned_run, tokenizer_costs
+from beitv2_core.assembly.models import build_mim, build_teacher, build_tokenizer
 from beitv2_core.config import load_config, parse_config
 from beitv2_core.dry_run import saved_for_backward
 from beitv2_core.layers.block import Block

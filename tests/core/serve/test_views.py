@@ -11,7 +11,7 @@ import paddle
 import pytest
 from PIL import Image
 
-from beitv2_core.build.restore import freeze
+from beitv2_core.assembly.restore import freeze
 from beitv2_core.codes import encode, picture_batches
 from beitv2_core.data import DigitScenes
 from beitv2_core.errors import ConfigError

@@ -29,8 +29,8 @@ from PIL import Image
 
 from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
 from beitv2_cls.losses import soft_cross_entropy
-from beitv2_core.build.restore import read_checkpoint
-from beitv2_core.build.transfer import transfer_trunk
+from beitv2_core.assembly.restore import read_checkpoint
+from beitv2_core.assembly.transfer import transfer_trunk
 from beitv2_core.checkpoint.remap import EXTRA
 from beitv2_core.config.sections import SIZES
 from beitv2_core.data import SampleRng

@@ -14,10 +14,10 @@ from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConf
 from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, measure_probes, write_table
-from beitv2_core.build import Parts, build_dataset, build_loop, load_mim, plan_batches, seed_everything, set_weights
-from beitv2_core.build.models import trunk_options
-from beitv2_core.build.restore import freeze, read_checkpoint, read_config
-from beitv2_core.build.transfer import PRETRAINING_ONLY, transfer_trunk
+from beitv2_core.assembly import Parts, build_dataset, build_loop, load_mim, plan_batches, seed_everything, set_weights
+from beitv2_core.assembly.models import trunk_options
+from beitv2_core.assembly.restore import freeze, read_checkpoint, read_config
+from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, parse_config
 from beitv2_core.config.schema import grid_of
 from beitv2_core.data import Loader, ResumableSampler

@@ -13,7 +13,7 @@ import numpy as np
 
 from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
-from beitv2_core.build import build_dataset, build_mim, load_mim, seed_everything
+from beitv2_core.assembly import build_dataset, build_mim, load_mim, seed_everything
 from beitv2_core.commands.trials import run_trial
 from beitv2_core.evaluate import eval_batches, linear_probe, pooled_features
 

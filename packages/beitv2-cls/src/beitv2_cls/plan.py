@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
-from beitv2_core.build import build_dataset
-from beitv2_core.build.costs import STATES, count_pictures, patch_area, schedule_of, trunk_cost
+from beitv2_core.assembly import build_dataset
+from beitv2_core.assembly.costs import STATES, count_pictures, patch_area, schedule_of, trunk_cost
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.planning.cost import FULL, Bricks, Cost, total
 from beitv2_core.planning.run import PlannedRun

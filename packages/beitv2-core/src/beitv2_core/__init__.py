@@ -19,7 +19,7 @@ _PUBLIC = {
     "NormEMAQuantizer": "beitv2_core.models.quantizer",
     "VQKD": "beitv2_core.models.vqkd",
     "build_teacher": "beitv2_core.teachers",
-    "load_tokenizer": "beitv2_core.build",
+    "load_tokenizer": "beitv2_core.assembly",
     "load_config": "beitv2_core.config.load",
 }
 _WITHOUT_PADDLE = {"load_config"}

@@ -76,7 +76,7 @@ class _KeepsGradients:
 
 def run_one_step(config: Any) -> DryRun:
     """Build everything the settings name and take one training step. Nothing is written."""
-    from .build.training import build_parts
+    from .assembly.training import build_parts
     from .engine.step import Precision, train_step
 
     if getattr(getattr(config, "tokenizer", None), "cache", None) is not None:  # it would be written to

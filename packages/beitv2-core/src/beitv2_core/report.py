@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from .build import build_dataset, build_masking, build_mim, load_mim, load_tokenizer, seed_everything
+from .assembly import build_dataset, build_masking, build_mim, load_mim, load_tokenizer, seed_everything
 from .codes import encode
 from .config.sections import DataConfig
 from .data import SampleRng

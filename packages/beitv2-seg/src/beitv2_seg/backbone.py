@@ -73,8 +73,8 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
 
     Raises CheckpointError naming a checkpoint of another kind or size.  Source: official mmcv_custom/checkpoint.py.
     """
-    from beitv2_core.build.restore import read_checkpoint
-    from beitv2_core.build.transfer import PRETRAINING_ONLY, transfer_trunk
+    from beitv2_core.assembly.restore import read_checkpoint
+    from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
     from beitv2_core.config import parse_config
     from beitv2_core.config.schema import grid_of
     from beitv2_core.errors import CheckpointError

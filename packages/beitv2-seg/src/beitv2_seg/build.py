@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from beitv2_core.build import seed_everything, set_weights
-from beitv2_core.build.restore import read_checkpoint
-from beitv2_core.build.training import draw_curves
+from beitv2_core.assembly import seed_everything, set_weights
+from beitv2_core.assembly.restore import read_checkpoint
+from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import Loader, ResumableSampler

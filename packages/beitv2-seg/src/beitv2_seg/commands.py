@@ -194,7 +194,7 @@ def _resume(given: str | None) -> str | None:
     """What the loop wants: "auto", None (a new run) or a .pdckpt."""
     if given is None or given == "auto":
         return given
-    from beitv2_core.build.restore import checkpoint_folder
+    from beitv2_core.assembly.restore import checkpoint_folder
 
     folder = checkpoint_folder(Path(given))
     if folder is None or not folder.is_dir():

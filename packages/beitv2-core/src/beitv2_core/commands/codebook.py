@@ -23,7 +23,7 @@ def codebook(
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1),
 ) -> None:
     """Measure codebook usage and perplexity; draw the histogram and the patches nearest to each code."""
-    from ..build import load_tokenizer
+    from ..assembly import load_tokenizer
     from ..evaluate import eval_batches, nearest_patches
     from ..viz.codebook import code_gallery, code_histogram
 
@@ -56,8 +56,8 @@ def codebook(
 
 def find_data(data: Optional[str], run: str, model: Any, limit: int) -> Any:
     """The pictures named on the command line, or those of the run's own settings."""
-    from ..build import build_dataset
-    from ..build.restore import read_config
+    from ..assembly import build_dataset
+    from ..assembly.restore import read_config
     from ..config.schema import pair
     from ..config.sections import DataConfig
     from ..errors import ConfigError

@@ -30,7 +30,7 @@ def convert(
     early_layers: Optional[int] = _EARLY,
 ) -> None:
     """Write weights in another format; from the official files to ours and back nothing is lost, bit for bit."""
-    from ..build.convert import convert_file
+    from ..assembly.convert import convert_file
 
     done = convert_file(src, dst, to, force=force, image_size=size_of(image_size, "--image-size"), backbone=backbone,
                         hints=_hints(source_size, num_heads, early_layers))
@@ -51,7 +51,7 @@ def verify(
     early_layers: Optional[int] = _EARLY,
 ) -> None:
     """Compare a converted model with its source, tensors and outputs on fixed pictures; exit code 1 if it differs."""
-    from ..build.verify import verify_file
+    from ..assembly.verify import verify_file
 
     verdict = verify_file(ours, against, tolerance=tolerance, hints=_hints(source_size, num_heads, early_layers))
     typer.echo(f"{verdict.kind}; compared with: {verdict.reference}")
@@ -76,6 +76,6 @@ def size_of(text: Optional[str], option: str) -> Optional[tuple[int, int]]:
 
 
 def _hints(source_size: Optional[str], num_heads: Optional[int], early_layers: Optional[int]) -> Any:
-    from ..build.convert import Hints
+    from ..assembly.convert import Hints
 
     return Hints(size_of(source_size, "--source-size"), num_heads, early_layers)

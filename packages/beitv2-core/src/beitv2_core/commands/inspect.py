@@ -13,7 +13,7 @@ def inspect(
     tensors: bool = typer.Option(True, help="list every tensor"),
 ) -> None:
     """Show kind, step, settings, tensors and sizes of a checkpoint; nothing in the file is executed."""
-    from ..build.restore import read_checkpoint
+    from ..assembly.restore import read_checkpoint
 
     found = read_checkpoint(checkpoint)
     typer.echo(f"file: {found.path}")

@@ -59,7 +59,7 @@ def download(
     if not convert:
         _report(model, path if output is None else _copy(path, output / model.filename if output.is_dir() else output))
         return
-    from ..build.convert import convert_file
+    from ..assembly.convert import convert_file
 
     if output is not None and output.is_dir():
         output = output / f"{name}.safetensors"

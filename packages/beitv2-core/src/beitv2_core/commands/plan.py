@@ -32,7 +32,7 @@ def plan(
     as_json: bool = typer.Option(False, "--json", help="the same as JSON"),
 ) -> None:
     """Say what a training run will cost: memory, steps, work, time. Needs no data, no weights, no GPU."""
-    from ..build.costs import planned_run
+    from ..assembly.costs import planned_run
     from ..planning.run import Speed, estimated_speed, measured_speed
     from ..planning.table import as_json as values
 

@@ -87,7 +87,7 @@ def build_views(
     """
     from PIL import Image
 
-    from ..build.restore import read_config
+    from ..assembly.restore import read_config
     from ..serve.views import find_view
 
     config = read_config(run)
@@ -106,7 +106,7 @@ def build_views(
 
 def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], name: Optional[str]) -> Any:
     """The tokenizer that is asked for, the run itself, or the one it was pretrained with; and where it came from."""
-    from ..build import load_tokenizer
+    from ..assembly import load_tokenizer
 
     if tokenizer is not None:
         return load_tokenizer(tokenizer, name=name), tokenizer

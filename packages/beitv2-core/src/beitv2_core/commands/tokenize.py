@@ -29,7 +29,7 @@ def tokenize(
     if is_exported(tokenizer):
         model: Any = load_exported(tokenizer, kind="tokenizer")
     else:
-        from ..build import load_tokenizer
+        from ..assembly import load_tokenizer
 
         model = load_tokenizer(tokenizer, name=name)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def fingerprint(model: Any) -> str:
     """SHA-256 of all weights (or of the exported files): tokenizers with one fingerprint give the same codes."""
     if isinstance(model, Exported):
         return model.fingerprint()
-    from ..build.restore import fingerprint as of_weights
+    from ..assembly.restore import fingerprint as of_weights
 
     return of_weights(model)
 

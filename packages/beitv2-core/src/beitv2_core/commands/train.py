@@ -56,7 +56,7 @@ def init_tokenizer(
     overrides = options.all_overrides(set_, more, output)
     tree_only = ["teacher.name=none", "teacher.weights=null", "teacher.sha256=null", "data.root=none"]
     settings, _ = load_config(config, [*overrides, *tree_only], TokenizerConfig)
-    from ..build.restore import save_untrained
+    from ..assembly.restore import save_untrained
 
     typer.echo(str(save_untrained(settings, teacher_width)))
 
@@ -68,6 +68,6 @@ def _train(settings: Any, resume: str, dry_run: bool) -> None:
         for line in run_one_step(settings).lines():
             typer.echo(line)
         return
-    from ..build import build_training
+    from ..assembly import build_training
 
     build_training(settings).run(resume=None if resume == "never" else resume)

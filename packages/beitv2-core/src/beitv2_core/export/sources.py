@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from .._entry_points import find_entry_points
-from ..build.restore import load_mim, load_tokenizer, read_config
+from ..assembly.restore import load_mim, load_tokenizer, read_config
 from ..codes import codes_and_gaps
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import ConfigError

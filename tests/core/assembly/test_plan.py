@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beitv2_core.build.plan import plan_batches
+from beitv2_core.assembly.plan import plan_batches
 from beitv2_core.config.sections import SIZES, OptimConfig, TrainConfig
 from beitv2_core.errors import ConfigError
 from beitv2_core.models import backbone

@@ -9,9 +9,9 @@ from model_files import assert_same_tensors, models
 from typer.testing import CliRunner
 
 from beitv2_core import cli
-from beitv2_core.build.convert import SUFFIXES, Hints, convert_file, read_model
-from beitv2_core.build.restore import load_tokenizer, read_checkpoint, read_weights_file
-from beitv2_core.build.verify import build, outputs_of
+from beitv2_core.assembly.convert import SUFFIXES, Hints, convert_file, read_model
+from beitv2_core.assembly.restore import load_tokenizer, read_checkpoint, read_weights_file
+from beitv2_core.assembly.verify import build, outputs_of
 from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.checkpoint.formats import FORMATS
 from beitv2_core.checkpoint.writers import write_torch
@@ -240,7 +240,7 @@ def test_the_commands_convert_prove_and_notice_a_change(goldens_dir, tmp_path):
 
 
 def test_a_run_is_written_for_others_with_the_settings_it_was_trained_with(tmp_path):
-    from beitv2_core.build.models import build_mim
+    from beitv2_core.assembly.models import build_mim
     from beitv2_core.checkpoint.store import CheckpointStore
     from beitv2_core.config import PretrainConfig
 

@@ -9,9 +9,9 @@ import paddle
 import pytest
 from PIL import Image
 
-from beitv2_core.build import build_training, load_tokenizer
-from beitv2_core.build.restore import fingerprint, save_untrained
-from beitv2_core.build.training import build_parts
+from beitv2_core.assembly import build_training, load_tokenizer
+from beitv2_core.assembly.restore import fingerprint, save_untrained
+from beitv2_core.assembly.training import build_parts
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import ImageFolder, ShardSet
