@@ -76,6 +76,7 @@ class TrainLoop:
         self._signal: int | None = None
         self._window: dict[str, float] = {}
         self._window_steps = 0
+        self._measured: dict[str, float] = {}
 
     def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
         """Train to the end (or `stop_after` steps from here) and return the summary.
@@ -137,6 +138,10 @@ class TrainLoop:
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
                     values = self._log(progress, epoch)
+                elif self._measured and distributed.is_main():
+                    self.run_folder.log(self.step, {"epoch": float(epoch), **self._measured})
+                if self._measured:
+                    progress.say(self.step, self._measured)
                 if self._signal_seen():
                     self._save()
                     raise TrainingInterrupted(
@@ -177,7 +182,7 @@ class TrainLoop:
             raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
                                 self.accumulate * distributed.world_size(), settings=self.config,
                                 saved=self.step > 0) from error
-        self.task.after_step(step=self.step)
+        self._measured = self.task.after_step(step=self.step) or {}
         self.step += 1
         self._window_steps += 1
         for name, value in metrics.items():
@@ -205,11 +210,11 @@ class TrainLoop:
         extras = self.task.log_values()  # on every rank: it may communicate
         rate = progress.images_per_second(self.step)
         rates = {"lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1])}
-        values = {**means, **rates, "epoch": float(epoch), **extras}
+        values = {**means, **rates, "epoch": float(epoch), **extras, **self._measured}
         if distributed.is_main():
             self.run_folder.log(self.step, {**values, "images_per_second": rate})
-            shown = {name: value for name, value in values.items()
-                     if name in ("loss", "lr") or name.startswith(("acc", "usage", "perplexity"))}
+            shown = {name: value for name, value in values.items() if name not in self._measured
+                     and (name in ("loss", "lr") or name.startswith(("acc", "usage", "perplexity")))}
             progress.line(self.step, {**shown, "images/s": rate})
         return values
 
