@@ -126,7 +126,7 @@ def test_bad_data_is_named_before_training(pictures, tmp_path):
     refused(pictures, "num_classes is 7, .* has 2", "model.num_classes=7")
     (tmp_path / "other" / "class_9").mkdir(parents=True)
     next((pictures / "val/class_0").iterdir()).rename(tmp_path / "other/class_9/x.png")
-    refused(pictures, r"2 missing \(class_0, class_1\), 1 unknown \(class_9\)", f"validation.root={tmp_path}/other")
+    refused(pictures, r"validation.root.*class_9.*class_0, class_1", f"validation.root={tmp_path}/other")
 
 
 def listed(pictures, name, labels) -> str:
@@ -141,7 +141,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
     root = [f"data.root={pictures}/val", f"validation.root={pictures}/val"]
     refused(pictures, r"no picture of class 1 \(1 in all\)", *root, "validation.root=null",
             f"data.list_file={listed(pictures, 'gap.txt', [0, 2])}")
-    refused(pictures, r"1 missing \(cat\), 1 unknown \(fox\)", *root,
+    refused(pictures, r"fox.*cat, dog", *root,
             f"data.list_file={listed(pictures, 'train.txt', ['cat', 'dog'])}",
             f"validation.list_file={listed(pictures, 'val.txt', ['dog', 'fox'])}")
     from beitv2_cls.build import build_data

@@ -9,7 +9,7 @@ from typing_extensions import Literal
 
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of
-from beitv2_core.config.sections import EncoderConfig, Section, impossible
+from beitv2_core.config.sections import EncoderConfig, OptimConfig, Section, impossible
 
 
 class ClassifierConfig(EncoderConfig):
@@ -31,6 +31,17 @@ class PretrainedConfig(Section):
     )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
     image_size: int = Field(default=224, gt=0, description="pixels a lone weights file was pretrained with")
+
+
+class FinetuneOptimConfig(OptimConfig):
+    """The optimizer of fine-tuning.
+
+    Source: official run_class_finetuning.py, `--disable_weight_decay_on_rel_pos_bias`, which no other script has.
+    """
+
+    decay_rel_pos_bias: bool = Field(
+        default=True, description="weight decay on every block's relative position bias table; false spares them"
+    )
 
 
 class AugmentConfig(Section):
@@ -84,6 +95,7 @@ class FinetuneConfig(LabelledRunConfig):
 
     kind: Literal["finetune"] = Field(default="finetune", description="which command reads this file")
     pretrained: PretrainedConfig
+    optim: FinetuneOptimConfig
     augment: AugmentConfig = AugmentConfig()
     layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the rate from a layer to the one below")
     ema_decay: Optional[float] = Field(default=None, gt=0, lt=1, description="EMA of the weights; null is none")

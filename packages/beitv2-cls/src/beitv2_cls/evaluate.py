@@ -5,6 +5,8 @@ Shape suffixes: B batch, C classes.
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +90,18 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     if sums[0] == 0:
         raise DataError("evaluation: there is no picture. Give a folder of class folders, or a list file.")
     return Accuracy(sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], int(sums[0]), confusion)
+
+
+def write_results(folder: Path, found: Accuracy, names: Sequence[str]) -> None:
+    """per_class.csv and evaluation.json; bytes of a class folder's name that are no UTF-8 are written as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "pictures", "top1"])
+        for name, total, value in zip(names, found.confusion.sum(1), found.per_class()):
+            writer.writerow([name, int(total), f"{value:.6f}"])
+    values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "pictures": found.pictures}
+    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, most: int = 40) -> None:
