@@ -198,23 +198,28 @@ def compare(
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     seeds: int = typer.Option(3, min=1, help="runs of each kind"),
-    few_labels: int = typer.Option(400, min=20, help="labelled pictures of the second comparison"),
+    few_labels: int = typer.Option(400, min=0, help="labelled pictures of the second comparison, evenly over the "
+                                                     "classes; 0: leave it out"),
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_pictures: int = typer.Option(3000, min=16, help="training pictures of linear probe and kNN"),
     output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the picture"),
 ) -> None:
-    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels."""
-    from beitv2_cls.compare import draw, fine_tune_all, frozen_features, rows_of
+    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels.
+
+    Everything is measured on the validation pictures of the settings (validation.root; digit_scenes: its own).
+    """
+    from beitv2_cls.compare import draw, find_sets, fine_tune_all, frozen_features, rows_of
 
     settings = options.all_overrides(set_, more)
-    table = fine_tune_all(config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
+    sets = find_sets(config, settings, pretrained, output, few_labels=few_labels)
+    table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
-    frozen = frozen_features(pretrained, train_pictures=probe_pictures, test_pictures=1000)
+    frozen = frozen_features(sets, pretrained, train_pictures=probe_pictures, test_pictures=1000)
     figure = output / "figures" / "compare.png"
     draw(table, figure)
     (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
                                          encoding="utf-8")
-    typer.echo(f"top-1 on 1000 test pictures, mean and spread of {seeds} seed(s)")
+    typer.echo(f"top-1 on {len(sets.test)} test pictures, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")
     typer.echo(f"written: {output / 'summary.json'}")

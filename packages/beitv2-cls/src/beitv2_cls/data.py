@@ -131,21 +131,6 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
                         "on images that were learnt from says nothing about others. Give other images.")
 
 
-def spread(dataset: Any, count: int) -> np.ndarray:
-    """Numbers of `count` images, or of all, as evenly over the classes as there are images, int64, sorted.
-
-    Of each class they are spread over its images: files are sorted, so neighbours are alike.
-    """
-    labels = np.asarray(dataset.labels)
-    shares = even_shares(np.bincount(labels, minlength=len(dataset.classes)), count)
-    chosen = []
-    for number, share in enumerate(shares):
-        of_class = np.flatnonzero(labels == number)
-        if share:
-            chosen.append(of_class[np.linspace(0, len(of_class) - 1, share).round().astype(np.int64)])
-    return np.sort(np.concatenate(chosen))
-
-
 def even_shares(available: np.ndarray, count: int) -> np.ndarray:
     """How many images of each class make `count` in all, none differing by more than one where there are enough."""
     shares = np.zeros(len(available), dtype=np.int64)
@@ -158,21 +143,6 @@ def even_shares(available: np.ndarray, count: int) -> np.ndarray:
             shares[number] += more
             left -= more
     return shares
-
-
-class Chosen:
-    """Some images of a labelled data set, by number."""
-
-    def __init__(self, dataset: Any, numbers: np.ndarray):
-        self.dataset, self.numbers, self.classes = dataset, np.asarray(numbers), dataset.classes
-        self.labels = np.asarray(dataset.labels)[self.numbers]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def load(self, index: int, *more: Any) -> Any:
-        """The image with that number among the chosen ones."""
-        return self.dataset.load(int(self.numbers[index]), *more)
 
 
 def classes_without_images(dataset: Any) -> list[str]:
