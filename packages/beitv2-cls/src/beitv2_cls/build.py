@@ -21,17 +21,18 @@ from beitv2_core.assembly import Parts, build_loop, build_mim, load_mim, plan_ba
 from beitv2_core.assembly.described import build_described
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.plan import BatchPlan
-from beitv2_core.assembly.restore import Found, freeze, read_checkpoint, read_config
+from beitv2_core.assembly.found import Found, Hints
+from beitv2_core.assembly.restore import freeze, read_checkpoint, read_config
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
-from beitv2_core.config.schema import grid_of, pair
+from beitv2_core.config.schema import pair
 from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.data.classify_set import ClassTrainTransform
 from beitv2_core.data.mixup import Mixup
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.optim import build_optimizer
-from beitv2_core.errors import CheckpointError, DataError
+from beitv2_core.errors import CheckpointError, ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")
 PROBE_TABLE = "linear_probe.csv"
@@ -166,23 +167,27 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     A fine-tuned model may be given too (ImageNet-22k before 1k, 224 px before 384): its final norm is kept, and
     its head where it has the same number of classes.  Source: official run_class_finetuning.py.
     """
-    source = config.pretrained
-    found = read_checkpoint(str(source.weights), sha256=source.sha256)
-    grid = found.grid or grid_of(source.image_size, config.model.patch_size)
+    source, grid = config.pretrained, None
+    hints = None if source.image_size is None else Hints(size=pair(source.image_size))
+    found = read_checkpoint(str(source.weights), sha256=source.sha256, wanted=("pretraining", "classifier"),
+                            hints=hints)
     if found.config:
         kind = found.config.get("kind")
         settings = parse_config(found.config, source=str(found.path))
         if not isinstance(settings, (PretrainConfig, FinetuneConfig)):
             raise CheckpointError(f"{found.path}: this is a {kind!r} run; fine-tuning starts from a pretraining run "
                                   "(or another fine-tuned one). Give that as pretrained.weights.")
-        grid = settings.grid
+        grid, trained_at = settings.grid, pair(settings.data.image_size)
+        if source.image_size is not None and pair(source.image_size) != trained_at:
+            raise ConfigError(f"pretrained.image_size is {source.image_size}, the run {source.weights} was trained at "
+                              f"{trained_at[0]}x{trained_at[1]} pixels. Leave it out: a run knows its own.")
     weights = found.weights
     drop: tuple[str, ...] = PRETRAINING_ONLY
     if "head.weight" in weights:  # another fine-tuned model: its norm is kept, its head where the classes are as many
         drop = ()
         if int(weights["head.bias"].shape[0]) != model.num_classes:
             drop = ("head.",)
-    fresh = transfer_trunk(model, weights, str(found.path), source_grid=grid, drop=drop)
+    fresh = transfer_trunk(model, weights, str(found.path), source_grid=grid or found.grid, drop=drop)
     log.info("%s: trunk loaded; new: %s", found.path, ", ".join(fresh))
 
 
@@ -193,7 +198,7 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
 
     Raises CheckpointError for what holds no classifier.
     """
-    found, config = read_checkpoint(source), None
+    found, config = read_checkpoint(source, wanted=("classifier",)), None
     if found.config:
         config = parse_config(found.config, source=str(found.path))
         if not isinstance(config, FinetuneConfig):
@@ -205,7 +210,7 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
         model = build_described(described.kind, described.architecture)
     set_weights(model, found.weights, str(found.path))
     model.eval()
-    return model, config, class_names(getattr(found, "classes", None), Path(source), model.num_classes)
+    return model, config, class_names(found.classes, Path(source), model.num_classes)
 
 
 class Backbone(NamedTuple):

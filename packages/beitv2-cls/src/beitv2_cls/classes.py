@@ -57,18 +57,16 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
 def class_names(stored: Sequence[str] | None, place: Path, count: int) -> list[str]:
     """The names of a classifier's `count` classes, by number.
 
-    stored: what the checkpoint says, if anything.  place: the run folder, checkpoint or weights file; without stored
-    names `classes.json` of the run, or `classes.txt` (one name a line) or `classes.json` beside a file, tells them.
-    Without any, classes are called by their numbers, and a warning says so.  Raises CheckpointError for another number
-    of names than classes.
+    stored: what a checkpoint, its run or a file says (`Found.classes`).  place: where it came from; `classes.txt` (one
+    name a line) or `classes.json` beside a file without names tell them.  Without any, classes are called by their
+    numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
     """
-    source = str(place)
-    names = None if stored is None else list(stored)
-    if names is None:
-        for path in _places(place):
-            if path.is_file():
-                names, source = _read_names(path), str(path)
-                break
+    source, names = str(place), None if stored is None else list(stored)
+    beside = [] if place.suffix == ".pdckpt" else [place.parent / NAMES_FILE, place.parent / CLASSES_FILE]
+    for path in beside if names is None and not place.is_dir() else []:
+        if path.is_file():
+            names, source = _read_names(path), str(path)
+            break
     if names is None:
         log.warning("%s: no class names are stored with it: classes are called 0 .. %d. Put %s (one name a line) "
                     "beside it to name them.", place, count - 1, NAMES_FILE)
@@ -106,13 +104,6 @@ def number_by(dataset: Any, classes: Sequence[str], *, where: str, numbers: bool
     table = np.asarray([number_of.get(name, -1) for name in dataset.classes], dtype=np.int64)
     dataset.labels, dataset.classes = table[dataset.labels], list(classes)
     return dataset
-
-
-def _places(place: Path) -> list[Path]:
-    if place.suffix == ".pdckpt":
-        return [place / CLASSES_FILE, place.parent.parent / CLASSES_FILE]
-    folder = place if place.is_dir() else place.parent
-    return [folder / CLASSES_FILE] if place.is_dir() else [folder / NAMES_FILE, folder / CLASSES_FILE]
 
 
 def _read_names(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing_extensions import Literal
 
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of
-from beitv2_core.config.sections import EncoderConfig, OptimConfig, Section, impossible
+from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
 
 
 class ClassifierConfig(EncoderConfig):
@@ -30,7 +30,10 @@ class PretrainedConfig(Section):
         description="pretraining run, .pdckpt or file of published weights; null is random weights"
     )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
-    image_size: int = Field(default=224, gt=0, description="pixels a lone weights file was pretrained with")
+    image_size: Optional[Pixels] = Field(
+        default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a run "
+        "knows its own"
+    )
 
 
 class FinetuneOptimConfig(OptimConfig):
