@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,16 +17,18 @@ from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, measure_probes, write_table
 from beitv2_core.assembly import Parts, build_loop, build_mim, load_mim, plan_batches, seed_everything, set_weights
+from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.described import build_described
+from beitv2_core.assembly.found import Found, Hints
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.plan import BatchPlan
-from beitv2_core.assembly.found import Found, Hints
 from beitv2_core.assembly.restore import freeze, read_checkpoint, read_config
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
 from beitv2_core.config.schema import pair
-from beitv2_core.data import Loader, ResumableSampler
+from beitv2_core.data import Loader, Reading, ResumableSampler
 from beitv2_core.data.classify_set import ClassTrainTransform
+from beitv2_core.data.image_file import OFFICIAL
 from beitv2_core.data.mixup import Mixup
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
@@ -66,7 +67,7 @@ def finetuning_parts(config: FinetuneConfig) -> Parts:
 
     def measure(classifier: Any) -> dict[str, float]:
         found = evaluate(classifier, validation, config.data.image_size, crop_share=check.crop_share,
-                         batch_size=check.batch_size)
+                         batch_size=check.batch_size, num_workers=config.data.num_workers)
         return {"val_acc1": found.top1, "val_acc5": found.top5, "val_loss": found.loss}
 
     loader = _loader(config, train_set, transform, plan)
@@ -125,7 +126,7 @@ def linear_probe_parts(config: LinearProbeConfig) -> Parts:
 
     def measure(model: LinearProbes) -> np.ndarray:
         return measure_probes(model, validation, config.data.image_size, crop_share=check.crop_share,
-                              batch_size=check.batch_size)
+                              batch_size=check.batch_size, num_workers=config.data.num_workers)
 
     loader = _loader(config, train_set, transform, plan)
     task = LinearProbeTask(probes, classes=train_set.classes, measure=measure,
@@ -210,7 +211,7 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
         model = build_described(described.kind, described.architecture)
     set_weights(model, found.weights, str(found.path))
     model.eval()
-    return model, config, class_names(found.classes, Path(source), model.num_classes)
+    return model, config, class_names(found.classes, source, model.num_classes)
 
 
 class Backbone(NamedTuple):
@@ -255,6 +256,11 @@ def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float
     if config is not None:
         return config.validation.crop_share
     return 0.875 if min(pair(model.image_size)) < 384 else 1.0
+
+
+def reading_of_run(config: RunConfig | None) -> Reading:
+    """How image files are read: as in the run's training; without a run, as the official code does."""
+    return OFFICIAL if config is None else reading_of(config.data)
 
 
 def _described(found: Found, kinds: tuple[str, ...], what: str) -> Any:

@@ -9,17 +9,12 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from beitv2_core.engine.run_folder import RunFolder, write_whole
-from beitv2_core.errors import CheckpointError, ConfigError, DataError
+from beitv2_core.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("beitv2_cls")
 CLASSES_FILE = "classes.json"
-#: beside a lone weights file: one name a line
-NAMES_FILE = "classes.txt"
 
 
 def few(names: Sequence[str], most: int = 5) -> str:
@@ -50,31 +45,24 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
     """Write the classes of a run that starts into its folder; ConfigError where it continues one with others."""
     path = run.path / CLASSES_FILE
     if path.is_file() and any(run.checkpoints.glob("step_*.pdckpt")):
-        check_same(_read_names(path), classes, str(path))
+        check_same(_read(path), classes, str(path))
     write_whole(path, json.dumps(list(classes)) + "\n")
 
 
-def class_names(stored: Sequence[str] | None, place: Path, count: int) -> list[str]:
+def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[str]:
     """The names of a classifier's `count` classes, by number.
 
-    stored: what a checkpoint, its run or a file says (`Found.classes`).  place: where it came from; `classes.txt` (one
-    name a line) or `classes.json` beside a file without names tell them.  Without any, classes are called by their
+    stored: what a checkpoint, its run or a file says (`Found.classes`).  Without names, classes are called by their
     numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
     """
-    source, names = str(place), None if stored is None else list(stored)
-    beside = [] if place.suffix == ".pdckpt" else [place.parent / NAMES_FILE, place.parent / CLASSES_FILE]
-    for path in beside if names is None and not place.is_dir() else []:
-        if path.is_file():
-            names, source = _read_names(path), str(path)
-            break
-    if names is None:
-        log.warning("%s: no class names are stored with it: classes are called 0 .. %d. Put %s (one name a line) "
-                    "beside it to name them.", place, count - 1, NAMES_FILE)
+    if stored is None:
+        log.warning("%s: no class names are stored with it: classes are called 0 .. %d. A file gets names by `beitv2 "
+                    "convert FILE OUTPUT --classes NAMES.txt`.", source, count - 1)
         return [str(number) for number in range(count)]
-    if len(names) != count or len(set(names)) != count:
-        raise CheckpointError(f"{source}: {len(names)} class names ({len(set(names))} different ones) for a classifier "
-                              f"of {count} classes. Expected one name for each.")
-    return names
+    if len(stored) != count or len(set(stored)) != count:
+        raise CheckpointError(f"{source}: {len(stored)} class names ({len(set(stored))} different ones) for a "
+                              f"classifier of {count} classes. Expected one name for each.")
+    return list(stored)
 
 
 def has_names(names: Sequence[str]) -> bool:
@@ -82,39 +70,12 @@ def has_names(names: Sequence[str]) -> bool:
     return list(names) != [str(number) for number in range(len(names))]
 
 
-def number_by(dataset: Any, classes: Sequence[str], *, where: str, numbers: bool = False) -> Any:
-    """Give the images of a labelled data set the numbers that `classes` have; the data set is changed and returned.
-
-    numbers: labels may also be numbers of classes, where none of them is a name (list files, shards).
-    Raises DataError for images of a class that is not among `classes`.
-    """
-    dataset.classes = [printable(name) for name in dataset.classes]
-    number_of: dict[str, int] = {name: number for number, name in enumerate(classes)}
-    used = [dataset.classes[label] for label in np.unique(dataset.labels)]
-    unknown = [name for name in used if name not in number_of]
-    if numbers and len(unknown) == len(used) and all(name.isdigit() for name in used):
-        number_of = {name: int(name) for name in used}
-        unknown = [name for name in used if int(name) >= len(classes)]
-    if unknown:
-        raise DataError(
-            f"{where}: {len(unknown)} class(es) that are not known ({few(unknown)}). Known are {len(classes)} "
-            f"({few(classes)}). Use these names{', or their numbers from 0' if numbers else ''}; leave images of other "
-            "classes out."
-        )
-    table = np.asarray([number_of.get(name, -1) for name in dataset.classes], dtype=np.int64)
-    dataset.labels, dataset.classes = table[dataset.labels], list(classes)
-    return dataset
-
-
-def _read_names(path: Path) -> list[str]:
+def _read(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        if path.suffix == ".json":
-            names = json.loads(text)
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError("expected a list of names")
-            return names
-        return [printable(line.strip()) for line in text.splitlines() if line.strip()]
+        names = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("expected a list of names")
+        return names
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: class names cannot be read from it: {error}. Write one name a line into "
-                              f"{NAMES_FILE}, or a JSON list of names into {CLASSES_FILE}.") from None
+        raise CheckpointError(f"{path}: the classes of the run cannot be read: {error}. Remove the file: the "
+                              "checkpoints hold them too.") from None

@@ -132,29 +132,34 @@ def predict(
     top: int = typer.Option(5, min=1, help="classes to show for each picture"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
+    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
 ) -> None:
     """Name the likeliest classes of pictures, with probabilities."""
+    from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
     from beitv2_core.codes import list_pictures
 
     paths = list_pictures([str(path) for path in images])
     if is_exported(run):
-        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size)
+        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
+                                       num_workers=num_workers)
     else:
-        from beitv2_cls.build import crop_share_of, load_classifier
+        from beitv2_cls.build import crop_share_of, load_classifier, reading_of_run
 
         model, config, classes = load_classifier(run)
         predictions = likeliest(model, paths, model.image_size, classes, top=top,
-                                crop_share=crop_share_of(model, config), batch_size=batch_size)
+                                crop_share=crop_share_of(model, config), batch_size=batch_size,
+                                reading=reading_of_run(config), num_workers=num_workers)
     for path, found in predictions:
         if as_json:
-            line = {"path": path, "classes": [{"name": name, "probability": round(share, 6)} for name, share in found]}
+            line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
+                                              for name, share in found]}
             typer.echo(utf8_json(line))
         else:
             typer.echo(shown(path))
             for name, share in found:
-                typer.echo(f"  {100 * share:6.2f} %  {shown(name)}")
+                typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
 
 
 def evaluate(
@@ -166,6 +171,7 @@ def evaluate(
                                                         "the model's class names or their numbers"),
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
+    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
@@ -179,7 +185,7 @@ def evaluate(
     pictures = _pictures(run, model, config, data, list_file, classes)
     chosen = _subset(subset, classes)
     found = measure(model, pictures, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
-                    subset=chosen)
+                    subset=chosen, num_workers=num_workers)
     if not distributed.is_main():
         return
     folder = output or run_folder_of(run)
@@ -241,10 +247,12 @@ def utf8_json(value: Any) -> bytes:
 
 def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file: Optional[Path],
               classes: list[str]) -> Any:
+    from beitv2_cls.classes import has_names
     from beitv2_cls.data import asked_set, validation_set
 
     if data is not None:
-        return asked_set(config, data, list_file, classes, image_size=model.image_size)
+        return asked_set(config, data, list_file, classes, image_size=model.image_size,
+                         named=config is not None or has_names(classes))
     if list_file is not None:
         raise ConfigError(f"--list-file {list_file}: below which folder are its paths? Add --data FOLDER.")
     validation = None if config is None else validation_set(config, classes)
@@ -254,15 +262,11 @@ def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file:
 
 
 def _subset(path: Optional[Path], classes: list[str]) -> Optional[list[int]]:
+    from beitv2_core.data.lists import read_words
+
     if path is None:
         return None
-    from beitv2_cls.classes import printable
-
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        names = [printable(line.strip()) for line in text.splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"--subset {path}: cannot be read: {error}. Give a text file with one class a line.") from None
+    names = [text for _, text in read_words(path, what="--subset")]
     unknown = [name for name in names if name not in classes]
     if unknown or not names:
         raise DataError(f"--subset {path}: {len(unknown)} of {len(names)} names are no class of the model "

@@ -31,8 +31,8 @@ class PretrainedConfig(Section):
     )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
     image_size: Optional[Pixels] = Field(
-        default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a run "
-        "knows its own"
+        default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a "
+        "run knows its own"
     )
 
 

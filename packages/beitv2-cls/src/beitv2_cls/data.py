@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_cls.classes import few, number_by, printable
+from beitv2_cls.classes import few
 from beitv2_cls.config import LabelledRunConfig
 from beitv2_core.assembly import build_dataset
 from beitv2_core.config.sections import DataConfig
@@ -40,7 +40,7 @@ def training_set(config: LabelledRunConfig) -> Any:
     """The labelled images of the settings; their `classes` are the run's."""
     data, asked = config.data, config.model.num_classes
     train_set = build_dataset(data, report=Path(config.output) / "corrupt_files.txt", with_classes=True)
-    classes = train_set.classes = [printable(name) for name in train_set.classes]
+    classes = train_set.classes
     if len(classes) < 2:
         raise DataError(f"{train_set!r}: a single class ({classes[0]!r}); a classifier needs at least two. Give class "
                         "folders below data.root, or a list file with labels.")
@@ -65,38 +65,48 @@ def validation_set(config: LabelledRunConfig, classes: Sequence[str]) -> Any:
     if check.root is None:
         return None
     changed = data.model_copy(update={"root": check.root, "list_file": check.list_file})
-    return _labelled(changed, classes, key="validation.root", list_key="validation.list_file",
-                     report=Path(config.output) / "corrupt_validation_files.txt")
+    return _labelled(changed, classes, "validation.root", "validation.list_file",
+                     Path(config.output) / "corrupt_validation_files.txt")
 
 
 def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | None, classes: Sequence[str], *,
-              image_size: Any, test_images: int = 1000, key: str = "--data", list_key: str = "--list-file") -> Any:
-    """The images a command line names: a folder of class folders, a list file below it, tar files or digit_scenes.
+              image_size: Any, named: bool = True) -> Any:
+    """The images `beitv2 evaluate` is given: a folder of class folders, a list file below it, tar files, digit_scenes.
 
-    config: of the run that is measured, whose scenes are drawn; None for a lone file.
+    config: of the run that is measured, whose images are read in the same way; None for a lone file.  named: False
+    where the classes have numbers only: a folder of exactly as many class folders then names them, in sorted order.
     """
     trained_on = None if config is None else config.data
     if data == "digit_scenes":
         if list_file is not None:
-            raise ConfigError(f"{list_key} {list_file}: digit_scenes are drawn, no list names them. Leave it out.")
-        return _test_scenes(scenes_of(trained_on, image_size), test_images if config is None
-                            else config.validation.size, classes)
-    return _labelled(folder_settings(data, list_file, image_size), classes, key=key, list_key=list_key)
+            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, no list names them. Leave it out.")
+        return _test_scenes(scenes_of(trained_on, image_size), 1000 if config is None else config.validation.size,
+                            classes)
+    settings = folder_settings(data, list_file, image_size, trained_on)
+    if not named and list_file is None and settings.dataset == "folder":
+        folders = build_dataset(settings, with_classes=True, setting="--data")
+        if len(folders.classes) == len(classes):
+            log.info("--data %s: the model's classes have no names; its %d folders are taken for them in sorted order "
+                     "(%s), as ImageNet's are.", data, len(classes), few(folders.classes))
+            return folders
+    return _labelled(settings, classes, "--data", "--list-file")
 
 
-def scenes_of(trained_on: DataConfig | None, image_size: Any, size: int = 1) -> DataConfig:
+def scenes_of(trained_on: DataConfig | None, image_size: Any) -> DataConfig:
     """Settings of drawn images: those a run was trained with, or, for another run, of its image size."""
     if trained_on is not None and trained_on.dataset == "digit_scenes":
         return trained_on
-    return DataConfig(dataset="digit_scenes", size=size, image_size=image_size)
+    return DataConfig(dataset="digit_scenes", size=1, image_size=image_size)
 
 
-def folder_settings(root: str, list_file: Path | None, image_size: Any) -> DataConfig:
-    """Settings of a folder, or of tar files."""
+def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_on: DataConfig | None) -> DataConfig:
+    """Settings of a folder, or of tar files, that are read as a run's training images were."""
     path = Path(root)
     tars = root.endswith(".tar") or "{" in root or path.is_dir() and any(path.glob("*.tar"))
+    ways = set() if trained_on is None else {"exif_orientation", "max_pixels", "max_corrupt"}
     return DataConfig(dataset="shards" if tars else "folder", root=root, image_size=image_size,
-                      list_file=None if list_file is None else str(list_file))
+                      list_file=None if list_file is None else str(list_file),
+                      **{name: getattr(trained_on, name) for name in ways})
 
 
 def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | None, test_list_file: Path | None, *,
@@ -114,10 +124,11 @@ def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | N
         return build_dataset(scenes, split="train", size=sizes[0]), build_dataset(scenes, split="test", size=sizes[1])
     if test is None:
         raise ConfigError("--test: required with --data FOLDER. Give the folder of the images to classify.")
-    known = build_dataset(folder_settings(data, list_file, image_size), with_classes=True)
-    known.classes = [printable(name) for name in known.classes]
-    asked = _labelled(folder_settings(test, test_list_file, image_size), known.classes, key="--test",
-                      list_key="--test-list-file")
+    trained_on = None if config is None else config.data
+    known = build_dataset(folder_settings(data, list_file, image_size, trained_on), with_classes=True,
+                          setting="--data", list_setting="--list-file")
+    asked = _labelled(folder_settings(test, test_list_file, image_size, trained_on), known.classes, "--test",
+                      "--test-list-file")
     refuse_shared(known, asked, f"--data {data} and --test {test}: an image is its own nearest neighbour")
     return known, asked
 
@@ -151,13 +162,12 @@ def classes_without_images(dataset: Any) -> list[str]:
     return [dataset.classes[i] for i in np.flatnonzero(counts == 0)]
 
 
-def _labelled(data: DataConfig, classes: Sequence[str], *, key: str, list_key: str, report: Path | None = None) -> Any:
-    found = build_dataset(data, report=report, with_classes=True)
-    where = f"{key}: {data.root}" if data.list_file is None else f"{list_key}: {data.list_file}"
-    number_by(found, classes, where=where, numbers=data.list_file is not None or data.dataset == "shards")
+def _labelled(data: DataConfig, classes: Sequence[str], setting: str, list_setting: str,
+              report: Path | None = None) -> Any:
+    found = build_dataset(data, report=report, classes=classes, setting=setting, list_setting=list_setting)
     unseen = classes_without_images(found)
     if unseen:
-        log.warning("%s: no image of %d class(es) (%s): their accuracy is not measured.", where, len(unseen),
+        log.warning("%r: no image of %d class(es) (%s): their accuracy is not measured.", found, len(unseen),
                     few(unseen))
     return found
 

@@ -16,7 +16,9 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from beitv2_cls.classes import check_same
-from beitv2_cls.evaluate import labelled_batches, shard
+from beitv2_cls.evaluate import shard
+from beitv2_core.data import eval_batches
+from beitv2_core.data.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
@@ -152,12 +154,12 @@ class LinearProbeTask:
 
 @paddle.no_grad()
 def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_share: float,
-                   batch_size: int) -> np.ndarray:
+                   batch_size: int, num_workers: int = 0) -> np.ndarray:
     """Top-1 (classifiers,) on the labelled pictures, shared among the processes.  Raises DataError for no picture."""
     right, pictures = np.zeros(len(probes.probes)), 0
-    for images, labels in labelled_batches(dataset, image_size, crop_share=crop_share, batch_size=batch_size,
-                                           numbers=shard(len(dataset))):
-        for i, logits_BC in enumerate(probes(paddle.to_tensor(images))):
+    for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
+                                          numbers=shard(len(dataset)), num_workers=num_workers):
+        for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         pictures += len(labels)
     distributed.meet()
