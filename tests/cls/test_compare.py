@@ -1,4 +1,4 @@
-"""`beitv2 compare` on a folder: what it trains on, what it is measured on, which labels are few, what it says meanwhile."""
+"""`beitv2 compare` on a folder: what it trains on and is measured on, which labels are few, what it says meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from beitv2_cls import compare
-from beitv2_cls.compare import draw_few, fine_tune_all, find_sets, frozen_features
+from beitv2_cls.compare import draw_few, find_sets, fine_tune_all, frozen_features
 from beitv2_cls.data import even_shares
 from beitv2_core import cli
 from beitv2_core.errors import BEiTError
@@ -92,8 +92,8 @@ def test_a_comparison_on_a_folder_uses_few_labels_and_tells_how_far_it_is(images
         table = fine_tune_all(sets, CONFIG, str(pretrained), tmp_path, seeds=1, few_labels=6, few_steps=2,
                               settings=settings_of(images))
     assert set(table) == {"all", "6"} and all(len(values) == 1 for row in table.values() for values in row.values())
-    said = caplog.text
-    assert "compare: 4 runs" in said and "compare: 4 of 4 runs finished" in said and "pretrained_all_seed0: top-1" in said
+    for said in ("compare: 4 runs", "compare: 4 of 4 runs finished", "pretrained_all_seed0: top-1"):
+        assert said in caplog.text
     lines = (tmp_path / "few_labels_6_seed0.txt").read_text().splitlines()
     assert sorted(line.split("\t")[1] for line in lines) == ["cat", "cat", "dog", "dog", "fox", "fox"]
     for start in ("pretrained", "scratch"):
@@ -117,7 +117,8 @@ def test_frozen_features_are_of_the_settings_own_sets(images, pretrained, tmp_pa
     sets = sets_of(images, pretrained, tmp_path)
     seen = []
     measure = compare.eval_batches
-    monkeypatch.setattr(compare, "eval_batches", lambda part, *args, **more: (seen.append(part), measure(part, *args, **more))[1])
+    monkeypatch.setattr(compare, "eval_batches",
+                        lambda part, *args, **more: (seen.append(part), measure(part, *args, **more))[1])
     found = frozen_features(sets, str(pretrained), train_pictures=6, test_pictures=9)
     assert [len(part) for part in seen] == [6, 9, 6, 9]
     assert all(len(set(part.labels.tolist())) == 3 for part in seen), "the first files are one class"

@@ -68,6 +68,11 @@ def final(folder):
     return store.load(store.latest())
 
 
+def lines_of(folder) -> dict[int, dict]:
+    """The lines of metrics.jsonl by step."""
+    return {line["step"]: line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
+
+
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_path):
     settings = [f"pretrained.weights={pretrained}/pretrain", "augment.mixup=0.8", "augment.cutmix=1.0",
@@ -85,8 +90,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_
         for name, array in getattr(one, kind).items():
             np.testing.assert_array_equal(array, getattr(other, kind)[name], err_msg=name)
     np.testing.assert_equal(one.state["task"], other.state["task"])
-    lines = [{line["step"]: line for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())}
-             for name in ("whole", "parts")]
+    lines = [lines_of(tmp_path / name) for name in ("whole", "parts")]
     for step in (6, 12):  # the ends of epochs; 6 is a log step, and nothing is measured twice
         assert lines[0][step]["ema_val_acc1"] == lines[1][step]["ema_val_acc1"]
     assert all("val_acc1" not in line for step, line in lines[0].items() if step not in (6, 12))
@@ -120,7 +124,7 @@ def test_validation_values_are_told_and_logged_at_the_step_they_were_measured(tm
     logging.getLogger("beitv2_core").propagate = True
     with caplog.at_level(logging.INFO, logger="beitv2_core"):
         summary = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0]).run()
-    lines = {line["step"]: line for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())}
+    lines = lines_of(tmp_path / "run")
     assert sorted(lines) == [4, 6, 8]
     assert [step for step in lines if "val_acc1" in lines[step]] == [6, 8]
     assert "step 6/8  measured: val_acc1" in caplog.text
@@ -149,7 +153,8 @@ def test_only_fine_tuning_has_the_setting_that_spares_position_tables(tmp_path):
     assert "decay_rel_pos_bias" in said
 
 
-@pytest.mark.parametrize("command, config", [("finetune", "digit_scenes"), ("linear-probe", "linear_probe_digit_scenes")])
+@pytest.mark.parametrize("command, config", [("finetune", "digit_scenes"),
+                                             ("linear-probe", "linear_probe_digit_scenes")])
 def test_a_dry_run_takes_one_step_and_writes_nothing(tmp_path, command, config):
     shown = run(command, CONFIGS / f"cls/{config}.yml", "--dry-run", "--set", *TINY, "pretrained.weights=null",
                 f"output={tmp_path}/run")
@@ -230,6 +235,35 @@ def one_class(pictures) -> Path:
 
 
 def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, pictures):
-    refused(pictures, "this is a 'tokenizer' run", f"pretrained.weights={pretrained}/tokenizer")
-    refused(pictures, "not a trunk for this BEiTClassifier", f"pretrained.weights={pretrained}/pretrain",
+    refused(pictures, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
+    refused(pictures, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
             "model.width=48")
+    refused(pictures, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
+            "pretrained.image_size=64")
+    refused(pictures, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
+
+
+def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
+    """Nothing of the trunk is written; the shared position bias of pretraining becomes one table a block."""
+    plain = tmp_path / "plain.yml"
+    text = (CONFIGS / "cls/digit_scenes.yml").read_text().replace("../_base_", f"{CONFIGS}/_base_")
+    kept = text.split("\n")
+    start = kept.index("model:")
+    plain.write_text("\n".join([*kept[:start], "model: {drop_path: 0.1}", *kept[start + 6:]]))
+    settings = [*[one for one in TINY if not one.startswith("model.")], f"output={tmp_path}/run"]
+    weights = f"pretrained.weights={pretrained}/pretrain"
+    config = load_config(plain, [*settings, weights], FinetuneConfig)[0]
+    model = config.model
+    assert (model.width, model.depth, model.num_heads, model.patch_size) == (24, 3, 3, 8)
+    assert (model.positions, model.init_values, model.drop_path) == ("relative", None, 0.1)
+    from beitv2_cls.build import finetuning_parts
+
+    tables = [name for name in finetuning_parts(config).task.model.state_dict() if name.endswith("position_bias_table")]
+    assert tables == [f"blocks.{i}.attn.relative_position_bias_table" for i in range(3)]
+    saved = config.resolved()
+    saved["pretrained"]["weights"] = "gone"
+    assert FinetuneConfig(**saved).model == model, "a run's own settings are whole without the pretraining run"
+    with pytest.raises(BEiTError, match="model.depth: 2 came, .* has depth 3"):
+        load_config(plain, [*settings, weights, "model.depth=2"], FinetuneConfig)
+    with pytest.raises(BEiTError, match="pretrained.weights.*nope.*model.width"):
+        load_config(plain, [*settings, "pretrained.weights=nope"], FinetuneConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,13 +17,22 @@ from beitv2_cls.data import build_data, refuse_shared
 from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, measure_probes, write_table
-from beitv2_core.assembly import Parts, build_loop, build_mim, load_mim, plan_batches, seed_everything, set_weights
+from beitv2_core.assembly import (
+    Parts,
+    architecture_of,
+    build_loop,
+    build_mim,
+    load_mim,
+    plan_batches,
+    seed_everything,
+    set_weights,
+)
 from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.described import build_described
-from beitv2_core.assembly.found import Found, Hints
+from beitv2_core.assembly.found import Hints
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.plan import BatchPlan
-from beitv2_core.assembly.restore import freeze, read_checkpoint, read_config
+from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
 from beitv2_core.config.schema import pair
@@ -33,7 +43,7 @@ from beitv2_core.data.mixup import Mixup
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.optim import build_optimizer
-from beitv2_core.errors import CheckpointError, ConfigError, DataError
+from beitv2_core.errors import CheckpointError, DataError
 
 log = logging.getLogger("beitv2_cls")
 PROBE_TABLE = "linear_probe.csv"
@@ -168,27 +178,22 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     A fine-tuned model may be given too (ImageNet-22k before 1k, 224 px before 384): its final norm is kept, and
     its head where it has the same number of classes.  Source: official run_class_finetuning.py.
     """
-    source, grid = config.pretrained, None
-    hints = None if source.image_size is None else Hints(size=pair(source.image_size))
-    found = read_checkpoint(str(source.weights), sha256=source.sha256, wanted=("pretraining", "classifier"),
-                            hints=hints)
-    if found.config:
-        kind = found.config.get("kind")
-        settings = parse_config(found.config, source=str(found.path))
-        if not isinstance(settings, (PretrainConfig, FinetuneConfig)):
-            raise CheckpointError(f"{found.path}: this is a {kind!r} run; fine-tuning starts from a pretraining run "
-                                  "(or another fine-tuned one). Give that as pretrained.weights.")
-        grid, trained_at = settings.grid, pair(settings.data.image_size)
-        if source.image_size is not None and pair(source.image_size) != trained_at:
-            raise ConfigError(f"pretrained.image_size is {source.image_size}, the run {source.weights} was trained at "
-                              f"{trained_at[0]}x{trained_at[1]} pixels. Leave it out: a run knows its own.")
+    source = config.pretrained
+    told = source.image_size is not None and not Path(str(source.weights)).is_dir()  # a run knows it
+    hints = Hints(size=pair(source.image_size)) if told else None
+    trunk = architecture_of(str(source.weights), sha256=source.sha256, hints=hints)
+    trunk.fill(config.model.model_dump(), "model.")
+    height, width = trunk.check_image_size(source.image_size, "pretrained.image_size")
+    rows, columns = pair(trunk.settings["patch_size"])
+    found = read_checkpoint(str(source.weights), sha256=source.sha256, hints=hints)
     weights = found.weights
     drop: tuple[str, ...] = PRETRAINING_ONLY
     if "head.weight" in weights:  # another fine-tuned model: its norm is kept, its head where the classes are as many
         drop = ()
         if int(weights["head.bias"].shape[0]) != model.num_classes:
             drop = ("head.",)
-    fresh = transfer_trunk(model, weights, str(found.path), source_grid=grid or found.grid, drop=drop)
+    fresh = transfer_trunk(model, weights, str(found.path), source_grid=(height // rows, width // columns),
+                           drop=drop)
     log.info("%s: trunk loaded; new: %s", found.path, ", ".join(fresh))
 
 
@@ -206,11 +211,10 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
             raise CheckpointError(f"{source}: this is a {config.kind!r} run; a classifier was expected: a run of "
                                   "`beitv2 finetune`, one of its checkpoints, or a file of weights.")
         model = build_classifier(config, int(found.weights["head.bias"].shape[0]))
+        set_weights(model, found.weights, str(found.path))
+        model.eval()
     else:
-        described = _described(found, ("classifier",), "a classifier")
-        model = build_described(described.kind, described.architecture)
-    set_weights(model, found.weights, str(found.path))
-    model.eval()
+        model = build_file(found, ("classifier",))
     return model, config, class_names(found.classes, source, model.num_classes)
 
 
@@ -225,12 +229,11 @@ class Backbone(NamedTuple):
 def load_backbone(source: str) -> Backbone:
     """The trunk of a pretraining or fine-tuning run, a checkpoint or a weights file; CheckpointError for others."""
     config = read_config(source)
-    if config is None:
+    if isinstance(config, FileConfig):
         found = read_checkpoint(source)
-        described = _described(found, ("classifier", "pretraining", "backbone"), "a backbone")
-        model = build_described(described.kind, described.architecture)
-        set_weights(model, found.weights, str(found.path))
-        return Backbone(freeze(model), None, lambda: build_described(described.kind, described.architecture))
+        model = build_file(found, ("classifier", "pretraining", "backbone"))
+        kind = "" if found.model is None else found.model.kind
+        return Backbone(model, None, lambda: build_described(kind, config.architecture))
     if isinstance(config, FinetuneConfig):
         classifier = load_classifier(source)[0]
         return Backbone(freeze(classifier), config, lambda: build_classifier(config, classifier.num_classes))
@@ -261,12 +264,3 @@ def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float
 def reading_of_run(config: RunConfig | None) -> Reading:
     """How image files are read: as in the run's training; without a run, as the official code does."""
     return OFFICIAL if config is None else reading_of(config.data)
-
-
-def _described(found: Found, kinds: tuple[str, ...], what: str) -> Any:
-    """Kind and architecture of a lone file; CheckpointError for another kind or where the file does not tell."""
-    if found.model is None or found.model.kind not in kinds:
-        came = "weights of an unknown architecture" if found.model is None else f"a {found.model.kind} model"
-        raise CheckpointError(f"{found.path}: {came}; {what} was expected: a run of `beitv2 finetune`, one of its "
-                              "checkpoints, or a file of a released or converted model (see `beitv2 inspect FILE`).")
-    return found.model

@@ -87,11 +87,13 @@ def fine_tune_all(sets: Sets, config: Path, pretrained: str, folder: Path, *, se
     """
     trials = [Trial(start, labels, seed) for labels in (None, few_labels or None)[:2 if few_labels else 1]
               for seed in range(seeds) for start in STARTS]
+    # From scratch too, the trunk is the pretrained one's.
+    trunk = [f"model.{name}={json.dumps(value)}" for name, value in sets.config.model.model_dump(mode="json").items()]
     arguments = {}
     for trial in trials:
         weights = repr(pretrained) if trial.start == "pretrained" else "null"
         changes = [*settings, f"output={str(folder / trial.name)!r}", f"pretrained.weights={weights}",
-                   f"seed={trial.seed}"]
+                   f"seed={trial.seed}", *trunk]
         if trial.labels is not None:
             changes += [f"optim.steps={few_steps}", "optim.epochs=null", *_few(sets, folder, trial.labels, trial.seed)]
         arguments[trial] = changes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from pathlib import Path
+from typing import Any, Optional
 
 from pydantic import Field, model_validator
 from typing_extensions import Literal
@@ -10,6 +11,9 @@ from typing_extensions import Literal
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
+
+#: settings of the trunk that pretrained weights decide
+TRUNK = {"width", "depth", "num_heads", "mlp_ratio", "qkv_bias", "patch_size", "init_values", "norm_eps", "positions"}
 
 
 class ClassifierConfig(EncoderConfig):
@@ -81,6 +85,24 @@ class LabelledRunConfig(RunConfig):
 
     model: ClassifierConfig
     validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trunk_of_the_pretrained(cls, values: Any) -> Any:
+        """Take what the settings do not say of the trunk from `pretrained.weights`; what contradicts it is an error."""
+        model, source = (values.get(name) for name in ("model", "pretrained")) if isinstance(values, dict) else (0, 0)
+        weights = source.get("weights") if isinstance(source, dict) else None
+        if not isinstance(model, dict) or not isinstance(weights, str) or TRUNK <= set(model):
+            return values  # nothing to take; settings of a run are whole, and its pretrained weights may be gone
+        if "://" in weights or not Path(weights).exists():
+            if "size" in model or {"width", "depth", "num_heads"} <= set(model):
+                return values
+            raise impossible("pretrained.weights", f"{weights}: no such run folder, checkpoint or weights file here, "
+                             "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
+                             "correct the path, or set model.size")
+        from beitv2_core.assembly import architecture_of
+
+        return {**values, "model": architecture_of(weights).fill(model, "model.")}
 
     @property
     def grid(self) -> tuple[int, int]:
