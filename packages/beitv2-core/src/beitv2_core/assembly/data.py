@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
@@ -23,6 +24,7 @@ from ..data import (
 from ..errors import ConfigError
 from ..masking import MASKINGS
 
+log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
 
 
@@ -43,8 +45,8 @@ def build_dataset(
     """
     if data.dataset == "digit_scenes":
         if data.root:
-            raise ConfigError(f"data.root: {data.root} is not read, the pictures are drawn (data.dataset is digit_scenes). "
-                              "Add data.dataset=folder, or leave data.root out.")
+            log.warning("data.root: %s is not read: data.dataset is digit_scenes, which draws its pictures. Add "
+                        "data.dataset=folder, or leave data.root out.", data.root)
         height, width = pair(data.image_size)
         return DigitScenes(
             split,
@@ -55,7 +57,7 @@ def build_dataset(
         )
     if split != "train" or size is not None:
         asked = f"split {split!r}" if split != "train" else f"{size} pictures"
-        raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which has all of its pictures and no "
+        raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
                           "split. Give a folder of its own for each purpose.")
     if data.dataset == "shards":
         return ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,

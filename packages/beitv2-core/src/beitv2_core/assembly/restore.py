@@ -19,6 +19,7 @@ from .described import build_described
 from .found import Found, checkpoint_folder, read_checkpoint
 from .models import build_mim, build_tokenizer
 
+
 def read_config(source: str) -> Any:
     """The settings a run or checkpoint was made with; None for a lone weights file."""
     folder = checkpoint_folder(Path(source))

@@ -15,6 +15,7 @@ import paddle
 from .._entry_points import find_entry_points
 from ..assembly.restore import load_mim, load_tokenizer, read_config
 from ..codes import codes_and_gaps
+from ..config.sections import DataConfig
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import ConfigError
 from .graphs import FeaturesGraph, SingleGraph, TokenizerGraph
@@ -57,6 +58,9 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
     if kind is not None and found.facts["kind"] != kind:
         raise ConfigError(f"{run}: --kind {kind} was asked for, this {trained!r} run gives a {found.facts['kind']}"
                           f"{'' if trained == 'tokenizer' else ' or features'}.")
+    data = getattr(config, "data", None)
+    if isinstance(data, DataConfig):
+        found.facts["exif_orientation"] = data.exif_orientation
     return found
 
 
@@ -105,7 +109,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes,
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": kind == "segmenter",
              "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 
