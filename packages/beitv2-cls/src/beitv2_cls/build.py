@@ -27,7 +27,6 @@ from beitv2_core.assembly import (
     seed_everything,
     set_weights,
 )
-from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.described import build_described
 from beitv2_core.assembly.found import Hints
 from beitv2_core.assembly.models import trunk_options
@@ -36,9 +35,8 @@ from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_ch
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
 from beitv2_core.config.schema import pair
-from beitv2_core.data import Loader, Reading, ResumableSampler
+from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.data.classify_set import ClassTrainTransform
-from beitv2_core.data.image_file import OFFICIAL
 from beitv2_core.data.mixup import Mixup
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
@@ -259,8 +257,3 @@ def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float
     if config is not None:
         return config.validation.crop_share
     return 0.875 if min(pair(model.image_size)) < 384 else 1.0
-
-
-def reading_of_run(config: RunConfig | None) -> Reading:
-    """How image files are read: as in the run's training; without a run, as the official code does."""
-    return OFFICIAL if config is None else reading_of(config.data)

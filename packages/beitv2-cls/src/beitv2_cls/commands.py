@@ -145,12 +145,13 @@ def predict(
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
                                        num_workers=num_workers)
     else:
-        from beitv2_cls.build import crop_share_of, load_classifier, reading_of_run
+        from beitv2_cls.build import crop_share_of, load_classifier
+        from beitv2_core.assembly.held_out import reading_of_run
 
         model, config, classes = load_classifier(run)
         predictions = likeliest(model, paths, model.image_size, classes, top=top,
                                 crop_share=crop_share_of(model, config), batch_size=batch_size,
-                                reading=reading_of_run(config), num_workers=num_workers)
+                                reading=reading_of_run(run), num_workers=num_workers)
     for path, found in predictions:
         if as_json:
             line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}

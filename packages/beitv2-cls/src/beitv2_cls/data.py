@@ -16,8 +16,10 @@ import numpy as np
 from beitv2_cls.classes import few
 from beitv2_cls.config import LabelledRunConfig
 from beitv2_core.assembly import build_dataset
+from beitv2_core.assembly.data import reading_of
+from beitv2_core.assembly.held_out import named_images
 from beitv2_core.config.sections import DataConfig
-from beitv2_core.data import DigitScenes
+from beitv2_core.data import DigitScenes, Reading
 from beitv2_core.errors import ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")
@@ -101,12 +103,10 @@ def scenes_of(trained_on: DataConfig | None, image_size: Any) -> DataConfig:
 
 def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_on: DataConfig | None) -> DataConfig:
     """Settings of a folder, or of tar files, that are read as a run's training images were."""
-    path = Path(root)
-    tars = root.endswith(".tar") or "{" in root or path.is_dir() and any(path.glob("*.tar"))
-    ways = set() if trained_on is None else {"exif_orientation", "max_pixels", "max_corrupt"}
-    return DataConfig(dataset="shards" if tars else "folder", root=root, image_size=image_size,
-                      list_file=None if list_file is None else str(list_file),
-                      **{name: getattr(trained_on, name) for name in ways})
+    found = named_images(root, image_size, Reading() if trained_on is None else reading_of(trained_on))
+    if list_file is not None and found.dataset == "shards":
+        raise ConfigError(f"{list_file}: no list names a part of tar files ({root}), read whole. Leave it out.")
+    return found if list_file is None else found.model_copy(update={"list_file": str(list_file)})
 
 
 def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | None, test_list_file: Path | None, *,

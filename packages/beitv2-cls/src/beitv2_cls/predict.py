@@ -53,7 +53,7 @@ def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5, bat
     """`predict` of an exported classifier, with the crop and the class names it was exported with."""
     known = model.description
     return predict(model, paths, known.image_size, known.classes or (), top=top, crop_share=known.crop_share,
-                   batch_size=batch_size, num_workers=num_workers)
+                   batch_size=batch_size, reading=model.reading, num_workers=num_workers)
 
 
 def _logits(model: Any, images: np.ndarray) -> np.ndarray:

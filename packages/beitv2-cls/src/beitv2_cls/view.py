@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PIL import Image
 
-from beitv2_cls.build import crop_share_of, load_classifier, reading_of_run
+from beitv2_cls.build import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
 from beitv2_cls.predict import likeliest
+from beitv2_core.assembly.held_out import reading_of_run
 from beitv2_core.serve.results import ClassesResult, ClassShare, picture_url
 from beitv2_core.serve.views import View, model_view
 
@@ -30,4 +31,4 @@ def classifier_view(run: str) -> View:
                              classes=[ClassShare(name=name, probability=min(share, 1.0)) for name, share in found])
 
     return View("classes", "Classes", f"The likeliest of {len(names)} classes.", show,
-                upright=reading_of_run(config).upright)
+                upright=reading_of_run(run).upright)
