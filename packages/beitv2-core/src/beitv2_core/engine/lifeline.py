@@ -53,8 +53,8 @@ class Lifeline:
                 connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
             except OSError as error:
                 raise BEiTError(f"process {rank} of {world_size}: cannot reach process 0 at {host}, port {port}: "
-                                f"{error}. Look into its log (workerlog.0); between hosts, a firewall must let all ports "
-                                "through.") from None
+                                f"{error}. Look into its log (workerlog.0); between hosts, a firewall must let all "
+                                "ports through.") from None
             self._keep(0, connection, connection.makefile("r", encoding="ascii"))
             self._send(0, f"{token} {rank}")
         for number, (_, reader) in self._peers.items():
