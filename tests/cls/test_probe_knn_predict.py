@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from beitv2_cls.build import build_linear_probe, load_backbone
 from beitv2_cls.config import LinearProbeConfig
+from beitv2_cls.data import neighbour_sets
 from beitv2_cls.evaluate import draw_confusion
 from beitv2_cls.linear_probe import LinearProbes
 from beitv2_core import cli
@@ -77,6 +78,18 @@ def test_every_classifier_learns_as_if_it_were_alone():
         np.testing.assert_allclose(weight, alone, rtol=1e-5, atol=1e-8, err_msg=str(probe))
 
 
+def test_the_loss_that_is_logged_is_the_mean_of_those_that_are_summed():
+    from beitv2_cls.linear_probe import LinearProbeTask
+    from beitv2_core.data.classify_set import TrainBatch
+
+    rng = np.random.default_rng(0)
+    probes = LinearProbes(trunk(), num_classes=3, layers=(0, 1), features=("cls", "mean"))
+    batch = TrainBatch(rng.standard_normal((4, 3, 16, 16), dtype=np.float32), rng.integers(0, 3, 4), [])
+    loss, shown = LinearProbeTask(probes).loss(batch, step=0)
+    assert float(shown["loss"]) == pytest.approx(float(loss) / 4, rel=1e-6)
+    assert 0.9 < float(shown["loss"]) < 1.3, "near log 3 before any step"
+
+
 def test_a_block_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match=r"probe.layers: \[0, 2\]; the trunk has blocks 0 .. 1"):
         LinearProbes(trunk(), num_classes=3, layers=(0, 2))
@@ -89,6 +102,8 @@ def test_linear_probe_reports_every_classifier_and_resumes_exactly(tmp_path):
     assert len(rows) == 3 * 3 * 3
     best = max(float(row["top1"]) for row in rows)
     assert f"best: top-1 {100 * best:.2f} %" in output
+    shown = [float(row["top1"]) for row in rows]
+    assert shown == sorted(shown, reverse=True), "the best first"
     assert (tmp_path / "whole/figures/linear_probe.png").read_bytes()[:4] == b"\x89PNG"
     settings, _ = load_config(PROBE, [*TINY, f"output={tmp_path}/parts"], LinearProbeConfig)
     build_linear_probe(settings).run(stop_after=4)
@@ -145,6 +160,20 @@ def test_predict_gives_probabilities_in_order(classifier, tmp_path):
     assert table.count(" %  ") == 5
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert "broken.png" in run("predict", classifier, tmp_path / "broken.png", code=2)
+
+
+def test_drawn_test_pictures_are_those_of_the_run(tmp_path):
+    """Two digits on larger pictures: `--data digit_scenes` is the test set that `evaluate` takes by itself."""
+    run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={tmp_path}/run", "optim.steps=6",
+        "data.scene_digits=[2,3]", "data.scene_size=48", "data.scene_seed=3")
+    for name, data in (("own", []), ("named", ["--data", "digit_scenes"])):
+        run("evaluate", tmp_path / "run", "-o", tmp_path / name, *data)
+    assert (tmp_path / "own/evaluation.json").read_text() == (tmp_path / "named/evaluation.json").read_text()
+    known, asked = neighbour_sets(load_backbone(str(tmp_path / "run")).config, "digit_scenes", None, None, None,
+                                  image_size=(32, 32), sizes=(5, 3))
+    assert (len(known), len(asked)) == (5, 3) and known.load(0).image.size == (48, 48)
+    assert neighbour_sets(None, "digit_scenes", None, None, None, image_size=(32, 16),
+                          sizes=(1, 1))[0].load(0).image.size == (32, 32)
 
 
 def test_evaluate_draws_the_confusions(classifier, tmp_path):

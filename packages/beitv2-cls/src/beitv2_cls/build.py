@@ -16,7 +16,7 @@ from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConf
 from beitv2_cls.data import build_data, refuse_shared
 from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
-from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, draw_probes, measure_probes, write_table
+from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, Probe, draw_probes, measure_probes, write_table
 from beitv2_core.assembly import (
     Parts,
     architecture_of,
@@ -95,7 +95,10 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
     Raises DataError without validation pictures: there would be no best.
     """
     parts = linear_probe_parts(config)
-    probes, table = parts.task.model.probes, []
+    probes: list[Probe] = parts.task.model.probes
+    table: list[float] = []
+    log.info("linear probe: %d classifiers (block, feature, rate) are trained in one pass; the loss shown is their mean.",
+             len(probes))
 
     def at_end() -> dict[str, Any]:
         table[:] = parts.task.last_values().tolist()
