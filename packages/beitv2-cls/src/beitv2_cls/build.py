@@ -97,7 +97,7 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
     parts = linear_probe_parts(config)
     probes: list[Probe] = parts.task.model.probes
     table: list[float] = []
-    log.info("linear probe: %d classifiers (block, feature, rate) are trained in one pass; the loss shown is their mean.",
+    log.info("linear probe: %d classifiers (block, feature, rate) in one pass; the loss shown is their mean.",
              len(probes))
 
     def at_end() -> dict[str, Any]:
@@ -180,8 +180,8 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     its head where it has the same number of classes.  Source: official run_class_finetuning.py.
     """
     source = config.pretrained
-    told = source.image_size is not None and not Path(str(source.weights)).is_dir()  # a run knows it
-    hints = Hints(size=pair(source.image_size)) if told else None
+    size = None if Path(str(source.weights)).is_dir() else source.image_size  # a run knows its own
+    hints = None if size is None else Hints(size=pair(size))
     trunk = architecture_of(str(source.weights), sha256=source.sha256, hints=hints)
     trunk.fill(config.model.model_dump(), "model.")
     height, width = trunk.check_image_size(source.image_size, "pretrained.image_size")

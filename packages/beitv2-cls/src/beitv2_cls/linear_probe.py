@@ -130,7 +130,11 @@ class LinearProbeTask:
 
     def last_values(self) -> np.ndarray:
         """Top-1 of every classifier after the update made last; measured here where it was not due."""
-        return self.measure(self.model) if self._last is None and self.measure is not None else self._last
+        if self._last is not None:
+            return self._last
+        if self.measure is None:
+            raise DataError("linear probe: there are no validation images to measure on. Give validation.root.")
+        return self.measure(self.model)
 
     def on_epoch(self, epoch: int) -> None:
         """Nothing to prepare."""
