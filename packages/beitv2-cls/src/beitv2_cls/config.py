@@ -102,7 +102,13 @@ class LabelledRunConfig(RunConfig):
                              "correct the path, or set model.size")
         from beitv2_core.assembly import architecture_of
 
-        return {**values, "model": architecture_of(weights).fill(model, "model.")}
+        try:
+            return {**values, "model": architecture_of(weights).fill(model, "model.")}
+        except CheckpointError as error:
+            raise impossible("pretrained.weights", str(error).rstrip(".")) from None
+        except ConfigError as error:  # it begins with the setting
+            key, _, message = str(error).partition(": ")
+            raise impossible(key, message.rstrip(".")) from None
 
     @property
     def grid(self) -> tuple[int, int]:
