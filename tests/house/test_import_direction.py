@@ -24,8 +24,8 @@ ALLOWED = {
     # A teacher is built from weights and their hash, so it reads them itself.
     "teachers": {"errors", "layers", "checkpoint", "_entry_points"},
     "masking": {"errors"},
-    "data": {"errors", "masking"},
-    "engine": {"errors", "layers"},  # layers: the collectives
+    "data": {"errors", "masking", "runtime"},  # runtime: threads of the workers
+    "engine": {"errors", "layers", "runtime"},  # layers: the collectives
     "config": {"errors", "_entry_points"},
     "viz": {"errors"},
     "planning": {"errors", "window"},

@@ -20,6 +20,7 @@ import numpy as np
 import paddle
 import yaml
 
+from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
@@ -89,6 +90,7 @@ class TrainLoop:
         None starts anew and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
         """
+        runtime.keep_freed_memory()
         distributed.init()
         main = distributed.is_main()
         if main:
