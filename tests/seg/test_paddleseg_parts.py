@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from e2e_runs import assert_same_end
-from seg_runs import DIGITS, train
+from seg_runs import DIGITS, segment, train, write_ade20k
 
 from beitv2_core.engine.optim import set_weight_decay
 from beitv2_core.errors import ConfigError
@@ -287,3 +288,21 @@ def test_a_run_of_paddlesegs_parts_stopped_and_resumed_ends_as_the_uninterrupted
     build_segmentation(settings).run(resume=None, stop_after=3)
     build_segmentation(settings).run(resume="auto")
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_settings_of_the_readme_train_on_ones_own_files(tmp_path):
+    data = write_ade20k(tmp_path / "data", part="validation", pictures=4)
+    for name in ("train", "val"):
+        lines = [f"images/validation/{file.name} annotations/validation/{file.stem}.png"
+                 for file in sorted((data / "images/validation").iterdir())]
+        (data / f"{name}.txt").write_text("\n".join(lines))
+    readme = Path(__file__).resolve().parents[2] / "packages/beitv2-seg/README.md"
+    text = readme.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    for old, new in (("DATA", str(data)), ("PRETRAINED", "null"), ("num_classes: 3", "num_classes: 11"), ("512", "64"),
+                     ("341", "43"), ("2048", "256")):
+        text = text.replace(old, new)
+    (tmp_path / "mine.yml").write_text(text)
+    output = segment("train", "--config", tmp_path / "mine.yml", "--save_dir", tmp_path / "run", "--device", "cpu",
+                     "--do_eval", "--iters", 2, "--opts", "batch_size=2", "model.channels=8", "model.aux_channels=4",
+                     "model.backbone={size: null, width: 12, depth: 12, num_heads: 2}")
+    assert "best_miou" in output
