@@ -43,6 +43,15 @@ class LossConfig(Section):
     types: list[Component] = Field(min_length=1, description="losses, the decoder's first")
     coef: list[float] = Field(min_length=1, description="their weights")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_outputs(cls, values: Any) -> Any:
+        """PaddleSeg's rule: a single loss with several weights is the loss of every output."""
+        types, weights = (values.get("types"), values.get("coef")) if isinstance(values, dict) else (None, None)
+        if isinstance(types, list) and isinstance(weights, list) and len(types) == 1 < len(weights):
+            return {**values, "types": types * len(weights)}
+        return values
+
     @model_validator(mode="after")
     def _one_weight_each(self) -> LossConfig:
         if len(self.types) != len(self.coef):
