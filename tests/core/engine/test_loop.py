@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import random
 import shutil
@@ -160,9 +161,30 @@ def test_a_run_folder_tells_what_was_run(tmp_path):
     assert steps == [4, 8, 12, 16, 20] and all("loss" in line and "lr" in line for line in metrics(tmp_path))
 
 
+def test_what_was_measured_is_logged_and_shown_at_its_step_and_once_after_a_kill(tmp_path, caplog):
+    """Steps 7 and 14 end epochs and are no log steps, step 20 is one; killed between measuring and saving at 14."""
+    def loop(folder):
+        made = toy.make_loop(folder)
+        made.task.after_step = lambda *, step: {"val_acc1": step / 100} if step + 1 in (7, 14, 20) else None
+        return made
+
+    logging.getLogger("beitv2_core").propagate = True
+    with caplog.at_level(logging.INFO, logger="beitv2_core"):
+        summary = loop(tmp_path / "whole").run()
+    found = {line["step"]: line["val_acc1"] for line in metrics(tmp_path / "whole") if "val_acc1" in line}
+    assert found == {7: 0.06, 14: 0.13, 20: 0.19} and summary["last"]["val_acc1"] == 0.19
+    steps = [line["step"] for line in metrics(tmp_path / "whole")]
+    assert steps == sorted(set(steps)) == [4, 7, 8, 12, 14, 16, 20]
+    assert "step 14/20  measured: val_acc1 0.13" in caplog.text
+    loop(tmp_path / "parts").run(stop_after=14)
+    shutil.rmtree(tmp_path / "parts/checkpoints/step_000014.pdckpt")
+    loop(tmp_path / "parts").run("auto")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
 def test_files_half_written_by_a_killed_process_are_removed_at_the_next_start(tmp_path):
     (tmp_path / "best_model").mkdir()
-    for name in (".config.yml.123.tmp", "best_model/.model.pdparams.123.tmp"):
+    for name in (".config.yml.123.beitv2.tmp", "best_model/.model.pdparams.123.beitv2.tmp"):
         (tmp_path / name).write_text("half")
     toy.make_loop(tmp_path).run()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -226,3 +248,11 @@ def test_other_errors_of_a_step_pass_unchanged(tmp_path, error):
 
 def failing(error):
     raise error
+
+
+def test_mixed_precision_without_a_gpu_is_refused_under_the_name_its_settings_have(tmp_path):
+    with pytest.raises(ConfigError, match="train.amp: bf16.*Set train.amp=off"):
+        toy.make_loop(tmp_path, amp="bf16")
+    with pytest.raises(ConfigError, match="run.precision: fp16.*Set run.precision=fp32"):
+        toy.make_loop(tmp_path, amp="fp16", amp_off="run.precision=fp32")
+    assert not list(tmp_path.iterdir())

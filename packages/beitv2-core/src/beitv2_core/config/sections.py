@@ -19,6 +19,8 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
+#: `data.image_file.MAX_PIXELS`, which this room may not import
+MAX_PIXELS = 2**30 // 12
 Pixels = Union[int, tuple[int, int]]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads a bare off as false
@@ -51,6 +53,7 @@ class DataConfig(Section):
     """Where pictures come from and how they are cropped.
 
     Departs: `draft` decodes a JPEG smaller where its crop allows; the official code decodes every picture whole.
+    `exif_orientation` turns photographs; the official loader does not.
     """
 
     dataset: Literal["folder", "shards", "digit_scenes"] = Field(
@@ -69,6 +72,14 @@ class DataConfig(Section):
         default=None, description="text file naming the pictures, one a line, below data.root"
     )
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
+    exif_orientation: bool = Field(
+        default=False,
+        description="turn photographs as their EXIF data say, in training and in every command that reads images for "
+        "the run; false: pixels as they are stored, as the official loader",
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS, gt=0, description="most pixels of an image file (Pillow's limit against files that explode)"
+    )
     size: Optional[int] = Field(default=None, gt=0, description="number of pictures (dataset: digit_scenes)")
     scene_size: Optional[int] = Field(
         default=None, gt=0, description="side in pixels of a drawn picture; default image_size"
@@ -251,7 +262,8 @@ class TokenizerSourceConfig(Section):
         default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
     )
     amp: Amp = Field(
-        default="off", description="mixed precision of the tokenizer's encoder (GPU); not the official codes"
+        default="off",
+        description="mixed precision of the tokenizer's encoder; refused without a GPU; not the official codes",
     )
     cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
 
@@ -335,7 +347,7 @@ class TrainConfig(Section):
         gt=0,
         description="pictures behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
-    amp: Amp = Field(default="off", description="mixed precision (GPU)")
+    amp: Amp = Field(default="off", description="mixed precision; refused without a GPU")
     sharding: Sharding = Field(
         default="off",
         description="divide the optimizer's state among the processes; stage2: the gradients too. Same updates",

@@ -52,7 +52,8 @@ class TrainLoop:
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
-    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors.
+    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
+    mixed precision off, for the error on a CPU.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
@@ -60,22 +61,24 @@ class TrainLoop:
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
-                 sharding: str = "off", section: str = "train"):
+                 sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off"):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
+        self.precision = Precision(amp, off=amp_off)
         self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp, key=f"{section}.sharding")
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.at_end, self.free_settings = at_end, tuple(free_settings)
-        self.precision = Precision(amp)
         self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
         self._window: dict[str, float] = {}
         self._window_steps = 0
+        self._measured: dict[str, float] = {}
+        self._made_by: dict[str, Any] = {}
 
     def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
         """Train to the end (or `stop_after` steps from here) and return the summary.
@@ -97,8 +100,8 @@ class TrainLoop:
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
                                  else self.task.model)
             if main:
-                info = environment(self.seed, paddle.device.get_device(), distributed.world_size())
-                self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), info)
+                self._made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
+                self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), self._made_by)
                 self.run_folder.start_metrics(self.step)
             previous = self._catch_signals()
             try:
@@ -137,6 +140,10 @@ class TrainLoop:
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
                     values = self._log(progress, epoch)
+                elif self._measured and distributed.is_main():
+                    self.run_folder.log(self.step, {"epoch": float(epoch), **self._measured})
+                if self._measured:
+                    progress.say(self.step, self._measured)
                 if self._signal_seen():
                     self._save()
                     raise TrainingInterrupted(
@@ -177,7 +184,7 @@ class TrainLoop:
             raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
                                 self.accumulate * distributed.world_size(), settings=self.config,
                                 saved=self.step > 0) from error
-        self.task.after_step(step=self.step)
+        self._measured = self.task.after_step(step=self.step) or {}
         self.step += 1
         self._window_steps += 1
         for name, value in metrics.items():
@@ -205,11 +212,11 @@ class TrainLoop:
         extras = self.task.log_values()  # on every rank: it may communicate
         rate = progress.images_per_second(self.step)
         rates = {"lr": float(self.lr[self.step - 1]), "weight_decay": float(self.weight_decay[self.step - 1])}
-        values = {**means, **rates, "epoch": float(epoch), **extras}
+        values = {**means, **rates, "epoch": float(epoch), **extras, **self._measured}
         if distributed.is_main():
             self.run_folder.log(self.step, {**values, "images_per_second": rate})
-            shown = {name: value for name, value in values.items()
-                     if name in ("loss", "lr") or name.startswith(("acc", "usage", "perplexity"))}
+            shown = {name: value for name, value in values.items() if name not in self._measured
+                     and (name in ("loss", "lr") or name.startswith(("acc", "usage", "perplexity")))}
             progress.line(self.step, {**shown, "images/s": rate})
         return values
 
@@ -228,13 +235,13 @@ class TrainLoop:
         if distributed.is_main() or isinstance(self.optimizer, ShardedOptimizer):
             optimizer = optimizer_state(self.optimizer, self.task.model)
         if distributed.is_main():
-            made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
             # The generators of Python, numpy and Paddle start anew from (seed, step) at every step: this is their
             # whole state.
             state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
                      "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "processes": made_by["processes"], "at_once": self._at_once, "versions": made_by["versions"]}
+                     "processes": self._made_by["processes"], "at_once": self._at_once,
+                     "versions": self._made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer, state, self.config)
             self.run_folder.check_present()

@@ -50,14 +50,28 @@ class Progress:
         (before, then), self._last = self._last, (done, now)
         return (done - before) * self.images_per_step / max(now - then, 1e-9)
 
+    def say(self, done: int, values: Mapping[str, float]) -> None:
+        """Show what was measured after `done` steps in a line that stays, on a terminal too."""
+        if not self.enabled:
+            return
+        line = f"{self.title}  step {done}/{self.total}  measured: {_words(values)}"
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            log.info("%s", line)
+
     def line(self, done: int, values: Mapping[str, float]) -> None:
         """Show one line of metrics after `done` steps."""
         if not self.enabled:
             return
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = _words(values)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, shown=shown)
             return
         rate = (done - self.start) / max(time.monotonic() - self.began, 1e-9)
         left = (self.total - done) / rate if rate else 0.0
         log.info("%s  step %d/%d  eta %d:%02d  %s", self.title, done, self.total, left // 60, left % 60, shown)
+
+
+def _words(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

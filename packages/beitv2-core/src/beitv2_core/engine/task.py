@@ -24,8 +24,12 @@ class Task(Protocol):
     def before_step(self, batch: Any, *, step: int) -> None:
         """Called before `loss` at the first micro-batch of a step: k-means, revival of codes; must be repeatable."""
 
-    def after_step(self, *, step: int) -> None:
-        """Called after the weights moved at `step`: averages of weights."""
+    def after_step(self, *, step: int) -> dict[str, float] | None:
+        """Called after the weights moved at `step`: averages of weights, evaluations.
+
+        What it measured on validation images, the same in every process, is logged and shown at once, at that step;
+        None or {}: nothing.
+        """
 
     def on_epoch(self, epoch: int) -> None:
         """Called before the first step of every epoch, and not when a resume enters the middle of one."""
