@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Literal, Optional
 
 from pydantic import Field, model_validator
-from typing_extensions import Literal
 
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of
