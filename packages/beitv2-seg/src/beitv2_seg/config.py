@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import Literal
 
 from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
