@@ -11,6 +11,7 @@ from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg import transforms
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.digit_scenes import BEiTv2DigitScenes
+from beitv2_seg.file_samples import ListedSamples
 from beitv2_seg.losses import BEiTv2CrossEntropyLoss
 from beitv2_seg.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 from beitv2_seg.segmentor import BEiTv2UPerNet
@@ -32,6 +33,7 @@ SCHEDULES: tuple[type, ...] = (BEiTv2WarmupPoly,)
 def find_component(name: str, where: str) -> Any:
     """The class a `type:` names, ours first; ConfigError, naming the place in the YAML, where there is none."""
     ours = {kind.__name__: kind for kinds in (*COMPONENTS.values(), SCHEDULES) for kind in kinds}
+    ours["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
     if name in ours:
         return ours[name]
     from beitv2_seg.adapter import paddleseg_components
