@@ -162,7 +162,7 @@ def test_a_run_folder_tells_what_was_run(tmp_path):
 
 
 def test_what_was_measured_is_logged_and_shown_at_its_step_and_once_after_a_kill(tmp_path, caplog):
-    """Steps 7 and 14 end epochs and are no log steps; step 20 is one. A kill between measuring and saving repeats 14."""
+    """Steps 7 and 14 end epochs and are no log steps, step 20 is one; killed between measuring and saving at 14."""
     def loop(folder):
         made = toy.make_loop(folder)
         made.task.after_step = lambda *, step: {"val_acc1": step / 100} if step + 1 in (7, 14, 20) else None
@@ -248,3 +248,11 @@ def test_other_errors_of_a_step_pass_unchanged(tmp_path, error):
 
 def failing(error):
     raise error
+
+
+def test_mixed_precision_without_a_gpu_is_refused_under_the_name_its_settings_have(tmp_path):
+    with pytest.raises(ConfigError, match="train.amp: bf16.*Set train.amp=off"):
+        toy.make_loop(tmp_path, amp="bf16")
+    with pytest.raises(ConfigError, match="run.precision: fp16.*Set run.precision=fp32"):
+        toy.make_loop(tmp_path, amp="fp16", amp_off="run.precision=fp32")
+    assert not list(tmp_path.iterdir())

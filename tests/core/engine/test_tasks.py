@@ -45,7 +45,7 @@ def run(task, steps, start=0):
 
 
 def test_the_codebook_starts_from_features_of_several_batches_after_the_unquantised_steps():
-    task = VQKDTask(tokenizer(kmeans_init=True), teacher, unquantized_steps=3, kmeans_batches=2)
+    task = VQKDTask(tokenizer(kmeans_init=True), teacher, seed=0, unquantized_steps=3, kmeans_batches=2)
     run(task, 3)
     assert not task.model.quantize.codebook.numpy().any()
     assert [part.shape for part in task.state()["collected"]] == [(64, 4)] * 2
@@ -56,7 +56,7 @@ def test_the_codebook_starts_from_features_of_several_batches_after_the_unquanti
 
 
 def test_codes_unused_for_long_are_replaced_by_current_features_and_counted():
-    task = VQKDTask(tokenizer(), teacher, revive_after=2)
+    task = VQKDTask(tokenizer(), teacher, seed=0, revive_after=2)
     hidden = -task.model.quantize.codebook.mean(0)  # one direction far from what the encoder gives
     task.model.quantize.codebook[3] = hidden / hidden.norm()
     before = task.model.quantize.codebook.numpy().copy()
@@ -70,7 +70,7 @@ def test_codes_unused_for_long_are_replaced_by_current_features_and_counted():
 
 
 def test_eval_mode_counts_and_replaces_nothing():
-    task = VQKDTask(tokenizer(), teacher, revive_after=1)
+    task = VQKDTask(tokenizer(), teacher, seed=0, revive_after=1)
     task.model.eval()
     before = {name: value.numpy().copy() for name, value in task.model.state_dict().items()}
     task.loss(pictures(), step=5)
@@ -79,7 +79,7 @@ def test_eval_mode_counts_and_replaces_nothing():
 
 
 def test_a_collapsed_codebook_is_warned_about_with_advice(caplog):
-    task = VQKDTask(tokenizer(num_codes=64), teacher)
+    task = VQKDTask(tokenizer(num_codes=64), teacher, seed=0)
     task.usage.counts[:, 0] = 1000
     with caplog.at_level(logging.WARNING, logger="beitv2_core"):
         logging.getLogger("beitv2_core").propagate = True
@@ -89,14 +89,14 @@ def test_a_collapsed_codebook_is_warned_about_with_advice(caplog):
 
 
 def test_the_state_of_a_task_continues_the_window():
-    one, other = VQKDTask(tokenizer(), teacher, revive_after=9), VQKDTask(tokenizer(), teacher, revive_after=9)
+    one, other = (VQKDTask(tokenizer(), teacher, seed=0, revive_after=9) for _ in range(2))
     run(one, 3)
     other.load_state(one.state())
     assert other.log_values() == one.log_values()
 
 
 def test_a_new_epoch_zeroes_the_cluster_sizes_as_the_official_code_does():
-    task = VQKDTask(tokenizer(), teacher)
+    task = VQKDTask(tokenizer(), teacher, seed=0)
     run(task, 2)
     assert task.model.quantize.cluster_size.numpy().any()
     task.on_epoch(1)
@@ -105,7 +105,7 @@ def test_a_new_epoch_zeroes_the_cluster_sizes_as_the_official_code_does():
 
 def test_impossible_health_measures_are_named():
     with pytest.raises(ConfigError, match="revive_after is 0; expected at least 1"):
-        VQKDTask(tokenizer(), teacher, revive_after=0)
+        VQKDTask(tokenizer(), teacher, seed=0, revive_after=0)
 
 
 def student(**changes):

@@ -83,7 +83,7 @@ class ToyTask:
 
 
 def make_loop(folder: Path, *, steps: int = 20, save_every: int = 5, poison: int | None = None, dropout: float = 0.3,
-              accumulate: int = 1, batch: int = 8, config: dict | None = None) -> TrainLoop:
+              accumulate: int = 1, batch: int = 8, config: dict | None = None, **more: Any) -> TrainLoop:
     paddle.seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.GELU(), nn.Linear(16, 1))
     run = RunFolder(folder)
@@ -93,7 +93,7 @@ def make_loop(folder: Path, *, steps: int = 20, save_every: int = 5, poison: int
                      weight_decay=step_schedule(0.1, 0.2, total_steps=steps), run=run,
                      store=CheckpointStore(run.checkpoints, keep_last=2), config=config or {"seed": 1, "steps": steps},
                      seed=1, images_per_step=batch * accumulate, clip_norm=1.0, accumulate=accumulate, log_every=4,
-                     save_every=save_every)
+                     save_every=save_every, **more)
 
 
 if __name__ == "__main__":

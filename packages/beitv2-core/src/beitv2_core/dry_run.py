@@ -25,6 +25,7 @@ class DryRun(NamedTuple):
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    notes: list[str]
 
     def lines(self) -> list[str]:
         """The report, a line per fact."""
@@ -38,6 +39,7 @@ class DryRun(NamedTuple):
             f"memory of a process: {_mega(total)} = weights {_mega(self.weight_bytes)} "
             f"+ gradients {_mega(self.gradient_bytes)} + optimizer {_mega(self.optimizer_bytes)} "
             f"+ activations {_mega(self.activation_bytes)}",
+            *self.notes,
         ]
 
 
@@ -74,14 +76,25 @@ class _KeepsGradients:
         """Leave the gradients where they are."""
 
 
-def run_one_step(config: Any) -> DryRun:
-    """Build everything the settings name and take one training step. Nothing is written."""
-    from .assembly.training import build_parts
-    from .engine.step import Precision, train_step
+def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryRun:
+    """Build everything the settings name and take one training step. Nothing is written.
 
+    build: settings -> `assembly.training.Parts`, of other kinds of runs.  A recipe with mixed precision takes its step
+    in float32 where there is no GPU, and the report says so.
+    """
+    from .assembly.training import build_parts
+    from .engine.step import Precision, has_mixed_precision, train_step
+
+    notes = []
     if getattr(getattr(config, "tokenizer", None), "cache", None) is not None:  # it would be written to
-        config = config.model_copy(update={"tokenizer": config.tokenizer.model_copy(update={"cache": None})})
-    parts = build_parts(config)
+        config = _changed(config, "tokenizer", cache=None)
+    for section in ("train", "tokenizer"):
+        amp = getattr(getattr(config, section, None), "amp", "off")
+        if amp != "off" and not has_mixed_precision():
+            config = _changed(config, section, amp="off")
+            notes.append(f"{section}.amp={amp} needs a GPU: this one step was taken in float32; a training here would "
+                         f"be refused until {section}.amp=off")
+    parts = (build_parts if build is None else build)(config)
     task, model = parts.task, parts.task.model
     model.train()
     batches = [next(iter(parts.loader))]  # one of the accumulated batches is enough to measure
@@ -112,7 +125,12 @@ def run_one_step(config: Any) -> DryRun:
         gradient_bytes=gradient_bytes,
         optimizer_bytes=moments * gradient_bytes,
         activation_bytes=activations,
+        notes=notes,
     )
+
+
+def _changed(config: Any, section: str, **values: Any) -> Any:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
 def _size(tensor: Any) -> int:

@@ -94,7 +94,8 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
                      images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
                      save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run")
+                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
+                     amp_off="run.precision=fp32 (--precision fp32)")
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:

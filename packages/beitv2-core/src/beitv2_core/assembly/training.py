@@ -16,6 +16,7 @@ from ..engine.loop import TrainLoop
 from ..engine.optim import build_optimizer
 from ..engine.run_folder import RunFolder
 from ..engine.schedule import step_schedule
+from ..engine.step import Precision
 from ..engine.tasks.mim_task import MimTask
 from ..engine.tasks.vqkd_task import VQKDTask
 from ..errors import ConfigError
@@ -91,6 +92,7 @@ def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
 def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models."""
     distributed.init()
+    check_precision(config)
     processes = distributed.world_size()
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), processes)
@@ -111,6 +113,13 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     return Parts(task, loader, plan, optimizer)
 
 
+def check_precision(config: AnyConfig) -> None:
+    """ConfigError where the settings ask for mixed precision and there is no GPU."""
+    Precision(config.train.amp)
+    if isinstance(config, PretrainConfig):
+        Precision(config.tokenizer.amp, off="tokenizer.amp=off")
+
+
 def build_task(config: AnyConfig, dataset: Any) -> Any:
     """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`."""
     seed_everything(config.seed)
@@ -126,6 +135,7 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
         return VQKDTask(
             model,
             teacher,
+            seed=config.seed,
             unquantized_steps=config.health.unquantized_steps,
             kmeans_batches=config.health.kmeans_batches,
             revive_after=config.health.revive_after,

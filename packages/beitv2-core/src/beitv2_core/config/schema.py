@@ -45,7 +45,7 @@ def grid_of(image_size: Pixels, patch_size: Pixels, key: str = "image_size") -> 
 class RunConfig(Section):
     """What every training run has."""
 
-    seed: int = Field(default=0, ge=0, description="seed of weights, order, crops and masks")
+    seed: int = Field(default=0, ge=0, description="seed of weights, order, crops, masks and every other draw")
     output: str = Field(description="run folder: checkpoints, metrics, figures")
     data: DataConfig
     optim: OptimConfig

@@ -251,7 +251,8 @@ class TokenizerSourceConfig(Section):
         default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
     )
     amp: Amp = Field(
-        default="off", description="mixed precision of the tokenizer's encoder (GPU); not the official codes"
+        default="off",
+        description="mixed precision of the tokenizer's encoder; refused without a GPU; not the official codes",
     )
     cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
 
@@ -335,7 +336,7 @@ class TrainConfig(Section):
         gt=0,
         description="pictures behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
-    amp: Amp = Field(default="off", description="mixed precision (GPU)")
+    amp: Amp = Field(default="off", description="mixed precision; refused without a GPU")
     sharding: Sharding = Field(
         default="off",
         description="divide the optimizer's state among the processes; stage2: the gradients too. Same updates",

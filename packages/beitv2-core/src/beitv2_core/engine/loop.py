@@ -52,7 +52,8 @@ class TrainLoop:
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
-    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors.
+    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
+    mixed precision off, for the error on a CPU.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
@@ -60,17 +61,17 @@ class TrainLoop:
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
-                 sharding: str = "off", section: str = "train"):
+                 sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off"):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
+        self.precision = Precision(amp, off=amp_off)
         self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp, key=f"{section}.sharding")
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.at_end, self.free_settings = at_end, tuple(free_settings)
-        self.precision = Precision(amp)
         self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None

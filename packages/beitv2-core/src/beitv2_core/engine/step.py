@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,20 +12,22 @@ import paddle.distributed as dist
 
 from beitv2_core.engine.sharding import ShardedOptimizer
 from beitv2_core.engine.task import Task
-from beitv2_core.errors import NonFiniteLossError, OutOfMemoryError
+from beitv2_core.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from beitv2_core.layers.draws import micro_batch
-
-log = logging.getLogger("beitv2_core")
 
 
 class Precision:
-    """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler. Off, with one warning, on the CPU."""
+    """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
-    def __init__(self, amp: str = "off"):
-        self.on_gpu = paddle.device.get_device().startswith("gpu")
-        if amp != "off" and not self.on_gpu:
-            log.warning("amp=%s is ignored on the CPU: Paddle computes in float32 there.", amp)
-            amp = "off"
+    off: the setting that turns it off, for the error.  Raises ConfigError where there is no GPU: a run would compute in
+    float32 and record what it did not do.
+    """
+
+    def __init__(self, amp: str = "off", *, off: str = "train.amp=off"):
+        if amp != "off" and not has_mixed_precision():
+            raise ConfigError(f"{off.partition('=')[0]}: {amp}, but this process computes on "
+                              f"{paddle.device.get_device()}, where Paddle stays in float32. Set {off}, or train on a "
+                              "GPU.")
         self.amp = amp
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=65536.0) if amp == "fp16" else None
 
@@ -47,6 +48,11 @@ class Precision:
         if self.scaler is not None and state:
             self.scaler.load_state_dict({key: paddle.to_tensor(value) if hasattr(value, "shape") else value
                                          for key, value in state.items()})
+
+
+def has_mixed_precision() -> bool:
+    """True where mixed precision is computed: on a GPU."""
+    return paddle.device.get_device().startswith("gpu")
 
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:

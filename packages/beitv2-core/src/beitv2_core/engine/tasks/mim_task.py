@@ -25,7 +25,7 @@ class MimTask:
     what was there.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision on a GPU; a code then depends on it.
     Source: paper section 2.3; official engine_for_pretraining.py, train_one_epoch.
-    Raises ShapeError where the tokenizer's code map and the mask differ in size.
+    Raises ShapeError where the tokenizer's code map and the mask differ in size, ConfigError for amp without a GPU.
     """
 
     finished = False
@@ -34,7 +34,7 @@ class MimTask:
                  cache: Any = None):
         self.model, self.network = student, student
         self.tokenizer, self.batch_size, self.cache = tokenizer, batch_size, cache
-        self.amp = Precision(amp).amp
+        self.amp = Precision(amp, off="tokenizer.amp=off").amp
         tokenizer.eval()
         for parameter in tokenizer.parameters():
             parameter.stop_gradient = True

@@ -34,7 +34,7 @@ class VQKDTask:
 
     finished = False
 
-    def __init__(self, model: nn.Layer, teacher: nn.Layer, *, seed: int = 0, unquantized_steps: int = 0,
+    def __init__(self, model: nn.Layer, teacher: nn.Layer, *, seed: int, unquantized_steps: int = 0,
                  kmeans_batches: int = 1, revive_after: int | None = None):
         for name, value, least in (("unquantized_steps", unquantized_steps, 0), ("kmeans_batches", kmeans_batches, 1),
                                    ("revive_after", revive_after, 1)):
