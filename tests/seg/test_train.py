@@ -138,9 +138,9 @@ def test_the_optimizers_state_is_divided_by_yaml_option_or_flag_and_off_unless_a
 
 def test_settings_of_the_run_hold_unless_a_flag_is_given(tmp_path):
     train(tmp_path, "--iters", 2, "--seed", 5,
-          opts=["run.sharding=stage2", "run.precision=bf16", "run.use_ema=true", "run.seed=3"])
+          opts=["run.sharding=stage2", "run.use_ema=true", "run.seed=3"])
     run = final(tmp_path).config["run"]
-    assert (run["sharding"], run["precision"], run["use_ema"], run["seed"]) == ("stage2", "bf16", True, 5)
+    assert (run["sharding"], run["use_ema"], run["seed"]) == ("stage2", True, 5)
 
 
 def test_what_cannot_be_divided_names_the_key(tmp_path):
