@@ -115,7 +115,7 @@ def test_parts_of_another_tokenizer_are_not_used(folder, tmp_path):
 def test_a_broken_file_is_named(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"broken\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
         run(TinyTokenizer(), [str(broken)], tmp_path / "out.npz")
 
 

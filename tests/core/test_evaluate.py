@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_core.evaluate import codebook_stats, cut_patches, eval_batches, linear_probe, masked_code_accuracy
+from beitv2_core.evaluate import codebook_stats, cut_patches, linear_probe, masked_code_accuracy
 
 
 def test_perplexity_of_equal_use_is_the_number_of_used_codes():
@@ -80,14 +80,3 @@ def test_a_probe_reads_a_linear_label_and_nothing_else():
     assert linear_probe((features[split[0]], labels[split[0]]), (features[split[1]], labels[split[1]])) > 0.9
     noise = draws.randint(0, 2, 400)
     assert linear_probe((features[split[0]], noise[split[0]]), (features[split[1]], noise[split[1]])) < 0.7
-
-
-def test_evaluation_sees_every_picture_once_in_order_up_to_the_limit():
-    from beitv2_core.data import DigitScenes
-
-    scenes = DigitScenes("test", size=10, image_size=32)
-    batches = list(eval_batches(scenes, 32, batch_size=4, limit=7))
-    assert [len(images) for images, _ in batches] == [4, 3]
-    assert np.concatenate([labels for _, labels in batches]).tolist() == [scenes.load(i).label for i in range(7)]
-    assert batches[0][0].dtype == np.float32
-    assert 0 <= batches[0][0].min() <= batches[0][0].max() <= 1

@@ -15,7 +15,7 @@ from PIL import Image
 
 from beitv2_core.data import ImageFolder, Loader, MimTransform, ResumableSampler, TokenizerTransform
 from beitv2_core.data.classify_set import ClassTrainTransform
-from beitv2_core.data.folder import decode
+from beitv2_core.data.image_file import decode
 from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beitv2_core.data import ImageFolder, Loader, MimTransform, ResumableSampler, SampleRng, TokenizerTransform
 from beitv2_core.data.classify_set import ClassTrainTransform
-from beitv2_core.data.folder import decode_file
+from beitv2_core.data.image_file import decode_file
 from beitv2_core.data.transforms import TwoViewCrop, reduced
 from beitv2_core.masking import BlockwiseMasking
 

@@ -1,4 +1,4 @@
-"""Whatever bytes are sent: an upright RGB picture as the eye sees it, or one reason why not."""
+"""Whatever bytes are sent: an RGB picture read as the run reads its images, or one reason why not."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beitv2_core.data.folder import decode
+from beitv2_core.data.image_file import decode
 from beitv2_core.serve.picture import FORMATS, read_picture
 from beitv2_core.serve.problem import Problem
 
 LEFT, RIGHT = (200, 30, 40), (20, 60, 220)
-SAVED = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "GIF": {}, "BMP": {}, "TIFF": {}}
+SAVED = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "GIF": {}, "BMP": {}, "TIFF": {}, "DIB": {},
+         "AVIF": {"quality": 95}, "PPM": {}, "JPEG2000": {}, "MPO": {"quality": 95}}
 
 
 def two_halves(width=40, height=20, mode="RGB") -> Image.Image:
@@ -46,7 +47,8 @@ def refused(data, status, **options) -> str:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_told_by_its_content(kind):
     picture = read(saved(two_halves(), kind, **SAVED[kind]))
-    assert (picture.format, picture.image.size, picture.image.mode) == (kind, (40, 20), "RGB")
+    assert (picture.image.size, picture.image.mode) == ((40, 20), "RGB")
+    assert picture.format == {"MPO": "JPEG", "DIB": "DIB"}.get(kind, kind)
     np.testing.assert_allclose(picture.image.getpixel((5, 10)), LEFT, atol=8)
     np.testing.assert_allclose(picture.image.getpixel((35, 10)), RIGHT, atol=8)
     assert picture.notes == []
@@ -60,13 +62,33 @@ def test_plain_pictures_are_decoded_as_training_decodes_them(tmp_path):
 
 @pytest.mark.parametrize(("orientation", "size", "corner"), [(1, (40, 20), LEFT), (3, (40, 20), RIGHT),
                                                              (6, (20, 40), LEFT), (8, (20, 40), RIGHT)])
-def test_exif_turns_the_picture_upright(orientation, size, corner):
+def test_exif_turns_the_picture_where_the_run_turns_its_own(orientation, size, corner):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = read(saved(two_halves(), "JPEG", exif=exif, quality=95))
+    data = saved(two_halves(), "JPEG", exif=exif, quality=95)
+    picture = read_picture(data, max_pixels=10**6, upright=True)
     assert picture.image.size == size
     np.testing.assert_allclose(picture.image.getpixel((2, 2)), corner, atol=8)
     assert (picture.notes == []) == (orientation == 1)
+    stored = read(data)
+    assert stored.image.size == (40, 20) and (stored.notes == []) == (orientation == 1)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "CMYK", "1"])
+def test_every_kind_of_file_is_read_as_the_run_reads_it(tmp_path, mode, upright):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
+    elif mode != "RGBA":
+        image = image.convert("RGB" if mode in ("CMYK", "1") else mode).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(image, "TIFF" if mode == "CMYK" else "PNG", **({} if mode == "CMYK" else {"exif": exif}))
+    (tmp_path / "x").write_bytes(data)
+    seen = read_picture(data, max_pixels=10**6, upright=upright).image
+    np.testing.assert_array_equal(np.asarray(seen), np.asarray(decode(tmp_path / "x", upright=upright)))
 
 
 def test_damaged_exif_costs_the_turn_and_not_the_picture():
@@ -76,18 +98,13 @@ def test_damaged_exif_costs_the_turn_and_not_the_picture():
     assert read(data).image.size in ((40, 20), (20, 40))
 
 
-def test_transparent_parts_become_white():
+def test_dropped_transparency_is_told():
     image = two_halves(mode="RGBA")
+    assert read(saved(image)).notes == []
     image.putpixel((0, 0), (0, 0, 0, 0))
     picture = read(saved(image))
-    assert picture.image.getpixel((0, 0)) == (255, 255, 255)
-    assert picture.image.getpixel((35, 10)) == RIGHT
-    assert picture.notes == ["transparent parts shown on white"]
-    grey = Image.new("LA", (8, 8), (0, 0))
-    assert read(saved(grey)).image.getpixel((3, 3)) == (255, 255, 255)
-    indexed = two_halves().quantize(2)
-    halves = read(saved(indexed, transparency=indexed.getpixel((5, 10)))).image
-    assert halves.getpixel((5, 10)) == (255, 255, 255) and halves.getpixel((35, 10)) == RIGHT
+    assert picture.image.getpixel((0, 0)) == (0, 0, 0) and picture.image.getpixel((35, 10)) == RIGHT
+    assert "transparency was dropped" in picture.notes[0]
 
 
 def test_printing_colours_are_seen_as_colours():
@@ -128,6 +145,7 @@ def test_grey_and_one_bit_pictures_become_rgb():
 def test_what_is_no_picture_is_told_with_what_is_expected():
     for data in (b"GET / HTTP/1.1", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>", b"\0" * 100):
         assert "Expected JPEG, PNG" in refused(data, 415)
+    assert "HEIC" in refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), 415)
 
 
 def test_damaged_pictures_are_told_and_name_no_file():

@@ -19,7 +19,7 @@ from beitv2_core.evaluate import cut_patches, eval_batches
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
 from beitv2_core.serve import views
-from beitv2_core.serve.views import View, codes_view, evenly, find_view
+from beitv2_core.serve.views import View, codes_view, find_view
 from beitv2_core.viz.codebook import palette
 
 
@@ -56,7 +56,7 @@ def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
 def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
     batches = list(eval_batches(scenes, tokenizer.image_size, batch_size=5))
     view = codes_view(tokenizer, batches, keep=3)
-    images = np.concatenate([images for images, _ in batches])
+    images = np.concatenate([batch.images for batch in batches])
     codes = encode(tokenizer, images)
     patches = cut_patches(images, tokenizer.grid)
     result = view.show(scenes.load(0).image)
@@ -69,14 +69,6 @@ def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
         mine = {patch.tobytes() for patch in patches[codes == one.code]}
         for at in range(one.num_patches):
             assert np.asarray(row.convert("RGB").crop((9 * at, 0, 9 * at + 8, 8))).tobytes() in mine
-
-
-def test_the_gallery_is_spread_over_all_pictures(scenes):
-    chosen = evenly(scenes, 3)
-    assert len(chosen) == 3
-    for index, number in enumerate((0, 5, 11)):
-        assert chosen.load(index).image.tobytes() == scenes.load(number).image.tobytes()
-    assert evenly(scenes, 50) is scenes
 
 
 class _Point:

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .data import EvalTransform, Sample
-from .data.folder import EXTENSIONS, decode, find_pictures
+from .data import ImageFiles, Reading, eval_batches, read_images
+from .data.folder import find_pictures
+from .data.image_file import EXTENSIONS, OFFICIAL
+from .data.lists import is_list
 from .deployed import Exported
 from .errors import DataError
 
@@ -30,37 +32,34 @@ CLOSE_CALL = 2e-5
 
 
 def list_pictures(inputs: Sequence[str | Path]) -> list[str]:
-    """The picture files that are named or lie below the named folders, in that order; DataError when there is none."""
+    """The picture files that are named, listed in the named lists (.txt, .csv, ...) or lie below the named folders.
+
+    In that order.  DataError when there is none, for a missing one, and for a list's line that names no file.
+    """
     paths: list[str] = []
     for item in map(Path, inputs):
         if item.is_dir():
             paths += [str(item / path) for path in sorted(find_pictures(item))]
         elif item.is_file():
-            paths.append(str(item))
+            paths += read_images(item) if is_list(item) else [str(item)]
         else:
-            raise DataError(f"{item}: no such file or folder. Give pictures or folders of pictures.")
+            raise DataError(f"{item}: no such file or folder. Give pictures, folders of pictures, or lists of them.")
     if not paths:
         raise DataError(f"no pictures in {', '.join(map(str, inputs))}; looked for {', '.join(EXTENSIONS)}.")
     return paths
 
 
 def picture_batches(
-    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic"
+    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic",
+    reading: Reading = OFFICIAL, num_workers: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it."""
-    transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
-    for start in range(0, len(paths), batch_size):
-        crops = []
-        for path in paths[start : start + batch_size]:
-            try:
-                image = decode(path)
-            except Exception as error:  # decoders raise anything on broken input
-                raise DataError(
-                    f"{path}: cannot be decoded as a picture ({type(error).__name__}: {error}). "
-                    "Remove or repair the file."
-                ) from error
-            crops.append(transform(Sample(image, None, path))["image"])
-        yield transform.batch({"image": np.stack(crops), "label": np.zeros(len(crops)), "path": []}).images
+    """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it.
+
+    reading: how the run reads image files; num_workers: as in `eval_batches`.
+    """
+    for batch in eval_batches(ImageFiles(paths, reading), image_size, batch_size=batch_size, crop_share=crop_share,
+                              interpolation=interpolation, num_workers=num_workers):
+        yield batch.images
 
 
 def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:

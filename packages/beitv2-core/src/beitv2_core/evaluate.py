@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ import paddle
 import paddle.nn.functional as F
 
 from .codes import encode
-from .data import EvalTransform, SampleRng
+from .data import SampleRng
+from .data import eval_batches as eval_batches
 from .data.transforms import normalise
 from .errors import MissingDependencyError
 
@@ -44,39 +45,22 @@ def codebook_stats(counts: np.ndarray) -> CodebookStats:
     return CodebookStats(counts, float((counts > 0).mean()), perplexity, float(counts.max() / total))
 
 
-def eval_batches(
-    dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0, limit: int | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Central crops of a data set in order: (images float32 (B, 3, H, W) in [0, 1], labels int64 (B,), -1 = none)."""
-    transform = EvalTransform(image_size, crop_share=crop_share)
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    for start in range(0, total, batch_size):
-        samples = [transform(dataset.load(index)) for index in range(start, min(start + batch_size, total))]
-        stacked = {
-            "image": np.stack([sample["image"] for sample in samples]),
-            "label": np.asarray([sample["label"] for sample in samples], dtype=np.int64),
-            "path": [sample["path"] for sample in samples],
-        }
-        batch = transform.batch(stacked)
-        yield batch.images, batch.labels
-
-
-def count_codes(tokenizer: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> CodebookStats:
+def count_codes(tokenizer: Any, batches: Iterable[Any]) -> CodebookStats:
     """Usage of the codebook over the pictures."""
     counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
-    for images, _ in batches:
+    for images, *_ in batches:
         counts += np.bincount(encode(tokenizer, images).ravel(), minlength=tokenizer.num_codes)
     return codebook_stats(counts)
 
 
 def nearest_patches(
-    tokenizer: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, keep: int = 8
+    tokenizer: Any, batches: Iterable[Any], *, keep: int = 8
 ) -> tuple[CodebookStats, dict[int, list[np.ndarray]]]:
     """Usage, and for each used code the `keep` patches (uint8 (h, w, 3)) nearest to it, nearest first."""
     counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
     heaps: dict[int, list[tuple[float, int, np.ndarray]]] = {}
     serial = 0
-    for images, _ in batches:
+    for images, *_ in batches:
         codes = encode(tokenizer, images)
         counts += np.bincount(codes.ravel(), minlength=tokenizer.num_codes)
         cosines = _cosines(tokenizer, images, codes)
@@ -118,7 +102,7 @@ class MaskedAccuracy(NamedTuple):
 
 
 def masked_code_accuracy(
-    student: Any, tokenizer: Any, masking: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], *, seed: int = 0
+    student: Any, tokenizer: Any, masking: Any, batches: Iterable[Any], *, seed: int = 0
 ) -> MaskedAccuracy:
     """Accuracy at hidden patches; masks are drawn from (seed, picture number), so the result repeats.
 
@@ -128,7 +112,7 @@ def masked_code_accuracy(
     counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
     number = 0
     with paddle.no_grad():
-        for images, _ in batches:
+        for images, *_ in batches:
             masks = []
             for _ in images:
                 masks.append(masking(SampleRng.for_sample(seed, 0, number)).reshape(-1))
@@ -144,7 +128,7 @@ def masked_code_accuracy(
 
 
 def pooled_features(
-    backbone: Any, batches: Iterable[tuple[np.ndarray, np.ndarray]], feature: str = "mean"
+    backbone: Any, batches: Iterable[Any], feature: str = "mean"
 ) -> tuple[np.ndarray, np.ndarray]:
     """One raw feature of the last block for each picture, float32 (pictures, width), and the labels (pictures,).
 
@@ -152,7 +136,7 @@ def pooled_features(
     """
     features, labels = [], []
     with paddle.no_grad():
-        for images, label in batches:
+        for images, label, *_ in batches:
             tokens_BTD, _ = backbone.forward_tokens(paddle.to_tensor(normalise(images)))
             parts = {"cls": [tokens_BTD[:, 0]], "mean": [tokens_BTD[:, 1:].mean(axis=1)]}
             parts["concat"] = parts["cls"] + parts["mean"]

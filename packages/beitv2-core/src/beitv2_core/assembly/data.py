@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
 
@@ -9,18 +10,36 @@ from .._entry_points import find_entry_points
 from ..config import PretrainConfig, TokenizerConfig
 from ..config.schema import pair
 from ..config.sections import DataConfig, MaskConfig
-from ..data import DigitScenes, ImageFolder, Loader, MimTransform, ResumableSampler, ShardSet, TokenizerTransform
+from ..data import (
+    DigitScenes,
+    ImageFolder,
+    Loader,
+    MimTransform,
+    Reading,
+    ResumableSampler,
+    ShardSet,
+    TokenizerTransform,
+)
 from ..errors import ConfigError
 from ..masking import MASKINGS
 
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
 
 
+def reading_of(data: DataConfig) -> Reading:
+    """How a run of these settings reads image files, in training and in every command."""
+    return Reading(upright=data.exif_orientation, max_pixels=data.max_pixels)
+
+
 def build_dataset(
     data: DataConfig, *, split: str = "train", report: Path | None = None, size: int | None = None,
-    with_classes: bool = False
+    with_classes: bool = False, classes: Sequence[str] | None = None, setting: str = "data.root",
+    list_setting: str = "data.list_file"
 ) -> Any:
-    """The pictures of the settings; `split` and `size` choose among drawn pictures, a folder is what it is."""
+    """The pictures of the settings; `split` and `size` choose among drawn pictures, a folder is what it is.
+
+    classes: the names that labels are numbers of; setting, list_setting: what the user gave folder and list by.
+    """
     if data.dataset == "digit_scenes":
         height, width = pair(data.image_size)
         return DigitScenes(
@@ -31,10 +50,11 @@ def build_dataset(
             digits=data.scene_digits,
         )
     if data.dataset == "shards":
-        return ShardSet(data.root or [], with_classes=with_classes, max_corrupt=data.max_corrupt, report=report,
-                        window=data.shard_window)
-    return ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes,
-                       max_corrupt=data.max_corrupt, report=report)
+        return ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,
+                        report=report, window=data.shard_window, reading=reading_of(data), setting=setting)
+    return ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes, classes=classes,
+                       max_corrupt=data.max_corrupt, report=report, reading=reading_of(data), setting=setting,
+                       list_setting=list_setting)
 
 
 def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:

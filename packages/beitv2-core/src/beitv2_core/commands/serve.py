@@ -120,13 +120,13 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
 
 
 def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> Any:
-    from ..evaluate import eval_batches
-    from ..serve.views import codes_view, evenly
+    from ..data import eval_batches, spread
+    from ..serve.views import codes_view
     from .codebook import find_data
 
     if not gallery:
         return codes_view(model)
-    pictures = evenly(find_data(data, source, model, gallery), gallery)
+    pictures = spread(find_data(data, source, model, gallery), gallery)
     log.info("gallery: looking for the nearest patches in %d pictures (--gallery 0 leaves this out).", len(pictures))
     return codes_view(model, eval_batches(pictures, model.image_size, batch_size=16))
 

@@ -19,6 +19,8 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
+#: `data.image_file.MAX_PIXELS`, which this room may not import
+MAX_PIXELS = 2**30 // 12
 Pixels = Union[int, tuple[int, int]]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads a bare off as false
@@ -51,6 +53,7 @@ class DataConfig(Section):
     """Where pictures come from and how they are cropped.
 
     Departs: `draft` decodes a JPEG smaller where its crop allows; the official code decodes every picture whole.
+    `exif_orientation` turns photographs; the official loader does not.
     """
 
     dataset: Literal["folder", "shards", "digit_scenes"] = Field(
@@ -69,6 +72,14 @@ class DataConfig(Section):
         default=None, description="text file naming the pictures, one a line, below data.root"
     )
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
+    exif_orientation: bool = Field(
+        default=False,
+        description="turn photographs as their EXIF data say, in training and in every command that reads images for "
+        "the run; false: pixels as they are stored, as the official loader",
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS, gt=0, description="most pixels of an image file (Pillow's limit against files that explode)"
+    )
     size: Optional[int] = Field(default=None, gt=0, description="number of pictures (dataset: digit_scenes)")
     scene_size: Optional[int] = Field(
         default=None, gt=0, description="side in pixels of a drawn picture; default image_size"

@@ -2,86 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..errors import DataError
 from .corrupt import CorruptFiles, logger
+from .image_file import (
+    EXTENSIONS,
+    FOREIGN_EXTENSIONS,
+    OFFICIAL,
+    Reading,
+    Shrink,
+    decode_path,
+    readable_extensions,
+    reason_of,
+    tell_foreign,
+)
+from .image_file import decode as decode
+from .labels import label_words, number_words
+from .lists import read_labelled
 from .sample import Sample
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_REPLACEMENTS = 1000
-Shrink = Callable[["tuple[int, int]"], int]
-#: errors of a disk or a network file system that may pass, and the seconds to wait before another try
-PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EREMOTEIO)
-RETRY_PAUSES = (0.1, 1.0)
-
-
-def decode(path: str | Path) -> Image.Image:
-    """Decode a picture completely as RGB, whatever its mode, as Pillow converts (the official choice).
-
-    Raises whatever Pillow raises for a broken file, `Image.DecompressionBombError` or `...Warning` for a picture of
-    more than `Image.MAX_IMAGE_PIXELS` pixels, and OSError for what is no file: a pipe would be waited for without end.
-    An input/output error of the disk or the network is tried again twice: it says nothing about the picture.
-    Source: official `dataset_folder.py: pil_loader`.
-    Departs: Pillow's decompression-bomb warning is an error here; the official code does not try again.
-    """
-    return decode_path(path).image
-
-
-class Decoded(NamedTuple):
-    """An RGB picture, its (width, height) in the file, and how much smaller than that it is (1: not)."""
-
-    image: Image.Image
-    full_size: tuple[int, int]
-    reduction: int = 1
-
-
-def decode_file(file: BinaryIO, shrink: Shrink | None = None) -> Decoded:
-    """`decode` for an open file; shrink(full size) says how much smaller a JPEG may be decoded: 1, 2, 4 or 8.
-
-    A JPEG decoder skips the detail it does not need (Pillow's draft mode); other formats are decoded whole.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as image:
-            full = image.size
-            reduction = shrink(full) if shrink is not None and image.format in ("JPEG", "MPO") else 1
-            if reduction > 1:
-                image.draft(None, (full[0] // reduction, full[1] // reduction))
-                if image.size != tuple(-(-side // reduction) for side in full):
-                    raise OSError(f"{full} pixels became {image.size} when decoded {reduction} times smaller")
-            return Decoded(image.convert("RGB"), full, reduction)
-
-
-def decode_path(path: str | Path, shrink: Shrink | None = None) -> Decoded:
-    """`decode` with the sizes; shrink: as in `decode_file`."""
-    for pause in RETRY_PAUSES:
-        try:
-            return _decode_once(path, shrink)
-        except OSError as error:
-            if error.errno not in PASSING_ERRORS:
-                raise
-            logger.warning("%s: %s; tried again in %g s.", path, error, pause)
-            time.sleep(pause)
-    return _decode_once(path, shrink)
-
-
-def _decode_once(path: str | Path, shrink: Shrink | None) -> Decoded:
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path} is a pipe, a device or a folder, not a file")
-    with open(path, "rb") as file:
-        return decode_file(file, shrink)
 
 
 class PathList(Sequence[str]):
@@ -124,12 +70,14 @@ class PathList(Sequence[str]):
 class ImageFolder:
     """All pictures below `root`, sorted by path, decoded to RGB on demand.
 
-    root: folder, nested or flat (jpg, jpeg, png, webp, bmp, tif, tiff; hidden names are skipped). list_file: one path a
-    line, relative to `root`, optionally followed by a blank or tab and a label, instead of searching. with_classes:
-    labels are the first folder below `root` (sorted by name, as torchvision numbers them), or those of the list file.
+    root: folder, nested or flat (any image Pillow reads, by the ending; hidden names are skipped). list_file: one path
+    a line (`lists.read_labelled`), relative to `root` or to the list, optionally followed by a label, instead of
+    searching. with_classes: labels are the first folder below `root` (sorted by name, as torchvision numbers them), or
+    those of the list file. classes: the names that labels are numbers of; folders and lists may then name fewer.
     max_corrupt: share of files that may be undecodable; each is logged and replaced by the next decodable picture in
     the list (so the replacement is always the same); above it, DataError, with the list written to `report`.
-    Raises DataError when root or list file is missing, or holds no picture.
+    reading: how files become pixels. setting, list_setting: what the user gave folder and list by, for messages.
+    Raises DataError when root or list file is missing, or holds no picture, and for labels that are no classes.
     Source: official `dataset_folder.py: ImageFolder`.
     Departs: the official loader retries other random files for ever and reports nothing.
     """
@@ -140,29 +88,35 @@ class ImageFolder:
         *,
         list_file: str | Path | None = None,
         with_classes: bool = False,
+        classes: Sequence[str] | None = None,
         max_corrupt: float = 0.001,
         report: str | Path | None = None,
+        reading: Reading = OFFICIAL,
+        setting: str = "data.root",
+        list_setting: str = "data.list_file",
     ) -> None:
         self.root = Path(root)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
+        self.reading, self.setting = reading, setting
         if not self.root.is_dir():
             found = "a file" if self.root.exists() else "nothing"
             raise DataError(
-                f"data.root: {self.root} is {found}, expected a folder of pictures ({', '.join(EXTENSIONS)}). "
+                f"{setting}: {self.root} is {found}, expected a folder of pictures ({', '.join(EXTENSIONS)}). "
                 "Give an existing folder."
             )
         if list_file is not None:
-            paths = self._read_list(Path(list_file), with_classes)
-        elif with_classes:
-            paths = self._find_with_classes()
+            with_labels = with_classes or classes is not None
+            paths = self._read_list(Path(list_file), with_labels, classes, max_corrupt, list_setting)
+        elif with_classes or classes is not None:
+            paths = self._find_with_classes(classes)
         else:
             paths = sorted(find_pictures(self.root))
         if not paths:
             where = f"{list_file}" if list_file is not None else f"{self.root} and the folders below it"
             raise DataError(
-                f"data.root: no pictures found in {where}; looked for {', '.join(EXTENSIONS)} (any case). "
-                "Give a folder that holds pictures, or a list file."
+                f"{list_setting if list_file is not None else setting}: no pictures found in {where}; looked for "
+                f"{', '.join(EXTENSIONS)} (any case). Give a folder that holds pictures, or a list file."
             )
         self.paths = PathList(paths)
         self.corrupt = CorruptFiles(len(paths), max_corrupt, report)
@@ -189,9 +143,9 @@ class ImageFolder:
             at = (index + step) % len(self)
             path = str(self.root / self.paths[at])
             try:
-                found = decode_path(path, shrink)
+                found = decode_path(path, shrink, self.reading)
             except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
-                self.corrupt.add(path, f"{type(error).__name__}: {error}".replace("\n", " "))
+                self.corrupt.add(path, reason_of(error))
                 continue
             label = None if self.labels is None else int(self.labels[at])
             return Sample(found.image, label, path, full_size=found.full_size, reduction=found.reduction)
@@ -200,69 +154,44 @@ class ImageFolder:
             f"(the first: {self.root / self.paths[index]}). Check {self.root}."
         )
 
-    def _find_with_classes(self) -> list[str]:
+    def _find_with_classes(self, classes: Sequence[str] | None) -> list[str]:
         folders = (entry for entry in os.scandir(self.root) if entry.is_dir())
         names = sorted(entry.name for entry in folders if not entry.name.startswith("."))
         if not names:
             raise DataError(
-                f"data.root: {self.root} has no folders, but classes were asked for; expected one folder per class. "
-                "Sort the pictures into folders, give a list file with labels, or do without classes."
+                f"{self.setting}: {self.root} has no folders, but classes were asked for; expected one folder per "
+                "class. Sort the pictures into folders, give a list file with labels, or do without classes."
             )
+        number_of = label_words([(self.root / name, name) for name in names], classes or names, self.setting,
+                                only_names=True)
         paths: list[str] = []
         labels: list[int] = []
-        for label, name in enumerate(names):
+        for name, label in zip(names, number_of):
             found = sorted(os.path.join(name, path) for path in find_pictures(self.root / name))
             if not found:
                 logger.warning("%s: class folder %s holds no pictures.", self.root, name)
             paths += found
             labels += [label] * len(found)
-        self.classes, self.labels = names, np.asarray(labels, dtype=np.int64)
+        self.classes, self.labels = list(classes or names), np.asarray(labels, dtype=np.int64)
         return paths
 
-    def _read_list(self, list_file: Path, with_classes: bool) -> list[str]:
-        try:
-            text = list_file.read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError as error:
-            raise DataError(
-                f"data.list_file: {list_file} cannot be read ({error.strerror}); expected a text file with one path "
-                "a line."
-            ) from error
-        paths: list[str] = []
-        words: list[str] = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            path, word = split_label(line)
-            if with_classes and not word:
-                raise DataError(f"{list_file}, line {number}: {line.strip()!r} has no label; expected `path label`.")
-            paths.append(path)
-            words.append(word)
-        if with_classes:
-            if all(word.isdigit() for word in words):
-                self.labels = np.asarray([int(word) for word in words], dtype=np.int64)
-                self.classes = [str(label) for label in range(int(self.labels.max(initial=-1)) + 1)]
-            else:
-                self.classes = sorted(set(words))
-                number_of = {name: label for label, name in enumerate(self.classes)}
-                self.labels = np.asarray([number_of[word] for word in words], dtype=np.int64)
-        return paths
-
-
-def split_label(line: str) -> tuple[str, str]:
-    """Split `path label` (blank or tab between); a path may hold blanks, and the label may be missing ("")."""
-    line = line.strip()
-    if "\t" in line:
-        path, word = line.rsplit("\t", 1)
-        return path.strip(), word.strip()
-    head, _, word = line.rpartition(" ")
-    if head.lower().rstrip().endswith(EXTENSIONS) and not word.lower().endswith(EXTENSIONS):
-        return head.rstrip(), word
-    return line, ""
+    def _read_list(self, list_file: Path, with_labels: bool, classes: Sequence[str] | None, max_corrupt: float,
+                   setting: str) -> list[str]:
+        lines = read_labelled(list_file, self.root, labels=with_labels, may_miss=max_corrupt, setting=setting)
+        if with_labels:
+            words = [(f"{list_file}, line {line.line}", line.label) for line in lines]
+            labels, self.classes = number_words(words, classes, setting)
+            self.labels = np.asarray(labels, dtype=np.int64)
+        return [line.path for line in lines]
 
 
 def find_pictures(root: Path) -> Iterator[str]:
-    """Yield the paths, relative to `root`, of all pictures below it; links are followed, loops are not."""
+    """Yield the paths, relative to `root`, of all pictures below it; links are followed, loops are not.
+
+    Files whose ending says image but which are not read here (HEIC, raw, ...) are told in one line of the log.
+    """
     seen: set[str] = set()
+    wanted, foreign = readable_extensions(), []
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -271,5 +200,10 @@ def find_pictures(root: Path) -> Iterator[str]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(wanted):
                 yield os.path.relpath(os.path.join(folder, name), root)
+            elif name.lower().endswith(FOREIGN_EXTENSIONS):
+                foreign.append(os.path.relpath(os.path.join(folder, name), root))
+    tell_foreign(root, foreign)

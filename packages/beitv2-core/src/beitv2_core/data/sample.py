@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -31,3 +31,29 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Sample: ...
+
+
+def spread(dataset: Any, count: int | None) -> Any:
+    """`count` pictures spread evenly over a data set (files are sorted: the first ones are alike), or all of them."""
+    if count is None or len(dataset) <= count:
+        return dataset
+    return Chosen(dataset, np.linspace(0, len(dataset) - 1, count).astype(np.int64))
+
+
+class Chosen:
+    """Some pictures of a data set, by their numbers, in that order."""
+
+    def __init__(self, dataset: Any, numbers: Any) -> None:
+        self.dataset, self.numbers = dataset, np.asarray(numbers, dtype=np.int64)
+        self.classes = dataset.classes
+        labels = getattr(dataset, "labels", None)
+        self.labels = None if labels is None else labels[self.numbers]
+        if hasattr(dataset, "corrupt"):
+            self.corrupt = dataset.corrupt  # files that cannot be read count for the whole
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def load(self, index: int) -> Sample:
+        """Picture `index` of the chosen ones."""
+        return self.dataset.load(int(self.numbers[index]))

@@ -27,7 +27,7 @@ def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = 
     if old and not overwrite:
         raise DataError(f"{out}: already holds {old[0].name} ({len(old)} files {name}-*). Give an empty folder, "
                         "another --name, or --overwrite.")
-    classes = "".join(f"{one}\n" for one in folder.classes or ()).encode()
+    classes = os.fsencode("".join(f"{one}\n" for one in folder.classes or ()))
     listed = out / CLASSES_FILE
     if folder.classes is not None and not overwrite and listed.is_file() and listed.read_bytes() != classes:
         raise DataError(f"{listed}: names other classes than {folder.root} has. Give another folder, or --overwrite.")

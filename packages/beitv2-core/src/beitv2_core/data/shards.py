@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -16,7 +15,9 @@ import numpy as np
 
 from ..errors import DataError
 from .corrupt import CorruptFiles
-from .folder import MAX_REPLACEMENTS, Decoded, Shrink, decode_file
+from .folder import MAX_REPLACEMENTS
+from .image_file import OFFICIAL, Decoded, Reading, Shrink, decode_bytes, reason_of
+from .labels import label_words
 from .rng import derive_seed
 from .sample import Sample
 from .tar_index import BAD_LABEL, NO_LABEL, read_index
@@ -30,16 +31,17 @@ class ShardSet:
 
     root: a folder with .tar files, a .tar file, a pattern (`train-{000..146}.tar`, `{a,b}.tar`) or a list of these.
     with_classes: every sample needs a label (`key.cls`, or `key.json` with "label" or "cls"); the classes are the lines
-    of `classes.txt` beside the first file, or the numbers up to the greatest label.  max_corrupt, report: as in
-    `ImageFolder`; an undecodable member is replaced by the next sample.  window: files among which an epoch's order is
-    mixed.  Nothing is unpacked: a picture is one read at a known place, found by an index that is made once
-    (`tar_index`).  Raises DataError naming file and member.
+    of `classes.txt` beside the first file, or the numbers up to the greatest label.  classes, max_corrupt, report,
+    reading, setting: as in `ImageFolder`; an undecodable member is replaced by the next sample.  window: files among
+    which an epoch's order is mixed.  Nothing is unpacked: a picture is one read at a known place, found by an index
+    that is made once (`tar_index`).  Raises DataError naming file and member.
     """
 
-    def __init__(self, root: str | Path | Sequence[str], *, with_classes: bool = False, max_corrupt: float = 0.001,
-                 report: str | Path | None = None, window: int = 4) -> None:
-        self.root, self.window = root, window
-        self.files = find_shards(root)
+    def __init__(self, root: str | Path | Sequence[str], *, with_classes: bool = False,
+                 classes: Sequence[str] | None = None, max_corrupt: float = 0.001, report: str | Path | None = None,
+                 window: int = 4, reading: Reading = OFFICIAL, setting: str = "data.root") -> None:
+        self.root, self.window, self.reading = root, window, reading
+        self.files = find_shards(root, setting)
         cache = cache_folder()
         self._parts = [read_index(path, cache) for path in self.files]
         self._starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
@@ -47,8 +49,10 @@ class ShardSet:
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
-        if with_classes:
+        if with_classes or classes is not None:
             self.labels, self.classes = self._read_labels()
+        if classes is not None and self.labels is not None:
+            self.labels, self.classes = self._renumbered(self.labels, list(self.classes or ()), list(classes), setting)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -91,7 +95,7 @@ class ShardSet:
             try:
                 found = self._decode(at, shrink)
             except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
-                self.corrupt.add(self.path(at), f"{type(error).__name__}: {error}".replace("\n", " "))
+                self.corrupt.add(self.path(at), reason_of(error))
                 continue
             label = None if self.labels is None else int(self.labels[at])
             return Sample(found.image, label, self.path(at), full_size=found.full_size, reduction=found.reduction)
@@ -123,7 +127,7 @@ class ShardSet:
         content = opened.read(size)
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes at {offset}; the tar file was changed or cut")
-        return decode_file(io.BytesIO(content), shrink)
+        return decode_bytes(content, shrink, self.reading)
 
     def _opened(self, file: int) -> BinaryIO:
         if file in self._open:
@@ -144,29 +148,39 @@ class ShardSet:
         listed = Path(self.files[0]).with_name(CLASSES_FILE)
         if not listed.is_file():
             return labels, [str(label) for label in range(int(labels.max()) + 1)]
-        classes = listed.read_text(encoding="utf-8").splitlines()
+        classes = os.fsdecode(listed.read_bytes()).lstrip("\ufeff").splitlines()
         if int(labels.max()) >= len(classes):
             at = int(labels.argmax())
             raise DataError(f"{self.path(at)}: label {labels[at]}, but {listed} names {len(classes)} classes. Complete "
                             "the list or remove it.")
         return labels, classes
 
+    def _renumbered(self, labels: np.ndarray, own: list[str], classes: list[str],
+                    setting: str) -> tuple[np.ndarray, list[str]]:
+        """Labels as numbers of `classes`: by the names of classes.txt, or as they are where there are none."""
+        used, first = np.unique(labels, return_index=True)
+        listed = Path(self.files[0]).with_name(CLASSES_FILE)
+        words = [(str(listed) if listed.is_file() else self.path(int(at)), own[int(label)])
+                 for label, at in zip(used, first)]
+        number_of = dict(zip(used.tolist(), label_words(words, classes, setting, only_names=listed.is_file())))
+        return np.asarray([number_of[int(label)] for label in labels], dtype=np.int64), classes
 
-def find_shards(root: str | Path | Sequence[str]) -> list[Path]:
+
+def find_shards(root: str | Path | Sequence[str], setting: str = "data.root") -> list[Path]:
     """The tar files of a folder (sorted), a path, a pattern or a list of these; DataError where one is missing."""
     files: list[Path] = []
     for item in [root] if isinstance(root, (str, Path)) else root:
         if Path(item).is_dir():
             found = sorted(path for path in Path(item).iterdir() if path.suffix == ".tar" and path.name[0] != ".")
             if not found:
-                raise DataError(f"data.root: {item} holds no .tar files. Give a folder of shards, or write some with "
+                raise DataError(f"{setting}: {item} holds no .tar files. Give a folder of shards, or write some with "
                                 "`beitv2 make-shards`.")
         else:
             found = [Path(name) for name in expand_braces(str(item))]
         files += found
     missing = [path for path in files if not path.is_file()]
     if missing or not files:
-        raise DataError(f"data.root: {len(missing)} of {len(files)} shards of {root} do not exist (the first: "
+        raise DataError(f"{setting}: {len(missing)} of {len(files)} shards of {root} do not exist (the first: "
                         f"{missing[0] if missing else 'none was named'}). Expected .tar files, a folder of them, or a "
                         "pattern such as train-{000..146}.tar.")
     return files

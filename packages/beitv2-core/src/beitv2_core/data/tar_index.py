@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .folder import EXTENSIONS, PathList
+from .folder import PathList
+from .image_file import FOREIGN_EXTENSIONS, readable_extensions, tell_foreign
 
 logger = logging.getLogger("beitv2_core")
 
-VERSION = 1
+VERSION = 2
 NO_LABEL, BAD_LABEL = -1, -2
 MAX_LABEL_BYTES = 1 << 20
 BLOCK = 512
@@ -88,10 +89,11 @@ def scan_tar(path: Path) -> TarIndex:
             "unpacked: pictures do not get smaller."
         ) from error
     _check_end(path, end)
+    tell_foreign(path, (name for name in seen if name.lower().endswith(FOREIGN_EXTENSIONS)))
     if not pictures:
         raise DataError(
-            f"{path}: no pictures among its {len(seen)} files; looked for {', '.join(EXTENSIONS)}. Give shards in the "
-            "WebDataset layout (key.jpg, key.cls), or write some with `beitv2 make-shards`."
+            f"{path}: no pictures among its {len(seen)} files; looked for {', '.join(readable_extensions())}. "
+            "Give shards in the WebDataset layout (key.jpg, key.cls), or write some with `beitv2 make-shards`."
         )
     names, offsets, sizes = zip(*pictures.values())
     found = [labels.get(key, NO_LABEL) for key in pictures]
@@ -115,7 +117,7 @@ def _take(path: Path, tar: Any, member: Any, pictures: dict[str, tuple[str, int,
     seen.add(member.name)
     stem, _, kind = name.name.partition(".")
     key, kind = str(name.with_name(stem)) if stem else str(name), kind.lower()
-    if f".{kind}" in EXTENSIONS:
+    if f".{kind}" in readable_extensions():
         if key in pictures:
             raise DataError(f"{path}: {pictures[key][0]} and {member.name} are pictures of one sample, {key}; expected "
                             "one picture a sample. Rename one of them.")

@@ -94,9 +94,9 @@ class PictureFacts(BaseModel):
     """The picture as it came."""
 
     format: str
-    width: int = Field(description="pixels, after turning it upright")
+    width: int = Field(description="pixels, as the model's run reads it")
     height: int
-    notes: list[str] = Field(description="what was done to get an upright 8 bit RGB picture")
+    notes: list[str] = Field(description="what one should know about how it became 8 bit RGB")
 
 
 class Answer(BaseModel):
@@ -166,7 +166,7 @@ def create_app(
 def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
     def compute(body: bytes) -> Answer:
         start = time.perf_counter()
-        picture = read_picture(body, max_pixels=limits.max_pixels)
+        picture = read_picture(body, max_pixels=limits.max_pixels, upright=view.upright)
         facts = PictureFacts(format=picture.format, width=picture.image.width, height=picture.image.height,
                              notes=picture.notes)
         result = view.show(picture.image)

@@ -27,14 +27,16 @@ CODES_ONLY = ("tokenizer", "pretrain")
 class View(NamedTuple):
     """Something a run can show of a picture.
 
-    name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: upright RGB picture of any
-    size -> ClassesResult, SegmentationResult or CodesResult.  It is called by one thread at a time.
+    name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: RGB picture of any size ->
+    ClassesResult, SegmentationResult or CodesResult.  It is called by one thread at a time.  upright: whether the run
+    turns images as their EXIF data say; the picture is read likewise.
     """
 
     name: str
     title: str
     about: str
     show: Callable[[Image.Image], Result]
+    upright: bool = False
 
 
 def find_view(run: str, kind: str) -> View | None:
@@ -57,11 +59,11 @@ def model_view(picture: Image.Image, image_size: Any, crop_share: float) -> tupl
     return Image.fromarray(pixels), to_unit_floats(pixels[None])
 
 
-def codes_view(tokenizer: Any, gallery: Iterable[tuple[np.ndarray, Any]] = (), *, keep: int = 8) -> View:
+def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, upright: bool = False) -> View:
     """A tokenizer's view: the codes of a picture, and of each code the `keep` nearest patches of the gallery.
 
     gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything); read once, here.  Codes are those of
-    `beitv2 tokenize`.
+    `beitv2 tokenize`.  upright: as the tokenizer's run reads images.
     """
     from ..codes import encode
     from ..evaluate import nearest_patches
@@ -88,29 +90,13 @@ def codes_view(tokenizer: Any, gallery: Iterable[tuple[np.ndarray, Any]] = (), *
 
     rows, columns = tokenizer.grid
     return View("codes", "Codes", f"The tokenizer turns the picture into {rows} x {columns} codes, each out of "
-                f"{tokenizer.num_codes:,}. One colour is one code.", show)
+                f"{tokenizer.num_codes:,}. One colour is one code.", show, upright)
 
 
-def evenly(dataset: Any, count: int) -> Any:
-    """`count` pictures spread over the whole data set (files are sorted, so the first ones are alike), or all."""
-    return dataset if len(dataset) <= count else _Chosen(dataset, np.linspace(0, len(dataset) - 1, count).astype(int))
-
-
-class _Chosen:
-    def __init__(self, dataset: Any, numbers: np.ndarray) -> None:
-        self._dataset, self._numbers = dataset, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def load(self, index: int) -> Sample:
-        return self._dataset.load(int(self._numbers[index]))
-
-
-def _counted(batches: Iterable[tuple[np.ndarray, Any]], total: list[int]) -> Iterator[tuple[np.ndarray, Any]]:
-    for images, rest in batches:
-        yield images, rest
-        total[0] += len(images)
+def _counted(batches: Iterable[Any], total: list[int]) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        total[0] += len(batch[0])
 
 
 def _row(patches: list[np.ndarray]) -> Image.Image:

@@ -1,0 +1,54 @@
+"""The one loop of every measurement: central crops in order, decoded by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .image_file import OFFICIAL, Reading, decode_path, explain
+from .loader import Loader
+from .pretrain_set import EvalTransform, LabelledBatch
+from .sample import Chosen, Sample, spread
+from .sampler import ResumableSampler
+
+
+def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
+                 interpolation: str = "bicubic", limit: int | None = None, numbers: Sequence[int] | None = None,
+                 num_workers: int = 0) -> Iterator[LabelledBatch]:
+    """Batches (images float32 (B, 3, H, W) in [0, 1], labels int64 (B,), -1 = none, paths) in the data set's order.
+
+    limit: that many pictures, spread evenly over the data set; numbers: these pictures (a process's part) instead.
+    num_workers: processes that decode; the batches are the same to the bit for any number.  Without a picture there is
+    no batch.
+    """
+    chosen = spread(dataset, limit) if numbers is None else Chosen(dataset, numbers)
+    if not len(chosen):
+        return
+    sampler = ResumableSampler(len(chosen), batch_size=batch_size, shuffle=False, drop_last=False)
+    transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
+    with Loader(chosen, transform, sampler, num_workers=min(num_workers, sampler.steps_per_epoch)) as loader:
+        yield from loader.one_pass()
+
+
+class ImageFiles:
+    """Named image files as a data set without labels; one that cannot be read is a DataError naming it.
+
+    reading: how files become pixels.
+    """
+
+    classes = None
+
+    def __init__(self, paths: Sequence[str], reading: Reading = OFFICIAL) -> None:
+        self.paths, self.reading = list(paths), reading
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: int) -> Sample:
+        """Decode file `index`."""
+        path = self.paths[index]
+        try:
+            image = decode_path(path, reading=self.reading).image
+        except Exception as error:  # decoders raise anything on broken input
+            raise explain(path, error) from error
+        return Sample(image, None, path)
