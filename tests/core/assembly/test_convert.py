@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from beitv2_core import cli
 from beitv2_core.assembly.convert import SUFFIXES, Hints, convert_file, read_model
-from beitv2_core.assembly.restore import load_tokenizer, read_checkpoint, read_weights_file
+from beitv2_core.assembly.restore import load_tokenizer, read_checkpoint
 from beitv2_core.assembly.verify import build, outputs_of
 from beitv2_core.checkpoint.foreign import read_tensors
 from beitv2_core.checkpoint.formats import FORMATS
@@ -48,7 +48,7 @@ def test_official_to_ours_to_official_loses_no_bit(model, tmp_path):
     convert_file(tmp_path / "ours.safetensors", tmp_path / "back.pth", "official")
     assert_same_tensors(read_tensors(tmp_path / "back.pth")[0], state)
     found = read_model(tmp_path / "ours.safetensors")
-    assert set(read_weights_file(tmp_path / "ours.safetensors")) == set(found.weights)
+    assert set(read_checkpoint(str(tmp_path / "ours.safetensors")).weights) == set(found.weights)
 
 
 @pytest.mark.parametrize("to", ["huggingface", "timm", "paddleclas"])

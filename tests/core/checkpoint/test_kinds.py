@@ -8,7 +8,7 @@ from model_files import models
 
 from beitv2_core.assembly.described import build_described
 from beitv2_core.checkpoint.formats import FORMATS, to_format
-from beitv2_core.checkpoint.kinds import KINDS, recognise, under_our_names
+from beitv2_core.checkpoint.kinds import KINDS, recognise
 from beitv2_core.checkpoint.shapes import shapes_of
 from beitv2_core.errors import CheckpointError
 from beitv2_core.window import relative_position_index, table_rows, window_of
@@ -103,7 +103,8 @@ def test_two_layouts_in_one_file_are_refused(classifier):
 def test_tensors_beside_the_model_do_not_reach_a_loader(goldens_dir):
     tokenizer = next(m for m in models(goldens_dir) if m.kind == "tokenizer")
     beside = {"teacher_model.norm.weight": np.ones(3, "f4"), "scaling_layer.shift": np.ones(3, "f4")}
-    assert set(under_our_names({**tokenizer.state, **beside})) == set(recognised(tokenizer).weights)
+    found = recognise({**tokenizer.state, **beside}, num_heads=tokenizer.hints.num_heads)
+    assert set(found.weights) == set(recognised(tokenizer).weights) and not found.extra
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (2, 6), (6, 2), (1, 1), (3, 14)])

@@ -10,12 +10,10 @@ from typing import Any
 
 import paddle
 
+from beitv2_core.checkpoint.architecture import default_taps
 from beitv2_core.errors import ShapeError
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
 from beitv2_seg.pyramid import pyramid_levels
-
-#: blocks whose output is read, of the published models
-TAPS = {"base": (3, 5, 7, 11), "large": (7, 11, 15, 23)}
 
 
 class BEiTv2(BEiTBackbone):
@@ -40,7 +38,7 @@ class BEiTv2(BEiTBackbone):
         options.setdefault("patch_size", patch_size)
         super().__init__(image_size=image_size, drop_path=drop_path, init_values=init_values, in_chans=in_channels,
                          use_rel_pos_bias=use_rel_pos_bias, norm="none", **options)
-        taps = tuple(out_indices) if out_indices is not None else _default_taps(size, self.depth)
+        taps = tuple(out_indices) if out_indices is not None else default_taps(size, self.depth)
         if len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < self.depth:
             raise ShapeError(f"BEiTv2: out_indices is {list(taps)}; expected four block numbers of 0 .. "
                              f"{self.depth - 1}.")
@@ -62,10 +60,6 @@ class BEiTv2(BEiTBackbone):
 
 def _as_map(tokens_BTD: paddle.Tensor, grid: tuple[int, int]) -> paddle.Tensor:
     return tokens_BTD[:, 1:].transpose([0, 2, 1]).reshape([0, tokens_BTD.shape[2], *grid])
-
-
-def _default_taps(size: str | None, depth: int) -> tuple[int, ...]:
-    return TAPS.get(size or "", tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)))
 
 
 def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256: str | None = None) -> list[str]:

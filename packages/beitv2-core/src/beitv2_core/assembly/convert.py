@@ -6,21 +6,20 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checkpoint.converted import is_converted, parse_converted, write_converted
-from ..checkpoint.foreign import read_tensors
+from ..checkpoint.converted import write_converted
 from ..checkpoint.formats import to_format, translate, trunk_alone
 from ..checkpoint.keymaps.huggingface import config_of
 from ..checkpoint.keymaps.official import INDEX, TABLE
-from ..checkpoint.kinds import Recognised, recognise
+from ..checkpoint.kinds import Recognised
 from ..checkpoint.remap import resize_rel_pos_bias
 from ..checkpoint.shapes import grid_of
 from ..checkpoint.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
 from ..errors import CheckpointError, ConfigError
-from .restore import checkpoint_folder, read_checkpoint
+from .found import Hints, Size, grid_for, read_model
 from .transfer import resize_pos_embed
 
 log = logging.getLogger("beitv2_core")
@@ -28,20 +27,13 @@ TARGETS = ("ours", "official", "huggingface", "timm", "paddleclas")
 #: key the released files of a kind have their weights under; None: at the top
 NESTS = {"segmentation": "state_dict", "clip": None, "dino": None}
 SUFFIXES = {"ours": ".safetensors", "official": ".pth", "timm": ".safetensors", "paddleclas": ".pdparams"}
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # of transformers' folders
-Size = tuple[int, int]
-
-
-class Hints(NamedTuple):
-    """What weights do not tell: picture size (height, width) in pixels, heads, blocks before the [CLS] head."""
-
-    size: Optional[Size] = None
-    num_heads: Optional[int] = None
-    early_layers: Optional[int] = None
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not."""
+    """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
+
+    taken: from where in the source, and what was assumed of the model; classes: how many class names it has.
+    """
 
     path: Path
     kind: str
@@ -50,15 +42,20 @@ class Converted(NamedTuple):
     tensors: int
     kept: int
     left_out: int
+    taken: str
+    classes: int
 
 
 def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: bool = False,
-                 image_size: Size | None = None, backbone: bool = False, hints: Hints | None = None) -> Converted:
+                 image_size: Size | None = None, backbone: bool = False, hints: Hints | None = None,
+                 classes: Sequence[str] | None = None) -> Converted:
     """Write the model in `src` to `dst` in another format; returns what was written.
 
     src: run folder, .pdckpt, weights file of any format, or a folder of transformers.  dst: a file (`SUFFIXES`), a
     folder for huggingface.  image_size: (height, width) its position terms are fitted to: bias tables in geometric
     progression, absolute positions bicubically, as the official loader.  backbone: write the trunk alone.
+    classes: names of the classes, in the order of the logits (default: those of the source); the formats `ours` and
+    `huggingface` hold them.
     official -> ours -> official gives every tensor back bit for bit, those we never read included; what is not a tensor
     (epoch, arguments, optimizer) is not carried along.  The file appears whole or not at all.
     Raises CheckpointError for a source that is not recognised, a format the kind does not exist in, and a target that
@@ -70,10 +67,15 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
     _check_target(src, dst, to, force)
     found = read_model(src, hints or Hints())
+    taken = found.taken()
     try:
+        if classes is not None:
+            found = found._replace(classes=_checked_classes(found, classes))
         if backbone:
             weights, architecture = trunk_alone(found.kind, found.weights, found.architecture)
             found = Recognised("backbone", found.origin, weights, architecture)
+        elif found.kind == "segmentation" and to == "ours":
+            _check_known(found)
         if image_size is not None:
             found = resize_model(found, image_size)
         state = {} if to == "ours" else _state_of(found, to)
@@ -91,25 +93,26 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         log.warning("%s: that toolkit's own class pools the class token and does not read head.fc_norm: its outputs "
                     "differ from this model's. Use the classes that beitv2-cls registers there, with `--to ours`.", dst)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
-                     len(found.kept) if to == "ours" else 0, left_out)
+                     len(found.kept) if to == "ours" else 0, left_out, taken, len(found.classes or ()))
 
 
-def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:
-    """The model at a path in any format `convert_file` takes; errors name the path."""
-    src, hints = Path(src), hints or Hints()
-    try:
-        if src.suffix == ".pdckpt" or (src.is_dir() and not _transformers_file(src)):
-            return _of_run(src, hints)
-        file = _transformers_file(src) or src
-        tensors, rest = read_tensors(file)
-        if is_converted(rest):
-            return parse_converted(tensors, rest)
-        if file != src:
-            hints = _hints_of_folder(src, hints)
-        return _recognise(tensors, None, hints)
-    except CheckpointError as error:
-        message = str(error)
-        raise CheckpointError(message if str(src) in message else f"{src}: {message}") from None
+def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ...]:
+    count = found.architecture.get("num_classes")
+    if count is None:
+        raise CheckpointError(f"a {found.kind} model has no classes. Leave out --classes.")
+    if len(classes) != count or len(set(classes)) != count:
+        raise CheckpointError(f"{len(classes)} class names ({len(set(classes))} different) for a model of {count} "
+                              "classes. Give one name for each, in the order of the logits.")
+    return tuple(classes)
+
+
+def _check_known(found: Recognised) -> None:
+    """A segmenter whose taps or pooling are not known would answer something else, or nothing."""
+    for name in ("out_indices", "pool_scales"):
+        if found.architecture[name] is None:
+            example = "3 5 7 11" if name == "out_indices" else "1,2,3,6"
+            raise CheckpointError(f"{name} of this segmenter is not in its weights. Say it as it was trained: "
+                                  f"--{name.replace('_', '-')} {example}.")
 
 
 def resize_model(found: Recognised, image_size: Size) -> Recognised:
@@ -120,7 +123,7 @@ def resize_model(found: Recognised, image_size: Size) -> Recognised:
     weights, architecture = dict(found.weights), json.loads(json.dumps(found.architecture))
     if found.kind == "clip":
         patch, old = architecture["patch_size"], architecture["image_size"] // architecture["patch_size"]
-        new = _grid(image_size, (patch, patch))
+        new = grid_for(image_size, (patch, patch), "--image-size")
         if new[0] != new[1]:
             raise ConfigError(f"--image-size {image_size}: CLIP's position table is of a square. Give one number.")
         table = weights["positional_embedding"]
@@ -132,7 +135,7 @@ def resize_model(found: Recognised, image_size: Size) -> Recognised:
         for part in parts:
             trunk, prefix = (architecture[part], f"{part}.") if part else (architecture, "")
             # The decoder reads the encoder's map of codes.
-            old, grid = grid_of(trunk), grid or _grid(image_size, tuple(trunk["patch_size"]))
+            old, grid = grid_of(trunk), grid or grid_for(image_size, trunk["patch_size"], "--image-size")
             for name in [name for name in weights if name.startswith(prefix)]:
                 if name.endswith(TABLE):
                     weights[name] = resize_rel_pos_bias(weights[name], old, grid)
@@ -145,13 +148,6 @@ def resize_model(found: Recognised, image_size: Size) -> Recognised:
 
 def _resize_positions(table: np.ndarray, old: Size, new: Size) -> np.ndarray:
     return resize_pos_embed(table.astype(np.float32), old, new).astype(table.dtype)
-
-
-def _grid(image_size: Size, patch: Sequence[int]) -> Size:
-    if any(size < p or size % p for size, p in zip(image_size, patch)):
-        raise ConfigError(f"--image-size {image_size[0]},{image_size[1]}: no whole number of patches of {patch[0]} x "
-                          f"{patch[1]} pixels. Give multiples of the patch.")
-    return image_size[0] // patch[0], image_size[1] // patch[1]
 
 
 def _state_of(found: Recognised, to: str) -> dict[str, np.ndarray]:
@@ -178,7 +174,8 @@ def _write(dst: Path, to: str, found: Recognised, state: Mapping[str, np.ndarray
         write_paddle(dst, state)
     else:
         with whole_or_absent(dst / "config.json") as file:
-            file.write(json.dumps(config_of(found.kind, found.architecture), indent=1).encode() + b"\n")
+            config = config_of(found.kind, found.architecture, found.classes)
+            file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
         write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
 
 
@@ -196,50 +193,3 @@ def _check_target(src: Path, dst: Path, to: str, force: bool) -> None:
                               f"{'file' if suffix else 'folder'}. Choose another target.")
     if written.exists() and not force:
         raise CheckpointError(f"{written}: exists already. Choose another target, or overwrite it with --force.")
-
-
-def _transformers_file(folder: Path) -> Path | None:
-    if not folder.is_dir() or not (folder / "config.json").is_file():
-        return None
-    return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
-
-
-def _hints_of_folder(folder: Path, hints: Hints) -> Hints:
-    try:
-        heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_attention_heads")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder}: config.json cannot be read: {error}.") from None
-    return hints._replace(num_heads=hints.num_heads or heads) if isinstance(heads, int) else hints
-
-
-def _of_run(src: Path, hints: Hints) -> Recognised:
-    """The model of a run; what weights do not tell is taken from the settings they were saved with."""
-    if checkpoint_folder(src) is None:
-        raise CheckpointError("no model in this folder.")
-    saved = read_checkpoint(str(src))
-    config: Any = saved.config
-    model = config.get("encoder") or config.get("model") or {}
-    trunk = model.get("backbone") or model
-    size = trunk.get("image_size") or (config.get("data") or {}).get("image_size")
-    size = (size, size) if isinstance(size, int) else tuple(size) if size else None
-    found = _recognise(saved.weights, "ours", Hints(hints.size or size, hints.num_heads or trunk.get("num_heads"),
-                                                    hints.early_layers or trunk.get("early_layers")))
-    a = found.architecture
-    trunks = [(a["encoder"], trunk), (a["decoder"], config.get("decoder") or {})] if found.kind == "tokenizer" else \
-        [(a.get("backbone", a), trunk)]
-    for described, section in trunks:
-        described.update({key: section[key] for key in ("num_heads", "norm_eps") if key in section})
-    a.update({key: list(value) for key, value in (("out_indices", trunk.get("out_indices")),
-                                                  ("pool_scales", model.get("pool_scales"))) if value and key in a})
-    return found
-
-
-def _recognise(tensors: Mapping[str, np.ndarray], origin: str | None, hints: Hints) -> Recognised:
-    grid = None
-    if hints.size is not None:
-        patches = [array for name, array in tensors.items()
-                   if array.ndim == 4 and name.endswith(("patch_embed.proj.weight", "projection.weight"))
-                   and not name.startswith("decoder.")]
-        if patches:
-            grid = _grid(hints.size, patches[0].shape[2:])
-    return recognise(tensors, origin=origin, grid=grid, num_heads=hints.num_heads, early_layers=hints.early_layers)

@@ -30,7 +30,21 @@ def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
     if build is None:
         raise MissingDependencyError(f"a {kind} model needs a package that is not installed. Type: "
                                      "pip install beitv2-cls (classifier) or pip install beitv2-seg (segmentation)")
+    _check_complete(kind, architecture)
     return build(architecture)
+
+
+def _check_complete(kind: str, architecture: Mapping[str, Any]) -> None:
+    """What neither weights nor whoever converted them said is asked for, never guessed."""
+    parts = [architecture, *(architecture[part] for part in ("encoder", "decoder", "backbone") if part in architecture)]
+    missing = [name for name in ("num_heads", "out_indices", "pool_scales") for part in parts if name in part
+               and part[name] is None]
+    if kind == "pretraining" and architecture.get("head_layers") and architecture.get("early_layers") is None:
+        missing.append("early_layers")
+    if missing:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(missing))
+        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model cannot be told from its weights. "
+                              f"Convert the file with {flags}, as it was trained.")
 
 
 def _backbone(architecture: Mapping[str, Any]) -> BEiTBackbone:
@@ -44,11 +58,6 @@ def _tokenizer(architecture: Mapping[str, Any]) -> VQKD:
 
 
 def _pretraining(architecture: Mapping[str, Any]) -> BEiTForMaskedImageModeling:
-    if architecture.get("head_layers") and architecture.get("early_layers") is None:
-        raise CheckpointError(
-            f"after which of {architecture['depth']} blocks the [CLS] head reads its patches is not in the weights. "
-            "Convert again with --early-layers."
-        )
     return BEiTForMaskedImageModeling(**architecture)
 
 

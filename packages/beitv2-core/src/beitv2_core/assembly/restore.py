@@ -6,123 +6,18 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
 
-from ..checkpoint.converted import is_converted, parse_converted
-from ..checkpoint.foreign import read_tensors
-from ..checkpoint.kinds import Recognised, under_our_names
-from ..checkpoint.shapes import grid_of
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
 from ..errors import CheckpointError, ConfigError
 from ..models.vqkd import PUBLISHED, build_published
 from .described import build_described
+from .found import Found, checkpoint_folder, read_checkpoint
 from .models import build_mim, build_tokenizer
-
-PICKLED = (".pth", ".pt", ".pdparams", ".bin")
-
-
-class Found(NamedTuple):
-    """What a path holds. step, config, versions and optimizer are empty for a lone weights file.
-
-    model: kind and architecture of a file that `beitv2 convert` wrote.
-    """
-
-    path: Path
-    weights: Mapping[str, np.ndarray]
-    config: Mapping[str, Any]
-    step: int | None = None
-    versions: Mapping[str, Any] = {}
-    optimizer_tensors: int = 0
-    optimizer_bytes: int = 0
-    model: Recognised | None = None
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of patches a converted trunk was made for; None where the file does not say."""
-        if self.model is None:
-            return None
-        if self.model.kind not in ("pretraining", "classifier", "backbone"):
-            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a pretraining, classifier or "
-                                  "backbone file was expected.")
-        return grid_of(self.model.architecture)
-
-
-def checkpoint_folder(path: Path) -> Path | None:
-    """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
-    if path.suffix == ".pdckpt":
-        return path
-    if not path.is_dir():
-        return None
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    newest = CheckpointStore(folder).latest()
-    if newest is None:
-        raise CheckpointError(
-            f"{path}: no valid checkpoint in this folder. Give a run folder that has been trained (with checkpoints/"
-            "step_*.pdckpt), a .pdckpt folder, or a file of weights."
-        )
-    return Path(newest)
-
-
-def read_checkpoint(source: str, *, sha256: str | None = None) -> Found:
-    """Read a run folder, a .pdckpt or a weights file (.safetensors, official .pth) without executing anything."""
-    path = Path(source)
-    if "://" in source:
-        from ..checkpoint.weights import resolve_weights
-
-        path = Path(resolve_weights(source, sha256))
-    elif not path.exists():
-        raise CheckpointError(
-            f"{source}: no such run folder, checkpoint or weights file. Check the path, or train first: "
-            "beitv2 train-tokenizer CONFIG writes a run folder."
-        )
-    folder = checkpoint_folder(path)
-    if folder is not None:
-        saved = CheckpointStore(folder.parent).load(folder)
-        optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
-        return Found(
-            folder,
-            saved.weights,
-            saved.config,
-            saved.step,
-            saved.state.get("versions", {}),
-            len(optimizer),
-            sum(value.nbytes for value in optimizer),
-        )
-    if "://" not in source and sha256 is not None:
-        from ..checkpoint.weights import resolve_weights
-
-        path = Path(resolve_weights(source, sha256))
-    weights, model = _read_file(path)
-    return Found(path, weights, {}, model=model)
-
-
-def read_weights_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a lone file, under our names, whatever format it has; those beside the model are left out.
-
-    Raises CheckpointError where the file is no weights file, damaged or unsafe.
-    """
-    return _read_file(path)[0]
-
-
-def _read_file(path: Path) -> tuple[dict[str, np.ndarray], Recognised | None]:
-    if path.suffix not in (".safetensors", *PICKLED):
-        raise CheckpointError(
-            f"{path}: unknown kind of file {path.suffix!r}; expected a run folder, .pdckpt, .safetensors, "
-            f"{', '.join(PICKLED)}."
-        )
-    tensors, rest = read_tensors(path)
-    try:
-        if is_converted(rest):
-            model = parse_converted(tensors, rest)
-            return model.weights, model
-        return under_our_names(tensors), None
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-
 
 def read_config(source: str) -> Any:
     """The settings a run or checkpoint was made with; None for a lone weights file."""

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from ..checkpoint.foreign import read_tensors
+from ..checkpoint.foreign import read_state
 from ..checkpoint.formats import trunk_alone
 from ..checkpoint.kinds import Recognised, identical, recognise
+from ..checkpoint.places import flat
 from ..errors import CheckpointError
-from .convert import Hints, read_model, resize_model, state_in_origin
+from .convert import resize_model, state_in_origin
 from .described import build_described
+from .found import Hints, read_model
 from .reference import torch_outputs
 from .restore import freeze, set_weights
 
@@ -90,7 +92,7 @@ def verify_file(ours: str | Path, against: str | Path, *, tolerance: float = 1e-
     if resized:
         source = resize_model(source, _image_size(found))
     elif not alone and source.origin == found.origin != "ours" and Path(against).is_file():
-        differences.append(_given_back(found, Path(against)))
+        differences.append(_given_back(found, source, Path(against)))
     differences.append(_tensors(found.weights, source.weights))
     model = build(found, str(ours))
     inputs = fixed_inputs(found)
@@ -172,8 +174,10 @@ def _image_size(found: Recognised) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _given_back(found: Recognised, against: Path) -> Difference:
-    file, _ = read_tensors(against)
+def _given_back(found: Recognised, source: Recognised, against: Path) -> Difference:
+    tensors, behind = flat(read_state(against)[0]), len(source.container) + 1 if source.container else 0
+    file = {name[behind:]: array for name, array in tensors.arrays.items()
+            if tensors.container[name] == source.container}
     back = state_in_origin(found)
     wrong = [name for name in {**file, **back}
              if name not in file or name not in back or not identical(back[name], file[name])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,29 @@ from beitv2_core.checkpoint.shapes import TABLE
 from beitv2_core.errors import CheckpointError
 from beitv2_core.window import table_rows, window_of
 
-HEAD_WIDTH = 64  # of every published model; only a relative position table says how many heads there are
+#: heads of the published widths; only a relative position table says how many there are
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 NORM_EPS = 1e-6  # of the norms of every published model
 #: blocks before the [CLS] head and tapped blocks of the published models, which weights do not tell, by depth
 EARLY_LAYERS = {12: 9, 24: 21}
 TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
+POOL_SCALES = (1, 2, 3, 6)
 
 
-def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, grid: tuple[int, int] | None = None,
-                      num_heads: int | None = None, early_layers: int | None = None) -> dict[str, Any]:
-    """The architecture of the weights of a `kind`; what they do not tell is given or follows the published models.
+def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: str = "ours",
+                      grid: tuple[int, int] | None = None, num_heads: int | None = None,
+                      early_layers: int | None = None, out_indices: Sequence[int] | None = None,
+                      pool_scales: Sequence[int] | None = None, assumed: list[str] | None = None) -> dict[str, Any]:
+    """The architecture of the weights of a `kind`; what they do not tell is given, or follows the published models.
 
-    grid: window of patches where it is not square; num_heads: without a relative position table (default: width / 64);
-    early_layers: blocks before the [CLS] head (default: 9 of 12, 21 of 24, else None: not known).
+    grid: window of patches where it is not square; num_heads: without a relative position table (default: of the
+    published model of that width); early_layers: blocks before the [CLS] head (default: 9 of 12, 21 of 24);
+    out_indices: the four tapped blocks of a segmenter (default: the published ones, for official files of base and large);
+    pool_scales: of its pyramid (default: 1, 2, 3, 6 for four).  Where there is no default the value is None: not known.
+    assumed: gets a line for every default that was taken.
     Raises CheckpointError naming a tensor that is missing, and where a grid cannot be told.
     """
-    source = _Source(weights)
+    source = _Source(weights, [] if assumed is None else assumed)
     if kind == "clip":
         return _clip(source, num_heads)
     if kind == "tokenizer":
@@ -44,12 +51,16 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, grid: tup
     if kind == "segmentation":
         trunk = _trunk(source, "backbone.", grid, num_heads)
         bins = source.count("decode_head.psp_modules.")
+        published = origin == "official" and (trunk["width"], trunk["depth"]) in ((768, 12), (1024, 24))
+        taps = source.default("out_indices", out_indices, TAPS[trunk["depth"]] if published else None)
+        if taps is None and trunk["depth"] == 4:
+            taps = [0, 1, 2, 3]  # there are no other four
+        scales = source.default("pool_scales", pool_scales, POOL_SCALES if bins == len(POOL_SCALES) else None)
+        _check_counts(trunk["depth"], taps, bins, scales)
         return {"backbone": trunk, "num_classes": source.shape("decode_head.conv_seg.bias")[0],
                 "channels": source.shape("decode_head.conv_seg.weight")[1],
                 "aux_channels": source.shape("auxiliary_head.conv_seg.weight")[1],
-                "pool_scales": [1, 2, 3, 6] if bins == 4 else list(range(1, bins + 1)),
-                "out_indices": list(TAPS.get(trunk["depth"],
-                                             [trunk["depth"] * i // 4 - 1 for i in range(1, 5)]))}
+                "pool_scales": scales, "out_indices": taps}
     trunk = _trunk(source, "", grid, num_heads)
     norm = "pool" if "fc_norm.weight" in weights else "final" if "norm.weight" in weights else "none"
     if kind == "classifier":
@@ -58,17 +69,41 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, grid: tup
         found = {**trunk, "num_codes": source.shape("lm_head.bias")[0]}
         layers = source.count("cls_pt_layers.")
         if layers:
-            found.update(early_layers=early_layers or EARLY_LAYERS.get(trunk["depth"]), head_layers=layers,
-                         share_lm_head="cls_pt_lm_head.weight" not in weights)
+            early = source.default("early_layers", early_layers, EARLY_LAYERS.get(trunk["depth"]))
+            found.update(early_layers=early, head_layers=layers, share_lm_head="cls_pt_lm_head.weight" not in weights)
         return found
     return {**trunk, "norm": norm} if kind == "backbone" else trunk
+
+
+def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
+    """The blocks a segmenter of ours taps where its settings do not say: the published ones of a size, or quarters."""
+    return TAPS[depth] if size in ("base", "large") and depth in TAPS else tuple(depth * i // 4 - 1 for i in range(1, 5))
+
+
+def _check_counts(depth: int, taps: list[int] | None, bins: int, scales: list[int] | None) -> None:
+    if taps is not None and (len(taps) != 4 or sorted(set(taps)) != taps or not 0 <= taps[0] <= taps[-1] < depth):
+        raise CheckpointError(f"out_indices {taps}: expected four rising block numbers of 0 .. {depth - 1}. Correct "
+                              "--out-indices.")
+    if scales is not None and len(scales) != bins:
+        raise CheckpointError(f"pool_scales {scales}: the weights have {bins} pooling branches. Give {bins} numbers "
+                              "(--pool-scales).")
 
 
 class _Source:
     """Shapes by name; a missing one is an error that names it."""
 
-    def __init__(self, weights: Mapping[str, np.ndarray]):
-        self.weights = weights
+    def __init__(self, weights: Mapping[str, np.ndarray], assumed: list[str]):
+        self.weights, self.assumed = weights, assumed
+
+    def default(self, name: str, given: Any, published: Any) -> Any:
+        """What was given, or the published model's value, which is noted; lists as JSON has them."""
+        if given is None and published is not None:
+            line = f"{name} {' '.join(map(str, published)) if isinstance(published, tuple) else published}"
+            line += f" as the published model (--{name.replace('_', '-')})"
+            if line not in self.assumed:
+                self.assumed.append(line)
+        value = published if given is None else given
+        return list(value) if isinstance(value, (list, tuple)) else value
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self.weights:
@@ -95,10 +130,13 @@ def _trunk(source: _Source, prefix: str, grid: tuple[int, int] | None, num_heads
     block = f"{prefix}blocks.0."
     own, shared = f"{block}attn.{TABLE}", f"{prefix}rel_pos_bias.{TABLE}"
     tables = [name for name in (own, shared) if name in weights]
-    heads = source.shape(tables[0])[1] if tables else num_heads or max(1, width // HEAD_WIDTH)
+    heads = source.shape(tables[0])[1] if tables else source.default("num_heads", num_heads, HEADS.get(width))
     absolute = f"{prefix}pos_embed" in weights
     window = _grid(source, prefix, grid, tables[0] if tables else None, absolute)
     inner = source.shape(f"{block}attn.qkv.weight")[1] // 3
+    if heads is None and inner != width:
+        raise CheckpointError(f"how many heads share the {inner} channels of its attention is not in the weights. Say it "
+                              "with --num-heads.")
     return {
         "image_size": [window[0] * patch[0], window[1] * patch[1]], "patch_size": list(patch), "in_chans": in_chans,
         "width": width, "depth": depth, "num_heads": heads,
@@ -133,7 +171,7 @@ def _grid(source: _Source, prefix: str, grid: tuple[int, int] | None, table: str
     if found is None:
         raise CheckpointError(
             f"{table or prefix + 'pos_embed'}: {rows or patches} rows are not of a square grid of patches, and nothing "
-            "in the file says of which. Give the picture size it was made for (--source-size HEIGHT,WIDTH)."
+            "in the file says of which. Convert it with the picture size it was made for (--source-size HEIGHT,WIDTH)."
         )
     return found
 
@@ -142,5 +180,6 @@ def _clip(source: _Source, num_heads: int | None) -> dict[str, Any]:
     width, _, patch, _ = source.shape("conv1.weight")
     side = math.isqrt(source.shape("positional_embedding")[0] - 1)
     return {"image_size": side * patch, "patch_size": patch, "width": width,
-            "depth": source.count("transformer.resblocks."), "num_heads": num_heads or max(1, width // HEAD_WIDTH),
+            "depth": source.count("transformer.resblocks."),
+            "num_heads": source.default("num_heads", num_heads, HEADS.get(width)),
             "out_width": source.shape("proj")[1]}

@@ -28,6 +28,8 @@ def write_converted(path: Path, found: Recognised) -> None:
         "format": FORMAT, "schema_version": str(SCHEMA_VERSION), "kind": found.kind, "origin": found.origin,
         "architecture": json.dumps(found.architecture), "prefix": found.prefix, "absent": json.dumps(found.absent),
     }
+    if found.classes is not None:
+        metadata["classes"] = json.dumps(found.classes, ensure_ascii=False)
     kept = {KEPT + name: array for name, array in found.kept.items()}
     write_safetensors(path, {**found.weights, **kept}, metadata)
 
@@ -55,8 +57,11 @@ def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, An
     try:
         kind, origin, prefix = metadata["kind"], metadata["origin"], metadata["prefix"]
         architecture, absent = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
+        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
         if kind not in KINDS:
             raise ValueError(f"kind {kind!r}")
+        if classes is not None and len(classes) != architecture.get("num_classes"):
+            raise ValueError(f"{len(classes)} class names")
         shapes = shapes_of(kind, architecture)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it "
@@ -64,4 +69,4 @@ def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, An
     weights = without_kept(tensors)
     check_shapes(weights, shapes)
     kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}
-    return Recognised(kind, origin, weights, architecture, prefix, kept, absent)
+    return Recognised(kind, origin, weights, architecture, prefix, kept, absent, classes=classes, converted=True)

@@ -72,6 +72,8 @@ def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | No
     a = architecture
     if a.get("head_layers"):
         return "transformers has no [CLS] head; write its trunk alone (--backbone)"
+    if a["num_heads"] is None:
+        return "how many heads it has is not known; say it with --num-heads"
     if a.get("norm") == "none":
         return "its classes end in a norm, which a segmentation backbone has not"
     square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]

@@ -14,6 +14,7 @@ import numpy as np
 from beitv2_core.checkpoint.architecture import read_architecture
 from beitv2_core.checkpoint.formats import KEYMAPS, Arrays, translate
 from beitv2_core.checkpoint.keymaps.official import INDEX, TABLE
+from beitv2_core.checkpoint.places import Place, Tensors, flat, places, preferred
 from beitv2_core.checkpoint.shapes import shapes_of
 from beitv2_core.errors import CheckpointError
 from beitv2_core.window import window_of
@@ -30,15 +31,28 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
                  ("head.weight", "lm_head.weight", "quantize.codebook", "blocks.0.attn.qkv.bias")),
 }
 _BESIDE = ("teacher_model.", "scaling_layer.", "loss.")  # of a released tokenizer file
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.")
+#: first parts of the names a kind has, in any format: what belongs to it in a file of several models
+_TRUNK_PARTS = frozenset("""cls_token mask_token pos_embed patch_embed rel_pos_bias blocks norm fc_norm head lm_head
+    cls_pt_layers cls_pt_norm cls_pt_lm_head proj beit embeddings encoder layernorm pooler classifier visual
+    class_embedding positional_embedding conv1 ln_pre ln_post transformer""".split())
+_PARTS = {
+    "tokenizer": frozenset("""encoder decoder quantize encode_task_layer decode_task_layer teacher_model scaling_layer
+        loss""".split()),
+    "segmentation": frozenset(("backbone", "decode_head", "auxiliary_head")),
+}
+_KNOWN = frozenset().union(_TRUNK_PARTS, *_PARTS.values()) - {part.rstrip(".") for part in _BESIDE}
 _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj_weight", "mlp.c_fc.weight")
 
 
 class Recognised(NamedTuple):
     """Weights under our names, and what it takes to write the file they came from again.
 
-    prefix: before every name of the model in its file.  kept: tensors of the file that our names cannot give back,
-    under the file's names.  absent: names the format has and the file had not.
+    container: dotted name of the dictionary the model was taken from, "" for the top of the file.  prefix: before every
+    name of the model in there.  kept: tensors of that container that our names cannot give back, under the file's
+    names.  absent: names the format has and the file had not.  extra: tensors between the model's that it does not
+    know, under our names; a loader refuses them.  others: other models of the file, which were not taken.  assumed:
+    what weights do not tell and the published models' value was taken for.  classes: names of the classes, where the
+    file has them.  converted: the file is one that `beitv2 convert` wrote, `origin` what it was converted from.
     """
 
     kind: str
@@ -48,56 +62,126 @@ class Recognised(NamedTuple):
     prefix: str = ""
     kept: Mapping[str, np.ndarray] = {}
     absent: tuple[str, ...] = ()
+    container: str = ""
+    extra: Mapping[str, np.ndarray] = {}
+    others: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
+    converted: bool = False
+
+    def taken(self) -> str:
+        """In one line: which model this is, from which container, under which prefix; what else is there."""
+        if self.converted:
+            return f"{self.kind}, converted from {self.origin}"
+        text = f"{self.kind}, {self.origin} names"
+        text += f"; taken from {self.container!r}" if self.container else ""
+        text += f"; stripped {self.prefix!r} before every name" if self.prefix else ""
+        text += f"; not taken: {', '.join(self.others)} (averaged weights: ema)" if self.others else ""
+        return text + "".join(f"; assumed {line}" for line in self.assumed)
 
 
-def recognise(state: Arrays, *, origin: str | None = None, grid: tuple[int, int] | None = None,
-              num_heads: int | None = None, early_layers: int | None = None) -> Recognised:
-    """The model in a file's tensors (names as in the file), whatever its kind and origin.
+class _Candidate(NamedTuple):
+    """A model that was found in a file: where, whose names, and the kinds that fit."""
 
-    origin: "ours" where it is known; otherwise it is recognised.  The other arguments say what weights cannot
-    (`read_architecture`).  Raises CheckpointError where nothing or more than one kind fits, and says what was looked
-    for; where tensors of the kind are missing or of another shape, and names them.
+    place: Place
+    origin: str
+    kinds: list[str]
+    ours: dict[str, np.ndarray]
+    owned: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.place.start.rstrip('.') or 'the top of the file'!r} ({' or '.join(self.kinds)})"
+
+
+def recognise(state: Mapping[Any, Any], *, origin: str | None = None, ema: bool | None = None,
+              grid: tuple[int, int] | None = None, **hints: Any) -> Recognised:
+    """The model in what a file holds, whatever its kind, origin, containers and prefixes.
+
+    state: tensors by name, or dictionaries of them in any nesting, as the file has them.  origin: "ours" where it is
+    known; otherwise it is recognised.  ema: True for averaged weights (`model_ema`, `state_dict_ema`, a teacher), False
+    for the others, None for the trained ones where there are both (of student and teacher the teacher).  grid and hints
+    say what weights cannot (`read_architecture`).
+    Raises CheckpointError where nothing or more than one model fits, and says what was looked for; where tensors of the
+    kind are missing or of another shape, and names them.
     """
-    prefix, found, kind = "", "", ""
-    ours: dict[str, np.ndarray] = {}
-    for prefix in _PREFIXES:
-        inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
-        found = origin or _origin_of(inner)
-        ours = KEYMAPS[found][0](inner) if found else {}
-        fitting = _kinds_of(ours)
-        if len(fitting) > 1:
-            raise CheckpointError(f"it could be {' or '.join(fitting)}. {_looked_for()} {_names(state)}")
-        if fitting:
-            kind = fitting[0]
-            break
-    else:
-        raise CheckpointError(f"no kind of model was recognised. {_looked_for()} {_names(state)}")
-    if found in ("clip", "dino"):
-        found = "official"
-    architecture = read_architecture(kind, ours, grid=grid or _stored_grid(state), num_heads=num_heads,
-                                     early_layers=early_layers)
+    tensors = flat(state)
+    found = _chosen(tensors, origin, ema)
+    if len(found[0].kinds) > 1:
+        raise CheckpointError(f"it could be {' or '.join(found[0].kinds)}. {_looked_for()} {_names(tensors.arrays)}")
+    (place, origin, (kind,), ours, _), others = found
+    origin = "official" if origin in ("clip", "dino") else origin
+    inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
+    assumed: list[str] = []
+    architecture = read_architecture(kind, ours, origin=origin, grid=grid or _stored_grid(inner), assumed=assumed,
+                                     **hints)
     shapes = shapes_of(kind, architecture)
     check_shapes(ours, shapes)
     weights = {name: ours[name] for name in shapes}
-    there = translate(found, kind, weights, architecture)
-    kept = {name: array for name, array in state.items()
+    there = translate(origin, kind, weights, architecture)
+    container, prefix = _split(place.start, tensors)
+    behind = len(container) + 1 if container else 0
+    boxes = {container, *(tensors.container[place.names[name]] for name in there if name in place.names)}
+    beside = {name[behind:]: array for name, array in tensors.arrays.items() if tensors.container[name] in boxes}
+    kept = {name: array for name, array in beside.items()
             if not name.startswith(prefix) or not identical(there.get(name[len(prefix):]), array)}
-    absent = tuple(sorted(name for name in there if prefix + name not in state))
-    return Recognised(kind, found, weights, architecture, prefix, kept, absent)
+    absent = tuple(sorted(name for name in there if prefix + name not in beside))
+    starts = tuple(other.place.start for other in others)
+    extra = {name: array for name, array in ours.items()
+             if name not in shapes and not name.startswith(_BESIDE) and array.ndim
+             and (name not in place.names or tensors.container[place.names[name]] in boxes
+                  and not (starts and place.names[name].startswith(starts)))}
+    return Recognised(kind, origin, weights, architecture, prefix, kept, absent, container, extra,
+                      tuple(map(str, others)), tuple(assumed))
 
 
-def under_our_names(state: Arrays) -> dict[str, np.ndarray]:
-    """A file's tensors under our names, whatever the model is missing; unchanged where no format was recognised.
+def _chosen(tensors: Tensors, origin: str | None, ema: bool | None) -> tuple[_Candidate, list[_Candidate]]:
+    """The model that is meant, and the others of the file."""
+    found, reasons = [], []
+    for place in places(tensors.arrays):
+        inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
+        try:
+            names = origin or _origin_of({name: array for name, array in inner.items() if name.split(".")[0] in _KNOWN})
+        except CheckpointError as error:
+            reasons.append(error)
+            continue
+        ours = KEYMAPS[names][0](inner) if names else {}
+        kinds = _kinds_of(ours)
+        if kinds and (names != "dino" or "pos_embed" in inner):  # that keymap strips prefixes of its own
+            parts = frozenset().union(*(_PARTS.get(kind, _TRUNK_PARTS) for kind in kinds))
+            owned = frozenset(name for plain, name in place.names.items() if plain.split(".")[0] in parts)
+            found.append(_Candidate(place, names, kinds, ours, owned))
+    # A trunk inside a larger model is no model of its own; of two beginnings of one model the longer is its prefix,
+    # but for `visual.`, which belongs to the names of the format.
+    found.sort(key=lambda one: one.place.start.endswith("visual."))
+    found = [one for i, one in enumerate(found)
+             if not any(one.owned < other.owned or one.owned == other.owned and j < i for j, other in enumerate(found))]
+    if not found:
+        raise reasons[-1] if reasons else CheckpointError(
+            f"no kind of model was recognised. {_looked_for()} {_names(tensors.arrays)}")
+    left = preferred(found, ema)
+    if not left:
+        asked, flag = ("averaged weights (ema)", "ema") if ema else ("weights that are not averaged", "no ema")
+        raise CheckpointError(f"it has no {asked}; it has {', '.join(map(str, found))}. Leave out {flag}.")
+    if len(left) > 1 and not all(_same(left[0], other) for other in left[1:]):
+        raise CheckpointError(f"it holds {len(left)} models: {', '.join(map(str, left))}. Save the one that is meant "
+                              "alone.")
+    return left[0], [one for one in found if one is not left[0]]
 
-    Tensors that stand beside the model in a released file (a tokenizer's teacher) are left out.
-    """
-    for prefix in ("", "module."):
-        inner = {name[len(prefix):]: array for name, array in state.items() if name.startswith(prefix)}
-        found = _origin_of(inner)
-        if found:
-            ours = KEYMAPS[found][0](inner)
-            return {name: array for name, array in ours.items() if not name.startswith(_BESIDE)}
-    return dict(state)
+
+def _same(one: _Candidate, other: _Candidate) -> bool:
+    return one.origin == other.origin and set(one.ours) == set(other.ours) and all(
+        identical(array, other.ours[name]) for name, array in one.ours.items())
+
+
+def _split(start: str, tensors: Tensors) -> tuple[str, str]:
+    """A beginning of names as the dictionary it reaches into, and what stands before the names in there."""
+    boxes = set(tensors.container.values())
+    parts = start.split(".")[:-1]
+    for count in range(len(parts), 0, -1):
+        box = ".".join(parts[:count])
+        if box in boxes:
+            return box, start[len(box) + 1:]
+    return "", start
 
 
 def check_shapes(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Optional
 
@@ -11,8 +12,16 @@ from ..errors import ConfigError
 
 _SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) the weights were made for, where they "
                                        "do not say: windows that are not square, no position terms")
-_HEADS = typer.Option(None, min=1, help="attention heads, where weights do not say (default: width / 64)")
+_HEADS = typer.Option(None, min=1, help="attention heads, where weights do not say (default: of the published model of "
+                                        "that width)")
 _EARLY = typer.Option(None, min=1, help="blocks before the [CLS] head (default: 9 of 12, 21 of 24)")
+_TAPS = typer.Option(None, help="the four blocks a segmenter taps, for example 3 5 7 11 (default: the published ones, "
+                                "for official files of base and large)")
+_SCALES = typer.Option(None, help="pool scales of a segmenter (default: 1,2,3,6 where there are four)")
+_EMA = typer.Option(None, "--ema/--no-ema", help="take the averaged weights (model_ema, state_dict_ema, a teacher), or "
+                                                 "the others (default: the trained ones where there are both; of "
+                                                 "student and teacher the teacher)")
+_Taps = Optional[tuple[int, int, int, int]]
 
 
 def convert(
@@ -28,16 +37,23 @@ def convert(
     source_size: Optional[str] = _SOURCE_SIZE,
     num_heads: Optional[int] = _HEADS,
     early_layers: Optional[int] = _EARLY,
+    out_indices: _Taps = _TAPS,
+    pool_scales: Optional[str] = _SCALES,
+    ema: Optional[bool] = _EMA,
+    classes: Optional[Path] = typer.Option(None, help="text file of class names, one a line in the order of the logits, "
+                                                      "or a run's classes.json (default: what the source says)"),
 ) -> None:
     """Write weights in another format; from the official files to ours and back nothing is lost, bit for bit."""
     from ..assembly.convert import convert_file
 
     done = convert_file(src, dst, to, force=force, image_size=size_of(image_size, "--image-size"), backbone=backbone,
-                        hints=_hints(source_size, num_heads, early_layers))
-    typer.echo(f"{src}: {done.kind}, {done.origin}")
+                        hints=hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema),
+                        classes=None if classes is None else _read_classes(classes))
+    typer.echo(f"{src}: {done.taken}")
     more = f", {done.kept} more kept to be given back" if done.kept else ""
     more += f"; {done.left_out} that this format has not were left out" if done.left_out else ""
-    typer.echo(f"{done.path}: {done.tensors} tensors{more}")
+    names = f", {done.classes} class names" if done.classes else ""
+    typer.echo(f"{done.path}: {done.tensors} tensors{names}{more}")
 
 
 def verify(
@@ -49,11 +65,15 @@ def verify(
     source_size: Optional[str] = _SOURCE_SIZE,
     num_heads: Optional[int] = _HEADS,
     early_layers: Optional[int] = _EARLY,
+    out_indices: _Taps = _TAPS,
+    pool_scales: Optional[str] = _SCALES,
+    ema: Optional[bool] = _EMA,
 ) -> None:
     """Compare a converted model with its source, tensors and outputs on fixed pictures; exit code 1 if it differs."""
     from ..assembly.verify import verify_file
 
-    verdict = verify_file(ours, against, tolerance=tolerance, hints=_hints(source_size, num_heads, early_layers))
+    hints = hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema)
+    verdict = verify_file(ours, against, tolerance=tolerance, hints=hints)
     typer.echo(f"{verdict.kind}; compared with: {verdict.reference}")
     for difference in verdict.differences:
         mark = "ok  " if difference.holds else "FAIL"
@@ -75,7 +95,31 @@ def size_of(text: Optional[str], option: str) -> Optional[tuple[int, int]]:
     return numbers[0], numbers[-1]
 
 
-def _hints(source_size: Optional[str], num_heads: Optional[int], early_layers: Optional[int]) -> Any:
-    from ..assembly.convert import Hints
+def hints_of(source_size: Optional[str], num_heads: Optional[int], early_layers: Optional[int], out_indices: _Taps,
+             pool_scales: Optional[str], ema: Optional[bool]) -> Any:
+    """What the flags say of a file; ConfigError for a flag that cannot be read."""
+    from ..assembly.found import Hints
 
-    return Hints(size_of(source_size, "--source-size"), num_heads, early_layers)
+    try:
+        scales = None if pool_scales is None else [int(part) for part in pool_scales.replace(",", " ").split()]
+    except ValueError:
+        scales = []
+    if scales is not None and (not scales or min(scales) < 1):
+        raise ConfigError(f"--pool-scales {pool_scales}: expected numbers, for example 1,2,3,6.")
+    return Hints(size_of(source_size, "--source-size"), num_heads, early_layers, out_indices, scales, ema)
+
+
+def _read_classes(path: Path) -> list[str]:
+    """Class names of a text file, one a line, or of a JSON list."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--classes {path}: cannot be read: {error}. Give a UTF-8 text file with one name a line, or a "
+                          "run's classes.json.") from None
+    if not isinstance(names, list):
+        raise ConfigError(f"--classes {path}: holds a {type(names).__name__}; a list of names was expected.")
+    names = [str(name) for name in names]
+    while names and not names[-1]:
+        names.pop()
+    return names

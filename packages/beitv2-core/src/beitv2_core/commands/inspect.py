@@ -15,16 +15,19 @@ def inspect(
     """Show kind, step, settings, tensors and sizes of a checkpoint; nothing in the file is executed."""
     from ..assembly.restore import read_checkpoint
 
-    found = read_checkpoint(checkpoint)
+    found = read_checkpoint(checkpoint, unknown=True)
     typer.echo(f"file: {found.path}")
     if found.model is not None:
-        typer.echo(f"kind: {found.model.kind}, converted from {found.model.origin}")
+        typer.echo(f"kind: {found.model.taken()}")
         for name, value in found.model.architecture.items():
             typer.echo(f"{name}: {value}")
         if found.model.kept:
             typer.echo(f"kept to be given back: {len(found.model.kept)} tensors")
     else:
         typer.echo(f"kind: {found.config.get('kind', 'weights only')}")
+    if found.classes is not None:
+        shown = ", ".join(found.classes[:5])
+        typer.echo(f"classes: {len(found.classes)} ({shown}{', ...' if len(found.classes) > 5 else ''})")
     if found.step is not None:
         typer.echo(f"step: {found.step}")
     for line in _summary(found.config):

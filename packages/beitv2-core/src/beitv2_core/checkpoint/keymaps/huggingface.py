@@ -7,7 +7,7 @@ transformers 5 renames inside its models and still reads and writes these names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ def _swapped(name: str, table: Mapping[str, str]) -> str | None:
     return None
 
 
-def config_of(kind: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str] | None = None) -> dict[str, Any]:
     """The `config.json` of transformers' BeitConfig for a model of that kind and architecture.
 
     The epsilon of the norms is the model's own (transformers' default is another), dropouts are off.
@@ -150,6 +150,7 @@ def config_of(kind: str, architecture: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "pretraining":
         config["vocab_size"] = a["num_codes"]
     if kind == "classifier":
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(a["num_classes"])}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(a["num_classes"])}
+        names = classes or [f"LABEL_{i}" for i in range(a["num_classes"])]  # its own names where there are none
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
     return config

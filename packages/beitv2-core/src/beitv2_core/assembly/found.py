@@ -1,0 +1,275 @@
+"""What a path holds: a run, a checkpoint, or anybody's file of weights; read without executing anything."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from ..checkpoint.architecture import default_taps
+from ..checkpoint.converted import is_converted, parse_converted
+from ..checkpoint.foreign import read_state
+from ..checkpoint.kinds import Recognised, recognise
+from ..checkpoint.places import flat, places_for
+from ..checkpoint.shapes import grid_of
+from ..checkpoint.store import CheckpointStore
+from ..errors import CheckpointError, ConfigError
+
+log = logging.getLogger("beitv2_core")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pdparams", ".bin", ".ckpt", ".tar")
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # of transformers' folders
+CLASSES_FILE = "classes.json"  # of a run folder
+#: the command that makes a run with a model of each kind
+MADE_BY = {"tokenizer": "beitv2 train-tokenizer CONFIG", "pretraining": "beitv2 pretrain CONFIG",
+           "classifier": "beitv2 finetune CONFIG", "segmentation": "beitv2 segment train --config CONFIG"}
+Size = tuple[int, int]
+
+
+class Hints(NamedTuple):
+    """What weights do not tell, and which of a file's models is meant.
+
+    size: (height, width) in pixels of the pictures; early_layers: blocks before the [CLS] head; out_indices: the four
+    blocks a segmenter taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others,
+    None for the trained ones where there are both.
+    """
+
+    size: Optional[Size] = None
+    num_heads: Optional[int] = None
+    early_layers: Optional[int] = None
+    out_indices: Optional[Sequence[int]] = None
+    pool_scales: Optional[Sequence[int]] = None
+    ema: Optional[bool] = None
+
+    def told(self) -> dict[str, Any]:
+        """What `recognise` is told, but for the size, which it wants in patches."""
+        return {name: value for name, value in self._asdict().items() if name != "size"}
+
+
+class Found(NamedTuple):
+    """What a path holds. step, config, versions and optimizer are empty for a lone weights file.
+
+    model: kind and architecture of a lone file.  classes: names of the classes, in the order of the logits, where they
+    are known: from `classes` in the task's state of a checkpoint, from classes.json of its run folder, or from a file.
+    """
+
+    path: Path
+    weights: Mapping[str, np.ndarray]
+    config: Mapping[str, Any]
+    step: int | None = None
+    versions: Mapping[str, Any] = {}
+    optimizer_tensors: int = 0
+    optimizer_bytes: int = 0
+    model: Recognised | None = None
+    classes: list[str] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of patches the trunk in a lone file was made for; None for a run, whose settings say it.
+
+        Raises CheckpointError for a file of another kind.
+        """
+        if self.model is None:
+            return None
+        if self.model.kind not in ("pretraining", "classifier", "backbone"):
+            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a pretraining, classifier or "
+                                  "backbone file was expected.")
+        return grid_of(self.model.architecture)
+
+
+def checkpoint_folder(path: Path) -> Path | None:
+    """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
+    if path.suffix == ".pdckpt":
+        return path
+    if not path.is_dir() or transformers_file(path) is not None:
+        return None
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    newest = CheckpointStore(folder).latest()
+    if newest is None:
+        raise CheckpointError(
+            f"{path}: no valid checkpoint in this folder. Give a run folder that has been trained (with checkpoints/"
+            "step_*.pdckpt), a .pdckpt folder, a file of weights, or a folder of transformers (config.json beside "
+            f"{' or '.join(FOLDER_FILES)})."
+        )
+    return Path(newest)
+
+
+def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[str] = (), hints: Hints | None = None,
+                    unknown: bool = False) -> Found:
+    """What a run folder, a .pdckpt, a weights file of anybody's format, or a folder of transformers holds.
+
+    sha256: hash a file must have.  wanted: kinds the caller can use, for the advice where nothing is there.  hints: what
+    a lone file does not tell.  unknown: take a lone file without a model we know too (`model` is None then).
+    Weights are under our names, whatever containers and prefixes the file has: one line of the log says which.
+    Raises CheckpointError for what is missing, damaged, unsafe or not recognised.
+    """
+    path = Path(source)
+    if "://" in source:
+        from ..checkpoint.weights import resolve_weights
+
+        path = Path(resolve_weights(source, sha256))
+    elif not path.exists():
+        raise CheckpointError(f"{source}: no such run folder, checkpoint or weights file. Check the path, or make one: "
+                              f"{_commands(wanted)}.")
+    folder = checkpoint_folder(path)
+    if folder is not None:
+        saved = CheckpointStore(folder.parent).load(folder)
+        optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
+        return Found(folder, saved.weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
+                     sum(value.nbytes for value in optimizer), classes=_classes_of_run(folder, saved.state))
+    if "://" not in source and sha256 is not None:
+        from ..checkpoint.weights import resolve_weights
+
+        path = Path(resolve_weights(str(transformers_file(path) or path), sha256))
+    file = transformers_file(path) or path
+    if file.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path}: unknown kind of file {file.suffix!r}; expected a run folder, .pdckpt, "
+                              f"{', '.join(SUFFIXES)}.")
+    state, rest = read_state(file)
+    try:
+        model = _recognise_file(path, state, rest, hints or Hints())
+    except CheckpointError as error:
+        if not unknown:
+            raise _with_path(path, error) from None
+        log.info("%s: %s", path, error)
+        return Found(path, flat(state).arrays, {})
+    weights = {**model.weights, **model.extra}
+    return Found(path, weights, {}, model=model, classes=None if model.classes is None else list(model.classes))
+
+
+def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:
+    """The model of a run, a checkpoint or a file of any format, with its architecture; errors name the path."""
+    src, hints = Path(src), hints or Hints()
+    try:
+        if checkpoint_folder(src) is not None:
+            return _of_run(src, hints)
+        state, rest = read_state(transformers_file(src) or src)
+        return _recognise_file(src, state, rest, hints)
+    except CheckpointError as error:
+        raise _with_path(src, error) from None
+
+
+def read_weights_for(names: Iterable[str], source: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a lone file for a model with those names, containers and wrappers before the names taken off.
+
+    For models that are put together from anybody's parts, which no kind describes: layouts are taken as they are.
+    What lies beside the model comes along, so that a strict load names it; without any fitting name all tensors do.
+    Raises CheckpointError where the file is no weights file, damaged or unsafe.
+    """
+    names, path = set(names), Path(source)
+    tensors = flat(read_state(path)[0])
+    best, most = dict(tensors.arrays), 0
+    for place in places_for(tensors.arrays, names):
+        count = len(names & set(place.names))
+        if count > most and not place.averaged:
+            best, most = {plain: tensors.arrays[name] for plain, name in place.names.items()}, count
+    return best
+
+
+def transformers_file(folder: Path) -> Path | None:
+    """The weights in a folder of transformers; None for any other path."""
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        return None
+    return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
+
+
+def grid_for(size: Size, patch: Sequence[int], flag: str) -> Size:
+    """(rows, columns) of patches in a picture; ConfigError naming the flag where that is no whole number."""
+    if any(pixels < p or pixels % p for pixels, p in zip(size, patch)):
+        raise ConfigError(f"{flag} {size[0]},{size[1]}: no whole number of patches of {patch[0]} x {patch[1]} pixels. "
+                          "Give multiples of the patch.")
+    return size[0] // patch[0], size[1] // patch[1]
+
+
+def _commands(wanted: Sequence[str]) -> str:
+    made = [f"{MADE_BY[kind]} writes a {kind} run" for kind in MADE_BY if kind in wanted or not wanted]
+    return "; ".join(made)
+
+
+def _with_path(path: Path, error: CheckpointError) -> CheckpointError:
+    return error if str(path) in str(error) else CheckpointError(f"{path}: {error}")
+
+
+def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any], hints: Hints) -> Recognised:
+    if is_converted(rest):
+        return parse_converted(state, rest)
+    classes = None
+    if path.is_dir():
+        known = _config_of_folder(path)
+        heads, classes = known.get("num_attention_heads"), _labels(known)
+        hints = hints._replace(num_heads=hints.num_heads or heads) if isinstance(heads, int) else hints
+    found = _recognise(state, None, hints)
+    if classes is not None and len(classes) == found.architecture.get("num_classes"):
+        found = found._replace(classes=classes)
+    log.info("%s: %s", path, found.taken())
+    return found
+
+
+def _config_of_folder(folder: Path) -> dict[str, Any]:
+    try:
+        known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: config.json cannot be read: {error}.") from None
+    if not isinstance(known, dict):
+        raise CheckpointError(f"{folder}: config.json holds a {type(known).__name__}, a description was expected.")
+    return known
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names of the classes in transformers' configuration; None where they are its own LABEL_0, LABEL_1, ..."""
+    table = config.get("id2label")
+    if not isinstance(table, Mapping) or set(table) != {str(i) for i in range(len(table))}:
+        return None
+    names = tuple(str(table[str(i)]) for i in range(len(table)))
+    return None if names == tuple(f"LABEL_{i}" for i in range(len(names))) else names
+
+
+def _classes_of_run(folder: Path, state: Mapping[str, Any]) -> list[str] | None:
+    task = state.get("task")
+    names = task.get("classes") if isinstance(task, Mapping) else None
+    file = folder.parent.parent / CLASSES_FILE
+    if names is None and file.is_file():
+        try:
+            names = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}. Restore it, or remove it to see numbers.") from None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _of_run(src: Path, hints: Hints) -> Recognised:
+    """The model of a run; what weights do not tell is taken from the settings they were saved with."""
+    saved = read_checkpoint(str(src))
+    config: Any = saved.config
+    model = config.get("encoder") or config.get("model") or {}
+    trunk = model.get("backbone") or model
+    size = trunk.get("image_size") or (config.get("data") or {}).get("image_size")
+    size = (size, size) if isinstance(size, int) else tuple(size) if size else None
+    given = {"size": size, "num_heads": trunk.get("num_heads"), "early_layers": trunk.get("early_layers"),
+             "out_indices": trunk.get("out_indices"), "pool_scales": model.get("pool_scales")}
+    known = hints._replace(**{key: value for key, value in given.items() if getattr(hints, key) is None})
+    found = _recognise(saved.weights, "ours", known)
+    a = found.architecture
+    trunks = [(a["encoder"], trunk), (a["decoder"], config.get("decoder") or {})] if found.kind == "tokenizer" else \
+        [(a.get("backbone", a), trunk)]
+    for described, section in trunks:
+        described.update({key: section[key] for key in ("num_heads", "norm_eps") if key in section})
+        if described["init_values"] and section.get("init_values"):
+            described["init_values"] = section["init_values"]
+    if found.kind == "segmentation" and a["out_indices"] is None:
+        a["out_indices"] = list(default_taps(trunk.get("size"), a["backbone"]["depth"]))
+    # What its settings leave out has the value the code gives it, as when it was trained.
+    return found._replace(assumed=(), classes=None if saved.classes is None else tuple(saved.classes))
+
+
+def _recognise(state: Mapping[str, Any], origin: str | None, hints: Hints) -> Recognised:
+    grid = None
+    if hints.size is not None:
+        patches = [array for name, array in flat(state).arrays.items()
+                   if array.ndim == 4 and name.endswith(("patch_embed.proj.weight", "projection.weight"))
+                   and "decoder." not in name]
+        if patches:
+            grid = grid_for(hints.size, patches[0].shape[2:], "--source-size")
+    return recognise(state, origin=origin, grid=grid, **hints.told())
