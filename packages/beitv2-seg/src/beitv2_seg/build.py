@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from beitv2_seg.coverage import SeenLabels
 from beitv2_seg.data import TrainSamples, check_ade20k, check_files
 from beitv2_seg.evaluate import Evaluation, evaluate
 from beitv2_seg.file_samples import FileSamples, read_by_us
+from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.segment_task import SegmentTask, write_pdparams
 
 log = logging.getLogger("beitv2_seg")
@@ -54,6 +56,9 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     Raises ConfigError, DataError, CheckpointError or ShapeError naming the setting at fault.
     """
     distributed.init()
+    # Paddle says it at every batch norm of every step.
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    config = with_pretrained_settings(config)
     run, processes, folder = config.run, distributed.world_size(), Path(config.output)
     accumulate = plan_accumulation(config, processes)
     num_classes, names = config.model.num_classes, class_names(config)
@@ -162,6 +167,8 @@ def build_dataset(config: SegmentConfig, where: str) -> Any:
                           f"{ignored}. Set ignore_index to {ignored}, or leave it out.")
     if not isinstance(dataset, (FileSamples, *OWN_DATASETS)):
         dataset = read_by_us(dataset)
+    if isinstance(dataset, FileSamples):
+        dataset.max_pixels = config.run.max_pixels
     if config.label_map:
         if not isinstance(dataset, FileSamples) or dataset.reduce_zero:
             raise ConfigError(f"label_map: {where} ({spec.type}) numbers its labels itself. Leave label_map out, or name "

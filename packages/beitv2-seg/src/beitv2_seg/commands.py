@@ -101,7 +101,8 @@ def predict(context: typer.Context) -> None:
     colours = class_colours(len(classes), flags.custom_color)
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
-        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows):
+        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows,
+                                  max_pixels=flags.max_pixels):
             written.append(item)
             progress.advance(len(written))
             typer.echo(f"{item.path}: {item.overlay}, {item.labels}")

@@ -18,6 +18,7 @@ from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
 from beitv2_seg.build import FREE_SETTINGS, build_dataset, load_segmentor
 from beitv2_seg.config import SegmentConfig, read_config_file
+from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.predict import class_colours
 from beitv2_seg.reading import labels_of
 
@@ -37,6 +38,8 @@ def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None 
     with the last lines of one that fails.
     """
     given = {} if iters is None else {"iters": iters}
+    opts = [*opts, *_architecture(read_config_file(config, opts=[*opts, f"model.backbone.pretrained={pretrained}"],
+                                                   flags=given))]
     total = len(STARTS) * read_config_file(config, opts=opts, flags=given).iters
     with ThreadPoolExecutor(min(len(STARTS), runtime.physical_cores())) as pool, \
             Progress("compare", total, 0, images_per_step=1) as progress:
@@ -47,6 +50,12 @@ def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None 
             reached = {start: _reached(folder / start) for start in STARTS}
             progress.line(sum(reached.values()), reached)
     return {start: run.result() for start, run in zip(STARTS, runs)}
+
+
+def _architecture(settings: SegmentConfig) -> list[str]:
+    """What the pretrained backbone decides, as options: the run from scratch must be of the same size."""
+    before, after = flatten(settings.resolved()), flatten(with_pretrained_settings(settings).resolved())
+    return [f"{key}={json.dumps(value)}" for key, value in after.items() if before.get(key, ...) != value]
 
 
 def _reached(folder: Path) -> int:

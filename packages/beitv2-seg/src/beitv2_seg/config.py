@@ -15,6 +15,7 @@ from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -121,6 +122,7 @@ class RunSection(Section):
     repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="most pixels of an image file that is decoded")
 
 
 class SegmentConfig(Section):

@@ -46,7 +46,7 @@ class TrainSamples:
     def __init__(self, dataset: Any, *, num_classes: int, ignored: int = 255, max_corrupt: float = 0.0,
                  report: Path | None = None, repeats: int = 1):
         self.dataset, self.num_classes, self.ignored, self.repeats = dataset, num_classes, ignored, repeats
-        self.corrupt = CorruptFiles(len(dataset), max_corrupt, report)
+        self.corrupt = CorruptFiles(len(dataset), max_corrupt, report, key="run.max_corrupt")
         self.classes = None
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class TrainSamples:
             self.corrupt.add(error.file, error.reason)
             return None
         except BEiTError as error:
-            raise DataError(f"{path_of(self.dataset, at)}: {error}") from error
+            raise named(error, self.dataset, at) from error
         except Exception as error:  # broken files raise anything; so do wrong settings, which must not be passed over
             broken = undecodable(self.dataset, at)
             if broken is None:
@@ -99,6 +99,13 @@ def path_of(dataset: Any, index: int) -> str:
     """The picture's file, or the data set's name and the sample's number."""
     files = getattr(dataset, "file_list", None)
     return str(files[index][0]) if files is not None else f"{type(dataset).__name__}/{index:06d}"
+
+
+def named(error: BEiTError, dataset: Any, index: int) -> DataError:
+    """The error as a DataError that begins with the sample's file; one that names a file already stays."""
+    files = [str(path) for path in getattr(dataset, "file_list", {index: ()})[index]]
+    text = str(error)
+    return DataError(text if text.startswith(tuple(files)) and files else f"{path_of(dataset, index)}: {text}")
 
 
 def undecodable(dataset: Any, index: int) -> tuple[str, str] | None:

@@ -19,7 +19,8 @@ from beitv2_core.errors import BEiTError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.coverage import coverage_lines
-from beitv2_seg.data import path_of, undecodable
+from beitv2_seg.data import named, path_of, undecodable
+from beitv2_seg.file_samples import BrokenFile
 from beitv2_seg.label_files import label_counts
 from beitv2_seg.metrics import DEFINITION, ConfusionMatrix, Scores
 from beitv2_seg.reading import labels_of, readings
@@ -91,12 +92,15 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
 def _read(dataset: Any, index: int) -> Data:
     try:
         return dataset[index]
+    except BrokenFile as error:
+        raise DataError(f"{error.file}: cannot be read for the evaluation ({error.reason}). Repair the file; a measure "
+                        "must not leave images out.") from error
     except BEiTError as error:
-        raise DataError(f"{path_of(dataset, index)}: {error}") from error
+        raise named(error, dataset, index) from error
     except Exception as error:  # decoders raise anything on broken input
         broken = undecodable(dataset, index) or (path_of(dataset, index), f"{type(error).__name__}: {error}")
         raise DataError(f"{broken[0]}: cannot be read for the evaluation ({broken[1]}). Repair the file; a measure "
-                        "must not leave pictures out.") from error
+                        "must not leave images out.") from error
 
 
 def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_core.data.image_file import decode, explain, reason_of
+from beitv2_core.data.image_file import MAX_PIXELS, decode, explain, reason_of
 from beitv2_core.data.lists import read_pairs
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_seg import transforms as ours
@@ -25,17 +25,17 @@ class BrokenFile(DataError):
     """A file that cannot be decoded; `file` and `reason` name it."""
 
     def __init__(self, file: str, error: Exception) -> None:
-        super().__init__(str(explain(file, error)))
+        super().__init__(str(explain(file, error)).replace("data.max_pixels", "run.max_pixels"))
         self.file, self.reason = file, reason_of(error)
 
 
-def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
+def read_image(path: str | Path, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 (H, W, 3) RGB, or (H, W) grey for one channel, upright as its EXIF data say.
 
-    Raises BrokenFile for a file that cannot be decoded or is of a format that is not read.
+    Raises BrokenFile for a file that cannot be decoded, has more than `max_pixels`, or is of a format that is not read.
     """
     try:
-        image = decode(path, upright=True)
+        image = decode(path, upright=True, max_pixels=max_pixels)
     except Exception as error:  # decoders raise anything on broken input
         raise BrokenFile(str(path), error) from error
     return np.asarray(image if channels == 3 else image.convert("L"))
@@ -71,6 +71,7 @@ class FileSamples:
         self.num_classes, self.ignore_index, self.img_channels = num_classes, ignore_index, img_channels
         self.reduce_zero = reduce_zero
         self.label_map: Mapping[str, int] = {}
+        self.max_pixels = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.file_list)
@@ -81,7 +82,7 @@ class FileSamples:
         if path is None:
             raise DataError(f"{self.file_list[index][0]}: has no label map. Give one, or leave the image out.")
         try:
-            label = read_label(path, self.label_map, ignored=self.ignore_index)
+            label = read_label(path, self.label_map, ignored=self.ignore_index, max_pixels=self.max_pixels)
         except LabelError:
             raise
         except Exception as error:  # decoders raise anything on broken input
@@ -90,10 +91,12 @@ class FileSamples:
 
     def __getitem__(self, index: int) -> Data:
         image, label_path = self.file_list[index]
-        pixels, label = read_image(str(image), self.img_channels), self.label(index)
+        pixels = read_image(str(image), self.img_channels, max_pixels=self.max_pixels)
+        label = self.label(index)
         if label.shape != pixels.shape[:2]:
-            turned = (" The image is turned by its EXIF data: labels must fit the upright image, as viewers show it."
-                      if label.shape == decode(str(image)).size[::-1] else "")
+            turned = (" The image is turned by its EXIF data: labels must fit the upright image, as viewers show it. Turn the "
+                      "label maps likewise, or take the orientation out of the EXIF data."
+                      if label.shape == decode(str(image), max_pixels=self.max_pixels).size[::-1] else "")
             raise DataError(f"{label_path}: the label map has {label.shape[1]} x {label.shape[0]} pixels, the image "
                             f"{image} {pixels.shape[1]} x {pixels.shape[0]}. Picture and label must have the same "
                             f"size.{turned}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
 
@@ -70,6 +71,8 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = _parser(prog, "Label every pixel of pictures; write overlays, label maps and a legend.", model=True)
     parser.add_argument("--image_path", nargs="+", required=True, help="pictures, folders, or a text file of paths")
     parser.add_argument("--save_dir", help="folder to write (default: `--opts output=...`, or ./output/result)")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS,
+                        help=f"most pixels of an image that is decoded (default: {MAX_PIXELS}; not PaddleSeg's)")
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU (default: 0)")
     parser.add_argument("--custom_color", nargs="+", type=int, help="R G B of the first classes, one after the other")
     _reading(parser, "aug_pred")

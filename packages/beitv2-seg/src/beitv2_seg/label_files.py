@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beitv2_core.data.image_file import open_image, orientation_of, turned
+from beitv2_core.data.image_file import MAX_PIXELS, check_pixels, open_image, orientation_of, turned
 from beitv2_core.errors import DataError
 
 #: formats that change values: a label map in one of them holds classes nobody drew
@@ -24,7 +24,8 @@ class LabelError(DataError):
     """A label map that is whole but does not say which class a pixel is."""
 
 
-def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, ignored: int = 255) -> np.ndarray:
+def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, ignored: int = 255,
+               max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The label map of a file as integers (H, W), uint8 where they and `ignored` fit: what the file says, mapped.
 
     Read are one channel of 1, 2, 4, 8, 16 or 32 bits, whole numbers in floats, the indices of a palette (never its
@@ -35,6 +36,7 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
     """
     label_map = label_map or {}
     with open(path, "rb") as file, open_image(file) as image:
+        check_pixels(image, max_pixels)
         if image.format in LOSSY:
             raise LabelError(f"{path}: a label map in {image.format}, which changes values; expected PNG or another "
                             "format that keeps them. Export the labels anew: a conversion keeps the wrong values.")

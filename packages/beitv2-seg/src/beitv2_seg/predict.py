@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from beitv2_core.codes import list_pictures
-from beitv2_core.data.lists import is_list, read_images
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_seg.config import TestConfig
 from beitv2_seg.file_samples import for_transforms, read_image, transformed
@@ -63,7 +63,8 @@ def predict_picture(model: Any, pixels: np.ndarray, transforms: Sequence[Any], t
 
 
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,
-                  colours: np.ndarray, at_once: int = 4, weight: float = 0.6) -> Iterator[Written]:
+                  colours: np.ndarray, at_once: int = 4, weight: float = 0.6,
+                  max_pixels: int = MAX_PIXELS) -> Iterator[Written]:
     """Predict pictures and write, as PaddleSeg names them, `added_prediction/` (the picture under the classes'
     colours) and `pseudo_color_prediction/` (the raw label map, a PNG whose palette holds the colours).
 
@@ -74,7 +75,7 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
     if len(colours) > 256:
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
     for path, name in zip(paths, result_names(paths)):
-        pixels = read_image(path)
+        pixels = read_image(path, max_pixels=max_pixels)
         labels = predict_picture(model, pixels, transforms, test, at_once=at_once)
         overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
         blend = weight * pixels.astype(np.float32) + (1 - weight) * colours[labels]
@@ -115,9 +116,7 @@ def named_images(names: Sequence[str], *, leave_out: Path) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if is_list(name) and os.path.isfile(name):
-            found += read_images(name, setting="--image_path")
-        elif os.path.isdir(name):
+        if os.path.isdir(name):
             listed = list_pictures([name])
             kept = [path for path in listed if not _is_result(path, name, leave_out)]
             if len(kept) < len(listed):

@@ -167,10 +167,10 @@ class SegmentTask:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """The best so far, the averaged weights, the labels seen, the newest values."""
+        """The best so far, the averaged weights, the labels seen, the newest values, the names of the classes."""
         average = self.average.state() if self.average is not None else {}
         return {"best": dict(self.best), "worse": self.worse, "evaluations": self.evaluations, "average": average,
-                "last": self._last_values(), "seen": self.seen.state()}
+                "last": self._last_values(), "seen": self.seen.state(), "classes": self.seen.names}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave; checkpoints of before say -1 for an mIoU that was not measured."""
