@@ -184,7 +184,7 @@ def test_what_was_measured_is_logged_and_shown_at_its_step_and_once_after_a_kill
 
 def test_files_half_written_by_a_killed_process_are_removed_at_the_next_start(tmp_path):
     (tmp_path / "best_model").mkdir()
-    for name in (".config.yml.123.tmp", "best_model/.model.pdparams.123.tmp"):
+    for name in (".config.yml.123.beitv2.tmp", "best_model/.model.pdparams.123.beitv2.tmp"):
         (tmp_path / name).write_text("half")
     toy.make_loop(tmp_path).run()
     assert not list(tmp_path.rglob("*.tmp"))

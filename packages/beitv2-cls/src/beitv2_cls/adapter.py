@@ -31,6 +31,7 @@ from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.transfer import transfer_trunk
+from beitv2_core.checkout import missing_package
 from beitv2_core.checkpoint.remap import EXTRA
 from beitv2_core.config.sections import SIZES
 from beitv2_core.data import SampleRng
@@ -217,31 +218,49 @@ class EvalCropOperator:
 # -- registration -----------------------------------------------------------------------------------------------------
 
 
-def register(*, fresh_head: bool = True) -> list[str]:
+def register() -> list[str]:
     """Make everything known to each PaddleClas that can be imported; returns the modules it was put into.
 
-    fresh_head: whether `Global.pretrained_model` may lack the head (training).  Calling it again changes nothing.
-    Raises MissingDependencyError where neither the wheel nor a checkout can be imported.
+    That is the wheel (`paddleclas.ppcls.arch`), and a checkout on the path (`ppcls.arch`), whose root holds a file
+    paddleclas.py that is not the wheel.  Calling it again changes nothing.
+    Raises MissingDependencyError where neither can be imported, ConfigError where a name is taken.
     """
-    done = []
-    for root in ("paddleclas.ppcls", "ppcls"):
-        if importlib.util.find_spec(root.split(".")[0]) is None:
-            continue
-        arch = importlib.import_module(f"{root}.arch")
-        for name, factory in FACTORIES.items():
-            taken = getattr(arch, name, factory)
-            if taken is not factory:
-                raise ConfigError(f"{arch.__name__} already has a model named {name!r} ({taken!r}). Remove one of the "
-                                  "two: ours would hide it from every config that names it.")
-            setattr(arch, name, factory)
-        if root == "ppcls":
-            _register_engine(fresh_head)
-        done.append(arch.__name__)
-    if not done:
+    found = [package for package in ("paddleclas.ppcls", "ppcls") if _holds_models(package)]
+    if not found:
+        spec = importlib.util.find_spec("paddleclas")
+        seen = f" {spec.origin} is found instead, which is not PaddleClas." if spec is not None else ""
         raise MissingDependencyError(
-            "PaddleClas is not installed. Type: pip install 'beitv2-cls[ppcls]', or run a checkout's script: "
+            f"PaddleClas is not installed.{seen} Type: pip install 'beitv2-cls[ppcls]', or run a checkout's script: "
             "python -m beitv2_cls PADDLECLAS/tools/train.py -c CONFIG")
-    return done
+    try:
+        return [register_in(package) for package in found]
+    except ModuleNotFoundError as error:
+        raise missing_package(error, "PaddleClas") from error
+
+
+def _holds_models(package: str) -> bool:
+    """Whether a package can be imported and holds models.  Nothing is imported."""
+    top, *below = package.split(".")
+    spec = importlib.util.find_spec(top)
+    places = spec.submodule_search_locations if spec is not None else None
+    return any(Path(place, *below, "arch", "__init__.py").is_file() for place in places or ())
+
+
+def register_in(package: str, *, fresh_head: bool = True) -> str:
+    """Make everything known to one PaddleClas, `ppcls` or `paddleclas.ppcls`; returns the module of its models.
+
+    fresh_head: whether `Global.pretrained_model` may lack the head (training).
+    """
+    arch = importlib.import_module(f"{package}.arch")
+    for name, factory in FACTORIES.items():
+        taken = getattr(arch, name, factory)
+        if taken is not factory:
+            raise ConfigError(f"{arch.__name__} already has a model named {name!r} ({taken!r}). Remove one of the "
+                              "two: ours would hide it from every config that names it.")
+        setattr(arch, name, factory)
+    if package == "ppcls":
+        _register_engine(fresh_head)
+    return arch.__name__
 
 
 def _register_engine(fresh_head: bool) -> None:

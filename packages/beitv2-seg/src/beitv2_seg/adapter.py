@@ -6,6 +6,7 @@ from typing import Any
 
 import paddle
 
+from beitv2_core.checkout import missing_package
 from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_seg.components import COMPONENTS, SCHEDULES
 
@@ -16,9 +17,11 @@ def _manager() -> Any:
     try:
         from paddleseg.cvlibs import manager
     except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "paddleseg":
+            raise missing_package(error, "PaddleSeg") from error
         raise MissingDependencyError(
-            f"PaddleSeg cannot be imported: {error}. Type: pip install 'beitv2-seg[paddleseg]', or install the "
-            "package named here.") from error
+            f"PaddleSeg is not installed ({error}). Type: pip install 'beitv2-seg[paddleseg]', or put a checkout on "
+            "the path: export PYTHONPATH=PADDLESEG") from error
     return manager
 
 

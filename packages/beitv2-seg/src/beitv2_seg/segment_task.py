@@ -192,7 +192,7 @@ def write_pdparams(model: Any, path: Path) -> None:
 
     Raises CheckpointError where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.beitv2.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         paddle.save(model.state_dict(), str(temporary))

@@ -78,6 +78,7 @@ class TrainLoop:
         self._window: dict[str, float] = {}
         self._window_steps = 0
         self._measured: dict[str, float] = {}
+        self._made_by: dict[str, Any] = {}
 
     def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
         """Train to the end (or `stop_after` steps from here) and return the summary.
@@ -99,8 +100,8 @@ class TrainLoop:
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
                                  else self.task.model)
             if main:
-                info = environment(self.seed, paddle.device.get_device(), distributed.world_size())
-                self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), info)
+                self._made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
+                self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), self._made_by)
                 self.run_folder.start_metrics(self.step)
             previous = self._catch_signals()
             try:
@@ -234,13 +235,13 @@ class TrainLoop:
         if distributed.is_main() or isinstance(self.optimizer, ShardedOptimizer):
             optimizer = optimizer_state(self.optimizer, self.task.model)
         if distributed.is_main():
-            made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
             # The generators of Python, numpy and Paddle start anew from (seed, step) at every step: this is their
             # whole state.
             state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
                      "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "processes": made_by["processes"], "at_once": self._at_once, "versions": made_by["versions"]}
+                     "processes": self._made_by["processes"], "at_once": self._at_once,
+                     "versions": self._made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer, state, self.config)
             self.run_folder.check_present()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
@@ -17,7 +17,18 @@ from typing import Any
 
 from beitv2_core.errors import ConfigError, OutputError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: said when a run starts
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger("beitv2_core")
+#: what flock says where another process holds the lock, and where the file system has no locks (NFS, Lustre without)
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+#: end of the names of files that are being written, so that no other program's are taken for them
+UNFINISHED = ".beitv2.tmp"
+GIT_SECONDS = 10
 _PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "Pillow", "scipy", "safetensors", "pydantic")
 
 
@@ -37,7 +48,13 @@ class RunFolder:
         self._visualdl: Any = None
 
     def open(self) -> None:
-        """Create the folder and lock it; ConfigError when another process is training there or it is not writable."""
+        """Create the folder and lock it; ConfigError when another process is training there or it is not writable.
+
+        Where the file system has no locks a warning says that nobody watches over the folder, and the run goes on.
+        """
+        if fcntl is None:
+            raise ConfigError(f"{self.path}: a run folder is locked by Python's fcntl, which {sys.platform} does not "
+                              "have. Train on Linux or macOS (on Windows: in WSL).")
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a+", encoding="ascii")
@@ -45,16 +62,25 @@ class RunFolder:
             raise ConfigError(f"{self.path}: cannot write there: {error}. Choose another output folder.") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            self._lock = None
-            raise ConfigError(
-                f"{self.path}: another process is training in this folder. Wait for it, or choose another output."
-            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                self._lock.close()
+                self._lock = None
+                raise ConfigError(
+                    f"{self.path}: another process is training in this folder. Wait for it, or choose another output."
+                    if error.errno in _HELD else
+                    f"{self.path}: cannot be locked: {error}. Choose another output folder.") from None
+            log.warning("%s: this file system has no locks (%s): nothing here notices a second run in this folder. "
+                        "Make sure that there is none.", self.path, error.strerror)
         with writing(self.path):
-            for leftover in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
-                log.info("%s: left by a process that was killed while writing it; removed", leftover)
-                leftover.unlink()
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed process left half written, here and one level below; not in other runs' folders."""
+        below = [folder for folder in self.path.glob("*/") if not (folder / ".lock").exists()]
+        for leftover in [found for folder in (self.path, *below) for found in folder.glob(f".*{UNFINISHED}")]:
+            log.info("%s: left by a process that was killed while writing it; removed", leftover)
+            leftover.unlink()
 
     def check_present(self) -> None:
         """Raise OutputError when the folder was removed or replaced since `open`: its lock protects nothing then."""
@@ -144,7 +170,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that readers see the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
@@ -157,20 +183,28 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def environment(seed: int, device: str, processes: int) -> dict[str, Any]:
-    """Versions, device, seed and git commit, for environment.json and for checkpoints."""
+    """Versions, device, seed and git commit, for environment.json and for checkpoints; asked once a run."""
     versions = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = None
-    try:
-        # Of the current folder: the commit of the experiment, when it is kept in git.
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
-        commit = found.stdout.strip() if found.returncode == 0 else None
-    except OSError:
-        log.debug("git is not installed: no commit in environment.json")
+    commit = _git_commit()
     return {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "device": device,
             "processes": processes, "seed": seed, "git_commit": commit,
             "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def _git_commit() -> str | None:
+    """Of the current folder: the commit of the experiment, when it is kept in git. No trouble with git ends a run."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                               errors="replace", timeout=GIT_SECONDS, check=False)
+    except FileNotFoundError:
+        log.debug("git is not installed: no commit in environment.json")
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("git could not be asked for the commit (%s): none in environment.json", error)
+    else:
+        return found.stdout.strip() or None if found.returncode == 0 else None
+    return None

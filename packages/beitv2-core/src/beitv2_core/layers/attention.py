@@ -11,7 +11,7 @@ from paddle import nn
 from beitv2_core.layers.attend import attention_weights, fused_attention
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.heads import bias_of_rows, flat_rows, split_heads
-from beitv2_core.layers.linear import Linear, linear
+from beitv2_core.layers.linear import Linear, as_written, linear
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
 
@@ -65,7 +65,12 @@ class Attention(nn.Layer):
 
     def heads(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries, keys and values of tokens x (B, T, D), each (B, H, T, E); queries are not yet scaled."""
-        q, k, v = paddle.unbind(split_heads(linear(x, self.qkv.weight, self.qkv_bias()), 3, self.num_heads))
+        bias = self.qkv_bias()
+        if as_written(self.qkv, nn.Linear) and self.qkv.bias is None:
+            projected = linear(x, self.qkv.weight, bias)
+        else:
+            projected = self.qkv(x) if bias is None else self.qkv(x) + bias
+        q, k, v = paddle.unbind(split_heads(projected, 3, self.num_heads))
         return q, k, v
 
     def qkv_bias(self) -> paddle.Tensor | None:
@@ -85,6 +90,10 @@ class Attention(nn.Layer):
 
     def _asking(self, x: paddle.Tensor, read: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Queries of the tokens `read` (B, Q) only; keys and values of all."""
+        if not as_written(self.qkv, nn.Linear) or self.qkv.bias is not None:
+            q, k, v = self.heads(x)
+            by_token = q.transpose([0, 2, 1, 3]).flatten(0, 1).index_select(flat_rows(read, x.shape[1]))
+            return by_token.reshape([*read.shape, *by_token.shape[1:]]).transpose([0, 2, 1, 3]), k, v
         inner, bias = self.qkv.weight.shape[1] // 3, self.qkv_bias()
         chosen = x.flatten(0, 1).index_select(flat_rows(read, x.shape[1])).reshape([*read.shape, -1])
         weight = self.qkv.weight

@@ -8,9 +8,10 @@ from paddle import nn
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.cpu_block import AttentionWeights, MlpWeights, attention_half, mlp_half
 from beitv2_core.layers.drop_path import DropPath
+from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.heads import flat_rows
 from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import on_cpu
+from beitv2_core.layers.linear import Linear, as_written, on_cpu
 from beitv2_core.layers.mlp import Mlp
 
 
@@ -43,19 +44,35 @@ class Block(nn.Layer):
 
     def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
                 read: paddle.Tensor | None = None) -> paddle.Tensor:
-        drops = self.training and max(self.attn.attn_drop.rate, self.attn.proj_drop.rate, self.mlp.drop.rate) > 0
-        if on_cpu(x) and not drops:
+        if on_cpu(x) and self._as_written():
             return self._on_cpu(x, bias, read)
         return self.compose(x, bias, read)
 
     def compose(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
                 read: paddle.Tensor | None = None) -> paddle.Tensor:
-        """The block as its layers define it: what GPUs and static graphs run, and what `forward` equals on the CPU."""
+        """The block as its layers define it: what GPUs and static graphs run, and what `forward` equals on the CPU.
+
+        A replaced or subclassed layer and a hook are obeyed on every device: `forward` takes the CPU's own form only
+        for exactly the layers it was written for (`cpu_block.py`), and not under BEITV2_PLAIN_LAYERS=1.
+        """
         branch = self.attn(self.norm1(x), bias, read)
         if read is not None:
             x = x.flatten(0, 1).index_select(flat_rows(read, x.shape[1])).reshape(branch.shape)
         x = x + self.drop_path(_scaled(branch, self.gamma_1))
         return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
+
+    def _as_written(self) -> bool:
+        """True where this block and its layers are exactly those whose arithmetic `cpu_block.py` repeats."""
+        attn, mlp = self.attn, self.mlp
+        if type(self).compose is not Block.compose or not as_written(attn, Attention) or not as_written(mlp, Mlp):
+            return False
+        layers = ((self.norm1, LayerNorm), (self.norm2, LayerNorm), (self.drop_path, DropPath), (attn.qkv, nn.Linear),
+                  (attn.proj, Linear), (mlp.fc1, Linear), (mlp.act, nn.GELU), (mlp.fc2, Linear))
+        drops = attn.attn_drop, attn.proj_drop, mlp.drop
+        return (all(as_written(layer, kind) for layer, kind in layers) and mlp.act._approximate is False
+                and all(as_written(drop, Dropout) and not (self.training and drop.rate) for drop in drops)
+                and attn.qkv.bias is None and not any(layer.bias is None for layer in (mlp.fc1, mlp.fc2, attn.proj))
+                and not any(norm.weight is None or norm.bias is None for norm in (self.norm1, self.norm2)))
 
     def _on_cpu(self, x: paddle.Tensor, bias: paddle.Tensor | None, read: paddle.Tensor | None) -> paddle.Tensor:
         attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2

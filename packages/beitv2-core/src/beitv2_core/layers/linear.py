@@ -5,15 +5,31 @@ Shape suffixes: B batch, T tokens, D width in, E width out.
 
 from __future__ import annotations
 
+import os
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+#: environment variable: 1 computes on the CPU as on a GPU, by Paddle's own operations; values differ by rounding only
+SWITCH = "BEITV2_PLAIN_LAYERS"
+
 
 def on_cpu(x: paddle.Tensor) -> bool:
-    """True where the CPU formulations apply: eager mode, on the CPU."""
-    return bool(paddle.in_dynamic_mode() and x.place.is_cpu_place())
+    """True where the CPU formulations apply: eager mode, on the CPU, not switched off by `BEITV2_PLAIN_LAYERS=1`."""
+    return bool(paddle.in_dynamic_mode() and x.place.is_cpu_place()) and os.environ.get(SWITCH, "0") != "1"
+
+
+def as_written(layer: nn.Layer, kind: type) -> bool:
+    """True for a layer of exactly that class, without hooks and without a `forward` of its own.
+
+    Only then may its weights be used in place of a call to it.
+    """
+    if type(layer) is not kind or layer._forward_pre_hooks or layer._forward_post_hooks:
+        return False
+    # An export leaves a translated copy of the class's own forward in the layer.
+    return "forward" not in layer.__dict__ or layer._original_funcs.get("forward") is kind.forward
 
 
 def uses_cpu_gradients(x: paddle.Tensor) -> bool:

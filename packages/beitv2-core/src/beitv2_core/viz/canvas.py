@@ -48,7 +48,7 @@ class Canvas:
         return self.figure
 
     def __exit__(self, kind: Any, *exc: Any) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.beitv2.tmp")
         try:
             if kind is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
