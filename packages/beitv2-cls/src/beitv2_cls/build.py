@@ -190,7 +190,7 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     its head where it has the same number of classes.  Source: official run_class_finetuning.py.
     """
     source = config.pretrained
-    found = read_checkpoint(str(source.weights), sha256=source.sha256)
+    found = read_checkpoint(str(source.weights), sha256=source.sha256, wanted=("pretraining", "classifier"))
     grid = found.grid or grid_of(source.image_size, config.model.patch_size)
     if found.config:
         kind = found.config.get("kind")

@@ -76,7 +76,7 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
     from beitv2_core.config.schema import grid_of
     from beitv2_core.errors import CheckpointError
 
-    found = read_checkpoint(source, sha256=sha256)
+    found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"))
     grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
         settings = parse_config(found.config, source=str(found.path))

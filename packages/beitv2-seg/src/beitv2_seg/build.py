@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 
 from beitv2_core.assembly import seed_everything, set_weights
+from beitv2_core.assembly.found import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
@@ -201,7 +202,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
 
     Raises CheckpointError for a checkpoint of another kind, ConfigError for lone weights without settings.
     """
-    found = read_checkpoint(source)
+    found = read_checkpoint(source, wanted=("segmentation",), unknown=True)
     if found.config:
         kept = parse_config(found.config, source=str(found.path))
         if not isinstance(kept, SegmentConfig):
@@ -211,7 +212,10 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
     if config is None:
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
     model = build_model(config, pretrained=False)
-    set_weights(model, found.weights, str(found.path))
+    weights = found.weights
+    if not found.config and (found.model is None or found.model.kind != "segmentation"):  # another head than ours
+        weights = read_weights_for(model.state_dict(), found.path)
+    set_weights(model, weights, str(found.path))
     model.eval()
     return Segmentor(model, config, class_names(config))
 

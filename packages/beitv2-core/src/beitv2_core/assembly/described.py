@@ -43,7 +43,7 @@ def _check_complete(kind: str, architecture: Mapping[str, Any]) -> None:
         missing.append("early_layers")
     if missing:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(missing))
-        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model cannot be told from its weights. "
+        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model is not in its weights. "
                               f"Convert the file with {flags}, as it was trained.")
 
 

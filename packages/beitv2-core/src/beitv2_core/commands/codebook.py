@@ -60,17 +60,13 @@ def find_data(data: Optional[str], run: str, model: Any, limit: int) -> Any:
     from ..assembly.restore import read_config
     from ..config.schema import pair
     from ..config.sections import DataConfig
-    from ..errors import ConfigError
 
     if data == "digit_scenes":
         settings = DataConfig(dataset="digit_scenes", size=limit, image_size=pair(model.image_size))
     elif data is not None:
         settings = DataConfig(dataset="folder", root=data, image_size=pair(model.image_size))
     else:
-        config = read_config(run)
-        if config is None:
-            raise ConfigError(f"{run}: no settings that name its pictures. Add --data FOLDER or --data digit_scenes.")
-        settings = config.data
+        settings = read_config(run).data
     return build_dataset(settings, split="test", size=limit)
 
 
