@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 from pydantic import Field, model_validator
-from typing_extensions import Literal
 
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of

@@ -20,6 +20,7 @@ import numpy as np
 import paddle
 import yaml
 
+from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
@@ -89,6 +90,7 @@ class TrainLoop:
         None starts anew and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
         """
+        runtime.keep_freed_memory()
         distributed.init()
         main = distributed.is_main()
         if main:
@@ -102,6 +104,8 @@ class TrainLoop:
             distributed.barrier()
             self._start(resume)
             self._check_common_start()
+            if main:
+                self.store.abandon_after(self.step)  # else --resume auto would go back to what this resume left behind
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
                                  else self.task.model)
             if main:
