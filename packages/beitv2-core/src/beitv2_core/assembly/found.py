@@ -82,19 +82,26 @@ class Found(NamedTuple):
 
 def checkpoint_folder(path: Path) -> Path | None:
     """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
+    found = _checkpoint_in(path)
+    return None if found is None else found[1]
+
+
+def _checkpoint_in(path: Path) -> tuple[CheckpointStore, Path] | None:
+    """As `checkpoint_folder`, with the store that found it: its `load` need not check the files a second time."""
     if path.suffix == ".pdckpt":
-        return path
+        return CheckpointStore(path.parent), path
     if not path.is_dir() or transformers_file(path) is not None:
         return None
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    newest = CheckpointStore(folder).latest()
+    store = CheckpointStore(folder)
+    newest = store.latest()
     if newest is None:
         raise CheckpointError(
             f"{path}: no valid checkpoint in this folder. Give a run folder that has been trained (with checkpoints/"
             "step_*.pdckpt), a .pdckpt folder, a file of weights, or a folder of transformers (config.json beside "
             f"{' or '.join(FOLDER_FILES)})."
         )
-    return Path(newest)
+    return store, Path(newest)
 
 
 def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[str] = (), hints: Hints | None = None,
@@ -114,9 +121,10 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
     elif not path.exists():
         raise CheckpointError(f"{source}: no such run folder, checkpoint or weights file. Check the path, or make one: "
                               f"{_commands(wanted)}.")
-    folder = checkpoint_folder(path)
-    if folder is not None:
-        saved = CheckpointStore(folder.parent).load(folder)
+    checkpoint = _checkpoint_in(path)
+    if checkpoint is not None:
+        store, folder = checkpoint
+        saved = store.load(folder)
         optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
         weights = _averages(folder, saved.state) if hints is not None and hints.ema else saved.weights
         return Found(folder, weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
@@ -145,7 +153,7 @@ def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:
     """The model of a run, a checkpoint or a file of any format, with its architecture; errors name the path."""
     src, hints = Path(src), hints or Hints()
     try:
-        if checkpoint_folder(src) is not None:
+        if src.suffix == ".pdckpt" or src.is_dir() and transformers_file(src) is None:
             return _of_run(src, hints)
         state, rest = read_state(transformers_file(src) or src)
         return _recognise_file(src, state, rest, hints)

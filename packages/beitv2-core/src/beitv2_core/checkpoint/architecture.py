@@ -64,7 +64,7 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
         return {"backbone": trunk, "num_classes": source.shape("decode_head.conv_seg.bias")[0],
                 "channels": source.shape("decode_head.conv_seg.weight")[1],
                 "aux_channels": source.shape("auxiliary_head.conv_seg.weight")[1],
-                "pool_scales": scales, "out_indices": taps}
+                "pool_scales": scales or [None] * bins, "out_indices": taps}
     trunk = _trunk(source, "", grid, num_heads)
     norm = "pool" if "fc_norm.weight" in weights else "final" if "norm.weight" in weights else "none"
     if kind == "classifier":

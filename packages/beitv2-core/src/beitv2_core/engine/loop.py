@@ -97,6 +97,8 @@ class TrainLoop:
             distributed.barrier()
             self._start(resume)
             self._check_common_start()
+            if main:
+                self.store.abandon_after(self.step)  # else --resume auto would go back to what this resume left behind
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
                                  else self.task.model)
             if main:
