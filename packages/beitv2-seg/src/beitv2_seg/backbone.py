@@ -77,13 +77,14 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
     from beitv2_core.errors import CheckpointError
 
     found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"))
-    grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
         settings = parse_config(found.config, source=str(found.path))
         if not hasattr(settings, "grid") or settings.kind == "tokenizer":
             raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; segmentation starts from "
                                   "a pretraining or fine-tuning run. Give that as pretrained.")
         grid = settings.grid
+    else:
+        grid = found.grid or grid_of(image_size, model.patch_size[0])
     drop = (*PRETRAINING_ONLY, "fc_norm.", "head.")
     fresh = transfer_trunk(model, found.weights, str(found.path), source_grid=grid, fresh=("fpn",), drop=drop)
     loaded = len(model.state_dict()) - len(fresh)
