@@ -178,7 +178,7 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     """
     source = config.pretrained
     told = source.image_size is not None and not Path(str(source.weights)).is_dir()  # a run knows it
-    hints = Hints(size=pair(source.image_size)) if told else None
+    hints = Hints(size=pair(source.image_size) if told else None, ema=source.ema)
     trunk = architecture_of(str(source.weights), sha256=source.sha256, hints=hints)
     trunk.fill(config.model.model_dump(), "model.")
     height, width = trunk.check_image_size(source.image_size, "pretrained.image_size")

@@ -37,6 +37,10 @@ class PretrainedConfig(Section):
         default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a "
         "run knows its own"
     )
+    ema: Optional[bool] = Field(
+        default=None, description="true: the averaged weights of a file or run; false: those that are not; null: the "
+        "trained ones where there are both, of student and teacher the teacher"
+    )
 
 
 class FinetuneOptimConfig(OptimConfig):

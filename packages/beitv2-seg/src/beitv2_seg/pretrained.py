@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from beitv2_core.assembly.found import Hints
 from beitv2_core.assembly.trunk import architecture_of
 from beitv2_core.config import parse_config
 from beitv2_seg.config import SegmentConfig
@@ -19,7 +20,8 @@ def with_pretrained_settings(config: SegmentConfig) -> SegmentConfig:
     source = options.get("pretrained")
     if config.model.backbone.type != "BEiTv2" or source is None:
         return config
-    trunk = architecture_of(source, sha256=options.get("pretrained_sha256"))
+    trunk = architecture_of(source, sha256=options.get("pretrained_sha256"),
+                            hints=Hints(ema=options.get("pretrained_ema")))
     if trunk.kind == "segmentation":
         return config  # loading it says what is expected
     made_for = trunk.check_image_size(options.get("pretrained_image_size"), "model.backbone.pretrained_image_size")
