@@ -263,7 +263,31 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
     saved = config.resolved()
     saved["pretrained"]["weights"] = "gone"
     assert FinetuneConfig(**saved).model == model, "a run's own settings are whole without the pretraining run"
-    with pytest.raises(BEiTError, match="model.depth: 2 came, .* has depth 3"):
-        load_config(plain, [*settings, weights, "model.depth=2"], FinetuneConfig)
+    for changed, said in (("model.depth=2", "model.depth: 2 came, .* has depth 3"),
+                          ("pretrained.emma=true", "pretrained.emma: unknown key"),
+                          (f"pretrained.weights={pretrained}/tokenizer", "pretrained.weights: .*a tokenizer model")):
+        with pytest.raises(BEiTError, match=said) as error:
+            load_config(plain, [*settings, weights, changed], FinetuneConfig)
+        assert "{" not in str(error.value), "the settings are not poured out"
     with pytest.raises(BEiTError, match="pretrained.weights.*nope.*model.width"):
         load_config(plain, [*settings, "pretrained.weights=nope"], FinetuneConfig)
+
+
+def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pretrained, tmp_path):
+    import pickle
+
+    from beitv2_cls.build import build_finetuning
+    from beitv2_core.assembly.restore import read_checkpoint
+
+    weights = read_checkpoint(str(pretrained / "pretrain")).weights
+    name = "blocks.0.norm1.weight"
+    averaged = {f"module.{key}": array + 1 if key == name else array for key, array in weights.items()}
+    path = tmp_path / "both.pdparams"
+    path.write_bytes(pickle.dumps({"model": dict(weights), "model_ema": averaged}, 4))
+    converted = tmp_path / "average.safetensors"
+    run("convert", path, converted, "--ema", "--early-layers", 4)
+    for ema, expected in ((None, weights[name]), (False, weights[name]), (True, weights[name] + 1)):
+        settings = [*TINY, f"output={tmp_path / str(ema)}", f"pretrained.weights={path}",
+                    f"pretrained.ema={'null' if ema is None else str(ema).lower()}"]
+        loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+        np.testing.assert_array_equal(loop.task.model.state_dict()[name].numpy(), expected)

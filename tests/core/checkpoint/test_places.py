@@ -1,4 +1,4 @@
-"""The model of a file is found whatever it was wrapped in, what was taken off is said, and two models are told apart."""
+"""The model of a file is found whatever it was wrapped in, what was taken off is said, two models are told apart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ WRAPPERS = ["module", "_orig_mod", "model", "encoder", "backbone", "student", "t
             "decoder", "visual", "ema", "0", "base_model"]
 CONTAINERS = ["model", "state_dict", "module", "model_state", "network", "model_state_dict", "state_dict_ema",
               "model_ema", "student", "teacher", "weights", "ema", "params"]
-BESIDE = {"epoch": 3, "args": {"lr": 1e-3, "size": (2, 3)}, "optimizer_states": [{"state": {}}], "n_averaged": np.ones(())}
+BESIDE = {"epoch": 3, "args": {"lr": 1e-3, "size": (2, 3)}, "optimizer_states": [{"state": {}}],
+          "n_averaged": np.ones(())}
 
 
 def plain(model):

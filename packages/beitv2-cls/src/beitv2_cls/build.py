@@ -181,7 +181,7 @@ def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig
     """
     source = config.pretrained
     size = None if Path(str(source.weights)).is_dir() else source.image_size  # a run knows its own
-    hints = None if size is None else Hints(size=pair(size))
+    hints = Hints(size=None if size is None else pair(size), ema=source.ema)
     trunk = architecture_of(str(source.weights), sha256=source.sha256, hints=hints)
     trunk.fill(config.model.model_dump(), "model.")
     height, width = trunk.check_image_size(source.image_size, "pretrained.image_size")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Optional
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from beitv2_core.config import RunConfig
-from beitv2_core.config.schema import grid_of
+from beitv2_core.config.schema import grid_of, pair
 from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
+from beitv2_core.errors import CheckpointError, ConfigError
 
 #: settings of the trunk that pretrained weights decide
 TRUNK = {"width", "depth", "num_heads", "mlp_ratio", "qkv_bias", "patch_size", "init_values", "norm_eps", "positions"}
@@ -36,6 +37,10 @@ class PretrainedConfig(Section):
     image_size: Optional[Pixels] = Field(
         default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a "
         "run knows its own"
+    )
+    ema: Optional[bool] = Field(
+        default=None, description="true: the averaged weights of a file or run; false: those that are not; null: the "
+        "trained ones where there are both, of student and teacher the teacher"
     )
 
 
@@ -100,9 +105,16 @@ class LabelledRunConfig(RunConfig):
                              "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
                              "correct the path, or set model.size")
         from beitv2_core.assembly import architecture_of
+        from beitv2_core.assembly.found import Hints
 
         try:
-            return {**values, "model": architecture_of(weights).fill(model, "model.")}
+            given = PretrainedConfig(**source)
+        except ValidationError:  # told with its keys by the section itself
+            return values
+        size = None if Path(weights).is_dir() or given.image_size is None else pair(given.image_size)
+        try:
+            trunk = architecture_of(weights, hints=Hints(size=size, ema=given.ema))
+            return {**values, "model": trunk.fill(model, "model.")}
         except CheckpointError as error:
             raise impossible("pretrained.weights", str(error).rstrip(".")) from None
         except ConfigError as error:  # it begins with the setting

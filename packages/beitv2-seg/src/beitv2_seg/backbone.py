@@ -25,7 +25,8 @@ class BEiTv2(BEiTBackbone):
     size: "tiny" .. "huge" names width, depth and heads; single values given beside it win.  out_indices: the four
     blocks that are tapped, in rising order (default: the published ones, or quarters of the depth).  pretrained: a
     pretraining or fine-tuning run, a .pdckpt or a file of published weights, strictly loaded: a shared bias is copied
-    into each block and tables are resized from `pretrained_image_size` pixels.  Other keywords are `BEiTBackbone`'s.
+    into each block and tables are resized from `pretrained_image_size` pixels.  pretrained_ema: its averaged
+    weights (True), the others (False), or the trained ones where there are both.  Other keywords: `BEiTBackbone`'s.
     Pictures must have the size the bias tables were made for (`image_size`, height and width).
     Source: official semantic_segmentation/backbone/beit.py.  Maps are raw block outputs, without a final norm.
     """
@@ -33,7 +34,8 @@ class BEiTv2(BEiTBackbone):
     def __init__(self, *, size: str | None = None, image_size: int | Sequence[int] = 512, patch_size: int = 16,
                  out_indices: Sequence[int] | None = None, drop_path: float = 0.0, init_values: float | None = 0.1,
                  use_rel_pos_bias: bool = True, pretrained: str | None = None, pretrained_image_size: int = 224,
-                 pretrained_sha256: str | None = None, in_channels: int = 3, **backbone: Any):
+                 pretrained_sha256: str | None = None, pretrained_ema: bool | None = None, in_channels: int = 3,
+                 **backbone: Any):
         if size is not None and size not in SIZES:
             raise ShapeError(f"BEiTv2: size is {size!r}; expected one of {', '.join(SIZES)}, or width, depth and "
                              "num_heads.")
@@ -49,7 +51,8 @@ class BEiTv2(BEiTBackbone):
         self.feat_channels = [self.width] * 4
         self.fpn1, self.fpn2, self.fpn3, self.fpn4 = pyramid_levels(self.patch_size[0], self.width)
         if pretrained is not None:
-            load_pretrained(self, pretrained, image_size=pretrained_image_size, sha256=pretrained_sha256)
+            load_pretrained(self, pretrained, image_size=pretrained_image_size, sha256=pretrained_sha256,
+                            ema=pretrained_ema)
 
     def forward(  # type: ignore[override]  # a backbone gives maps, not one vector
         self, images: paddle.Tensor
@@ -65,18 +68,20 @@ def _as_map(tokens_BTD: paddle.Tensor, grid: tuple[int, int]) -> paddle.Tensor:
     return tokens_BTD[:, 1:].transpose([0, 2, 1]).reshape([0, tokens_BTD.shape[2], *grid])
 
 
-def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256: str | None = None) -> list[str]:
+def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256: str | None = None,
+                    ema: bool | None = None) -> list[str]:
     """Put a pretrained trunk below the pyramid; returns the names that stayed fresh (the pyramid's).
 
     Raises CheckpointError naming a checkpoint of another kind or size.  Source: official mmcv_custom/checkpoint.py.
     """
+    from beitv2_core.assembly.found import Hints
     from beitv2_core.assembly.restore import read_checkpoint
     from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
     from beitv2_core.config import parse_config
     from beitv2_core.config.schema import grid_of
     from beitv2_core.errors import CheckpointError
 
-    found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"))
+    found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"), hints=Hints(ema=ema))
     grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
         settings = parse_config(found.config, source=str(found.path))

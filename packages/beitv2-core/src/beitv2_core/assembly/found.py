@@ -145,6 +145,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
             raise _with_path(path, error) from None
         log.info("%s: %s", path, error)
         return Found(path, flat(state).arrays, {})
+    log.info("%s: %s", path, model.taken())
     weights = {**model.weights, **model.extra}
     return Found(path, weights, {}, model=model, classes=None if model.classes is None else list(model.classes))
 
@@ -213,7 +214,6 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
     found = _recognise(state, None, hints)
     if classes is not None and len(classes) == found.architecture.get("num_classes"):
         found = found._replace(classes=classes)
-    log.info("%s: %s", path, found.taken())
     return found
 
 

@@ -174,8 +174,8 @@ def build_file(found: Found, kinds: Sequence[str], model: Any = None) -> Any:
     """
     held = None if found.model is None else found.model.kind
     if found.model is None or held not in kinds:
-        raise CheckpointError(f"{found.path}: this is a {held or found.config.get('kind')} model; expected: "
-                              f"{' or '.join(kinds)}.")
+        raise CheckpointError(f"{found.path}: this is a {held or found.config.get('kind')} model, a "
+                              f"{' or '.join(kinds)} model was expected.")
     try:
         model = build_described(found.model.kind, found.model.architecture) if model is None else model
     except CheckpointError as error:

@@ -56,9 +56,8 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
     if kind == "segmentation":
         trunk = _trunk(source, "backbone.", grid, num_heads)
         bins = source.count("decode_head.psp_modules.")
-        taps = source.default("out_indices", out_indices, TAPS[trunk["depth"]] if published(trunk) else None)
-        if taps is None and trunk["depth"] == 4:
-            taps = [0, 1, 2, 3]  # there are no other four
+        usual = TAPS[trunk["depth"]] if published(trunk) else (0, 1, 2, 3) if trunk["depth"] == 4 else None
+        taps = source.default("out_indices", out_indices, usual)  # of four blocks all, unless one is tapped twice
         scales = source.default("pool_scales", pool_scales, POOL_SCALES if bins == len(POOL_SCALES) else None)
         _check_counts(trunk["depth"], taps, bins, scales)
         return {"backbone": trunk, "num_classes": source.shape("decode_head.conv_seg.bias")[0],
@@ -87,9 +86,9 @@ def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
 
 
 def _check_counts(depth: int, taps: list[int] | None, bins: int, scales: list[int] | None) -> None:
-    if taps is not None and (len(taps) != 4 or sorted(set(taps)) != taps or not 0 <= taps[0] <= taps[-1] < depth):
-        raise CheckpointError(f"out_indices {taps}: expected four rising block numbers of 0 .. {depth - 1}. Correct "
-                              "--out-indices.")
+    if taps is not None and (len(taps) != 4 or sorted(taps) != taps or not 0 <= taps[0] <= taps[-1] < depth):
+        raise CheckpointError(f"out_indices {taps}: expected four block numbers, none below the one before, of 0 .. "
+                              f"{depth - 1}. Correct --out-indices.")
     if scales is not None and len(scales) != bins:
         raise CheckpointError(f"pool_scales {scales}: the weights have {bins} pooling branches. Give {bins} numbers "
                               "(--pool-scales).")

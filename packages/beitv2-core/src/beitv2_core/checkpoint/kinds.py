@@ -116,7 +116,9 @@ def recognise(state: Mapping[Any, Any], *, origin: str | None = None, ema: bool 
     assumed: list[str] = []
     architecture = read_architecture(kind, ours, origin=origin, grid=grid or _stored_grid(inner), assumed=assumed,
                                      **hints)
-    shapes = shapes_of(kind, architecture)
+    bins = {name.split(".")[2] for name in ours if name.startswith("decode_head.psp_modules.")}
+    unknown = "pool_scales" in architecture and architecture["pool_scales"] is None  # how many there are is known
+    shapes = shapes_of(kind, {**architecture, "pool_scales": [0] * len(bins)} if unknown else architecture)
     check_shapes(ours, shapes)
     weights = {name: ours[name] for name in shapes}
     there = translate(origin, kind, weights, architecture)

@@ -51,7 +51,8 @@ class CheckpointStore:
     def __init__(self, folder: str | Path, *, keep_last: int = 3, keep_every: int | None = None):
         self.folder = Path(folder)
         self.keep_last, self.keep_every = keep_last, keep_every
-        self._found: tuple[Path, Any, dict[str, Any]] | None = None  # what `latest` checked, for the `load` that follows
+        # What `latest` checked, for the `load` that follows.
+        self._found: tuple[Path, Any, dict[str, Any]] | None = None
 
     def save(self, step: int, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray],
              state: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
