@@ -9,10 +9,12 @@ from .plan import BatchPlan, plan_batches, seed_everything
 from .restore import load_mim, load_tokenizer, restore_model, set_weights
 from .training import Parts, build_loop, build_training
 from .transfer import transfer_trunk
+from .trunk import architecture_of
 
 __all__ = [
     "BatchPlan",
     "Parts",
+    "architecture_of",
     "build_backbone",
     "build_dataset",
     "build_loader",

@@ -91,7 +91,7 @@ def build_views(
     from ..serve.views import find_view
 
     config = read_config(run)
-    kind = "tokenizer" if config is None else config.kind  # a lone weights file: only tokenizers are published alone
+    kind = config.kind
     own = find_view(run, kind)
     views = [] if own is None else [own]
     model, source = _load_tokenizer(run, kind, config, tokenizer, name)
@@ -112,7 +112,7 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
         return load_tokenizer(tokenizer, name=name), tokenizer
     if kind == "tokenizer":
         return load_tokenizer(run, name=name), run
-    if kind == "pretrain":
+    if kind == "pretrain" and config.tokenizer is not None:
         source = config.tokenizer
         log.info("%s: codes of the tokenizer it was pretrained with, %s.", run, source.weights)
         return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights

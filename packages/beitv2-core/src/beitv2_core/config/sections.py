@@ -5,11 +5,10 @@ Every model is frozen and refuses unknown keys. A field without a default has to
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import Literal
 
 from .unread import KIND_KEYS, unread_settings, without_unread
 

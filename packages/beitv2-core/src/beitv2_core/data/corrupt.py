@@ -19,13 +19,14 @@ class CorruptFiles:
     report: file that receives the list (path, tab, reason), a line as soon as a file is met; by default only when the
     limit is passed, as `corrupt_files.txt` in the working directory.  Every process of a run keeps a list of its own
     beside it (corrupt_files_1.txt, ...), and the limit holds for all of them together; so it does for a run that is
-    continued, except for files that were changed since.  In a worker process `defer` is True: files are only collected
-    for the parent (`drain`).
+    continued, except for files that were changed since.  key: the setting of `max_share`, for the error.  In a worker
+    process `defer` is True: files are only collected for the parent (`drain`).
     """
 
-    def __init__(self, total: int, max_share: float, report: str | Path | None = None) -> None:
+    def __init__(self, total: int, max_share: float, report: str | Path | None = None, *,
+                 key: str = "data.max_corrupt") -> None:
         self.total = total
-        self.max_share = max_share
+        self.max_share, self.key = max_share, key
         rank = int(os.environ.get("PADDLE_TRAINER_ID") or 0)  # set by Paddle's launcher
         self.shared = Path(DEFAULT_REPORT if report is None else report)
         self.report = self.shared if rank == 0 else _beside(self.shared, rank)
@@ -89,12 +90,12 @@ class CorruptFiles:
             where = f"The list is in {self.report}."
         except OSError as error:
             where = f"The list could not be written to {self.report} ({error}):\n{lines}"
-        remedy = "Repair or remove them, or raise data.max_corrupt."
-        if all("data.max_pixels" in reason for reason in together.values()):
-            remedy = "Raise data.max_pixels, or data.max_corrupt to go without them."
+        remedy = f"Repair or remove them, or raise {self.key}."
+        if all("max_pixels" in reason for reason in together.values()):
+            remedy = f"Raise max_pixels, or {self.key} to go without them."
         return (
             f"{len(together)} of {self.total} files cannot be decoded (the first: {first}: {together[first]}); "
-            f"data.max_corrupt allows {self.max_share:.4%}. {where} {remedy}"
+            f"{self.key} allows {self.max_share:.4%}. {where} {remedy}"
         )
 
 
