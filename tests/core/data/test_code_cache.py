@@ -90,10 +90,10 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_needed(tmp_path, monkeypa
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(DataError, match=r"No space left on device.*take 0.0 MB there. Free space"):
         one.write(np.array([1]), some([1]))
-    monkeypatch.setattr(os, "write", lambda file, content: 3)
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: 3)
     with pytest.raises(DataError, match="No space left on device"):
         one.write(np.array([1]), some([1]))
     monkeypatch.undo()

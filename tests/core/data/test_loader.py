@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -239,3 +240,51 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_batches_it_made():
 def test_impossible_numbers_are_named():
     with pytest.raises(DataError, match="num_workers -1"):
         Loader(Numbers(4), values, ResumableSampler(4, batch_size=2), num_workers=-1)
+
+
+def grey_folder(root, names):
+    root.mkdir()
+    for number, name in enumerate(names):
+        Image.new("L", (8, 8), number).save(root / name)
+    return root
+
+
+def position_of(dataset):
+    loader = Loader(dataset, TokenizerTransform(8), ResumableSampler(len(dataset), batch_size=2))
+    take(loader, 1)
+    return loader
+
+
+def test_a_resume_with_other_pictures_of_the_same_number_is_refused_unless_asked_for(tmp_path, caplog):
+    first = grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])
+    state = json.loads(json.dumps(position_of(ImageFolder(first)).state()))
+    moved = ImageFolder(first.rename(tmp_path / "moved"))
+    position_of(moved).load_state(state)  # the same names elsewhere
+    other = ImageFolder(grey_folder(tmp_path / "other", ["a.png", "b.png", "c.png", "e.png"]))
+    loader = position_of(other)
+    with pytest.raises(DataError) as caught:
+        loader.load_state(state)
+    prints = [ImageFolder(tmp_path / name).fingerprint()[:8] for name in ("moved", "other")]
+    for fact in ("d.png", "e.png", *prints, "data.resume_with_other"):
+        assert fact in str(caught.value)
+    other.accept_other = True
+    with caplog.at_level("WARNING", logger="beitv2_core"):
+        loader.load_state(state)
+    assert "e.png" in caplog.text and loader.state()["picture"] == state["picture"]
+
+
+def test_a_resume_with_other_labels_of_the_same_pictures_is_refused(tmp_path):
+    root = grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])
+    for name, labels in (("one.txt", "0011"), ("two.txt", "0101")):
+        (tmp_path / name).write_text("".join(f"{p}.png {label}\n" for p, label in zip("abcd", labels)))
+    state = position_of(ImageFolder(root, list_file=tmp_path / "one.txt", with_classes=True)).state()
+    with pytest.raises(DataError, match="labels"):
+        position_of(ImageFolder(root, list_file=tmp_path / "two.txt", with_classes=True)).load_state(state)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed_whatever_the_pictures(tmp_path):
+    loader = position_of(ImageFolder(grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])))
+    state = loader.state()
+    del state["images"]
+    loader.load_state(state)
+    assert loader.state()["picture"] == state["picture"]

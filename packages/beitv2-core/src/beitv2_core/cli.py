@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the loss became non-finite, 2 something the user can corre
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -99,6 +100,10 @@ _add_foreign_commands()
 
 def main() -> None:
     """Entry point of the script `beitv2`."""
+    # A file name may hold bytes that are no text, and a terminal may not know Chinese: shown escaped, never an end.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="beitv2")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from ..checkpoint.store import CheckpointStore
-from ..config import PretrainConfig, RunConfig, TokenizerConfig
+from ..config import PretrainConfig, RunConfig, TokenizerConfig, parse_config
 from ..config.schema import grid_of, pair
 from ..data.code_cache import CodeCache
 from ..engine import distributed
@@ -76,6 +76,7 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
         on_finish=[*on_finish, draw_curves],
         at_end=parts.at_end,
         sharding=train.sharding,
+        reread=lambda saved: parse_config(saved, source="the checkpoint's settings").resolved(),
     )
 
 

@@ -87,6 +87,9 @@ class DataConfig(Section):
         description="turn photographs as their EXIF data say, in training and in every command that reads images for "
         "the run; false: pixels as they are stored, as the official loader",
     )
+    resume_with_other: bool = Field(
+        default=False, description="resume although the images are not those the checkpoint was made with"
+    )
     max_pixels: int = Field(
         default=MAX_PIXELS, gt=0, description="most pixels of an image file (Pillow's limit against files that explode)"
     )

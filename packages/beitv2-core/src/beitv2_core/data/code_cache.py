@@ -71,8 +71,7 @@ class CodeCache:
         try:
             # Through the file, not the map: on a full disk a map ends the process (SIGBUS), a write tells.
             for row, content in zip(rows, table):
-                os.lseek(self._file, int(row) * self._row.itemsize, os.SEEK_SET)
-                if os.write(self._file, content.tobytes()) != self._row.itemsize:
+                if os.pwrite(self._file, content.tobytes(), int(row) * self._row.itemsize) != self._row.itemsize:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._failed(error) from error

@@ -98,6 +98,7 @@ class ImageFolder:
         self.root = Path(root)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
+        self.accept_other = False  # a resume with other images of the same number
         self.reading, self.setting = reading, setting
         if not self.root.is_dir():
             found = "a file" if self.root.exists() else "nothing"

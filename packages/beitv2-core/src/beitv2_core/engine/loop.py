@@ -34,7 +34,8 @@ log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
                  "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers",
-                 "data.root", "data.max_corrupt", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights")
+                 "data.root", "data.max_corrupt", "data.max_pixels", "data.resume_with_other", "tokenizer.weights",
+                 "tokenizer.cache.path", "teacher.weights")
 
 
 class TrainingInterrupted(BEiTError):
@@ -55,7 +56,7 @@ class TrainLoop:
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
     ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
-    mixed precision off, for the error on a CPU.
+    mixed precision off, for the error on a CPU; reread: completes a checkpoint's settings with those that came later.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
@@ -64,7 +65,8 @@ class TrainLoop:
                  save_every: int = 1000, title: str = "training",
                  on_start: Sequence[Callable[[RunFolder], None]] = (), on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
-                 sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off"):
+                 sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off",
+                 reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
@@ -75,6 +77,7 @@ class TrainLoop:
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.on_start, self.at_end, self.free_settings = list(on_start), at_end, tuple(free_settings)
+        self.reread = reread
         self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
@@ -299,7 +302,7 @@ class TrainLoop:
             )
 
     def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
-        before, now = _flat(saved), _flat(self.config)
+        before, now = _flat(self.reread(saved)), _flat(self.config)
         changed = [key for key in sorted(set(before) | set(now))
                    if before.get(key) != now.get(key) and not key.startswith(self.free_settings)]
         if changed:

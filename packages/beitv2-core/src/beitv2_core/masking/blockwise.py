@@ -58,10 +58,10 @@ class BlockwiseMasking:
         self.max_block = num_masked if max_block is None else max_block
         if not 0 < min_aspect <= 1:
             raise ValueError(f"BlockwiseMasking: min_aspect is {min_aspect}, expected a number in (0, 1].")
-        if min_block < 1 or self.max_block < min_block <= num_masked:
+        if min_block < 1 or (num_masked and min_block > min(self.max_block, num_masked)):
             raise ValueError(
-                f"BlockwiseMasking: blocks of {min_block} to {self.max_block} patches were asked for; "
-                "min_block must be at least 1 and not larger than max_block."
+                f"BlockwiseMasking: blocks of {min_block} to {self.max_block} patches were asked for, {num_masked} are "
+                "hidden; min_block must be at least 1 and not larger than max_block and num_masked."
             )
         self.log_aspect = (math.log(min_aspect), math.log(1 / min_aspect))
 

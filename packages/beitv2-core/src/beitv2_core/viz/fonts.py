@@ -12,7 +12,8 @@ BASE = "DejaVu Sans"  # comes with matplotlib
 #: families that hold Chinese, Japanese, Korean and many other letters, likeliest first
 FAMILIES = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei",
             "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Heiti SC", "Hiragino Sans GB",
-            "Microsoft YaHei", "SimHei", "SimSun", "AR PL UMing CN", "Malgun Gothic", "Arial Unicode MS", "Unifont", "Noto Sans")
+            "Microsoft YaHei", "SimHei", "SimSun", "AR PL UMing CN", "Malgun Gothic", "Arial Unicode MS", "Unifont",
+            "Noto Sans")
 
 
 @cache
