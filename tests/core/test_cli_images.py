@@ -1,4 +1,4 @@
-"""The commands on folders of image files: test images are asked for, every command reads as the run, names are names."""
+"""Commands on folders of image files: test images are asked for, all read as the run does, names are names."""
 
 from __future__ import annotations
 

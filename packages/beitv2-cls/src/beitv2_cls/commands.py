@@ -100,11 +100,13 @@ def knn(
     test_size: int = typer.Option(1000, min=1, help="test pictures of digit_scenes"),
     random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the pictures "
                                                         "alone give"),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
     """Classify by the nearest neighbours of frozen features."""
     from beitv2_cls.build import load_backbone, untrained
     from beitv2_cls.data import neighbour_sets
     from beitv2_cls.knn import knn_accuracy
+    from beitv2_core.assembly.held_out import allow_pixels
     from beitv2_core.evaluate import eval_batches, pooled_features
 
     if feature not in ("mean", "cls", "concat"):
@@ -113,6 +115,7 @@ def knn(
     size = backbone.model.image_size
     known, asked = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
                                   sizes=(train_size, test_size))
+    allow_pixels((known, asked), max_pixels)
     backbones = {"": backbone.model, **({"random weights": untrained(backbone)} if random else {})}
     found = {}
     for name, model in backbones.items():
@@ -133,6 +136,7 @@ def predict(
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
     num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
     """Name the likeliest classes of pictures, with probabilities."""
     from beitv2_cls.classes import printable
@@ -143,7 +147,7 @@ def predict(
     paths = list_pictures([str(path) for path in images])
     if is_exported(run):
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
-                                       num_workers=num_workers)
+                                       num_workers=num_workers, max_pixels=max_pixels)
     else:
         from beitv2_cls.build import crop_share_of, load_classifier
         from beitv2_core.assembly.held_out import reading_of_run
@@ -151,7 +155,7 @@ def predict(
         model, config, classes = load_classifier(run)
         predictions = likeliest(model, paths, model.image_size, classes, top=top,
                                 crop_share=crop_share_of(model, config), batch_size=batch_size,
-                                reading=reading_of_run(run), num_workers=num_workers)
+                                reading=reading_of_run(run, max_pixels=max_pixels), num_workers=num_workers)
     for path, found in predictions:
         if as_json:
             line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
@@ -173,17 +177,20 @@ def evaluate(
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
     num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
     from beitv2_cls.build import crop_share_of, load_classifier
     from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
+    from beitv2_core.assembly.held_out import allow_pixels
     from beitv2_core.engine import distributed
 
     distributed.init()
     model, config, classes = load_classifier(run)
     pictures = _pictures(run, model, config, data, list_file, classes)
+    allow_pixels((pictures,), max_pixels)
     chosen = _subset(subset, classes)
     found = measure(model, pictures, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
                     subset=chosen, num_workers=num_workers)

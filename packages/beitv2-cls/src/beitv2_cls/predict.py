@@ -49,11 +49,12 @@ def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int 
 
 
 def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5, batch_size: int = 64,
-                     num_workers: int = 0) -> Iterator[Prediction]:
+                     num_workers: int = 0, max_pixels: int | None = None) -> Iterator[Prediction]:
     """`predict` of an exported classifier, with the crop and the class names it was exported with."""
     known = model.description
+    reading = model.reading if max_pixels is None else model.reading._replace(max_pixels=max_pixels)
     return predict(model, paths, known.image_size, known.classes or (), top=top, crop_share=known.crop_share,
-                   batch_size=batch_size, reading=model.reading, num_workers=num_workers)
+                   batch_size=batch_size, reading=reading, num_workers=num_workers)
 
 
 def _logits(model: Any, images: np.ndarray) -> np.ndarray:

@@ -27,6 +27,13 @@ def reading_of_run(source: str, *, max_pixels: Optional[int] = None) -> Reading:
     return reading if max_pixels is None else reading._replace(max_pixels=max_pixels)
 
 
+def allow_pixels(datasets: Sequence[Any], max_pixels: Optional[int]) -> None:
+    """Let image files of a run's data sets have more pixels (or fewer) than its settings say; None leaves them."""
+    for dataset in datasets:
+        if max_pixels is not None and hasattr(dataset, "reading"):
+            dataset.reading = dataset.reading._replace(max_pixels=max_pixels)
+
+
 def data_of_run(source: str) -> Optional[DataConfig]:
     """The data settings of a run folder or checkpoint; None for a lone weights file and for runs that have none."""
     if not Path(source).exists() or checkpoint_folder(Path(source)) is None:

@@ -22,7 +22,6 @@ from .image_file import (
     reason_of,
     tell_foreign,
 )
-from .image_file import decode as decode
 from .labels import label_words, number_words
 from .lists import read_labelled
 from .sample import Sample

@@ -82,8 +82,10 @@ def read_pairs(list_file: PathLike, root: PathLike, *, separator: Optional[str] 
     reader = _Reader(list_file, root, setting)
     found: list[Pair] = []
     for number, text in reader.lines:
-        pair = reader.pair(text, separator)
-        if pair is None:
+        both = reader.pair(text, separator)
+        if both is not None:
+            found.append(Pair(number, *both))
+        else:
             parted = reader.part(text)
             if parted.file is None:
                 raise reader.missing(number, parted.path)
@@ -91,8 +93,7 @@ def read_pairs(list_file: PathLike, root: PathLike, *, separator: Optional[str] 
                 raise reader.missing(number, parted.rest, "label map")
             if labels:
                 raise reader.error(number, f"{text!r} names one file; expected `image label_map`. Add the label map")
-            pair = (parted.file, None)
-        found.append(Pair(number, *pair))
+            found.append(Pair(number, parted.file, None))
     if not found:
         raise DataError(f"{list_file}: names no file ({setting}); expected one `image label_map` a line.")
     return found
