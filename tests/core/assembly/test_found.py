@@ -291,3 +291,16 @@ def test_convert_chooses_the_average_where_asked_and_says_what_was_left(goldens_
     np.testing.assert_array_equal(average, plain + 1)
     command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", "--ema")
     command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", code=1)
+
+
+@pytest.mark.parametrize("kind", ["clip", "dino"])
+def test_a_teacher_is_read_from_a_wrapped_file(goldens_dir, tmp_path, kind):
+    from beitv2_core.teachers import build_teacher
+
+    model = next(m for m in models(goldens_dir) if m.kind == kind)
+    patch = next(array for array in model.state.values() if array.ndim == 4).shape[-1]
+    sides = {"image_size": 4 * patch, "patch_size": patch, "num_heads": model.hints.num_heads}
+    plain, taken_off = (build_teacher(kind, weights=str(path), **sides) for path in
+                        (model.write(tmp_path), wrapped(model, tmp_path / "w.pth", "model.module.")))
+    for name, value in plain.state_dict().items():
+        np.testing.assert_array_equal(taken_off.state_dict()[name].numpy(), value.numpy())

@@ -266,8 +266,8 @@ def _of_run(src: Path, hints: Hints) -> Recognised:
     trunk = model.get("backbone") or model
     size = trunk.get("image_size") or (config.get("data") or {}).get("image_size")
     size = (size, size) if isinstance(size, int) else tuple(size) if size else None
-    given = {"size": size, "num_heads": trunk.get("num_heads"), "early_layers": trunk.get("early_layers"),
-             "out_indices": trunk.get("out_indices"), "pool_scales": model.get("pool_scales")}
+    given: dict[str, Any] = {"size": size, "pool_scales": model.get("pool_scales")}
+    given.update({name: trunk.get(name) for name in ("num_heads", "early_layers", "out_indices")})
     known = hints._replace(ema=None, **{key: value for key, value in given.items() if getattr(hints, key) is None})
     found = _recognise(saved.weights, "ours", known)
     a = found.architecture

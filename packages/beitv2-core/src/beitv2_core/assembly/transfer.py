@@ -43,14 +43,19 @@ def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *
         parts = [f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
                  for what, names in (("missing", missing), ("left over", extra), ("of another shape", wrong)) if names]
         raise CheckpointError(
-            f"{source}: not a trunk for this {type(model).__name__}: {'; '.join(parts)}. Use the width, depth, patch "
-            "size, layer scale and position scheme it was pretrained with."
+            f"{source}: not a trunk for this {type(model).__name__}: {'; '.join(parts)}. {_advice(given, state)}"
         )
     kept = sorted(set(state) - set(given))  # named too: Paddle warns of every name that it is not given
     model.set_state_dict({**{name: state[name] for name in kept},
                           **{name: paddle.to_tensor(np.ascontiguousarray(array)).astype(state[name].dtype)
                              for name, array in given.items()}})
     return kept
+
+
+def _advice(given: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    if not set(given) & set(state):
+        return "No name of the two is the same: it is another network, or its names were changed."
+    return "Use the width, depth, patch size, layer scale and position scheme it was pretrained with."
 
 
 def resize_pos_embed(table: np.ndarray, source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:

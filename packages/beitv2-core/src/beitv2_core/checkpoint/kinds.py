@@ -138,8 +138,19 @@ def recognise(state: Mapping[Any, Any], *, origin: str | None = None, ema: bool 
                       tuple(map(str, others)), tuple(assumed))
 
 
-def _chosen(tensors: Tensors, origin: str | None, ema: bool | None) -> tuple[_Candidate, list[_Candidate]]:
-    """The model that is meant, and the others of the file."""
+def tensors_of(kind: str, state: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """The tensors of a file from where its model of a kind begins, under the file's names without what was before them.
+
+    All tensors where no such model was recognised: who loads them strictly says what is missing.
+    """
+    tensors = flat(state)
+    found = preferred([one for one in _candidates(tensors, None)[0] if kind in one.kinds], None)
+    names = found[0].place.names if found else {name: name for name in tensors.arrays}
+    return {plain: tensors.arrays[name] for plain, name in names.items()}
+
+
+def _candidates(tensors: Tensors, origin: str | None) -> tuple[list[_Candidate], list[CheckpointError]]:
+    """Every model of a file that is no part of another, and why some beginnings could not be read."""
     found, reasons = [], []
     for place in places(tensors.arrays):
         inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
@@ -159,6 +170,12 @@ def _chosen(tensors: Tensors, origin: str | None, ema: bool | None) -> tuple[_Ca
     found.sort(key=lambda one: one.place.start.endswith("visual."))
     found = [one for i, one in enumerate(found)
              if not any(one.owned < other.owned or one.owned == other.owned and j < i for j, other in enumerate(found))]
+    return found, reasons
+
+
+def _chosen(tensors: Tensors, origin: str | None, ema: bool | None) -> tuple[_Candidate, list[_Candidate]]:
+    """The model that is meant, and the others of the file."""
+    found, reasons = _candidates(tensors, origin)
     if not found:
         raise reasons[-1] if reasons else CheckpointError(
             f"no kind of model was recognised. {_looked_for()} {_names(tensors.arrays)}")

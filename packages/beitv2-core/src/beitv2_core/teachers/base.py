@@ -14,7 +14,8 @@ import paddle
 from paddle import nn
 
 from beitv2_core.checkpoint.converted import is_converted, without_kept
-from beitv2_core.checkpoint.foreign import read_tensors
+from beitv2_core.checkpoint.foreign import read_state
+from beitv2_core.checkpoint.kinds import tensors_of
 from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
 
@@ -128,13 +129,15 @@ def square_side(who: str, table: Any) -> int:
     return side
 
 
-def file_state(path: Path, names_back: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, Any]:
+def file_state(kind: str, path: Path,
+               names_back: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, Any]:
     """A weights file's tensors under the names of the teacher's authors; `names_back` gives those of a converted file.
 
+    kind: "clip" or "dino"; containers and wrappers before the names are taken off.
     Raises CheckpointError where the file is no weights file, damaged or unsafe; nothing in it is executed.
     """
-    tensors, rest = read_tensors(path)
-    return names_back(without_kept(tensors)) if is_converted(rest) else tensors
+    state, rest = read_state(path)
+    return names_back(without_kept(state)) if is_converted(rest) else tensors_of(kind, state)
 
 
 def load_strict(layer: nn.Layer, state: Mapping[str, np.ndarray], source: str) -> None:

@@ -181,5 +181,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             f"{model.sha256}) and set teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256)
-    visual = visual_from_state(file_state(path, to_clip), source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(file_state("clip", path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

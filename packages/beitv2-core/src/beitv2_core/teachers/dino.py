@@ -175,5 +175,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(file_state(path, to_dino), source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(file_state("dino", path, to_dino), source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)
