@@ -373,6 +373,9 @@ class TrainConfig(Section):
     recompute: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
     )
+    other_data: bool = Field(
+        default=False, description="a resumed run may go on with other images than it was started with"
+    )
     log_every: int = Field(default=50, gt=0, description="steps between log lines")
     save_every: int = Field(default=1000, gt=0, description="steps between checkpoints")
     keep_last: int = Field(default=3, gt=0, description="newest checkpoints kept")

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import BEiTError, DataError
 from ..runtime import one_thread
+from .identity import identity
 from .rng import SampleRng, derive_seed
 from .sample import Dataset
 from .sampler import ResumableSampler
@@ -172,6 +173,10 @@ class Loader:
     def load_state(self, state: dict[str, int]) -> None:
         """Continue there; iterate anew afterwards."""
         self.sampler.load_state(state)
+
+    def identity(self) -> str | None:
+        """What tells these images from others, see `identity.py`; None for images without files."""
+        return identity(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches for ever."""
