@@ -63,7 +63,7 @@ def saved_for_backward(model: Any, forward: Callable[[], Any]) -> int:
     return sum(map(_nbytes, saved.values()))
 
 
-class _KeepsGradients:
+class KeepsGradients:
     """An optimizer whose gradients can still be measured after the step."""
 
     def __init__(self, optimizer: Any) -> None:
@@ -99,7 +99,7 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     model.train()
     batches = [next(iter(parts.loader))]  # one of the accumulated batches is enough to measure
     parts.loader.close()
-    optimizer = _KeepsGradients(parts.optimizer)
+    optimizer = KeepsGradients(parts.optimizer)
     precision = Precision(config.train.amp)
     start = time.perf_counter()
     metrics = train_step(task, batches, optimizer, precision, step=0, clip_norm=config.optim.clip_norm)

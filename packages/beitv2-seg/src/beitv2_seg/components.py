@@ -12,6 +12,7 @@ from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg import transforms
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.digit_scenes import BEiTv2DigitScenes
+from beitv2_seg.file_samples import ListedSamples
 from beitv2_seg.losses import BEiTv2CrossEntropyLoss
 from beitv2_seg.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 from beitv2_seg.segmentor import BEiTv2UPerNet
@@ -43,6 +44,7 @@ def find_component(name: str, where: str) -> Any:
     Where the place tells the kind (an optimizer, a transform), a component of another kind is refused.
     """
     ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in COMPONENTS.items()}
+    ours["DATASETS"]["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
     shelf = shelf_of(where)
     own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:

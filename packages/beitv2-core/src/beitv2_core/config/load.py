@@ -184,6 +184,8 @@ def _merge(tree: dict[str, Any], child: Mapping[str, Any], origin: Any, sources:
     for key, value in child.items():
         if key == "_inherited_":
             continue
+        if isinstance(key, int) and not isinstance(key, bool):
+            key = str(key)  # {11: 255} maps numbers
         if not isinstance(key, str):
             raise ConfigError(f"{origin}: {prefix}{key}: a key must be text, found a {type(key).__name__}.")
         dotted = prefix + key
