@@ -206,11 +206,11 @@ class MimModelConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _head_starts_inside(self) -> MimModelConfig:
-        if self.early_layers is not None and self.early_layers >= self.depth:
+        if self.early_layers is not None and self.early_layers > self.depth:
             raise impossible(
                 "early_layers",
                 f"early_layers is {self.early_layers} but the backbone has {self.depth} blocks; "
-                f"expected 1 to {self.depth - 1}, or null for no [CLS] head",
+                f"expected 1 to {self.depth}, or null for no [CLS] head",
             )
         return self
 
