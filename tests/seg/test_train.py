@@ -139,14 +139,17 @@ def test_the_optimizers_state_is_divided_by_yaml_option_or_flag_and_off_unless_a
 
 def test_settings_of_the_run_hold_unless_a_flag_is_given(tmp_path):
     train(tmp_path, "--iters", 2, "--seed", 5,
-          opts=["run.sharding=stage2", "run.precision=bf16", "run.use_ema=true", "run.seed=3"])
+          opts=["run.sharding=stage2", "run.use_ema=true", "run.seed=3"])
     run = final(tmp_path).config["run"]
-    assert (run["sharding"], run["precision"], run["use_ema"], run["seed"]) == ("stage2", "bf16", True, 5)
+    assert (run["sharding"], run["use_ema"], run["seed"]) == ("stage2", True, 5)
 
 
-def test_what_cannot_be_divided_names_the_key(tmp_path):
-    output = train(tmp_path / "run", "--sharding", "stage2", "--precision", "fp16", code=2)
-    assert "run.sharding: stage2 with fp16" in output and "Use bf16, or run.sharding=stage1" in output
+def test_mixed_precision_without_a_gpu_is_refused_with_its_key_and_a_dry_run_says_so(tmp_path):
+    if paddle.is_compiled_with_cuda():
+        pytest.skip("a GPU has mixed precision")
+    assert "run.precision=fp32" in train(tmp_path / "run", "--precision", "fp16", code=2)
+    assert "run.precision=fp16 needs a GPU" in train(tmp_path / "run", "--precision", "fp16", "--dry-run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_bare_name_is_found_among_the_packaged_configs_and_a_wrong_one_lists_them():

@@ -12,6 +12,7 @@ from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg import transforms
 from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.digit_scenes import BEiTv2DigitScenes
+from beitv2_seg.file_samples import ListedSamples
 from beitv2_seg.losses import BEiTv2CrossEntropyLoss
 from beitv2_seg.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 from beitv2_seg.segmentor import BEiTv2UPerNet
@@ -42,6 +43,7 @@ def find_component(name: str, where: str) -> Any:
     Where the place tells the kind (an optimizer, a transform), a component of another kind is refused.
     """
     ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in ALL.items()}
+    ours["DATASETS"]["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
     shelf = shelf_of(where)
     own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:
@@ -54,7 +56,7 @@ def find_component(name: str, where: str) -> Any:
         theirs = paddleseg_components()
     except MissingDependencyError as error:
         why = f" {error}"
-    known = {key: {**ours[key], **theirs.get(key, {})} for key in ours}
+    known = {key: {**theirs.get(key, {}), **ours[key]} for key in ours}
     wanted = known[shelf] if shelf else {key: kind for kinds in known.values() for key, kind in kinds.items()}
     if name in wanted:
         return wanted[name]
