@@ -2,8 +2,8 @@
 
     python -m beitv2_seg PADDLESEG/tools/train.py --config configs/seg/beitv2_upernet.yml --device cpu ...
 
-Train, val, predict and export alike, from any folder.  On several processes the command `beitv2-paddleseg`, which is
-the same, follows `python -m paddle.distributed.launch`, because the launcher starts no modules.
+Train, val, predict and export alike, from any folder.  The launcher of several processes starts no modules; it is
+given the path of a command that is the same: python -m paddle.distributed.launch ... $(command -v beitv2-paddleseg) ...
 """
 
 from __future__ import annotations
