@@ -19,7 +19,7 @@ PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
 
 
 def register(script: str) -> None:
-    """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML file with keys of our loop only."""
+    """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML file with keys of our loop."""
     from beitv2_seg.adapter import register as register_components
     from beitv2_seg.config import refuse_for_paddleseg
 
