@@ -136,8 +136,8 @@ def test_a_stopped_run_refuses_other_images_of_the_same_number_unless_asked_for(
     for folder in newest[1:]:  # as if it had been stopped after step 2
         shutil.rmtree(folder)
     said = refused("train-tokenizer", config, "--set", *settings, f"data.root={tmp_path}/two")
-    assert "o15.png" in said and "t15.png" in said and "data.resume_with_other" in said
-    run("train-tokenizer", config, "--set", *settings, f"data.root={tmp_path}/two", "data.resume_with_other=true")
+    assert "images" in said and "train.other_data" in said
+    run("train-tokenizer", config, "--set", *settings, f"data.root={tmp_path}/two", "train.other_data=true")
 
 
 @pytest.mark.parametrize("upright", [False, True])

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from beitv2_core.data import (
     Sample,
     TokenizerTransform,
 )
+from beitv2_core.data.identity import identity
 from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
 
@@ -249,42 +250,17 @@ def grey_folder(root, names):
     return root
 
 
-def position_of(dataset):
-    loader = Loader(dataset, TokenizerTransform(8), ResumableSampler(len(dataset), batch_size=2))
-    take(loader, 1)
-    return loader
-
-
-def test_a_resume_with_other_pictures_of_the_same_number_is_refused_unless_asked_for(tmp_path, caplog):
-    first = grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])
-    state = json.loads(json.dumps(position_of(ImageFolder(first)).state()))
-    moved = ImageFolder(first.rename(tmp_path / "moved"))
-    position_of(moved).load_state(state)  # the same names elsewhere
-    other = ImageFolder(grey_folder(tmp_path / "other", ["a.png", "b.png", "c.png", "e.png"]))
-    loader = position_of(other)
-    with pytest.raises(DataError) as caught:
-        loader.load_state(state)
-    prints = [ImageFolder(tmp_path / name).fingerprint()[:8] for name in ("moved", "other")]
-    for fact in ("d.png", "e.png", *prints, "data.resume_with_other"):
-        assert fact in str(caught.value)
-    other.accept_other = True
-    with caplog.at_level("WARNING", logger="beitv2_core"):
-        loader.load_state(state)
-    assert "e.png" in caplog.text and loader.state()["picture"] == state["picture"]
-
-
-def test_a_resume_with_other_labels_of_the_same_pictures_is_refused(tmp_path):
-    root = grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])
+def test_images_are_told_apart_by_names_labels_and_bytes_and_not_by_their_folder(tmp_path):
+    first = ImageFolder(grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"]))
+    known = identity(first)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "first", moved)
+    assert identity(ImageFolder(moved)) == known
+    assert identity(ImageFolder(grey_folder(tmp_path / "other", ["a.png", "b.png", "c.png", "e.png"]))) != known
+    Image.new("L", (8, 8), 99).save(moved / "c.png")
+    assert identity(ImageFolder(moved)) != known
     for name, labels in (("one.txt", "0011"), ("two.txt", "0101")):
         (tmp_path / name).write_text("".join(f"{p}.png {label}\n" for p, label in zip("abcd", labels)))
-    state = position_of(ImageFolder(root, list_file=tmp_path / "one.txt", with_classes=True)).state()
-    with pytest.raises(DataError, match="labels"):
-        position_of(ImageFolder(root, list_file=tmp_path / "two.txt", with_classes=True)).load_state(state)
-
-
-def test_a_checkpoint_of_an_earlier_version_is_resumed_whatever_the_pictures(tmp_path):
-    loader = position_of(ImageFolder(grey_folder(tmp_path / "first", ["a.png", "b.png", "c.png", "d.png"])))
-    state = loader.state()
-    del state["images"]
-    loader.load_state(state)
-    assert loader.state()["picture"] == state["picture"]
+    one, two = (identity(ImageFolder(tmp_path / "first", list_file=tmp_path / f"{name}.txt", with_classes=True))
+                for name in ("one", "two"))
+    assert len({known, one, two}) == 3

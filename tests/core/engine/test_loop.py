@@ -19,7 +19,7 @@ import pytest
 
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainingInterrupted
-from beitv2_core.errors import ConfigError, NonFiniteLossError, OutOfMemoryError, OutputError
+from beitv2_core.errors import ConfigError, DataError, NonFiniteLossError, OutOfMemoryError, OutputError
 
 TOY = Path(__file__).with_name("toy.py")
 spec = importlib.util.spec_from_file_location("toy", TOY)
@@ -270,3 +270,17 @@ def test_mixed_precision_without_a_gpu_is_refused_under_the_name_its_settings_ha
     with pytest.raises(ConfigError, match="run.precision: fp16.*Set run.precision=fp32"):
         toy.make_loop(tmp_path, amp="fp16", amp_off="run.precision=fp32")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_with_other_images_is_refused_unless_it_is_asked_for(tmp_path, caplog):
+    def loop(images, **more):
+        return toy.make_loop(tmp_path, loader=toy.ToyLoader(images=images), **more)
+
+    loop("a b c").run(stop_after=5)
+    with pytest.raises(DataError, match="step_000005.*other images.*train.other_data=true"):
+        loop("a b d").run("auto")
+    logging.getLogger("beitv2_core").propagate = True
+    loop("a b d", other_data=True).run("auto", stop_after=5)
+    assert "other images" in caplog.text
+    loop("a b d").run("auto")
+    assert final(tmp_path).step == 20

@@ -29,8 +29,11 @@ class Batch(NamedTuple):
 class ToyLoader:
     steps_per_epoch = 7
 
-    def __init__(self, size: int = 8):
-        self.position, self.size = 0, size
+    def __init__(self, size: int = 8, images: str | None = None):
+        self.position, self.size, self.images = 0, size, images
+
+    def identity(self) -> str | None:
+        return self.images
 
     def __iter__(self):
         while True:
@@ -83,11 +86,12 @@ class ToyTask:
 
 
 def make_loop(folder: Path, *, steps: int = 20, save_every: int = 5, poison: int | None = None, dropout: float = 0.3,
-              accumulate: int = 1, batch: int = 8, config: dict | None = None, **more: Any) -> TrainLoop:
+              accumulate: int = 1, batch: int = 8, config: dict | None = None, loader: Any = None,
+              **more: Any) -> TrainLoop:
     paddle.seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.GELU(), nn.Linear(16, 1))
     run = RunFolder(folder)
-    return TrainLoop(ToyTask(model, poison), ToyLoader(batch),
+    return TrainLoop(ToyTask(model, poison), loader or ToyLoader(batch),
                      build_optimizer("adamw", model, lr=1e-2, weight_decay=0.1),
                      lr=step_schedule(1e-2, 1e-4, total_steps=steps, warmup_steps=3),
                      weight_decay=step_schedule(0.1, 0.2, total_steps=steps), run=run,

@@ -29,13 +29,48 @@ def test_micro_batches_draw_what_the_whole_batch_draws(layer):
     assert 0.0 in whole[0] and not np.array_equal(*whole)
 
 
-def test_in_one_process_the_draws_are_paddles():
+def test_in_one_process_the_draws_of_channels_are_paddles():
     x = paddle.randn([6, 5, 3, 2])
-    for layer, paddles in ((LAYERS["dropout"], F.dropout), (LAYERS["channels"], F.dropout2d)):
+    paddle.seed(7)
+    ours = LAYERS["channels"](x).numpy()
+    paddle.seed(7)
+    np.testing.assert_allclose(ours, F.dropout2d(x, 0.4).numpy(), rtol=1e-6)
+
+
+def test_dropout_zeroes_its_share_of_every_sample_and_rescales_the_rest():
+    paddle.seed(7)
+    kept = LAYERS["dropout"](paddle.ones([6, 50, 40])).numpy()
+    assert set(np.unique(kept.round(5))) == {0.0, np.float32(1 / 0.6).round(5)}
+    np.testing.assert_allclose((kept == 0).mean((1, 2)), 0.4, atol=0.04)  # 3.6 deviations of 2000 draws
+    assert len({row.tobytes() for row in kept}) == 6, "every sample has draws of its own"
+
+
+@pytest.mark.parametrize("count", [1, 4, 64])
+def test_dropout_draws_for_the_own_samples_only(count, monkeypatch):
+    drawn, original = [], F.dropout
+    monkeypatch.setattr(F, "dropout", lambda x, *rest, **more: drawn.append(x.size) or original(x, *rest, **more))
+    with micro_batch(count - 1, count):
+        LAYERS["dropout"](paddle.ones([3, 5, 4]))
+    assert sum(drawn) == 3 * 5 * 4
+
+
+def test_what_is_drawn_after_dropout_does_not_depend_on_the_number_of_samples():
+    following = []
+    for rows in (1, 8):
         paddle.seed(7)
-        ours = layer(x).numpy()
-        paddle.seed(7)
-        np.testing.assert_allclose(ours, paddles(x, 0.4).numpy(), rtol=1e-6)
+        LAYERS["dropout"](paddle.ones([rows, 5]))
+        following.append(paddle.rand([4]).numpy())
+    np.testing.assert_array_equal(*following)
+
+
+def test_recomputed_dropout_draws_the_same_again():
+    from paddle.distributed.fleet.utils import recompute
+    x = paddle.ones([4, 50])
+    x.stop_gradient = False
+    paddle.seed(7)
+    out = recompute(LAYERS["dropout"], x)
+    out.sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), out.numpy())
 
 
 def test_channels_are_dropped_as_a_whole():

@@ -80,10 +80,11 @@ def test_a_tokenizer_has_the_planned_parameters_and_buffers():
 
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("drop_path", [0.0, 0.2])
-@pytest.mark.parametrize("head", [{}, {"early_layers": None}], ids=["cls", "mim"])
+@pytest.mark.parametrize("head", [{}, {"early_layers": None}, "last"], ids=["cls", "mim", "cls from the last block"])
 @pytest.mark.parametrize("size", SIZES)
 def test_pretraining_saves_what_the_formula_says(monkeypatch, tmp_path, size, head, drop_path, recompute):
     use_plain_layers(monkeypatch)
+    head = {"early_layers": SIZES[size][2]} if head == "last" else head
     config = pretrain_config(size, tmp_path, recompute, drop_path=drop_path, **head)
     side, batch, model, cost = SIZES[size][0], SIZES[size][4], built(config), trained(config)
     images = paddle.randn([batch, 3, 8 * side, 8 * side])
@@ -185,6 +186,7 @@ def test_the_last_blocks_of_trunk_and_head_compute_what_is_read(tmp_path):
 
     assert trained(pretrain_config("small", tmp_path)).skipped == skipped(4) + skipped(3)
     assert trained(pretrain_config("small", tmp_path, early_layers=None)).skipped == skipped(3)
+    assert trained(pretrain_config("small", tmp_path, early_layers=2)).skipped == skipped(3), "the head reads all"
 
 
 def test_recomputing_repeats_the_blocks_and_nothing_else():

@@ -163,7 +163,8 @@ def test_an_estimate_is_the_share_of_the_peak_and_says_so():
 
 
 def test_without_a_peak_the_time_is_not_known():
-    assert estimated_speed(toy(), find_device("cpu"), 0.5).pictures is None
+    here = estimated_speed(toy(), find_device("cpu"), 0.5)
+    assert here.pictures is None and "--dry-run" in here.source and "--throughput" in here.source
     assert estimated_speed(toy(), find_device("cpu", peak_tflops=1.0), 0.5).pictures is not None
 
 

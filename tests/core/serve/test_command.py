@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from beitv2_core import cli
-from beitv2_core.commands.serve import build_views, open_port
+from beitv2_core.commands.serve import build_views, names_of_server, open_port
 from beitv2_core.errors import BEiTError, ConfigError
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
@@ -86,6 +87,39 @@ def test_a_tokenizer_shows_its_codes_with_and_without_a_gallery(tokenizer):
 def test_pictures_that_do_not_exist_are_named(tokenizer, tmp_path):
     with pytest.raises(BEiTError, match="gone"):
         build_views(str(tokenizer), None, None, str(tmp_path / "gone"), 6)
+
+
+HERE = ["127.0.0.1", "localhost", "::1"]
+
+
+@pytest.mark.parametrize(("host", "allowed", "names"), [
+    ("127.0.0.1", [], HERE), ("localhost", ["proxy.example"], [*HERE, "proxy.example"]),
+    ("0.0.0.0", ["a.example", "b.example"], [*HERE, "a.example", "b.example"]),
+    ("::", ["a.example"], [*HERE, "a.example"]),
+    ("192.0.2.7", ["a.example"], [*HERE, "a.example", "192.0.2.7"]), ("0.0.0.0", [], None), ("192.0.2.7", [], None)])
+def test_the_names_that_are_given_hold_wherever_the_server_listens(host, allowed, names, caplog):
+    logging.getLogger("beitv2_core").propagate = True
+    assert names_of_server(host, allowed, HERE) == names
+    exposed = host not in HERE
+    assert (f"--host {host}" in caplog.text) == exposed
+    assert ("--allow-host NAME" in caplog.text) == (exposed and names is None)
+
+
+@pytest.mark.slow
+def test_a_server_for_other_machines_answers_to_its_names_only(tokenizer):
+    process = subprocess.Popen([sys.executable, "-m", "beitv2_core.cli", "serve", str(tokenizer), "--port", "0",
+                                "--gallery", "0", "--host", "0.0.0.0", "--allow-host", "beit.example"], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        port = re.search(r":(\d+)/", process.stdout.readline()).group(1)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as here:
+            assert here.get("/health").status_code == 200
+            assert here.get("/health", headers={"Host": "beit.example"}).status_code == 200
+            assert here.get("/health", headers={"Host": "evil.example"}).status_code == 403
+    finally:
+        process.kill()
+        process.communicate(timeout=20)
 
 
 @pytest.mark.slow

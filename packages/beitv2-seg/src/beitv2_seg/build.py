@@ -35,8 +35,8 @@ log = logging.getLogger("beitv2_seg")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.save_interval", "run.log_iters",
                  "run.keep_checkpoint_max", "run.sharding", "run.do_eval", "run.early_stop_intervals",
-                 "run.windows_at_once", "run.max_corrupt", "val_dataset", "test_config", "train_dataset.dataset_root",
-                 "model.backbone.pretrained", "model.backbone.recompute", "classes")
+                 "run.windows_at_once", "run.max_corrupt", "run.other_data", "val_dataset", "test_config",
+                 "train_dataset.dataset_root", "model.backbone.pretrained", "model.backbone.recompute", "classes")
 #: data sets that make their samples themselves, without files
 OWN_DATASETS = COMPONENTS["DATASETS"]
 AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
@@ -100,7 +100,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
                      save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
                      at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
-                     amp_off="run.precision=fp32 (--precision fp32)")
+                     amp_off="run.precision=fp32 (--precision fp32)", other_data=run.other_data)
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:

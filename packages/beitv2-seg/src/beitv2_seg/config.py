@@ -129,6 +129,9 @@ class RunSection(Section):
                                                           "the gradients too. Same updates (flag --sharding)")
     repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
+    other_data: bool = Field(
+        default=False, description="a resumed run may go on with other images than it was started with"
+    )
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="most pixels of an image file that is decoded")
 

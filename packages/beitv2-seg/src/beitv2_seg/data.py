@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Mapping
@@ -51,6 +52,21 @@ class TrainSamples:
 
     def __len__(self) -> int:
         return len(self.dataset) * self.repeats
+
+    labels = None  # of whole images
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names of all files in order, below the folder that holds them all."""
+        pairs = getattr(self.dataset, "file_list", [])
+        paths = [os.path.abspath(path) for pair in pairs for path in pair if path is not None]
+        folder = os.path.commonpath(paths) if paths else ""
+        return hashlib.sha256("\0".join(path[len(folder):] for path in paths).encode("utf-8", "replace")).hexdigest()
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a sample's files; raises OSError where they cannot be read."""
+        pairs = getattr(self.dataset, "file_list", None)
+        files = () if pairs is None else pairs[index % len(self.dataset)]
+        return b"".join(Path(path).read_bytes() for path in files if path is not None)
 
     def load(self, index: int) -> Any:
         """The number itself: a sample is decoded and augmented at once, by the call below."""

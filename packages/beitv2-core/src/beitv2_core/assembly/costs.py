@@ -123,12 +123,13 @@ def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: in
                           f"{num_codes}. Correct one of them.")
     grid, masked = config.grid, config.mask.num_masked
     heads = 1 if model.early_layers is None else 2
+    # The [CLS] head reads the trunk's class token too, and its patches from a block before the last, or from the last.
+    read = None if model.early_layers == model.depth else masked + heads - 1
 
     def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        # The [CLS] head reads the trunk's class token too, and its patches from a block before the last.
         trunk = trunk_cost(bricks, model, grid, patch=patch_area(model.patch_size), mask_token=True,
                            extra_blocks=model.head_layers if heads == 2 else 0, extra_drop_path=model.drop_path > 0,
-                           read=masked + (1 if heads == 2 else 0), extra_read=masked)
+                           read=read, extra_read=masked)
         head = total(bricks.final_norm(masked, model.width), bricks.product(masked, model.width, num_codes),
                      bricks.softmax_loss(masked, num_codes))
         trained = trunk + head

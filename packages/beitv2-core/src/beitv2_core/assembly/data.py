@@ -59,16 +59,12 @@ def build_dataset(
         asked = f"split {split!r}" if split != "train" else f"{size} pictures"
         raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
                           "split. Give a folder of its own for each purpose.")
-    dataset: Any
     if data.dataset == "shards":
-        dataset = ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,
-                           report=report, window=data.shard_window, reading=reading_of(data), setting=setting)
-    else:
-        dataset = ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes,
-                              classes=classes, max_corrupt=data.max_corrupt, report=report, reading=reading_of(data),
-                              setting=setting, list_setting=list_setting)
-    dataset.accept_other = data.resume_with_other
-    return dataset
+        return ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,
+                        report=report, window=data.shard_window, reading=reading_of(data), setting=setting)
+    return ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes, classes=classes,
+                       max_corrupt=data.max_corrupt, report=report, reading=reading_of(data), setting=setting,
+                       list_setting=list_setting)
 
 
 def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:

@@ -76,6 +76,7 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
         on_finish=[*on_finish, draw_curves],
         at_end=parts.at_end,
         sharding=train.sharding,
+        other_data=train.other_data,
         reread=lambda saved: parse_config(saved, source="the checkpoint's settings").resolved(),
     )
 

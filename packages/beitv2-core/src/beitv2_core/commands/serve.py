@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,6 +17,7 @@ from . import options
 log = logging.getLogger("beitv2_core")
 STOP_SECONDS = 5  # what runs when the server is stopped may take this long
 CONNECTIONS = 128  # open at once
+EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are nobody's name
 
 
 def serve(
@@ -31,7 +33,7 @@ def serve(
     host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: let other machines in"),
     port: int = typer.Option(8000, min=0, max=65535, help="port; 0: any free one"),
     allow_host: Optional[list[str]] = typer.Option(
-        None, help="further name of this server in the address bar (behind a proxy); may be repeated"
+        None, help="name of this server in the address bar, besides localhost (a proxy, other machines); repeatable"
     ),
     max_upload: float = typer.Option(10.0, min=0.001, help="largest picture file in megabytes"),
     max_pixels: int = typer.Option(50_000_000, min=1, help="most pixels of a picture"),
@@ -53,12 +55,9 @@ def serve(
     listener = open_port(host, port)  # before the models: a busy port should be told at once
     try:
         views = build_views(run, tokenizer, name, data, gallery)
-        local = host in LOOPBACK
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
-                         hosts=[*LOOPBACK, *(allow_host or [])] if local else None)
-        if not local:
-            log.warning("--host %s: whoever reaches this machine can use the server.", host)
+                         hosts=names_of_server(host, allow_host or [], LOOPBACK))
         server = uvicorn.Server(uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
             ws="none", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
@@ -76,6 +75,17 @@ def serve(
         typer.echo("stopped.")
     finally:
         listener.close()
+
+
+def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) -> Optional[list[str]]:
+    """Names by which the server may be asked for; None for any, which is logged: listening to others, none given."""
+    if host in loopback:
+        return [*loopback, *allowed]
+    log.warning("--host %s: whoever reaches this machine can use the server%s.", host, "" if allowed else
+                ", by any name, also one that another site points here; --allow-host NAME accepts that name only")
+    if not allowed:
+        return None
+    return [*loopback, *allowed, *(() if host in EVERYWHERE else (host,))]
 
 
 def build_views(

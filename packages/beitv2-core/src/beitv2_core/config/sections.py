@@ -87,9 +87,6 @@ class DataConfig(Section):
         description="turn photographs as their EXIF data say, in training and in every command that reads images for "
         "the run; false: pixels as they are stored, as the official loader",
     )
-    resume_with_other: bool = Field(
-        default=False, description="resume although the images are not those the checkpoint was made with"
-    )
     max_pixels: int = Field(
         default=MAX_PIXELS, gt=0, description="most pixels of an image file (Pillow's limit against files that explode)"
     )
@@ -209,11 +206,11 @@ class MimModelConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _head_starts_inside(self) -> MimModelConfig:
-        if self.early_layers is not None and self.early_layers >= self.depth:
+        if self.early_layers is not None and self.early_layers > self.depth:
             raise impossible(
                 "early_layers",
                 f"early_layers is {self.early_layers} but the backbone has {self.depth} blocks; "
-                f"expected 1 to {self.depth - 1}, or null for no [CLS] head",
+                f"expected 1 to {self.depth}, or null for no [CLS] head",
             )
         return self
 
@@ -375,6 +372,9 @@ class TrainConfig(Section):
     )
     recompute: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, more time"
+    )
+    other_data: bool = Field(
+        default=False, description="a resumed run may go on with other images than it was started with"
     )
     log_every: int = Field(default=50, gt=0, description="steps between log lines")
     save_every: int = Field(default=1000, gt=0, description="steps between checkpoints")

@@ -9,8 +9,7 @@ KIND_KEYS = {"data": "dataset", "mask": "kind"}
 UNREAD_BY_DATASET: dict[str, tuple[str, ...]] = {
     "folder": ("size", "scene_size", "scene_digits", "scene_seed", "shard_window"),
     "shards": ("size", "scene_size", "scene_digits", "scene_seed", "list_file"),
-    "digit_scenes": ("list_file", "shard_window", "max_corrupt", "draft", "exif_orientation", "max_pixels",
-                     "resume_with_other"),
+    "digit_scenes": ("list_file", "shard_window", "max_corrupt", "draft", "exif_orientation", "max_pixels"),
 }
 #: third parties' kinds ("") read `options`, which ours do not
 UNREAD_BY_MASK: dict[str, tuple[str, ...]] = {

@@ -132,6 +132,10 @@ class ImageFolder:
         """SHA-256 of the names in order: which picture has which number."""
         return self.paths.fingerprint()
 
+    def content(self, index: int) -> bytes:
+        """The bytes of a file as they are; raises OSError where it cannot be read."""
+        return (self.root / self.paths[index]).read_bytes()
+
     def load(self, index: int, shrink: Shrink | None = None) -> Sample:
         """Decode picture `index`; an undecodable one is replaced by the next that can be decoded.
 

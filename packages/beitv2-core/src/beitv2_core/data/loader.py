@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -25,6 +24,7 @@ import numpy as np
 
 from ..errors import BEiTError, DataError
 from ..runtime import one_thread
+from .identity import identity
 from .rng import SampleRng, derive_seed
 from .sample import Dataset
 from .sampler import ResumableSampler
@@ -33,12 +33,6 @@ log = logging.getLogger("beitv2_core")
 #: seconds: between looks at the workers, until a batch that does not come is spoken of, and until a worker must end
 LOOK_EVERY, SLOW_BATCH, LAST_WORDS = 2.0, 60.0, 5.0
 Transform = Callable[..., "dict[str, Any]"]
-
-
-def _told(images: dict[str, str]) -> str:
-    named = f"{images['first']} ... {images['last']}, " if "first" in images else ""
-    labels = f", labels {images['labels'][:8]}" if "labels" in images else ""
-    return f"{named}fingerprint {images['names'][:8]}{labels}"
 
 
 def stack_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -166,7 +160,6 @@ class Loader:
         self.seed = seed
         self.prefetch = prefetch
         self._pool: ProcessPoolExecutor | None = None
-        self._images: dict[str, str] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -174,40 +167,16 @@ class Loader:
         return self.sampler.steps_per_epoch
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch comes from and which pictures that position counts (JSON-able)."""
-        images = self.images()
-        return {**self.sampler.state(), **({} if images is None else {"images": images})}
+        """Where the next batch comes from (JSON-able)."""
+        return self.sampler.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue there; iterate anew afterwards.
+        """Continue there; iterate anew afterwards."""
+        self.sampler.load_state(state)
 
-        DataError where the data set holds other pictures than then, of the same number, unless its `accept_other` is
-        true.  A state of an earlier version does not say which they were.
-        """
-        position = dict(state)
-        then, now = position.pop("images", None), self.images()
-        self.sampler.load_state(position)
-        if then is None or now is None or then == now:
-            return
-        message = (f"resume: the checkpoint was made with other pictures of the same number: {_told(then)}; now they "
-                   f"are {_told(now)}")
-        if not getattr(self.dataset, "accept_other", False):
-            raise DataError(f"{message}. Resume with the same data (data.root, data.list_file), or go on with these by "
-                            "data.resume_with_other=true.")
-        log.warning("%s. Going on with these, as asked for: the run is not the uninterrupted one.", message)
-
-    def images(self) -> dict[str, str] | None:
-        """Which picture has which number and label, as fingerprints, and the first and last; None where drawn."""
-        if self._images is None and hasattr(self.dataset, "fingerprint"):
-            labels, paths = getattr(self.dataset, "labels", None), getattr(self.dataset, "paths", None)
-            self._images = {"names": self.dataset.fingerprint()}
-            if labels is not None:
-                self._images["labels"] = hashlib.sha256(np.asarray(labels, dtype="<i8").tobytes()).hexdigest()
-            if paths is not None:
-                ends = {"first": paths[0], "last": paths[-1]}
-                self._images.update({key: path.encode("utf-8", "backslashreplace").decode()
-                                     for key, path in ends.items()})
-        return self._images
+    def identity(self) -> str | None:
+        """What tells these images from others, see `identity.py`; None for images without files."""
+        return identity(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches for ever."""

@@ -119,7 +119,8 @@ class ShardSet:
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return file, index - int(self._starts[file])
 
-    def _decode(self, index: int, shrink: Shrink | None) -> Decoded:
+    def content(self, index: int) -> bytes:
+        """The bytes of a member as they are; raises OSError where they cannot be read."""
         file, place = self._place(index)
         part = self._parts[file]
         size, offset = int(part.sizes[place]), int(part.offsets[place])
@@ -128,7 +129,10 @@ class ShardSet:
         content = opened.read(size)
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes at {offset}; the tar file was changed or cut")
-        return decode_bytes(content, shrink, self.reading)
+        return content
+
+    def _decode(self, index: int, shrink: Shrink | None) -> Decoded:
+        return decode_bytes(self.content(index), shrink, self.reading)
 
     def _opened(self, file: int) -> BinaryIO:
         if file in self._open:

@@ -28,13 +28,13 @@ from beitv2_core.engine.run_folder import RunFolder, environment, writing
 from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
 from beitv2_core.engine.step import Precision, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
-from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
+from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
-                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "data.num_workers",
-                 "data.root", "data.max_corrupt", "data.max_pixels", "data.resume_with_other", "tokenizer.weights",
+                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "train.other_data",
+                 "data.num_workers", "data.root", "data.max_corrupt", "data.max_pixels", "tokenizer.weights",
                  "tokenizer.cache.path", "teacher.weights")
 
 
@@ -49,14 +49,16 @@ class TrainingInterrupted(BEiTError):
 class TrainLoop:
     """Train `task` for `total_steps` updates.
 
-    loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process);
+    loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process) and
+    `identity()` (text that tells its images from others, or None);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
     ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
-    mixed precision off, for the error on a CPU; reread: completes a checkpoint's settings with those that came later.
+    mixed precision off, for the error on a CPU; other_data: a resumed run may go on with other images; reread:
+    completes a checkpoint's settings with those that came later.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
@@ -66,7 +68,7 @@ class TrainLoop:
                  on_start: Sequence[Callable[[RunFolder], None]] = (), on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
                  sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off",
-                 reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
+                 other_data: bool = False, reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
@@ -81,6 +83,8 @@ class TrainLoop:
         self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
+        self.other_data, self._section = other_data, section
+        self._data: str | None = None
         self._window: dict[str, float] = {}
         self._window_steps = 0
         self._measured: dict[str, float] = {}
@@ -91,7 +95,8 @@ class TrainLoop:
 
         resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
         None starts anew and refuses a folder that already holds checkpoints.
-        Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
+        Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError,
+        DataError.
         """
         runtime.keep_freed_memory()
         distributed.init()
@@ -105,6 +110,7 @@ class TrainLoop:
                     for callback in self.on_start:
                         callback(self.run_folder)
             distributed.barrier()
+            self._data = self.loader.identity()
             self._start(resume)
             self._check_common_start()
             if main:
@@ -252,7 +258,7 @@ class TrainLoop:
             state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
                      "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "processes": self._made_by["processes"], "at_once": self._at_once,
+                     "data": self._data, "processes": self._made_by["processes"], "at_once": self._at_once,
                      "versions": self._made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer, state, self.config)
@@ -270,6 +276,7 @@ class TrainLoop:
             return
         saved = self.store.load(found)
         self._check_settings(saved.config, found)
+        self._check_data(saved.state.get("data"), found)
         state = self.task.model.state_dict()
         wrong = [name for name in set(state) ^ set(saved.weights)] or [
             name for name, value in state.items() if list(value.shape) != list(saved.weights[name].shape)]
@@ -311,6 +318,16 @@ class TrainLoop:
                 f"{source}: the run was started with other settings ({listed}). A resumed run must equal the "
                 "uninterrupted one: use the same settings, or another output folder."
             )
+
+    def _check_data(self, before: str | None, source: Path) -> None:
+        if before is None or self._data is None or before == self._data:  # None: drawn, or saved before it was kept
+            return
+        what = f"{source}: the run was trained on other images; their names, labels or bytes are not those of now"
+        if not self.other_data:
+            raise DataError(f"{what}. A resumed run must equal the uninterrupted one: give it the same images (the "
+                            f"folder may have moved), or say {self._section}.other_data=true to go on with these.")
+        if distributed.is_main():
+            log.warning("%s; going on with these, as %s.other_data=true says.", what, self._section)
 
     def _save_failing(self, batch: Any) -> None:
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}

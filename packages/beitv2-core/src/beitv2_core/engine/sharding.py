@@ -80,7 +80,7 @@ class ShardedOptimizer:
     @paddle.no_grad()
     def _exchange(self) -> None:
         for owner in range(distributed.world_size()):
-            for dtype in {value.dtype for value in self._parameters.values()}:
+            for dtype in dict.fromkeys(value.dtype for value in self._parameters.values()):  # one order everywhere
                 owned = [value for name, value in self._parameters.items()
                          if self.owners[name] == owner and value.dtype == dtype]
                 if not owned:

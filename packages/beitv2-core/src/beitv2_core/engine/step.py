@@ -109,11 +109,11 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     values, norm_value = _fetch(read, norm)
     for batch, of_batch in zip(batches, values):
         if not math.isfinite(of_batch["loss"]):
-            raise _non_finite(f"loss is {of_batch['loss']}", task, batch, optimizer, step)
+            raise _non_finite(f"loss is {of_batch['loss']}", norm_value, batch, optimizer, step)
     totals = {name: sum(of_batch[name] / count for of_batch in values) for name in values[0]}
     if precision.scaler is None and not math.isfinite(norm_value):
-        raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", task, batches[-1], optimizer,
-                          step)
+        raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", norm_value, batches[-1],
+                          optimizer, step)
     clip_by_global_norm(task.model.parameters(), clip_norm, norm)
     if precision.scaler is not None:
         precision.scaler.step(optimizer)  # skips the update when fp16 overflowed, and lowers the scale
@@ -183,10 +183,9 @@ def out_of_memory(error: Exception, where: str, images_per_step: int, batches: i
     return OutOfMemoryError(f"{where}: out of memory with {size} pictures at once ({reason}). {advice}.")
 
 
-def _non_finite(what: str, task: Task, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
+def _non_finite(what: str, norm: float, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
     paths = list(getattr(batch, "paths", []))
     shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    norm = float(global_norm([p for p in task.model.parameters() if p.grad is not None]))
     error = NonFiniteLossError(
         f"step {step}: {what} at lr={optimizer.get_lr():.3g}, gradient norm {norm:.4g}; pictures: {shown}. "
         "The last checkpoint is intact; "

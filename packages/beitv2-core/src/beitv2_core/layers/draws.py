@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 
 import paddle
@@ -31,10 +32,35 @@ def own_rows(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
     same number in every process.  A micro-batch is the next stretch of the whole batch, and process r of R has every
     R-th row of it from r on, as the sampler deals them (`data/sampler.py`).
     """
-    number, count = _micro_batch
+    whole, own = _rows_of_update(rows), _places(rows)
+    return draw(rows) if whole == rows else draw(whole)[own.start:own.stop:own.step]
+
+
+def own_rows_alone(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
+    """As `own_rows` for large draws: only this process's rows of this micro-batch are drawn, whoever computes the rest.
+
+    Each row comes from generators of its own, seeded by one number from Paddle's generator and the row's place in the
+    update's batch.
+    """
+    shared = int(paddle.randint(0, 2**31 - 1, [1], dtype="int64"))
+    after = paddle.get_rng_state()
+    drawn = []
+    for place in _places(rows):
+        key = hashlib.blake2b(f"{shared}/{place}".encode(), digest_size=4).digest()
+        paddle.seed(int.from_bytes(key, "little"))
+        drawn.append(draw(1))
+    paddle.set_rng_state(after)
+    return paddle.concat(drawn)
+
+
+def _rows_of_update(rows: int) -> int:
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    if count * processes == 1:
-        return draw(rows)
+    return rows * processes * _micro_batch[1]
+
+
+def _places(rows: int) -> range:
+    """Where this process's rows stand in the update's batch."""
+    number, _ = _micro_batch
+    processes = dist.get_world_size() if dist.is_initialized() else 1
     at_once = rows * processes
-    first = number * at_once + (dist.get_rank() if processes > 1 else 0)
-    return draw(at_once * count)[first:(number + 1) * at_once:processes]
+    return range(number * at_once + (dist.get_rank() if processes > 1 else 0), (number + 1) * at_once, processes)

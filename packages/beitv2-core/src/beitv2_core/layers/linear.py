@@ -6,6 +6,7 @@ Shape suffixes: B batch, T tokens, D width in, E width out.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
@@ -21,7 +22,7 @@ def on_cpu(x: paddle.Tensor) -> bool:
     return bool(paddle.in_dynamic_mode() and x.place.is_cpu_place()) and os.environ.get(SWITCH, "0") != "1"
 
 
-def as_written(layer: nn.Layer, kind: type) -> bool:
+def as_written(layer: Any, kind: Any) -> bool:
     """True for a layer of exactly that class, without hooks and without a `forward` of its own.
 
     Only then may its weights be used in place of a call to it.

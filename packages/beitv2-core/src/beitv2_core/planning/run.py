@@ -118,6 +118,9 @@ def work(run: PlannedRun) -> dict[str, float]:
 def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
     """Pictures a second where a device reaches `share` of its published peak; unknown without a published peak."""
     peak, full = device.peak(run.amp), device.peak("off")
+    if device.name == "cpu" and (peak is None or full is None):
+        return Speed(None, "nobody published how fast this machine is. The training command with --dry-run takes one "
+                           "step and tells its seconds; or give --throughput, --measured or --peak-tflops")
     if peak is None or full is None:
         return Speed(None, f"{device.name} has no published peak here: give --peak-tflops, --throughput or --measured")
     trained, frozen = run.costs(Bricks(run.amp != "off"))
