@@ -37,7 +37,10 @@ def run(*command: str | Path) -> None:
 
 def build(package: str, folder: Path) -> Path:
     """The wheel of a package, made from its source archive; both must hold every file of `src/` that git knows."""
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package)
+    done = subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(done.stdout)
     module = OWNERS[package]
     (wheel,), (archive,) = folder.glob(f"{module}-*.whl"), folder.glob(f"{module}-*.tar.gz")
     source = ROOT / "packages" / package / "src"
