@@ -26,8 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"errors", "window"},
     # A teacher is built from weights and their hash, so it reads them itself.
     "teachers": {"_entry_points", "checkpoint", "errors", "layers"},
-    "data": {"errors"},
-    "engine": {"errors", "layers"},  # layers: the collectives
+    "data": {"errors", "runtime"},  # runtime: threads of the workers
+    "engine": {"errors", "layers", "runtime"},  # layers: the collectives
     "config": {"_entry_points", "errors"},
     "viz": {"errors"},
     "planning": {"errors", "window"},

@@ -35,7 +35,8 @@ def settings():
 
 def test_the_windows_computed_together_do_not_change_the_confusion_matrix(settings):
     spec = settings.val_dataset.model_copy(update={"image_size": 100, "size": 3})
-    dataset, model = build_dataset(spec, "val_dataset", 11), build_model(settings)
+    dataset = build_dataset(settings.model_copy(update={"val_dataset": spec}), "val_dataset")
+    model = build_model(settings)
     counts = [evaluate(model, dataset, TestConfig(**SLIDE), num_classes=11, at_once=together).counts
               for together in (1, 3, 9)]
     assert counts[0].sum() == 3 * 100 * 100 and model.training
@@ -97,7 +98,7 @@ def test_an_undecodable_picture_stops_an_evaluation_by_name(settings):
         def __getitem__(self, index):
             raise ValueError("no picture")
 
-    with pytest.raises(DataError, match=r"missing.jpg: cannot be read .* a measure must not leave pictures out"):
+    with pytest.raises(DataError, match=r"missing.jpg: cannot be read .* a measure must not leave images out"):
         evaluate(build_model(settings), Broken(), TestConfig(), num_classes=11)
 
 
@@ -147,7 +148,7 @@ def test_predict_writes_overlay_raw_labels_and_legend_of_folders_files_and_any_s
             "--is_slide", "--crop_size", 64, 64, "--stride", 43, 43)
     assert [path.name for path in (tmp_path / "one" / "added_prediction").iterdir()] == ["a.png"]
     (pictures / "c.png").write_bytes(b"nothing")
-    assert "c.png: cannot be decoded" in segment("predict", "--model_path", run, "--image_path", pictures / "c.png",
+    assert "c.png: its content begins b'nothing'" in segment("predict", "--model_path", run, "--image_path", pictures / "c.png",
                                                  "--save_dir", tmp_path / "two", code=2)
 
 

@@ -113,3 +113,59 @@ def test_another_schema_version_is_refused_by_number(tmp_path):
     (path / "state.json").write_text(json.dumps(header))
     with pytest.raises(CheckpointError, match="schema 99, this version reads 1"):
         checkpoints.load(path)
+
+
+def test_the_newest_checkpoint_is_hashed_once_and_a_change_behind_it_is_still_noticed(tmp_path, monkeypatch):
+    _, path = save(tmp_path)
+    hashed = []
+    sha256 = store_module._sha256
+    monkeypatch.setattr(store_module, "_sha256", lambda file: hashed.append(file.name) or sha256(file))
+    checkpoints = CheckpointStore(tmp_path)
+    checkpoints.load(checkpoints.latest())
+    assert sorted(hashed) == ["arrays.safetensors", "config.yml", "optimizer.safetensors", "weights.safetensors"]
+    found = checkpoints.latest()
+    (path / "weights.safetensors").write_bytes(b"another")
+    with pytest.raises(CheckpointError, match="weights.safetensors is missing or damaged"):
+        checkpoints.load(found)
+
+
+def test_a_kill_while_a_step_is_saved_again_leaves_the_earlier_one_or_the_new_one(tmp_path, monkeypatch):
+    checkpoints, path = save(tmp_path)
+    rename, calls = os.rename, []
+
+    def killed_before(number):
+        def renamed(source, target):
+            if len(calls) == number:
+                raise SystemExit
+            calls.append(source)
+            rename(source, target)
+        return renamed
+
+    for number in range(2):
+        calls.clear()
+        monkeypatch.setattr(os, "rename", killed_before(number))
+        with pytest.raises(SystemExit):  # no Exception: nothing is cleared up, as after a kill
+            checkpoints.save(5, {"a.weight": np.zeros(1, "f4")}, {}, {}, CONFIG)
+        monkeypatch.undo()
+        checkpoints.remove_leftovers()
+        np.testing.assert_array_equal(checkpoints.load(checkpoints.latest()).weights["a.weight"], WEIGHTS["a.weight"])
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    checkpoints.save(5, {"a.weight": np.zeros(1, "f4")}, {}, {}, CONFIG)
+    np.testing.assert_array_equal(checkpoints.load(path).weights["a.weight"], np.zeros(1))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_branch_that_was_abandoned_is_moved_aside_and_neither_resumed_nor_deleted(tmp_path, caplog):
+    checkpoints = CheckpointStore(tmp_path, keep_last=2)
+    for step in (4, 6, 8):
+        checkpoints.save(step, WEIGHTS, {}, {"branch": "old"}, {})
+    checkpoints.abandon_after(6)
+    assert checkpoints.steps() == [6] and "abandoned_after_step_000006" in caplog.text
+    checkpoints.save(8, WEIGHTS, {}, {"branch": "new"}, {})
+    checkpoints.save(7, WEIGHTS, {}, {"branch": "third"}, {})  # without being told: steps only grow
+    assert checkpoints.steps() == [6, 7]
+    assert checkpoints.load(checkpoints.latest()).state["branch"] == "third"
+    for folder, branch in (("abandoned_after_step_000006", "old"), ("abandoned_after_step_000007", "new")):
+        assert checkpoints.load(tmp_path / folder / "step_000008.pdckpt").state["branch"] == branch
+    checkpoints.abandon_after(7)
+    assert checkpoints.steps() == [6, 7]

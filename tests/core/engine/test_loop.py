@@ -57,6 +57,20 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(tmp_path, stop):
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
+def test_a_resume_from_an_older_checkpoint_is_gone_on_with_by_the_next_resume(tmp_path):
+    toy.make_loop(tmp_path, steps=20).run(stop_after=18)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    older = store.steps()[0]
+    assert older < 18
+    toy.make_loop(tmp_path, steps=20).run(tmp_path / "checkpoints" / f"step_{older:06d}.pdckpt", stop_after=1)
+    assert store.steps() == [older, older + 1]
+    aside = tmp_path / "checkpoints" / f"abandoned_after_step_{older:06d}"
+    assert [path.name for path in aside.iterdir()] == ["step_000018.pdckpt"]
+    toy.make_loop(tmp_path, steps=20).run("auto")
+    toy.make_loop(tmp_path / "whole", steps=20).run()
+    assert_same_end(tmp_path / "whole", tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_the_same(tmp_path):
     """SIGKILL, with a checkpoint after every step so that many kills fall into the writing of one."""

@@ -63,7 +63,7 @@ def saved_for_backward(model: Any, forward: Callable[[], Any]) -> int:
     return sum(map(_nbytes, saved.values()))
 
 
-class _KeepsGradients:
+class KeepsGradients:
     """An optimizer whose gradients can still be measured after the step."""
 
     def __init__(self, optimizer: Any) -> None:
@@ -99,7 +99,7 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     model.train()
     batches = [next(iter(parts.loader))]  # one of the accumulated batches is enough to measure
     parts.loader.close()
-    optimizer = _KeepsGradients(parts.optimizer)
+    optimizer = KeepsGradients(parts.optimizer)
     precision = Precision(config.train.amp)
     start = time.perf_counter()
     metrics = train_step(task, batches, optimizer, precision, step=0, clip_norm=config.optim.clip_norm)
@@ -111,7 +111,7 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     weights = sum(map(_nbytes, model.state_dict().values()))
     gradient_bytes = sum(map(_nbytes, gradients))
     moments = {"adamw": 2, "adam": 2, "sgd": 1}[config.optim.kind]
-    beside = getattr(task, "teacher", None) or getattr(task, "tokenizer", None)
+    beside = next((getattr(task, name) for name in ("teacher", "tokenizer", "beside") if hasattr(task, name)), None)
     return DryRun(
         kind=config.kind,
         parameters=sum(_size(parameter) for parameter in model.parameters()),

@@ -5,6 +5,7 @@ Shape suffixes: B batch, N patches, D width, h w patch rows and columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from beitv2_core.checkpoint.architecture import default_taps
 from beitv2_core.errors import ShapeError
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
 from beitv2_seg.pyramid import pyramid_levels
+
+log = logging.getLogger("beitv2_seg")
 
 
 class BEiTv2(BEiTBackbone):
@@ -73,7 +76,7 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
     from beitv2_core.config.schema import grid_of
     from beitv2_core.errors import CheckpointError
 
-    found = read_checkpoint(source, sha256=sha256)
+    found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"))
     grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
         settings = parse_config(found.config, source=str(found.path))
@@ -82,4 +85,8 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
                                   "a pretraining or fine-tuning run. Give that as pretrained.")
         grid = settings.grid
     drop = (*PRETRAINING_ONLY, "fc_norm.", "head.")
-    return transfer_trunk(model, found.weights, str(found.path), source_grid=grid, fresh=("fpn",), drop=drop)
+    fresh = transfer_trunk(model, found.weights, str(found.path), source_grid=grid, fresh=("fpn",), drop=drop)
+    loaded = len(model.state_dict()) - len(fresh)
+    log.info("backbone: %d tensors from %s (made for %d x %d patches, here %d x %d); %d of the pyramid are fresh",
+             loaded, found.path, *grid, *model.grid, len(fresh))
+    return fresh

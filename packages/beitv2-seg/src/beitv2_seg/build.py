@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
 
 from beitv2_core.assembly import seed_everything, set_weights
+from beitv2_core.assembly.found import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
@@ -20,10 +21,14 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.errors import CheckpointError, ConfigError
-from beitv2_seg.components import SCHEDULES, build_component, find_component
-from beitv2_seg.config import Component, SegmentConfig
+from beitv2_seg.components import COMPONENTS, argument_names, build_component, find_component
+from beitv2_seg.config import IGNORED_KEYS, Component, SegmentConfig
+from beitv2_seg.coverage import SeenLabels
 from beitv2_seg.data import TrainSamples, check_ade20k, check_files
-from beitv2_seg.evaluate import evaluate
+from beitv2_seg.evaluate import Evaluation, evaluate
+from beitv2_seg.file_samples import FileSamples, read_by_us
+from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates
+from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.segment_task import SegmentTask, write_pdparams
 
 log = logging.getLogger("beitv2_seg")
@@ -31,7 +36,9 @@ log = logging.getLogger("beitv2_seg")
 FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.save_interval", "run.log_iters",
                  "run.keep_checkpoint_max", "run.sharding", "run.do_eval", "run.early_stop_intervals",
                  "run.windows_at_once", "run.max_corrupt", "val_dataset", "test_config", "train_dataset.dataset_root",
-                 "model.backbone.pretrained", "model.backbone.recompute")
+                 "model.backbone.pretrained", "model.backbone.recompute", "classes")
+#: data sets that make their samples themselves, without files
+OWN_DATASETS = COMPONENTS["DATASETS"]
 AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -50,36 +57,38 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     Raises ConfigError, DataError, CheckpointError or ShapeError naming the setting at fault.
     """
     distributed.init()
+    # Paddle says it at every batch norm of every step.
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    config = with_pretrained_settings(config)
     run, processes, folder = config.run, distributed.world_size(), Path(config.output)
     accumulate = plan_accumulation(config, processes)
-    num_classes = config.model.num_classes
-    train_set = build_dataset(config.train_dataset, "train_dataset", num_classes)
-    validation = build_dataset(config.val_dataset, "val_dataset", num_classes) if run.do_eval else None
-    samples = TrainSamples(train_set, num_classes=num_classes, max_corrupt=run.max_corrupt, repeats=run.repeats,
-                           report=folder / "corrupt_files.txt")
+    num_classes, names = config.model.num_classes, class_names(config)
+    train_set = build_dataset(config, "train_dataset")
+    validation = build_dataset(config, "val_dataset") if run.do_eval else None
+    samples = TrainSamples(train_set, num_classes=num_classes, ignored=config.ignored, max_corrupt=run.max_corrupt,
+                           repeats=run.repeats, report=folder / "corrupt_files.txt")
     sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
                                world_size=processes, accumulate=accumulate, seed=run.seed)
-    rates = learning_rates(config)
+    rates = learning_rates(config.lr_scheduler, config.iters)
     seed_everything(run.seed)
     model = build_model(config)
-    losses = [(weight, build_component(loss.model_dump(), f"loss.types[{i}]"))
+    losses = [(weight, build_loss(with_ignored(loss.model_dump(), f"loss.types[{i}]", config.ignored),
+                                  f"loss.types[{i}]"))
               for i, (weight, loss) in enumerate(zip(config.loss.coef, config.loss.types))]
 
-    def measure(segmentor: Any) -> dict[str, float]:
-        scores = evaluate(segmentor, validation, config.test_config, num_classes=num_classes,
-                          at_once=run.windows_at_once).scores
-        return {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
+    def measure(segmentor: Any) -> Evaluation:
+        return evaluate(segmentor, validation, config.test_config, num_classes=num_classes, ignored=config.ignored,
+                        at_once=run.windows_at_once)
 
     task = SegmentTask(model, losses, total_steps=config.iters, measure=measure if run.do_eval else None,
-                       every=run.save_interval, folder=folder, patience=run.early_stop_intervals, use_ema=run.use_ema,
-                       profiler_options=profiler_options)
-    recipe = build_component(config.optimizer.model_dump(), "optimizer")
-    optimizer = recipe(model, float(rates.max()))
-    decay = np.full(len(rates), float(getattr(recipe, "weight_decay", 0.0)))
+                       seen=SeenLabels(names, ignored=config.ignored, label_map=config.label_map),
+                       warn=lambda found: found.warnings(config, names), every=run.save_interval, folder=folder,
+                       patience=run.early_stop_intervals, use_ema=run.use_ema, profiler_options=profiler_options)
+    optimizer, weight_decay = build_optimizer(config.optimizer, model, float(rates.max()), sharding=run.sharding)
+    decay = np.full(len(rates), weight_decay)
     total = config.batch_size * processes * accumulate
-    log.info("total batch: %d = %d pictures x %d process(es) x %d accumulated", total, config.batch_size, processes,
-             accumulate)
-    log.info("iterations: %d, %.1f an epoch (%d samples)", config.iters, len(samples) / total, len(samples))
+    for line in batch_lines(config, processes, len(samples)):
+        log.info("%s", line)
     folders = RunFolder(folder)
 
     def finish(_: RunFolder, summary: dict[str, Any]) -> None:
@@ -90,8 +99,16 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
                      images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
                      save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.best_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
+                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
                      amp_off="run.precision=fp32 (--precision fp32)")
+
+
+def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:
+    """The batch arithmetic of a run, in words."""
+    accumulate = plan_accumulation(config, processes)
+    total = config.batch_size * processes * accumulate
+    return [f"total batch: {total} = {config.batch_size} images x {processes} process(es) x {accumulate} accumulated",
+            f"iterations: {config.iters}, {samples / total:.1f} an epoch ({samples} samples)"]
 
 
 def plan_accumulation(config: SegmentConfig, processes: int) -> int:
@@ -104,40 +121,52 @@ def plan_accumulation(config: SegmentConfig, processes: int) -> int:
     return total // at_once
 
 
-def learning_rates(config: SegmentConfig) -> np.ndarray:
-    """The learning rate of every iteration, float64 (iters,): ours, or any schedule of `paddle.optimizer.lr`."""
-    spec = config.lr_scheduler
-    where = f"lr_scheduler.type: {spec.type!r}"
-    if spec.type in (kind.__name__ for kind in SCHEDULES) or not hasattr(paddle.optimizer.lr, spec.type):
-        return build_component(spec.model_dump(), "lr_scheduler").rates
-    if spec.type == "ReduceOnPlateau":
-        raise ConfigError(f"{where} depends on the loss; expected a schedule that is known in advance.")
-    try:
-        schedule = getattr(paddle.optimizer.lr, spec.type)(**spec.options())
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{where} refuses its arguments: {error}. Correct them.") from error
-    rates = np.empty(config.iters)
-    for i in range(config.iters):
-        rates[i] = schedule.get_lr()
-        schedule.step()
-    return rates
+def build_dataset(config: SegmentConfig, where: str) -> Any:
+    """The data set of that section, its files checked, in order and read by us.
 
-
-def build_dataset(spec: Component, where: str, num_classes: int) -> Any:
-    """The data set a section names, its files checked and in order; ConfigError where its classes are others."""
-    options = spec.options()
+    Raises ConfigError where its classes or its ignored label are others than the run's, or its labels cannot be mapped.
+    """
+    spec: Component = getattr(config, where)
+    options, num_classes = spec.options(), config.model.num_classes
     if where == "train_dataset" and options.get("mode", "train") != "train":
         raise ConfigError(f"train_dataset.mode: {options['mode']!r}; PaddleSeg gives labels to the transforms only in "
                           "'train'. To train on other pictures, put them where the data set looks for training ones.")
     if spec.type == "ADE20K":
         check_ade20k(options.get("dataset_root"), options.get("mode", "train"), where)
-    dataset = build_component(spec.model_dump(), where)
-    check_files(dataset, where)
+    tree = with_ignored(spec.model_dump(), where, config.ignored)
+    known = argument_names(find_component(spec.type, where))
+    if known is not None and "num_classes" in known:
+        tree.setdefault("num_classes", num_classes)
+    dataset = build_component(tree, where)
     classes = getattr(dataset, "num_classes", num_classes)
     if classes != num_classes:
         raise ConfigError(f"model.num_classes: {num_classes}, but {where} ({spec.type}) has {classes} classes. Set "
                           f"model.num_classes to {classes}.")
+    ignored = getattr(dataset, "ignore_index", config.ignored)
+    if ignored != config.ignored:
+        raise ConfigError(f"ignore_index: {config.ignored}, but {where} ({spec.type}) marks pixels without a class by "
+                          f"{ignored}. Set ignore_index to {ignored}, or leave it out.")
+    if not isinstance(dataset, (FileSamples, *OWN_DATASETS)):
+        dataset = read_by_us(dataset)
+    if isinstance(dataset, FileSamples):
+        dataset.max_pixels = config.run.max_pixels
+    if config.label_map:
+        if not isinstance(dataset, FileSamples) or dataset.reduce_zero:
+            raise ConfigError(f"label_map: {where} ({spec.type}) numbers its labels itself. Leave label_map out, or name "
+                              "the files in a list: type: Dataset.")
+        dataset.label_map = config.label_map
+    check_files(dataset, where)
     return dataset
+
+
+def with_ignored(spec: Mapping[str, Any], where: str, ignored: int) -> dict[str, Any]:
+    """A component's section with the run's ignored label at every part of it that takes one and sets none."""
+    filled = {key: [with_ignored(item, f"{where}.{key}[{i}]", ignored) if isinstance(item, Mapping) and "type" in item
+                    else item for i, item in enumerate(value)] if isinstance(value, (list, tuple)) else
+              with_ignored(value, f"{where}.{key}", ignored) if isinstance(value, Mapping) and "type" in value else
+              value for key, value in spec.items()}
+    known = argument_names(find_component(filled["type"], where)) or {}
+    return {**filled, **{key: ignored for key in IGNORED_KEYS if key in known and key not in filled}}
 
 
 def build_model(config: SegmentConfig, *, pretrained: bool = True) -> Any:
@@ -153,7 +182,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
 
     Raises CheckpointError for a checkpoint of another kind, ConfigError for lone weights without settings.
     """
-    found = read_checkpoint(source)
+    found = read_checkpoint(source, wanted=("segmentation",), unknown=True)
     if found.config:
         kept = parse_config(found.config, source=str(found.path))
         if not isinstance(kept, SegmentConfig):
@@ -163,14 +192,19 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
     if config is None:
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
     model = build_model(config, pretrained=False)
-    set_weights(model, found.weights, str(found.path))
+    weights = found.weights
+    if not found.config and (found.model is None or found.model.kind != "segmentation"):  # another head than ours
+        weights = read_weights_for(model.state_dict(), found.path)
+    set_weights(model, weights, str(found.path))
     model.eval()
     return Segmentor(model, config, class_names(config))
 
 
 def class_names(config: SegmentConfig) -> list[str]:
-    """Names of the classes: the data set's own, ADE20K's, or numbers."""
+    """Names of the classes: those of `classes`, the data set's own, ADE20K's, or numbers."""
     spec, count = config.val_dataset, config.model.num_classes
+    if config.classes is not None:
+        return list(config.classes)
     if spec.type == "ADE20K":
         return (Path(__file__).parent / "ade20k_classes.txt").read_text(encoding="utf-8").splitlines()[:count]
     names = getattr(find_component(spec.type, "val_dataset"), "CLASSES", None)
@@ -180,4 +214,5 @@ def class_names(config: SegmentConfig) -> list[str]:
 def picture_transforms(config: SegmentConfig) -> list[Any]:
     """The transforms a picture goes through before it is predicted: those of val_dataset."""
     steps: list[Mapping[str, Any]] = config.val_dataset.options().get("transforms", [])
-    return [build_component(step, f"val_dataset.transforms[{i}]") for i, step in enumerate(steps)]
+    return [build_component(with_ignored(step, f"val_dataset.transforms[{i}]", config.ignored),
+                            f"val_dataset.transforms[{i}]") for i, step in enumerate(steps)]

@@ -11,6 +11,7 @@ import typer
 from beitv2_core.errors import ConfigError, MissingDependencyError
 
 #: the flags are read by `flags.py`, --help too
+MEANS = ("loss", *(f"{start}{name}" for start in ("", "best_", "ema_", "ema_best_") for name in ("miou", "macc", "aacc")))
 PASS_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"allow_extra_args": True,
                                                                          "ignore_unknown_options": True}}
 
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
     segment = typer.Typer(no_args_is_help=True, help="Semantic segmentation with PaddleSeg's YAML files and flags "
                                                      "(stage 4).")
     for function in (train, evaluate, predict, export, compare):
-        segment.command(**({} if function is compare else PASS_ON))(function)
+        segment.command(**PASS_ON)(function)
     app.add_typer(segment, name="segment")
 
 
@@ -35,19 +36,26 @@ def train(context: typer.Context) -> None:
            "early_stop_intervals": flags.early_stop_intervals, "use_ema": flags.use_ema, "precision": flags.precision,
            "sharding": flags.sharding, "repeats": flags.repeats, "windows_at_once": flags.windows,
            "max_corrupt": flags.max_corrupt}
-    asked = {"iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate,
+    asked = {"output": flags.save_dir, "iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate,
              **{f"run.{key}": value for key, value in run.items()}}
-    settings = read_config_file(flags.config, opts=flags.opts, flags={
-        "output": flags.save_dir, **{key: value for key, value in asked.items() if value is not None}})
+    settings = read_config_file(flags.config, opts=flags.opts, flags={key: value for key, value in asked.items()
+                                                                      if value is not None})
     set_device(flags.device)
     if flags.use_vdl:
         _need_visualdl()
     from beitv2_seg.build import build_segmentation
 
+    if flags.dry_run:
+        from beitv2_seg.dry_run import run_one_step
+
+        for line in run_one_step(settings).lines():
+            typer.echo(line)
+        return
     loop = build_segmentation(settings, profiler_options=flags.profiler_options)
     summary = loop.run(resume=_resume(flags.resume_model))
     for name, value in summary.get("final", {}).items():
-        typer.echo(f"{name:<12}{value:.4f}")
+        typer.echo(f"{name:<18}" + ("not measured" if value is None else
+                                    f"{value:.4f}" if name in MEANS else f"{value:g}"))
 
 
 def evaluate(context: typer.Context) -> None:
@@ -60,21 +68,21 @@ def evaluate(context: typer.Context) -> None:
     from beitv2_core.engine import distributed
     from beitv2_seg.build import build_dataset
     from beitv2_seg.evaluate import evaluate as measure
-    from beitv2_seg.evaluate import write_evaluation
+    from beitv2_seg.evaluate import in_words, write_evaluation
     from beitv2_seg.metrics import DEFINITION
 
     distributed.init()
     found = _segmentor(flags)
     config, model = found.config, found.model
-    dataset = build_dataset(config.val_dataset, "val_dataset", config.model.num_classes)
-    result = measure(model, dataset, config.test_config, num_classes=config.model.num_classes, at_once=flags.windows)
+    result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
+                     num_classes=config.model.num_classes, at_once=flags.windows)
     if not distributed.is_main():
         return
-    scores = result.scores
-    typer.echo(f"mIoU {100 * scores.miou:.2f} %   mAcc {100 * scores.macc:.2f} %   aAcc {100 * scores.aacc:.2f} %   "
-               f"{result.pictures} pictures")
+    typer.echo(f"{in_words(result)}   {result.pictures} images")
     typer.echo(f"({DEFINITION})")
-    folder = Path(flags.save_dir) if flags.save_dir else run_folder_of(flags.model_path)
+    for line in result.warnings(config, found.classes):
+        typer.echo(f"warning: {line}", err=True)
+    folder = _folder(flags, run_folder_of(flags.model_path))
     for path in write_evaluation(result, found.classes, folder):
         typer.echo(f"written: {path}")
 
@@ -84,16 +92,17 @@ def predict(context: typer.Context) -> None:
     from beitv2_seg.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
-    from beitv2_core.codes import list_pictures
     from beitv2_core.engine.progress import Progress
-    from beitv2_seg.predict import class_colours, predict_files, write_legend
+    from beitv2_seg.predict import class_colours, named_images, predict_files, write_legend
 
-    paths = list_pictures(_named_pictures(flags.image_path))
+    folder = _folder(flags, Path("output/result"))
+    paths = named_images(flags.image_path, leave_out=folder)
     model, transforms, test, classes = _reader(flags)
-    colours, folder = class_colours(len(classes), flags.custom_color), Path(flags.save_dir)
+    colours = class_colours(len(classes), flags.custom_color)
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
-        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows):
+        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows,
+                                  max_pixels=flags.max_pixels):
             written.append(item)
             progress.advance(len(written))
             typer.echo(f"{item.path}: {item.overlay}, {item.labels}")
@@ -116,23 +125,23 @@ def export(context: typer.Context) -> None:
     if flags.input_shape is not None and flags.input_shape[1:] != [3, height, width]:
         raise ConfigError(f"--input_shape {flags.input_shape}: this model reads windows of {height} x {width} pixels; "
                           f"expected [any, 3, {height}, {width}]. Larger pictures are read by windows.")
-    for line in difference_lines(export_model(model, flags.save_dir, form=flags.format)):
+    folder = _folder(flags, Path("output/inference_model"))
+    for line in difference_lines(export_model(model, folder, form=flags.format)):
         typer.echo(line)
-    typer.echo(f"written: {flags.save_dir}")
+    typer.echo(f"written: {folder}")
 
 
-def compare(
-    config: str = typer.Argument(..., help="YAML file, or the name of a packaged one", show_default=False),
-    pretrained: str = typer.Option(..., help="pretraining run the one side starts from", show_default=False),
-    output: Path = typer.Option(..., "--output", "-o", help="folder of both runs, the table and the picture"),
-    pictures: int = typer.Option(6, min=1, help="pictures to show"),
-) -> None:
-    """Train from a pretrained backbone and from scratch in equal steps; a table and pictures of both."""
+def compare(context: typer.Context) -> None:
+    """Train from a pretrained backbone and from scratch in equal steps; a table and images of both."""
+    from beitv2_seg.flags import compare_flags
+
+    flags = compare_flags(context.args, context.command_path)
     from beitv2_seg.compare import draw_examples, rows_of, train_both, write_table
 
-    table = train_both(config, pretrained, output)
+    output = Path(flags.output)
+    table = train_both(flags.config, flags.pretrained, output, iters=flags.iters, opts=flags.opts)
     figure = output / "figures" / "compare.png"
-    draw_examples(output, figure, most=pictures)
+    draw_examples(output, figure, most=flags.pictures)
     summary = write_table(table, output)
     for row in rows_of(table):
         typer.echo(f"{row[0]:<14}" + "".join(f"{cell:>14}" for cell in row[1:]))
@@ -203,17 +212,12 @@ def _resume(given: str | None) -> str | None:
     return str(folder)
 
 
-def _named_pictures(names: list[str]) -> list[str]:
-    """The files and folders given, or those a text file lists, one a line, relative to it."""
-    found: list[str] = []
-    for name in names:
-        path = Path(name)
-        if path.suffix == ".txt" and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            found += [str(path.parent / line.split()[0]) for line in lines if line.strip()]
-        else:
-            found.append(name)
-    return found
+def _folder(flags: argparse.Namespace, default: Path) -> Path:
+    """Where results go: --save_dir, or `--opts output=...`, or `default`."""
+    if flags.save_dir:
+        return Path(flags.save_dir)
+    given = [text.partition("=")[2] for text in flags.opts if text.partition("=")[0].strip() == "output"]
+    return Path(given[-1]) if given else default
 
 
 def _need_visualdl() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -13,9 +14,15 @@ from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "configs"
+#: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
+IGNORED_KEYS = ("ignore_index", "label_padding_value")
+#: keys of ours that PaddleSeg's own scripts read over in silence, and what to write for those
+NOT_PADDLESEGS = {"ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
+                  "label_map": "label files that hold the numbers of the classes", "classes": "nothing: it has no names"}
 
 
 class Component(Section):
@@ -41,6 +48,15 @@ class LossConfig(Section):
 
     types: list[Component] = Field(min_length=1, description="losses, the decoder's first")
     coef: list[float] = Field(min_length=1, description="their weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_outputs(cls, values: Any) -> Any:
+        """PaddleSeg's rule: a single loss with several weights is the loss of every output."""
+        types, weights = (values.get("types"), values.get("coef")) if isinstance(values, dict) else (None, None)
+        if isinstance(types, list) and isinstance(weights, list) and len(types) == 1 < len(weights):
+            return {**values, "types": types * len(weights)}
+        return values
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> LossConfig:
@@ -114,6 +130,7 @@ class RunSection(Section):
     repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, description="most pixels of an image file that is decoded")
 
 
 class SegmentConfig(Section):
@@ -121,6 +138,12 @@ class SegmentConfig(Section):
 
     kind: Literal["segment"] = Field(default="segment", description="which command reads this file")
     output: str = Field(default="output", description="run folder (flag --save_dir)")
+    ignore_index: Optional[int] = Field(default=None, description="label of pixels without a class, for data sets, "
+                                        "losses, crops and padding alike; null: what one of them says, or 255")
+    label_map: Optional[dict[str, int]] = Field(default=None, description="labels of the files -> labels of the model, at reading: "
+                                      "{11: 255}, {255: 1}; keys are numbers, or colours 'R,G,B' of coloured maps")
+    classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
+                                         "with a name a line; null: the data set's own, or numbers")
     batch_size: int = Field(gt=0, description="pictures a process handles at once")
     total_batch: Optional[int] = Field(default=None, gt=0, description="pictures behind one update: batch_size x "
                                        "processes x accumulation; null: no accumulating")
@@ -133,6 +156,47 @@ class SegmentConfig(Section):
     lr_scheduler: Component
     loss: LossConfig
     run: RunSection = RunSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_a_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("classes"), str):
+            return {**values, "classes": read_names(values["classes"])}
+        return values
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> SegmentConfig:
+        said = self._ignored_labels()
+        for key, value in said.items():
+            first = next(iter(said))
+            if value != said[first]:
+                raise impossible(key, f"{value}, but {first} is {said[first]}: pixels without a class have one label "
+                                 "in all parts. Set ignore_index once, at the top, and leave it out elsewhere")
+        colours = [key for key in self.label_map or {} if "," in key]
+        if colours and len(colours) < len(self.label_map or {}):
+            raise impossible("label_map", f"{colours[0]!r} is a colour, other keys are numbers; expected one kind")
+        for source, target in (self.label_map or {}).items():
+            if not re.fullmatch(r"\d+|\d+, ?\d+, ?\d+", source):
+                raise impossible("label_map", f"{source!r} is no label; expected a number, or a colour as 'R,G,B'")
+            if not 0 <= target < self.model.num_classes and target != self.ignored:
+                raise impossible("label_map", f"{source} -> {target}, but the model has {self.model.num_classes} "
+                                 f"classes (0 .. {self.model.num_classes - 1}) and {self.ignored} is ignored")
+        if self.classes is not None and len(set(self.classes)) != self.model.num_classes:
+            raise impossible("classes", f"{len(set(self.classes))} different names, but model.num_classes is "
+                             f"{self.model.num_classes}; expected a name for each class")
+        return self
+
+    def _ignored_labels(self) -> dict[str, int]:
+        """{dotted key: ignored label} of every place that sets one, the top's first."""
+        tree = {"loss": self.loss.model_dump(), "train_dataset": self.train_dataset.model_dump(),
+                "val_dataset": self.val_dataset.model_dump()}
+        top = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
+        return {**top, **dict(_settings_named(IGNORED_KEYS, tree, ""))}
+
+    @property
+    def ignored(self) -> int:
+        """The label of pixels without a class."""
+        return next(iter(self._ignored_labels().values()), 255)
 
     @model_validator(mode="after")
     def _fits(self) -> SegmentConfig:
@@ -167,6 +231,27 @@ class SegmentConfig(Section):
         return self.model_dump(mode="json")
 
 
+def _settings_named(names: Sequence[str], value: Any, where: str) -> Iterator[tuple[str, int]]:
+    """(dotted key, value) of all settings of those names, at any depth."""
+    inner = (value.items() if isinstance(value, Mapping) else
+             ((f"[{i}]", item) for i, item in enumerate(value)) if isinstance(value, (list, tuple)) else ())
+    for key, item in inner:
+        place = f"{where}{key}" if not where or str(key).startswith("[") else f"{where}.{key}"
+        if key in names and isinstance(item, int):
+            yield place, item
+        yield from _settings_named(names, item, place)
+
+
+def read_names(path: str) -> list[str]:
+    """The lines of a text file of class names; ConfigError where it cannot be read."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"classes: {path}: cannot be read: {error}. Expected a text file (UTF-8) with the name of a "
+                          "class a line, or the names themselves: classes: [road, sky]") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def find_config(name: str) -> Path:
     """The YAML file of that path, or the packaged one of that name (without `.yml` too); ConfigError for neither."""
     path = Path(name)
@@ -199,6 +284,17 @@ def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str,
         flags["total_batch"] = None
     merge_overrides(tree, [f"{key}={_yaml(value)}" for key, value in flags.items()], sources)
     return parse_config(tree, SegmentConfig, source=str(path), sources=sources)
+
+
+def refuse_for_paddleseg(path: str) -> None:
+    """ConfigError for a YAML file with a key that PaddleSeg's own scripts would read over in silence."""
+    if not Path(path).is_file():
+        return  # PaddleSeg says so
+    tree, _ = read_tree(Path(path))
+    for key, instead in NOT_PADDLESEGS.items():
+        if key in tree:
+            raise ConfigError(f"{path}: {key}: a key of `beitv2 segment`; PaddleSeg's scripts would ignore it. For "
+                              f"them write {instead}.")
 
 
 def apply_opts(config: SegmentConfig, opts: Sequence[str], flags: Mapping[str, Any]) -> SegmentConfig:

@@ -11,20 +11,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beitv2_core.data.corrupt import CorruptFiles
-from beitv2_core.data.folder import MAX_REPLACEMENTS, decode
+from beitv2_core.data.folder import MAX_REPLACEMENTS
+from beitv2_core.data.image_file import decode
 from beitv2_core.data.rng import SampleRng
 from beitv2_core.errors import BEiTError, DataError
+from beitv2_seg.file_samples import BrokenFile
+from beitv2_seg.label_files import label_counts
 
 #: mode -> folder of ADE20K's release
 ADE20K_PARTS = {"train": "training", "val": "validation"}
 
 
 class SegBatch(NamedTuple):
-    """images: float32 (B, 3, H, W), normalised; labels: int64 (B, H, W), 255 is ignored; paths: B strings."""
+    """images: float32 (B, 3, H, W), normalised; labels: int64 (B, H, W); paths: B strings; counts: int64
+    (B, classes + 1), pixels of every class and, last, ignored ones."""
 
     images: np.ndarray
     labels: np.ndarray
     paths: list[str]
+    counts: np.ndarray
 
 
 class TrainSamples:
@@ -34,14 +39,14 @@ class TrainSamples:
     from a seed of (run, epoch, sample): samples do not depend on workers, batches or resumes.  A sample whose files
     cannot be decoded is replaced by the next one; more than `max_corrupt` of them raise DataError, with the list in
     `report`.  repeats: times each sample comes in an epoch.
+    ignored: label of pixels without a class.
     Raises DataError for a label outside the classes and for a picture and label of different size.
     """
 
-    def __init__(self, dataset: Any, *, num_classes: int, max_corrupt: float = 0.0, report: Path | None = None,
-                 repeats: int = 1):
-        self.dataset, self.num_classes, self.repeats = dataset, num_classes, repeats
-        self.ignore_index = getattr(dataset, "ignore_index", 255)
-        self.corrupt = CorruptFiles(len(dataset), max_corrupt, report)
+    def __init__(self, dataset: Any, *, num_classes: int, ignored: int = 255, max_corrupt: float = 0.0,
+                 report: Path | None = None, repeats: int = 1):
+        self.dataset, self.num_classes, self.ignored, self.repeats = dataset, num_classes, ignored, repeats
+        self.corrupt = CorruptFiles(len(dataset), max_corrupt, report, key="run.max_corrupt")
         self.classes = None
 
     def __len__(self) -> int:
@@ -52,7 +57,7 @@ class TrainSamples:
         return index
 
     def __call__(self, index: int, rng: SampleRng) -> dict[str, Any]:
-        """{"images", "labels", "paths"} of one sample."""
+        """{"images", "labels", "paths", "counts"} of one sample."""
         seed = rng.python.getrandbits(32)
         for step in range(min(len(self.dataset), MAX_REPLACEMENTS)):
             at = (index + step) % len(self.dataset)
@@ -61,9 +66,10 @@ class TrainSamples:
             data = self._read(at)
             if data is not None:
                 label = np.asarray(data["label"])
-                check_labels(label, self.num_classes, self.ignore_index, path_of(self.dataset, at))
+                path = path_of(self.dataset, at)
+                counts = label_counts(label, self.num_classes, self.ignored, path)
                 return {"images": np.asarray(data["img"], dtype=np.float32), "labels": label.astype(np.int64),
-                        "paths": path_of(self.dataset, at)}
+                        "paths": path, "counts": counts}
         raise DataError(f"none of {min(len(self.dataset), MAX_REPLACEMENTS)} samples from "
                         f"{path_of(self.dataset, index % len(self.dataset))} on can be decoded. Check the data set.")
 
@@ -75,8 +81,11 @@ class TrainSamples:
         """Sample `at`; None, and noted, where one of its files cannot be decoded."""
         try:
             return self.dataset[at]
+        except BrokenFile as error:
+            self.corrupt.add(error.file, error.reason)
+            return None
         except BEiTError as error:
-            raise DataError(f"{path_of(self.dataset, at)}: {error}") from error
+            raise named(error, self.dataset, at) from error
         except Exception as error:  # broken files raise anything; so do wrong settings, which must not be passed over
             broken = undecodable(self.dataset, at)
             if broken is None:
@@ -92,6 +101,13 @@ def path_of(dataset: Any, index: int) -> str:
     return str(files[index][0]) if files is not None else f"{type(dataset).__name__}/{index:06d}"
 
 
+def named(error: BEiTError, dataset: Any, index: int) -> DataError:
+    """The error as a DataError that begins with the sample's file; one that names a file already stays."""
+    files = [str(path) for path in getattr(dataset, "file_list", {index: ()})[index]]
+    text = str(error)
+    return DataError(text if text.startswith(tuple(files)) and files else f"{path_of(dataset, index)}: {text}")
+
+
 def undecodable(dataset: Any, index: int) -> tuple[str, str] | None:
     """(file, reason) of a sample's first file that cannot be decoded; None where all can."""
     for path in getattr(dataset, "file_list", {index: ()})[index]:
@@ -101,15 +117,6 @@ def undecodable(dataset: Any, index: int) -> tuple[str, str] | None:
         except Exception as error:  # decoders raise anything on broken input
             return str(path), f"{type(error).__name__}: {error}".replace("\n", " ")
     return None
-
-
-def check_labels(label: np.ndarray, num_classes: int, ignore_index: int, path: str) -> None:
-    """Raise DataError for a label outside 0 .. num_classes - 1 that is not ignored."""
-    kept = label[label != ignore_index]
-    if kept.size and not 0 <= int(kept.min()) <= int(kept.max()) < num_classes:
-        wrong = int(kept.max()) if int(kept.max()) >= num_classes else int(kept.min())
-        raise DataError(f"{path}: a label is {wrong}, the model has {num_classes} classes (0 .. {num_classes - 1}; "
-                        f"{ignore_index} is ignored). Check num_classes and the label files.")
 
 
 def check_ade20k(root: str | None, mode: str, where: str) -> None:

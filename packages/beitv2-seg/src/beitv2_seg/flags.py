@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
 
 def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/train.py; None for those of the section `run` that were not given."""
     parser = _parser(prog, "Train a segmentor from a PaddleSeg YAML file.")
-    parser.add_argument("--save_dir", default="./output", help="run folder (default: ./output)")
+    parser.add_argument("--save_dir", help="run folder (default: `output` of the YAML, or ./output)")
+    parser.add_argument("--dry-run", "--dry_run", dest="dry_run", action="store_true",
+                        help="build everything, take one step, print sizes, write nothing (not PaddleSeg's)")
     parser.add_argument("--num_workers", type=int, help="processes that decode and augment (default: 0)")
     parser.add_argument("--do_eval", action="store_true", default=None,
                         help="evaluate at every save_interval, keep the best model")
@@ -67,7 +70,9 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/predict.py."""
     parser = _parser(prog, "Label every pixel of pictures; write overlays, label maps and a legend.", model=True)
     parser.add_argument("--image_path", nargs="+", required=True, help="pictures, folders, or a text file of paths")
-    parser.add_argument("--save_dir", default="./output/result", help="folder to write (default: ./output/result)")
+    parser.add_argument("--save_dir", help="folder to write (default: `--opts output=...`, or ./output/result)")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS,
+                        help=f"most pixels of an image that is decoded (default: {MAX_PIXELS}; not PaddleSeg's)")
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU (default: 0)")
     parser.add_argument("--custom_color", nargs="+", type=int, help="R G B of the first classes, one after the other")
     _reading(parser, "aug_pred")
@@ -77,8 +82,8 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
 def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/export.py."""
     parser = _parser(prog, "Write a segmentor as a file that runs without our code, checked against it.", model=True)
-    parser.add_argument("--save_dir", default="./output/inference_model", help="new folder to write (default: "
-                                                                               "./output/inference_model)")
+    parser.add_argument("--save_dir", help="new folder to write (default: `--opts output=...`, or "
+                                           "./output/inference_model)")
     parser.add_argument("--format", default="paddle", choices=["paddle", "onnx"], help="static graph, or ONNX opset 17")
     parser.add_argument("--input_shape", nargs=4, type=int, metavar=("BATCH", "3", "HEIGHT", "WIDTH"),
                         help="must be the window's size; any number of windows fits")
@@ -90,6 +95,22 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         asked = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
         raise ConfigError(f"{asked}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
                           "python -m beitv2_seg PADDLESEG/tools/export.py ...")
+    return flags
+
+
+def compare_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of `beitv2 segment compare`, which PaddleSeg does not have."""
+    parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False, description="Train from a pretrained backbone and "
+                                     "from scratch in equal steps; a table and images of both.")
+    parser.add_argument("config", help="YAML file, or the name of a packaged one")
+    parser.add_argument("--pretrained", required=True, help="pretraining run the one side starts from")
+    parser.add_argument("--output", "-o", required=True, help="folder of both runs, the table and the figure")
+    parser.add_argument("--pictures", type=int, default=6, help="images to show (default: 6)")
+    parser.add_argument("--iters", type=int, help="iterations of both; the schedule's length follows")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the YAML")
+    flags = parser.parse_args(list(arguments))
+    if flags.pictures < 1:
+        raise ConfigError(f"--pictures {flags.pictures}: expected at least 1.")
     return flags
 
 

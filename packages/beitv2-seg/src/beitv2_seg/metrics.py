@@ -20,6 +20,11 @@ class Scores(NamedTuple):
     macc: float
     aacc: float
 
+    @property
+    def measured(self) -> int:
+        """Classes that the mean IoU is over."""
+        return int(np.count_nonzero(~np.isnan(self.iou)))
+
 
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs over pictures; rows are labels.
@@ -52,7 +57,7 @@ class ConfusionMatrix:
         labelled, predicted = self.counts.sum(1).astype(np.float64), self.counts.sum(0).astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             iou, accuracy = hit / (labelled + predicted - hit), hit / labelled
-            overall = float(hit.sum() / labelled.sum())
+            overall = float(hit.sum() / labelled.sum()) if labelled.any() else float("nan")
         return Scores(iou, accuracy, _nanmean(iou), _nanmean(accuracy), overall)
 
 

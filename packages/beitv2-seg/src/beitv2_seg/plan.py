@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional
 
 from beitv2_core.config.sections import pair
@@ -15,6 +16,7 @@ from beitv2_seg.backbone import BEiTv2
 from beitv2_seg.build import AMP, plan_accumulation
 from beitv2_seg.components import argument_names
 from beitv2_seg.config import SegmentConfig
+from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.segmentor import BEiTv2UPerNet
 
 #: moments the optimizers keep
@@ -24,6 +26,9 @@ Trunk = dict[str, Any]
 
 def planned_segmentation(config: SegmentConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
     """A run of `BEiTv2UPerNet` on a `BEiTv2` backbone; ConfigError names a component whose cost is not known."""
+    source = config.model.backbone.options().get("pretrained")
+    if source is not None and Path(source).exists():  # a run that is still to come decides nothing yet
+        config = with_pretrained_settings(config)
     _check_types(config)
     model = _with_defaults(BEiTv2UPerNet, config.model.options())
     trunk = trunk_of(config)

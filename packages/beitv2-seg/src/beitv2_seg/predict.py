@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from beitv2_core.data.folder import decode
+from beitv2_core.codes import list_pictures
+from beitv2_core.data.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_seg.config import TestConfig
+from beitv2_seg.file_samples import for_transforms, read_image, transformed
 from beitv2_seg.reading import labels_of, readings
 
 log = logging.getLogger("beitv2_seg")
@@ -53,33 +56,27 @@ def predict_picture(model: Any, pixels: np.ndarray, transforms: Sequence[Any], t
                     at_once: int = 4) -> np.ndarray:
     """Classes int32 (H, W) of one RGB picture uint8 (H, W, 3), read as `test` says."""
     def read() -> dict[str, Any]:
-        data: dict[str, Any] = {"img": pixels, "trans_info": [], "gt_fields": []}
-        for transform in transforms:
-            data = transform(data)
-        return {**data, "img": data["img"].transpose(2, 0, 1)}
+        data = {"img": for_transforms(pixels, transforms), "trans_info": [], "gt_fields": []}
+        return transformed(data, transforms)
 
     return labels_of(model, readings(read, transforms, test.read_scales), test, at_once=at_once)
 
 
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,
-                  colours: np.ndarray, at_once: int = 4, weight: float = 0.6) -> Iterator[Written]:
+                  colours: np.ndarray, at_once: int = 4, weight: float = 0.6,
+                  max_pixels: int = MAX_PIXELS) -> Iterator[Written]:
     """Predict pictures and write, as PaddleSeg names them, `added_prediction/` (the picture under the classes'
     colours) and `pseudo_color_prediction/` (the raw label map, a PNG whose palette holds the colours).
 
-    weight: the picture's share of the overlay.  Raises DataError naming a file that cannot be decoded, ConfigError for
+    Images whose names differ in the ending only keep both results, named with it (a.jpg.png, a.png.png).
+    weight: the image's share of the overlay.  Raises DataError naming a file that cannot be decoded, ConfigError for
     more than 256 classes.
     """
     if len(colours) > 256:
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
-    for path in paths:
-        try:
-            pixels = np.asarray(decode(path))
-        except Exception as error:  # decoders raise anything on broken input
-            raise DataError(f"{path}: cannot be decoded as a picture ({type(error).__name__}: {error}). Remove or "
-                            "repair the file.") from error
+    for path, name in zip(paths, result_names(paths)):
+        pixels = read_image(path, max_pixels=max_pixels)
         labels = predict_picture(model, pixels, transforms, test, at_once=at_once)
-        name = Path(os.path.relpath(os.path.abspath(path), root)).with_suffix(".png")
         overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
         blend = weight * pixels.astype(np.float32) + (1 - weight) * colours[labels]
         _save(Image.fromarray(np.rint(blend).astype(np.uint8)), overlay)
@@ -87,6 +84,59 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
         indexed.putpalette(colours.reshape(-1).tolist())
         _save(indexed, raw)
         yield Written(path, overlay, raw, np.bincount(labels.reshape(-1), minlength=len(colours)))
+
+
+def result_names(paths: Sequence[str]) -> list[Path]:
+    """A PNG's name for every image, all different: its own below the folder they share, with .png for its ending.
+
+    Where two would be the same, .png is added to the whole name; where that helps nobody, a number too.
+    """
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ""
+    below = [Path(os.path.relpath(os.path.abspath(path), root)) for path in paths]
+    plain = Counter(path.with_suffix(".png") for path in below)
+    found: list[Path] = []
+    taken = {name for name, times in plain.items() if times == 1}
+    for path in below:
+        name = path.with_suffix(".png")
+        if plain[name] > 1:
+            whole, number = path.with_name(f"{path.name}.png"), 1
+            name = whole
+            while name in taken:
+                number += 1
+                name = whole.with_name(f"{path.name}.{number}.png")
+            taken.add(name)
+        found.append(name)
+    return found
+
+
+def named_images(names: Sequence[str], *, leave_out: Path) -> list[str]:
+    """The image files that were given, those below folders, and those that lists name; DataError where there is none.
+
+    leave_out: the folder that will be written to; what is found in it below a folder is no image to predict.
+    """
+    found: list[str] = []
+    for name in names:
+        if os.path.isdir(name):
+            listed = list_pictures([name])
+            kept = [path for path in listed if not _is_result(path, name, leave_out)]
+            if len(kept) < len(listed):
+                log.info("%s: %d files of %s are left out: results go there", name, len(listed) - len(kept), leave_out)
+            if not kept:
+                raise DataError(f"{name}: holds no image besides the results in {leave_out}. Give another folder.")
+            found += kept
+        else:
+            found += list_pictures([name])
+    return list(dict.fromkeys(found))
+
+
+def _is_result(path: str, given: str, results: Path) -> bool:
+    """Whether a file below the folder `given` is in the folder of results, or is one that we write there."""
+    inside, folder = os.path.realpath(path), os.path.realpath(results)
+    if not inside.startswith(os.path.join(folder, "")):
+        return False
+    nested = folder.startswith(os.path.join(os.path.realpath(given), ""))
+    first = os.path.relpath(inside, folder).split(os.sep)[0]
+    return nested or first in ("added_prediction", "pseudo_color_prediction", "legend.png", "figures")
 
 
 def _save(image: Image.Image, path: Path) -> None:

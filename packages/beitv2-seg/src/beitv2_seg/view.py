@@ -23,4 +23,4 @@ def segmentor_view(run: str) -> View:
         labels = predict_picture(model, np.asarray(picture), transforms, config.test_config)
         return segmentation_result(picture, labels, names, colours=colours)
 
-    return View("segmentation", "Segmentation", f"A class out of {len(names)} for every pixel.", show)
+    return View("segmentation", "Segmentation", f"A class out of {len(names)} for every pixel.", show, upright=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from .data import build_dataset, build_loader, build_masking, build_transform
+from .data import build_dataset, build_loader, build_masking, build_transform, reading_of
+from .held_out import held_out, reading_of_run, refuse_trained_on
 from .models import build_backbone, build_mim, build_teacher, build_tokenizer
 from .plan import BatchPlan, plan_batches, seed_everything
 from .restore import load_mim, load_tokenizer, restore_model, set_weights
 from .training import Parts, build_loop, build_training
 from .transfer import transfer_trunk
+from .trunk import architecture_of
 
 __all__ = [
     "BatchPlan",
     "Parts",
+    "architecture_of",
     "build_backbone",
     "build_dataset",
     "build_loader",
@@ -22,9 +25,13 @@ __all__ = [
     "build_tokenizer",
     "build_training",
     "build_transform",
+    "held_out",
     "load_mim",
     "load_tokenizer",
     "plan_batches",
+    "reading_of",
+    "reading_of_run",
+    "refuse_trained_on",
     "restore_model",
     "seed_everything",
     "set_weights",

@@ -109,7 +109,7 @@ def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ..
 def _check_known(found: Recognised) -> None:
     """A segmenter whose taps or pooling are not known would answer something else, or nothing."""
     for name in ("out_indices", "pool_scales"):
-        if found.architecture[name] is None:
+        if found.architecture[name] is None or None in found.architecture[name]:
             example = "3 5 7 11" if name == "out_indices" else "1,2,3,6"
             raise CheckpointError(f"{name} of this segmenter is not in its weights. Say it as it was trained: "
                                   f"--{name.replace('_', '-')} {example}.")

@@ -38,12 +38,12 @@ def _check_complete(kind: str, architecture: Mapping[str, Any]) -> None:
     """What neither weights nor whoever converted them said is asked for, never guessed."""
     parts = [architecture, *(architecture[part] for part in ("encoder", "decoder", "backbone") if part in architecture)]
     missing = [name for name in ("num_heads", "out_indices", "pool_scales") for part in parts if name in part
-               and part[name] is None]
+               and (part[name] is None or isinstance(part[name], list) and None in part[name])]
     if kind == "pretraining" and architecture.get("head_layers") and architecture.get("early_layers") is None:
         missing.append("early_layers")
     if missing:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(missing))
-        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model cannot be told from its weights. "
+        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model is not in its weights. "
                               f"Convert the file with {flags}, as it was trained.")
 
 

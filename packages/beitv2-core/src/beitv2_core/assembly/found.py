@@ -82,27 +82,34 @@ class Found(NamedTuple):
 
 def checkpoint_folder(path: Path) -> Path | None:
     """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
+    found = _checkpoint_in(path)
+    return None if found is None else found[1]
+
+
+def _checkpoint_in(path: Path) -> tuple[CheckpointStore, Path] | None:
+    """As `checkpoint_folder`, with the store that found it: its `load` need not check the files a second time."""
     if path.suffix == ".pdckpt":
-        return path
+        return CheckpointStore(path.parent), path
     if not path.is_dir() or transformers_file(path) is not None:
         return None
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    newest = CheckpointStore(folder).latest()
+    store = CheckpointStore(folder)
+    newest = store.latest()
     if newest is None:
         raise CheckpointError(
             f"{path}: no valid checkpoint in this folder. Give a run folder that has been trained (with checkpoints/"
             "step_*.pdckpt), a .pdckpt folder, a file of weights, or a folder of transformers (config.json beside "
             f"{' or '.join(FOLDER_FILES)})."
         )
-    return Path(newest)
+    return store, Path(newest)
 
 
 def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[str] = (), hints: Hints | None = None,
                     unknown: bool = False) -> Found:
     """What a run folder, a .pdckpt, a weights file of anybody's format, or a folder of transformers holds.
 
-    sha256: hash a file must have.  wanted: kinds the caller can use, for the advice where nothing is there.  hints: what
-    a lone file does not tell.  unknown: take a lone file without a model we know too (`model` is None then).
+    sha256: hash a file must have.  wanted: kinds the caller can use, for the advice where nothing is there.  hints:
+    what a lone file does not tell.  unknown: take a lone file without a model we know too (`model` is None then).
     Weights are under our names, whatever containers and prefixes the file has: one line of the log says which.
     Raises CheckpointError for what is missing, damaged, unsafe or not recognised.
     """
@@ -114,11 +121,13 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
     elif not path.exists():
         raise CheckpointError(f"{source}: no such run folder, checkpoint or weights file. Check the path, or make one: "
                               f"{_commands(wanted)}.")
-    folder = checkpoint_folder(path)
-    if folder is not None:
-        saved = CheckpointStore(folder.parent).load(folder)
+    checkpoint = _checkpoint_in(path)
+    if checkpoint is not None:
+        store, folder = checkpoint
+        saved = store.load(folder)
         optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
-        return Found(folder, saved.weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
+        weights = _averages(folder, saved.state) if hints is not None and hints.ema else saved.weights
+        return Found(folder, weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
                      sum(value.nbytes for value in optimizer), classes=_classes_of_run(folder, saved.state))
     if "://" not in source and sha256 is not None:
         from ..checkpoint.weights import resolve_weights
@@ -144,7 +153,7 @@ def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:
     """The model of a run, a checkpoint or a file of any format, with its architecture; errors name the path."""
     src, hints = Path(src), hints or Hints()
     try:
-        if checkpoint_folder(src) is not None:
+        if src.suffix == ".pdckpt" or src.is_dir() and transformers_file(src) is None:
             return _of_run(src, hints)
         state, rest = read_state(transformers_file(src) or src)
         return _recognise_file(src, state, rest, hints)
@@ -235,13 +244,23 @@ def _classes_of_run(folder: Path, state: Mapping[str, Any]) -> list[str] | None:
         try:
             names = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read: {error}. Restore it, or remove it to see numbers.") from None
+            raise CheckpointError(f"{file}: cannot be read: {error}. Restore it, or remove it.") from None
     return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _averages(folder: Path, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The averaged weights of a run's checkpoint."""
+    task = state.get("task")
+    averages = task.get("average") if isinstance(task, Mapping) else None
+    if not averages:
+        raise CheckpointError(f"{folder}: it has no averaged weights, the run made no average. Leave out ema.")
+    log.info("%s: the averaged weights are taken", folder)
+    return dict(averages)
 
 
 def _of_run(src: Path, hints: Hints) -> Recognised:
     """The model of a run; what weights do not tell is taken from the settings they were saved with."""
-    saved = read_checkpoint(str(src))
+    saved = read_checkpoint(str(src), hints=hints)
     config: Any = saved.config
     model = config.get("encoder") or config.get("model") or {}
     trunk = model.get("backbone") or model
@@ -249,7 +268,7 @@ def _of_run(src: Path, hints: Hints) -> Recognised:
     size = (size, size) if isinstance(size, int) else tuple(size) if size else None
     given = {"size": size, "num_heads": trunk.get("num_heads"), "early_layers": trunk.get("early_layers"),
              "out_indices": trunk.get("out_indices"), "pool_scales": model.get("pool_scales")}
-    known = hints._replace(**{key: value for key, value in given.items() if getattr(hints, key) is None})
+    known = hints._replace(ema=None, **{key: value for key, value in given.items() if getattr(hints, key) is None})
     found = _recognise(saved.weights, "ours", known)
     a = found.architecture
     trunks = [(a["encoder"], trunk), (a["decoder"], config.get("decoder") or {})] if found.kind == "tokenizer" else \
@@ -261,7 +280,7 @@ def _of_run(src: Path, hints: Hints) -> Recognised:
     if found.kind == "segmentation" and a["out_indices"] is None:
         a["out_indices"] = list(default_taps(trunk.get("size"), a["backbone"]["depth"]))
     # What its settings leave out has the value the code gives it, as when it was trained.
-    return found._replace(assumed=(), classes=None if saved.classes is None else tuple(saved.classes))
+    return found._replace(assumed=(), trained=True, classes=None if saved.classes is None else tuple(saved.classes))
 
 
 def _recognise(state: Mapping[str, Any], origin: str | None, hints: Hints) -> Recognised:

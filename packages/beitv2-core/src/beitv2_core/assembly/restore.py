@@ -4,27 +4,78 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
+from ..config.schema import pair
 from ..errors import CheckpointError, ConfigError
 from ..models.vqkd import PUBLISHED, build_published
 from .described import build_described
-from .found import Found, checkpoint_folder, read_checkpoint
+from .found import Found, Hints, checkpoint_folder, read_checkpoint
 from .models import build_mim, build_tokenizer
 
+
+class FileConfig(NamedTuple):
+    """What a file of weights knows, in the place of a run's settings.
+
+    kind: as a run's settings call it (tokenizer, pretrain, finetune, segment), or the file's own kind (backbone, clip,
+    dino).  image_size: (height, width) in pixels.  architecture: as `checkpoint.architecture` describes it.  classes:
+    names of the classes, where the file has them.  tokenizer: none, a file does not say whose codes it was taught.
+    """
+
+    source: str
+    kind: str
+    image_size: tuple[int, int]
+    architecture: Mapping[str, Any]
+    classes: list[str] | None = None
+    tokenizer: None = None
+
+    @property
+    def data(self) -> Any:
+        """Nothing: ConfigError, since a file does not say on which pictures it was trained."""
+        raise ConfigError(f"{self.source}: a file of weights does not name its pictures. Say which: --data FOLDER, or "
+                          "--data digit_scenes.")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        a = self.architecture
+        trunk = a.get("encoder") or a.get("backbone") or a
+        patch = pair(trunk["patch_size"])
+        return self.image_size[0] // patch[0], self.image_size[1] // patch[1]
+
+
+#: kinds of a file by what the settings of a run with such a model are called
+_RUN_KINDS = {"pretraining": "pretrain", "classifier": "finetune", "segmentation": "segment"}
+
+
 def read_config(source: str) -> Any:
-    """The settings a run or checkpoint was made with; None for a lone weights file."""
-    folder = checkpoint_folder(Path(source))
-    if folder is None:
-        return None
-    return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml")
+    """The settings a run or checkpoint was made with; of a lone weights file a `FileConfig`: what the file knows.
+
+    Raises CheckpointError where there is nothing, or a file that is not recognised.
+    """
+    if "://" not in source:
+        folder = checkpoint_folder(Path(source))
+        if folder is not None:
+            return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml")
+    return file_config(read_checkpoint(source))
+
+
+def file_config(found: Found) -> FileConfig:
+    """What a lone file of weights knows."""
+    if found.model is None:
+        raise CheckpointError(f"{found.path}: a file of weights was expected; this is a "
+                              f"{found.config.get('kind')!r} run.")
+    a = found.model.architecture
+    trunk = a.get("encoder") or a.get("backbone") or a
+    kind = _RUN_KINDS.get(found.model.kind, found.model.kind)
+    return FileConfig(str(found.path), kind, pair(trunk["image_size"]), a, found.classes)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -83,26 +134,22 @@ def fingerprint(model: Any) -> str:
 def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str | None = None) -> Any:
     """The trained tokenizer of a run folder, a .pdckpt or a weights file: a frozen VQKD in eval mode.
 
-    name: which published architecture a lone weights file holds; a checkpoint and a converted file need none.
+    name: which published architecture a file must hold; None: what it holds is recognised.
+    Raises CheckpointError for another kind, ConfigError for an unknown name.
     """
-    found = read_checkpoint(str(source), sha256=sha256)
+    if name is not None and name not in PUBLISHED:
+        raise ConfigError(f"tokenizer.name (command line: --name) is {name!r}; expected one of {', '.join(PUBLISHED)}, "
+                          "or nothing: a file is recognised by its tensors.")
+    found = read_checkpoint(str(source), sha256=sha256, wanted=("tokenizer",))
     if found.config:
         config = parse_config(found.config, source=str(found.path))
         if not isinstance(config, TokenizerConfig):
-            raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a tokenizer was expected.")
+            raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a tokenizer was expected. "
+                                  "`beitv2 train-tokenizer` makes one.")
         model = build_tokenizer(config, teacher_width=_teacher_width(found))
-    elif found.model is not None and name is None:
-        if found.model.kind != "tokenizer":
-            raise CheckpointError(f"{found.path}: this is a {found.model.kind} model, a tokenizer was expected.")
-        model = build_described("tokenizer", found.model.architecture)
+        set_weights(model, found.weights, str(found.path))
     else:
-        if name is None or name not in PUBLISHED:
-            raise ConfigError(
-                f"{found.path}: weights without settings; which tokenizer is this? {name!r} came; expected one of "
-                f"{', '.join(PUBLISHED)} as tokenizer.name (command line: --name)."
-            )
-        model = build_published(name)
-    set_weights(model, found.weights, str(found.path))
+        model = build_file(found, ("tokenizer",), build_published(name) if name is not None else None)
     if not model.quantize.codebook.numpy().any():
         raise CheckpointError(
             f"{found.path}: this tokenizer has no codes yet (step {found.step}, before the k-means that starts its "
@@ -119,11 +166,33 @@ def _teacher_width(found: Found) -> int:
     return int(biases[max(biases)].shape[0])
 
 
-def load_mim(source: str | Path) -> tuple[Any, PretrainConfig]:
-    """The pretrained backbone of a run folder or .pdckpt, frozen, in eval mode, and its settings."""
-    found = read_checkpoint(str(source))
+def build_file(found: Found, kinds: Sequence[str], model: Any = None) -> Any:
+    """The model of a lone file that `read_checkpoint` read, frozen, in eval mode, if it is of one of these kinds.
+
+    model: the model the weights go into; None builds what the file's architecture describes.
+    Raises CheckpointError naming the kind that is there, and what weights do not tell and nobody said.
+    """
+    held = None if found.model is None else found.model.kind
+    if found.model is None or held not in kinds:
+        raise CheckpointError(f"{found.path}: this is a {held or found.config.get('kind')} model; expected: "
+                              f"{' or '.join(kinds)}.")
+    try:
+        model = build_described(found.model.kind, found.model.architecture) if model is None else model
+    except CheckpointError as error:
+        raise CheckpointError(f"{found.path}: {error}") from None
+    set_weights(model, found.weights, str(found.path))
+    return freeze(model)
+
+
+def load_mim(source: str | Path, *, hints: Hints | None = None) -> tuple[Any, Any]:
+    """A pretrained backbone with its heads, frozen, in eval mode, and its settings.
+
+    source: run folder or .pdckpt, with `PretrainConfig`; or a file of weights, with `FileConfig`.
+    Raises CheckpointError for another kind.
+    """
+    found = read_checkpoint(str(source), wanted=("pretraining",), hints=hints)
     if not found.config:
-        raise CheckpointError(f"{found.path}: weights without settings; give a pretraining run folder or a .pdckpt.")
+        return build_file(found, ("pretraining",)), file_config(found)
     config = parse_config(found.config, source=str(found.path))
     if not isinstance(config, PretrainConfig):
         raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a pretraining run was expected.")
@@ -134,9 +203,8 @@ def load_mim(source: str | Path) -> tuple[Any, PretrainConfig]:
 
 
 def restore_model(source: str | Path) -> Any:
-    """The model of any run folder or .pdckpt, whatever its kind."""
-    config = read_config(str(source))
-    return load_mim(source)[0] if isinstance(config, PretrainConfig) else load_tokenizer(source)
+    """The model of any run folder, .pdckpt or file of weights that is a tokenizer or a pretrained backbone."""
+    return load_mim(source)[0] if read_config(str(source)).kind == "pretrain" else load_tokenizer(source)
 
 
 def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:

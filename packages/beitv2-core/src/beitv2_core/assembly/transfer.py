@@ -46,9 +46,11 @@ def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *
             f"{source}: not a trunk for this {type(model).__name__}: {'; '.join(parts)}. Use the width, depth, patch "
             "size, layer scale and position scheme it was pretrained with."
         )
-    model.set_state_dict({name: paddle.to_tensor(np.ascontiguousarray(array)).astype(state[name].dtype)
-                          for name, array in given.items()})
-    return sorted(set(state) - set(given))
+    kept = sorted(set(state) - set(given))  # named too: Paddle warns of every name that it is not given
+    model.set_state_dict({**{name: state[name] for name in kept},
+                          **{name: paddle.to_tensor(np.ascontiguousarray(array)).astype(state[name].dtype)
+                             for name, array in given.items()}})
+    return kept
 
 
 def resize_pos_embed(table: np.ndarray, source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:

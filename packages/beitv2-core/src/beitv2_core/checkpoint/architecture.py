@@ -21,6 +21,7 @@ from beitv2_core.window import table_rows, window_of
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 NORM_EPS = 1e-6  # of the norms of every published model
 #: blocks before the [CLS] head and tapped blocks of the published models, which weights do not tell, by depth
+PUBLISHED = ((768, 12), (1024, 24))  # (width, depth)
 EARLY_LAYERS = {12: 9, 24: 21}
 TAPS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}
 POOL_SCALES = (1, 2, 3, 6)
@@ -33,13 +34,17 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
     """The architecture of the weights of a `kind`; what they do not tell is given, or follows the published models.
 
     grid: window of patches where it is not square; num_heads: without a relative position table (default: of the
-    published model of that width); early_layers: blocks before the [CLS] head (default: 9 of 12, 21 of 24);
-    out_indices: the four tapped blocks of a segmenter (default: the published ones, for official files of base and large);
+    published model of that width); early_layers: blocks before the [CLS] head, out_indices: the four tapped blocks of
+    a segmenter (default of both: the published ones, for files of base or large with official names);
     pool_scales: of its pyramid (default: 1, 2, 3, 6 for four).  Where there is no default the value is None: not known.
     assumed: gets a line for every default that was taken.
     Raises CheckpointError naming a tensor that is missing, and where a grid cannot be told.
     """
     source = _Source(weights, [] if assumed is None else assumed)
+
+    def published(trunk: Mapping[str, Any]) -> bool:
+        return origin == "official" and (trunk["width"], trunk["depth"]) in PUBLISHED
+
     if kind == "clip":
         return _clip(source, num_heads)
     if kind == "tokenizer":
@@ -51,8 +56,7 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
     if kind == "segmentation":
         trunk = _trunk(source, "backbone.", grid, num_heads)
         bins = source.count("decode_head.psp_modules.")
-        published = origin == "official" and (trunk["width"], trunk["depth"]) in ((768, 12), (1024, 24))
-        taps = source.default("out_indices", out_indices, TAPS[trunk["depth"]] if published else None)
+        taps = source.default("out_indices", out_indices, TAPS[trunk["depth"]] if published(trunk) else None)
         if taps is None and trunk["depth"] == 4:
             taps = [0, 1, 2, 3]  # there are no other four
         scales = source.default("pool_scales", pool_scales, POOL_SCALES if bins == len(POOL_SCALES) else None)
@@ -60,7 +64,7 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
         return {"backbone": trunk, "num_classes": source.shape("decode_head.conv_seg.bias")[0],
                 "channels": source.shape("decode_head.conv_seg.weight")[1],
                 "aux_channels": source.shape("auxiliary_head.conv_seg.weight")[1],
-                "pool_scales": scales, "out_indices": taps}
+                "pool_scales": scales or [None] * bins, "out_indices": taps}
     trunk = _trunk(source, "", grid, num_heads)
     norm = "pool" if "fc_norm.weight" in weights else "final" if "norm.weight" in weights else "none"
     if kind == "classifier":
@@ -69,7 +73,8 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
         found = {**trunk, "num_codes": source.shape("lm_head.bias")[0]}
         layers = source.count("cls_pt_layers.")
         if layers:
-            early = source.default("early_layers", early_layers, EARLY_LAYERS.get(trunk["depth"]))
+            default = EARLY_LAYERS[trunk["depth"]] if published(trunk) else None
+            early = source.default("early_layers", early_layers, default)
             found.update(early_layers=early, head_layers=layers, share_lm_head="cls_pt_lm_head.weight" not in weights)
         return found
     return {**trunk, "norm": norm} if kind == "backbone" else trunk
@@ -77,7 +82,8 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
 
 def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
     """The blocks a segmenter of ours taps where its settings do not say: the published ones of a size, or quarters."""
-    return TAPS[depth] if size in ("base", "large") and depth in TAPS else tuple(depth * i // 4 - 1 for i in range(1, 5))
+    quarters = tuple(depth * i // 4 - 1 for i in range(1, 5))
+    return TAPS.get(depth, quarters) if size in ("base", "large") else quarters
 
 
 def _check_counts(depth: int, taps: list[int] | None, bins: int, scales: list[int] | None) -> None:
@@ -135,8 +141,8 @@ def _trunk(source: _Source, prefix: str, grid: tuple[int, int] | None, num_heads
     window = _grid(source, prefix, grid, tables[0] if tables else None, absolute)
     inner = source.shape(f"{block}attn.qkv.weight")[1] // 3
     if heads is None and inner != width:
-        raise CheckpointError(f"how many heads share the {inner} channels of its attention is not in the weights. Say it "
-                              "with --num-heads.")
+        raise CheckpointError(f"how many heads share the {inner} channels of its attention is not in the weights. Say "
+                              "it with --num-heads.")
     return {
         "image_size": [window[0] * patch[0], window[1] * patch[1]], "patch_size": list(patch), "in_chans": in_chans,
         "width": width, "depth": depth, "num_heads": heads,

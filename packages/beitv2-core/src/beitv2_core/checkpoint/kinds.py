@@ -53,6 +53,7 @@ class Recognised(NamedTuple):
     know, under our names; a loader refuses them.  others: other models of the file, which were not taken.  assumed:
     what weights do not tell and the published models' value was taken for.  classes: names of the classes, where the
     file has them.  converted: the file is one that `beitv2 convert` wrote, `origin` what it was converted from.
+    trained: it is a run of ours, whose settings say what weights do not.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Recognised(NamedTuple):
     assumed: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     converted: bool = False
+    trained: bool = False
 
     def taken(self) -> str:
         """In one line: which model this is, from which container, under which prefix; what else is there."""

@@ -1,7 +1,7 @@
 """Where the models of a weights file lie: the containers they were saved in, the wrappers before their names.
 
-A file's dictionaries are read as one list of dotted names, so that a container (`{"model": {...}}`) and a wrapper of the
-names (`module.blocks.0...`) are the same thing: a beginning that all names of a model share.
+A file's dictionaries are read as one list of dotted names, so that a container (`{"model": {...}}`) and a wrapper of
+the names (`module.blocks.0...`) are the same thing: a beginning that all names of a model share.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from beitv2_core.errors import CheckpointError
 #: parts of names that wrappers put inside: data parallel, torch.compile, FSDP, activation checkpointing
 _INSIDE = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 #: ends of names that tell where a trunk lies, in any format
-_ANCHORS = re.compile(r"(?:^|.*\.)(?=(?:cls_token|patch_embed\.proj\.weight|blocks\.0\.attn\.qkv\.weight|class_embedding|"
-                      r"embeddings\.cls_token|embeddings\.patch_embeddings\.projection\.weight)$)")
+_ANCHORS = re.compile(r"(?:^|.*\.)(?=(?:cls_token|patch_embed\.proj\.weight|blocks\.0\.attn\.qkv\.weight|"
+                      r"class_embedding|embeddings\.cls_token|embeddings\.patch_embeddings\.projection\.weight)$)")
 #: dictionaries that hold numbers of the training in the shapes, and often the names, of weights
 _TRAINING = re.compile(r"(^|_)(opt|optim|optimizers?|lr|sched|schedulers?|scaler|amp|rng|exp_avg\w*|moments?\d*)(_|$)",
                        re.IGNORECASE)
@@ -90,8 +90,8 @@ def _places(names: Iterable[str], beginnings: Iterable[str]) -> list[Place]:
         parts = beginning.split(".")[:-1]
         starts.update(".".join([*parts[:count], ""]) for count in range(1, len(parts) + 1))
         if len(starts) > _MOST_PLACES:
-            raise CheckpointError(f"it holds more than {_MOST_PLACES} models or beginnings of names. Save the model that "
-                                  "is meant alone.")
+            raise CheckpointError(f"it holds more than {_MOST_PLACES} models or beginnings of names. Save the model "
+                                  "that is meant alone.")
     return [_place(names, start) for start in sorted(starts, key=lambda start: (-len(start), start))]
 
 

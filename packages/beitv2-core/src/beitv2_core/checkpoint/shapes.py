@@ -65,7 +65,7 @@ def _norm(name: str, width: int) -> Shapes:
 
 
 def _block_shapes(prefix: str, trunk: Mapping[str, Any]) -> Shapes:
-    width, inner = trunk["width"], (trunk["attn_head_dim"] or 0) * trunk["num_heads"] or trunk["width"]
+    width, inner = trunk["width"], (trunk["attn_head_dim"] or 0) * (trunk["num_heads"] or 0) or trunk["width"]
     hidden = int(width * trunk["mlp_ratio"])
     shapes: Shapes = {**_norm("norm1", width), **_norm("norm2", width), "attn.qkv.weight": (width, 3 * inner),
                       **_linear("attn.proj", inner, width), **_linear("mlp.fc1", width, hidden),

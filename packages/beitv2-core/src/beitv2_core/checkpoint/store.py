@@ -3,7 +3,8 @@
 A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors
 (arrays of the task's state), config.yml and state.json, which names every other file with its SHA-256 and holds one of
 its own content.  It is written under a temporary name, synced to the disk and renamed; what a killed process left under
-a temporary name is never read.
+a temporary name is never read.  One that is written again steps aside under a name of its own, from which it comes back
+where a process was killed in between.  Those of a branch that a resume from an older one abandoned are moved aside.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,8 @@ log = logging.getLogger("beitv2_core")
 SCHEMA_VERSION = 1
 _HEADER_KEYS = {"schema_version", "step", "sha256", "state", "state_sha256"}
 _NAME = re.compile(r"step_(\d+)\.pdckpt")
+_REPLACED = ".replaced_"  # before the name of a checkpoint whose step is being saved again
+_FILES = ("weights.safetensors", "optimizer.safetensors", "arrays.safetensors", "config.yml")
 
 
 class Checkpoint(NamedTuple):
@@ -47,16 +51,19 @@ class CheckpointStore:
     def __init__(self, folder: str | Path, *, keep_last: int = 3, keep_every: int | None = None):
         self.folder = Path(folder)
         self.keep_last, self.keep_every = keep_last, keep_every
+        self._found: tuple[Path, Any, dict[str, Any]] | None = None  # what `latest` checked, for the `load` that follows
 
     def save(self, step: int, weights: Mapping[str, np.ndarray], optimizer: Mapping[str, np.ndarray],
              state: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
         """Write a checkpoint and drop old ones; returns its folder.
 
+        Steps only grow in a run: newer checkpoints are of an abandoned branch, and are moved aside (`abandon_after`).
         `state`: nested dicts and lists of numbers, strings and numpy arrays.  Raises CheckpointError when it cannot be
         written (full disk, no permission); earlier checkpoints are untouched then.
         """
         final = self.folder / f"step_{step:06d}.pdckpt"
         temporary = self.folder / f".tmp_{final.name}_{os.getpid()}"
+        replaced = self.folder / f"{_REPLACED}{final.name}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -75,17 +82,47 @@ class CheckpointStore:
                 _sync(path)
             _sync(temporary)
             if final.exists():  # the same step again after a resume: the same content, or a damaged one
-                shutil.rmtree(final)
+                os.rename(final, replaced)
             os.rename(temporary, final)
             _sync(self.folder)
+            shutil.rmtree(replaced, ignore_errors=True)
         except Exception as error:  # safetensors raises types of its own
             shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # the next start brings it back
+                self._bring_back()
             raise CheckpointError(
                 f"{final}: the checkpoint could not be written: {error}. Earlier checkpoints are intact; "
                 "free some space or choose another output folder, then continue with --resume auto."
             ) from error
+        self.abandon_after(step)
         self._drop_old(step)
         return final
+
+    def abandon_after(self, step: int) -> None:
+        """Move the checkpoints behind a step into a folder beside them: the run goes on from that step another way.
+
+        They can be read from there, and are deleted by nobody.
+        """
+        newer = [found for found in self.steps() if found > step]
+        if not newer:
+            return
+        stem, count = self.folder / f"abandoned_after_step_{step:06d}", 1
+        aside = stem
+        while aside.exists():
+            count += 1
+            aside = stem.with_name(f"{stem.name}_{count}")
+        try:
+            aside.mkdir()
+            for found in newer:
+                name = f"step_{found:06d}.pdckpt"
+                os.rename(self.folder / name, aside / name)
+            _sync(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"{aside}: newer checkpoints could not be moved there: {error}. Move them away by "
+                                  "hand: the run goes on from an older one, and --resume auto would go back to "
+                                  "them.") from error
+        log.warning("%s: the run goes on from step %d; %d newer checkpoint(s) were moved there. Delete them when they "
+                    "are not needed.", aside, step, len(newer))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, whole or damaged, oldest first."""
@@ -99,7 +136,7 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             path = self.folder / f"step_{step:06d}.pdckpt"
             try:
-                _read_header(path)
+                self._found = (path, _stamp(path), _read_header(path))
             except CheckpointError as error:
                 log.warning("%s. An older checkpoint is used.", str(error).rstrip("."))
                 continue
@@ -107,20 +144,38 @@ class CheckpointStore:
         return None
 
     def load(self, path: str | Path) -> Checkpoint:
-        """Read a checkpoint after checking every file's hash; CheckpointError names what is missing or damaged."""
+        """Read a checkpoint after checking every file's hash; CheckpointError names what is missing or damaged.
+
+        What `latest` has just found whole is not hashed a second time, unless a file changed since.
+        """
         path = Path(path)
-        header = _read_header(path)
+        found, self._found = self._found, None
+        known = found is not None and found[:2] == (path, _stamp(path))
+        header = found[2] if found is not None and known else _read_header(path)
         weights, optimizer, arrays = (read_safetensors(path / f"{name}.safetensors")[0]
                                       for name in ("weights", "optimizer", "arrays"))
         config = yaml.safe_load((path / "config.yml").read_text(encoding="utf-8"))
         return Checkpoint(header["step"], weights, optimizer, _put_arrays(header["state"], arrays), config)
 
     def remove_leftovers(self) -> None:
-        """Delete what killed processes left under temporary names; call it while holding the run's lock."""
+        """Clear up what killed processes left under temporary names; call it while holding the run's lock.
+
+        A checkpoint that was being written again, and whose new copy got no name yet, gets its name back.
+        """
         if self.folder.is_dir():
+            self._bring_back()
             for path in self.folder.glob(".tmp_step_*"):
                 log.info("%s: left by a process that was killed while saving; removed", path)
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _bring_back(self) -> None:
+        for path in self.folder.glob(f"{_REPLACED}step_*.pdckpt"):
+            final = self.folder / path.name[len(_REPLACED):]
+            if final.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.rename(path, final)
+                log.info("%s: its process was killed while saving this step again; the earlier one is back", final)
 
     def _drop_old(self, newest: int) -> None:
         for step in self.steps()[:-self.keep_last]:
@@ -147,11 +202,20 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"{path}: written in checkpoint schema {version}, this version reads {SCHEMA_VERSION}. "
             "Use the version of beitv2-core that wrote it."
         )
-    for name in ("weights.safetensors", "optimizer.safetensors", "arrays.safetensors", "config.yml"):
+    for name in _FILES:
         file = path / name
         if name not in digests or not file.is_file() or _sha256(file) != digests[name]:
             raise CheckpointError(f"{path}: {name} is missing or damaged (its SHA-256 differs from state.json).")
     return header
+
+
+def _stamp(path: Path) -> Any:
+    """What tells that no file of a checkpoint was changed: sizes, times and places; None where one is missing."""
+    try:
+        found = [(path / name).stat() for name in (*_FILES, "state.json")]
+    except OSError:
+        return None
+    return [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
 
 
 def _own_sha256(header: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ _SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) t
                                        "do not say: windows that are not square, no position terms")
 _HEADS = typer.Option(None, min=1, help="attention heads, where weights do not say (default: of the published model of "
                                         "that width)")
-_EARLY = typer.Option(None, min=1, help="blocks before the [CLS] head (default: 9 of 12, 21 of 24)")
+_EARLY = typer.Option(None, min=1, help="blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for "
+                                         "official files of base and large)")
 _TAPS = typer.Option(None, help="the four blocks a segmenter taps, for example 3 5 7 11 (default: the published ones, "
                                 "for official files of base and large)")
 _SCALES = typer.Option(None, help="pool scales of a segmenter (default: 1,2,3,6 where there are four)")
@@ -40,8 +41,8 @@ def convert(
     out_indices: _Taps = _TAPS,
     pool_scales: Optional[str] = _SCALES,
     ema: Optional[bool] = _EMA,
-    classes: Optional[Path] = typer.Option(None, help="text file of class names, one a line in the order of the logits, "
-                                                      "or a run's classes.json (default: what the source says)"),
+    classes: Optional[Path] = typer.Option(None, help="text file of class names, one a line in the order of the "
+                                                      "logits, or a run's classes.json (default: the source's)"),
 ) -> None:
     """Write weights in another format; from the official files to ours and back nothing is lost, bit for bit."""
     from ..assembly.convert import convert_file
@@ -115,8 +116,8 @@ def _read_classes(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--classes {path}: cannot be read: {error}. Give a UTF-8 text file with one name a line, or a "
-                          "run's classes.json.") from None
+        raise ConfigError(f"--classes {path}: cannot be read: {error}. Give a UTF-8 text file with one name a line, or "
+                          "a run's classes.json.") from None
     if not isinstance(names, list):
         raise ConfigError(f"--classes {path}: holds a {type(names).__name__}; a list of names was expected.")
     names = [str(name) for name in names]

@@ -16,12 +16,13 @@ class CorruptFiles:
     """Remember every undecodable file once, log it, and raise DataError above a share of `max_share` of `total` files.
 
     report: file that receives the list (path, tab, reason) when the limit is passed; default `corrupt_files.txt` in
-    the working directory. In a worker process `defer` is True: files are only collected for the parent (`drain`).
+    the working directory; key: the setting of `max_share`, for the error. In a worker process `defer` is True: files are only collected for the parent (`drain`).
     """
 
-    def __init__(self, total: int, max_share: float, report: str | Path | None = None) -> None:
+    def __init__(self, total: int, max_share: float, report: str | Path | None = None, *,
+                 key: str = "data.max_corrupt") -> None:
         self.total = total
-        self.max_share = max_share
+        self.max_share, self.key = max_share, key
         self.report = Path(DEFAULT_REPORT if report is None else report)
         self.found: dict[str, str] = {}
         self.defer = False
@@ -56,6 +57,6 @@ class CorruptFiles:
         except OSError as error:
             where = f"The list could not be written to {self.report} ({error}):\n{lines}"
         return (
-            f"{len(self.found)} of {self.total} files cannot be decoded (the first: {first}); data.max_corrupt allows "
-            f"{self.max_share:.4%}. {where} Repair or remove them, or raise data.max_corrupt."
+            f"{len(self.found)} of {self.total} files cannot be decoded (the first: {first}); {self.key} allows "
+            f"{self.max_share:.4%}. {where} Repair or remove them, or raise {self.key}."
         )

@@ -12,7 +12,12 @@ log = logging.getLogger("beitv2_core")
 
 
 class Progress:
-    """Step, images/s, ETA and chosen metrics of a run of `total` steps. Silent unless `enabled` (the main process)."""
+    """Step, images/s, ETA and chosen metrics of a run of `total` steps. Silent unless `enabled` (the main process).
+
+    One inside another (an evaluation during training) writes lines: a terminal shows one live bar.
+    """
+
+    _shown: Progress | None = None
 
     def __init__(self, title: str, total: int, start: int, *, images_per_step: int, enabled: bool = True):
         self.title, self.total, self.start = title, total, start
@@ -24,7 +29,7 @@ class Progress:
         self.enabled = enabled
 
     def __enter__(self) -> Progress:
-        if self._live:
+        if self._live and Progress._shown is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -32,11 +37,13 @@ class Progress:
             self._bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                             TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
             self._bar.start()
+            Progress._shown = self
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.start, shown="")
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
+            Progress._shown = None
             self._bar.stop()
 
     def advance(self, done: int) -> None:
@@ -74,4 +81,5 @@ class Progress:
 
 
 def _words(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return "  ".join(f"{name} {100 * value:.4g} %" if name.startswith("usage") else f"{name} {value:.4g}"
+                     for name, value in values.items())

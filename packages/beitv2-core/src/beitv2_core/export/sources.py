@@ -13,7 +13,8 @@ import numpy as np
 import paddle
 
 from .._entry_points import find_entry_points
-from ..assembly.restore import load_mim, load_tokenizer, read_config
+from ..assembly.held_out import data_of_run
+from ..assembly.restore import build_file, load_mim, load_tokenizer, read_checkpoint, read_config
 from ..codes import codes_and_gaps
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import ConfigError
@@ -36,16 +37,17 @@ class Exportable(NamedTuple):
 
 
 def find_exportable(run: str, *, kind: str | None = None, name: str | None = None) -> Exportable:
-    """The model of a run folder, .pdckpt or (tokenizers, with `name`) file of published weights.
+    """The model of a run folder, a .pdckpt, or a file of weights.
 
-    kind: None for what the run trained, "features" for the backbone's features.  Raises ConfigError for a kind the run
-    does not hold, CheckpointError for what cannot be read.
+    kind: None for what the run trained, "features" for the backbone's features.  name: of a published tokenizer.
+    Raises ConfigError for a kind the run does not hold, CheckpointError for what cannot be read.
     """
     config = read_config(run)
-    trained = "tokenizer" if config is None else config.kind
+    trained = config.kind
     offered: dict[str, Callable[[str, bool], Exportable]] = {
         "tokenizer": lambda run, features: _tokenizer_of(run, features, name),
         "pretrain": _pretraining_of,
+        "backbone": _backbone_of,
     }
     if trained not in offered:
         foreign = {point.name: point for point in find_entry_points(ENTRY_POINTS)}
@@ -57,6 +59,9 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
     if kind is not None and found.facts["kind"] != kind:
         raise ConfigError(f"{run}: --kind {kind} was asked for, this {trained!r} run gives a {found.facts['kind']}"
                           f"{'' if trained == 'tokenizer' else ' or features'}.")
+    data = data_of_run(run)
+    if data is not None:
+        found.facts["exif_orientation"] = data.exif_orientation
     return found
 
 
@@ -105,7 +110,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes,
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": kind == "segmenter",
              "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 
@@ -118,3 +123,7 @@ def _tokenizer_of(run: str, features: bool, name: str | None) -> Exportable:
 
 def _pretraining_of(run: str, features: bool) -> Exportable:
     return exportable_features(load_mim(run)[0])
+
+
+def _backbone_of(run: str, features: bool) -> Exportable:
+    return exportable_features(build_file(read_checkpoint(run), ("backbone",)))
