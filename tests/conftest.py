@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by all tests: the CPU, a fixed seed, and the folder of golden fixtures (`--goldens DIR`)."""
 
 from __future__ import annotations

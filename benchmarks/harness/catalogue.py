@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `bench_core.py` measures: every case, what is compared with what, and the floors that are judged."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process of a launched run: trains from a config file's path and settings, then leaves its own weights.
 
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir LOGS \\

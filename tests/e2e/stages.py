@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small runs of all four stages, one after the other, in one process or in each process of a launch.
 
     python stages.py FOLDER BATCH STEPS STAGE... [KEY=VALUE...] [stop_after=N]

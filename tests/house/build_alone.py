@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build each package, install its wheel alone into a clean environment, and run its own fast tests there.
 
     python build_alone.py PADDLE                        every package, with declared dependencies only (`make build`)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run leaves behind stays out of git and out of the working folder."""
 
 from __future__ import annotations
@@ -66,3 +67,14 @@ def test_the_launcher_never_writes_into_the_working_folder():
                     assert "--log_dir" in words, f"{name}: {node.name}"
                     found += 1
     assert found >= 10
+
+
+def test_every_source_file_names_its_licence():
+    """To repair: put the line on top of the file, below a `#!` line."""
+    without = []
+    for name in listed():
+        if name.endswith(".py") and (ROOT / name).is_file():
+            lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+            if "# SPDX-License-Identifier: Apache-2.0" not in lines[:1 + bool(lines and lines[0].startswith("#!"))]:
+                without.append(name)
+    assert not without

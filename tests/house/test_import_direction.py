@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Imports go one way, rooms stay small, and core does not know its neighbours. Checked on every file's syntax tree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One small model of every kind under the official names, from the golden fixtures, as files to convert."""
 
 from __future__ import annotations

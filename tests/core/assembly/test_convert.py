@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind through every format and back bit for bit; loaders take what comes out; mistakes are refused by name."""
 
 from __future__ import annotations
