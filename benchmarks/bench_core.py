@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed and memory of base-size work, against this machine's matmul peak and against the peers on PyTorch.
 
     python benchmarks/bench_core.py                    # all cases, two rounds; `make bench` adds the growth curves

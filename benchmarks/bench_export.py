@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exported models of base size against the live ones: largest differences, and the tokenizer's speed.
 
     python benchmarks/bench_export.py                     # paddle and onnx, about ten minutes on two cores

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How time and memory grow with batch, picture, codes and tokens, each point in a process of its own.
 
     python benchmarks/bench_growth.py                  # all curves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speed of the data pipelines on one core, against plain Pillow and numpy code that makes the same arrays.
 
     python benchmarks/data_cases.py                    # pictures drawn with a fixed seed

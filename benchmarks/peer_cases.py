@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same work by Hugging Face transformers and by timm, on PyTorch, in the environment of `make bench-peers`.
 
     .venv-peers/bin/python benchmarks/peer_cases.py transformers_finetune_step

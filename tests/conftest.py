@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared by all tests: the CPU, a fixed seed, and the folder of golden fixtures (`--goldens DIR`)."""
 
 from __future__ import annotations
@@ -66,9 +67,11 @@ def pytest_generate_tests(metafunc):
                     subject if isinstance(subject, str) else " or ".join(subject))
     if "model" in metafunc.fixturenames and not hasattr(metafunc.module, "model"):
         from golden_io import parametrize
-        from model_files import SUBJECTS, models
+        from model_files import SUBJECTS, missing, models
         found = models(metafunc.config.getoption("--goldens"))
-        parametrize(metafunc, "model", found, [f"{one.fixture.stem}-{one.kind}" for one in found],
+        cases = [pytest.param(one, marks=pytest.mark.skipif(bool(missing(one.kind)), reason=missing(one.kind)))
+                 for one in found]
+        parametrize(metafunc, "model", cases, [f"{one.fixture.stem}-{one.kind}" for one in found],
                     " or ".join(dict.fromkeys(subject for subject, _, _ in SUBJECTS)))
 
 
@@ -84,6 +87,14 @@ def formulation(request, monkeypatch) -> str:
             pytest.skip("Paddle 2 has no fused attention on the CPU")
         monkeypatch.setenv("BEITV2_FUSED_ATTENTION", "1")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def heard_logs():
+    """A command that ran in this process keeps its package's records to its own handler; here every test hears them."""
+    import logging
+    for package in ("beitv2_core", "beitv2_cls", "beitv2_seg"):
+        logging.getLogger(package).propagate = True
 
 
 @pytest.fixture(autouse=True)

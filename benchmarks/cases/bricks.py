@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matmul peak and the quantizer alone."""
 
 from __future__ import annotations

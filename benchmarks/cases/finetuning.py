@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier of base size: bias in every block, drop path 0.1, 1000 classes, layer decay."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pretraining step of base size: [CLS] head after block 9, 8192 codes, 75 of 196 patches hidden."""
 
 from __future__ import annotations

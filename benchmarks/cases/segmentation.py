@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """UPerNet with the base backbone, 150 classes, 512 pixels: training step and sliding windows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the cases share: Paddle as `beitv2_core` sets it, and a training step's time and memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the command `beitv2` takes to answer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of the base pretraining model with AdamW's moments, from tensors to the disk and back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer of base size: pictures to codes, and its training step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From raw measurements to metrics; pure functions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GFLOP of one picture: what the official models compute, a multiplication and an addition counting as two.
 
 Counted are the matrix products; a backward pass costs twice the forward one, but for the patch embedding, whose input

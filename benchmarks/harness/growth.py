@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Curves: where they are measured, their exponents and their pictures."""
 
 from __future__ import annotations

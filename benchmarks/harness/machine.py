@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a benchmark ran: processor, versions, variables, commit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The result file: one schema for every script, `benchmarks/[what]_[hardware]_[yyyymm].json`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cases in fresh processes, in turns with the matmul peak, with a forecast of what is left."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table on the terminal and the pictures beside the result file."""
 
 from __future__ import annotations

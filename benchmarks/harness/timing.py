@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time and memory of a piece of work; standard library only, as the peers' environment reads it too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our entry points on a tree in the shape of a PaddleClas checkout: its root holds files that shadow the wheel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier's head, its loading from pretraining, and the names of what does not fit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 compare` on a folder: what it trains on and is measured on, which labels are few, what it says meanwhile."""
 
 from __future__ import annotations

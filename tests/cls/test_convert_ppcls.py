@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleClas's own class with a converted file: the same logits where it computes the same model."""
 
 from __future__ import annotations

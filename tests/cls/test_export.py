@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exported classifier predicts what the run predicts, with and without Paddle."""
 
 from __future__ import annotations

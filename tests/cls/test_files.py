@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A classifier's file of weights, released or converted, is taken wherever its run is, and gives the same."""
 
 from __future__ import annotations

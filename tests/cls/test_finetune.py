@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning from a pretraining run: exact resume, measurement, and every bad input named before training starts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kNN votes by cosine and weight, and does not depend on the blocks it is computed in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever names the classes of what is measured (folders, lists of names or numbers), they are the model's."""
 
 from __future__ import annotations

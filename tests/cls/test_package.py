@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package stands on its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parity test of fine-tuning reads whether its fixture was made with `--disable_weight_decay_on_rel_pos_bias`."""
 
 from __future__ import annotations

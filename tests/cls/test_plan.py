@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans of fine-tuning and linear-probe runs against the built models."""
 
 from __future__ import annotations

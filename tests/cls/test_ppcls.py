@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEiT v2 in PaddleClas: by name in the wheel, and through the unmodified scripts of a checkout (`PADDLECLAS_HOME`)."""
 
 from __future__ import annotations

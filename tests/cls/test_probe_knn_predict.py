@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear evaluation, nearest neighbours and prediction, as commands on small runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning and evaluation by two gloo processes give what one process gives, through the installed command."""
 
 from __future__ import annotations

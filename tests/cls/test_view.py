@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `beitv2 serve` shows of a fine-tuning run: the answers of `beitv2 predict`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scripts of a checkout run with the checkout's own package, from any folder, whatever else is installed. No Paddle."""
 
 from __future__ import annotations

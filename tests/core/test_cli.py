@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: fast to start, clear when something is wrong."""
 
 from __future__ import annotations

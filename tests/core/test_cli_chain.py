@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands one after the other on a few drawn pictures: each leaves what the next one reads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files to codes: any batch size, any number of files, stopped and continued."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading an exported folder: damaged, foreign and mismatched ones are refused by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dry run takes one step of whatever the settings name; training itself refuses what it would not do."""
 
 from __future__ import annotations

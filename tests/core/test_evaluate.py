@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers about codes, masks and features."""
 
 from __future__ import annotations

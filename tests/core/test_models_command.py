@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 models` and `beitv2 download`, with a mirror on this machine and small files for the large ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small source trees in the shape of PaddleClas's and PaddleSeg's checkouts, and our entry points run on them."""
 
 from __future__ import annotations

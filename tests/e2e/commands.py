@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several commands of `beitv2`, one after the other, in one process or in each process of a launch.
 
     python commands.py FILE     # JSON: a list of lists of arguments

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small trained tokenizer that the pretraining runs read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the end-to-end tests share: short settings of both methods, their commands, and what a run left behind."""
 
 from __future__ import annotations

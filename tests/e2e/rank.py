@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process of a launched run: trains from a config file's path and settings, then leaves its own weights.
 
-    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo rank.py FOLDER CONFIG KEY=VALUE...
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir LOGS \\
+        rank.py FOLDER CONFIG KEY=VALUE...
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small runs of all four stages, one after the other, in one process or in each process of a launch.
 
     python stages.py FOLDER BATCH STEPS STAGE... [KEY=VALUE...] [stop_after=N]
-    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo stages.py FOLDER BATCH STEPS STAGE...
+    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir LOGS \\
+        stages.py FOLDER BATCH STEPS STAGE...
 
 BATCH: pictures of a process at once.  Every stage trains with total batches of 8 pictures into FOLDER/STAGE;
 pretraining reads FOLDER/../tokens.

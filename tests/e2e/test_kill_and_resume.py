@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that was killed with SIGKILL, at any moment, ends as if nothing had happened."""
 
 from __future__ import annotations

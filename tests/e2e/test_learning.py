@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training does what it is for: the loss falls, codes are used, and a bad file does not end a run."""
 
 from __future__ import annotations

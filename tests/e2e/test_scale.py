@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The number of processes changes rounding, not what is computed: four stages, 50 updates, and resumes across it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two gloo processes compute what one computes with the double batch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hundreds of pictures damaged in every way that files get damaged, drawn from a seed."""
 
 from __future__ import annotations

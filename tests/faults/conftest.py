@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fault-injection suite: what each case injected and checked, printed as a table and written to a folder."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small disks in memory, for tests that fill them; root only."""
 
 from __future__ import annotations

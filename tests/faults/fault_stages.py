@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The four trainings of the suite, seconds long, and what makes two of their run folders equal."""
 
 from __future__ import annotations

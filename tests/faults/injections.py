@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults put into a process from inside; `warm.py` calls one of these functions in the fork before the command runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged pictures of every kind: read rightly or refused, counted and listed, never a crash or a wait without end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint damaged on disk is named and passed over; nothing of it is ever taken for the truth."""
 
 from __future__ import annotations

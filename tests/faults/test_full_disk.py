@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A full disk ends a run with a message; what was saved stays, and with new space the run goes on to the same end."""
 
 from __future__ import annotations

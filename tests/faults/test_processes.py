@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory, clocks, signals, locks and folders that turn against a running training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data workers that are killed or hang, disks that fail to read, pictures that vanish while a run reads them."""
 
 from __future__ import annotations

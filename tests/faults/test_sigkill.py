@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGKILL at any moment of any stage costs nothing beyond the last checkpoint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data for workers that have trouble; a module of its own, so that the workers can import it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs `beitv2` commands in forks of a process that has imported everything: a run starts in a fraction of a second.
 
 The process computes nothing itself, so a fork finds no half-used thread pool. It reads one JSON list a line: log file,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build each package, install its wheel alone into a clean environment, and run its own fast tests there.
 
     python build_alone.py PADDLE                        every package, with declared dependencies only (`make build`)
@@ -37,7 +38,10 @@ def run(*command: str | Path) -> None:
 
 def build(package: str, folder: Path) -> Path:
     """The wheel of a package, made from its source archive; both must hold every file of `src/` that git knows."""
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package)
+    done = subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(done.stdout)
     module = OWNERS[package]
     (wheel,), (archive,) = folder.glob(f"{module}-*.whl"), folder.glob(f"{module}-*.tar.gz")
     source = ROOT / "packages" / package / "src"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pytest plugin: write which test files were collected, and how many tests of each, as JSON to $COLLECTED."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmarks' arithmetic: what is made of raw measurements, the result files, and the curves' exponents."""
 
 from __future__ import annotations

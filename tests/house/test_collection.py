@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No test is passed over: every test file is collected, nothing is empty, nothing is skipped without a reason."""
 
 from __future__ import annotations

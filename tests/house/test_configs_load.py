@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every YAML in the tree loads, and the recipes hold the numbers the paper's authors trained with."""
 
 from __future__ import annotations

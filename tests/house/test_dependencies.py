@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each package stands on what its own pyproject.toml declares, and the three declare it alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every relative link and every file a document names exists."""
 
 from __future__ import annotations

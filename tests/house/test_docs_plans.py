@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What docs/reproduce.md says a run costs is what `beitv2 plan` prints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Makefile's promises: help in order of use, plain sh, and the right Paddle wheel from the right place."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Foreign bytes become weights in core's checkpoint/ and nowhere else, and nothing there runs what a file asks for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is set for Paddle: never over the user's own choice, said once when it comes too late, and nothing alarming."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random weights of the released models at their full size: cheap to make, every element another within its tensor."""
 
 from __future__ import annotations

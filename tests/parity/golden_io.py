@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading golden fixtures and comparing with them, within the limits their README states for another framework."""
 
 from __future__ import annotations

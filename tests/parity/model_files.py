@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """One small model of every kind under the official names, from the golden fixtures, as files to convert."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,12 @@ class Model(NamedTuple):
         path = folder / "model.pth"
         write_torch(path, self.state, "model")
         return path
+
+
+def missing(kind: str) -> str:
+    """The package that a model of this kind is built by, where it is not installed, as a reason; else empty."""
+    package = {"classifier": "beitv2_cls", "segmentation": "beitv2_seg"}.get(kind)
+    return f"{package} is not installed" if package and importlib.util.find_spec(package) is None else ""
 
 
 def models(folder: Path) -> list[Model]:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Position tables fitted to another picture size, against the official fine-tuning loader."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Official weights through `beitv2 convert` compute what the official code recorded, position terms included."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every released model at its full size: official to ours to official bit for bit, in time and memory.
 
 The base models are converted by default; BEITV2_LARGE=1 adds the large ones (1.2 to 1.8 GB a file).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published base classifier, random weights, in transformers' and timm's own classes: the same logits as ours.
 
 Skipped where they are not installed; `make test-peers` has them.

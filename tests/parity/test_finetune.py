@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classifier against the official forward passes, losses, gradients, layer-decay AdamW steps and other sizes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Freshly built models have the official initialisation: mean, spread and largest value of every parameter."""
 
 from __future__ import annotations

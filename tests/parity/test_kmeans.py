@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine k-means against the official rounds, with full and with empty clusters."""
 
 from __future__ import annotations

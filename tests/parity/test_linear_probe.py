@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear evaluation against the official per-layer features, logits, losses, gradients and AdamW steps."""
 
 from __future__ import annotations

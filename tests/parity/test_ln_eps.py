@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiny tokens make the LayerNorm epsilon of every model family visible."""
 
 from __future__ import annotations

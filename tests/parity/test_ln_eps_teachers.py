@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """LayerNorm epsilon of the teachers: tokens so small that 1e-5 in place of 1e-6 moves the output visibly."""
 
 from __future__ import annotations

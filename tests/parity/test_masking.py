@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Block-wise masks equal the official generator's, mask by mask, for every fixture `masking*`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pretraining models, with and without the [CLS] head, against the official forward, backward and AdamW steps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training updates of the quantizer, alone and over two simulated processes, against the official code."""
 
 from __future__ import annotations

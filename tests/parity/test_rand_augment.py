@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RandAugment against timm: every operation, the level tables, whole policies and the number of draws they consume."""
 
 from __future__ import annotations

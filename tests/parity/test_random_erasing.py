@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random erasing against timm: the boxes of consecutive calls, and how many draws they take."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine schedules equal the official utils.cosine_scheduler at every step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every released model has exactly the official parameters: names, shapes, count and drop-path rates."""
 
 from __future__ import annotations

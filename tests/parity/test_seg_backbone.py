@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The segmentation backbone: four maps, gradients, batch-norm statistics, other sizes, and the LayerNorm epsilon."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rate and weight decay of every parameter of the official UPerNet configurations, and every parameter's shape."""
 
 from __future__ import annotations

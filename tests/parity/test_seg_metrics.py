@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Areas, IoU, accuracy and their means against mmsegmentation's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels, sizes, crops, distortion, normalisation, padding and the whole training pipeline, as mmsegmentation's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CLIP and DINO teachers: scaling, tokens and targets of the official code, at the trained and at other sizes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole training augmentation against timm: crop, forced flip, RandAugment and erasing on one random stream."""
 
 from __future__ import annotations

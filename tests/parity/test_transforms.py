@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Crops, resizes and normalisation equal the official ones for every fixture `transforms*`.
 
 Boxes and random draws are always exact. Pixels are exact when this Pillow resamples as the recorded one did: Pillow 13

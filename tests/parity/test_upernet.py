@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """UPerHead, FCNHead and the whole segmentor: logits, losses, gradients, sliding windows, flips, statistics."""
 
 from __future__ import annotations

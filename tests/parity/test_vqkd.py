@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tokenizer's forward, backward, EMA and AdamW steps, and its codes in eval mode, against the official code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the segmentation tests share: a small ADE20K, short settings, and the command line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything our PaddleSeg YAML names is found and built by PaddleSeg, with the recipe's numbers."""
 
 from __future__ import annotations

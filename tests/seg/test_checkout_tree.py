@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our entry points on a tree in the shape of a PaddleSeg checkout, beside an installed PaddleSeg and without one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a YAML can name is found, built, and refused by name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Convolution, resizing and loss as the CPU computes them fast: the values and gradients of Paddle's own."""
 
 from __future__ import annotations

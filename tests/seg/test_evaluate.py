@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation and prediction: windows together or alone, scales, files written, pictures of any size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pooling as a product, and an exported segmenter that labels pictures of any size as the live one does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses without labels, the pyramid of both patch sizes, windows, pretrained trunks, and what is refused."""
 
 from __future__ import annotations

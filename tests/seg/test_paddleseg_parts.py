@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg's losses, optimizers and schedules: what its builder makes of them, or refused with the line to write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg's own, unmodified scripts of a source checkout run our configs; needs PADDLESEG_HOME."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans of segmentation runs against the built model and the tensors Paddle saves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training through the command line: exact resume, evaluations, what is kept, and what is refused by name."""
 
 from __future__ import annotations

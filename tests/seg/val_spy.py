@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run PaddleSeg's unmodified tools/val.py and keep the (label, prediction) pairs it counts.
 
     python val_spy.py COUNTS.npy PADDLESEG/tools/val.py --config ...

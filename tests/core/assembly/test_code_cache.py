@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pretraining with codes kept on the disk: the same codes, the same weights after any stop, the tokenizer at rest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arithmetic between pictures and updates."""
 
 from __future__ import annotations

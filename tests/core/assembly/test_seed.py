@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`seed` reaches every draw of a run: another seed changes it, the same seed repeats it."""
 
 from __future__ import annotations

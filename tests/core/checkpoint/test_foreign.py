@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One reader for anybody's weights: flat tensors by the file's own names, the rest beside them, faults by path."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hundreds of damaged and hostile files: each is refused or read rightly, none is executed, none takes the memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kinds, origins and architectures are recognised from names and shapes; what cannot be recognised says why."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model of a file is found whatever it was wrapped in, what was taken off is said, two models are told apart."""
 
 from __future__ import annotations

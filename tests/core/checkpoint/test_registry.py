@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The list of published weights: complete, well-formed, and with the authors' own numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files are read without executing anything: formats, bounds, and everything a hostile file may try."""
 
 from __future__ import annotations

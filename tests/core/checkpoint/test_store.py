@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint is whole or absent, whatever happens while it is written."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """With PyTorch installed its own reader gives the same as ours, and never more; skipped where there is no PyTorch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights from paths and URLs: hashes are checked, downloads happen once, failures say how to do it by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files written here are read by our own reader, by Torch and by safetensors as they were; half a file never stays."""
 
 from __future__ import annotations

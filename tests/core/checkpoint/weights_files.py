@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files written instruction by instruction: no PyTorch is needed, and impossible files can be made too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Damaged and hostile weights files in every format, and a program that reads them all under a memory limit.
 
 Run as a program: `weights_fuzz.py FOLDER` writes one file after the other into FOLDER, reads it and prints a line of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YAML with bases and overrides becomes frozen settings, or a message that says where, what and what to do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codes kept on the disk: what was written whole comes back, nothing else does, and another maker's are refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoding at reduced scale: the same draws, nearly the same pictures, and only where the crop allows."""
 
 from __future__ import annotations

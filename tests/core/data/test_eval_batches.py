@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one loop of every measurement."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One reader of images: what every kind of file becomes, and what is said of files that are none."""
 
 from __future__ import annotations

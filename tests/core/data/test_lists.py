@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists as people write them are read, or the line and the remedy are named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tar shards: the same pictures as the folder they were made from, found where they lie, and what is wrong is named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process of a group that has nothing but a lifeline.
 
     python lifeline_process.py FOLDER RANK WORLD_SIZE ACTION

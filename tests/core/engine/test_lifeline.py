@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes wait for each other without a limit, and end, saying why, when one of them is gone."""
 
 from __future__ import annotations

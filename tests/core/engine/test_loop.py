@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop resumes exactly, refuses what would not be exact, and keeps what it had when something goes wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameter groups, AdamW by the formula, and optimizer state by structured names."""
 
 from __future__ import annotations

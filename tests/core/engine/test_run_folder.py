@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run folder is one run's own; nothing of the machine around it (locks, git, other programs) ends a run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who keeps what of a divided optimizer; several processes are in tests/e2e/test_scale.py."""
 
 from __future__ import annotations

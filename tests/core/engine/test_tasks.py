@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two methods: what they count, replace and refuse."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tiny method with dropout, state of its own and a resumable loader, for tests of the loop; also a script to kill.
 
     python toy.py FOLDER STEPS SAVE_EVERY

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small models to export, and the forms in which they can be here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exported model gives the live model's answers, or is not written."""
 
 from __future__ import annotations

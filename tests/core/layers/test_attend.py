@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention through Paddle's fused kernels equals the formula, or is not used.
 
 On the CPU Paddle 3 answers with its own plain computation: what is tested is everything around a GPU's kernels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a block's layers say holds on the CPU too: the fast form runs for exactly the layers it was written for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CPU formulations give the values and gradients of the plain ones."""
 
 from __future__ import annotations

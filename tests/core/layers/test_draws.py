@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is drawn for a picture does not depend on who computes it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bicubic resizing: what holds for PyTorch's filter on any grid."""
 
 from __future__ import annotations

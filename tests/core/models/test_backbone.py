@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One trunk for every picture size its positions allow; what it cannot serve is named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine k-means: what it finds, what it keeps, what it refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pretraining computes only the tokens whose logits are asked for, with the same result."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Promises of the codebook that hold for any weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Promises of the tokenizer that hold for any weights."""
 
 from __future__ import annotations

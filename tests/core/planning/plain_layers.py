@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The formulation of the layers that a GPU runs, on the CPU."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The formulas of memory and work against built models and against the tensors Paddle really saves."""
 
 from __future__ import annotations

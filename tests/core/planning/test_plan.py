@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 plan`: every recipe has one, it agrees with the training's own arithmetic, errors are named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JSON API with views made for the test: answers, limits, queue, headers, and errors in one form."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 serve` as a process: it starts, answers, stops when asked, and says what is wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: what somebody sees, hears read out and can reach by the keyboard."""
 
 from __future__ import annotations

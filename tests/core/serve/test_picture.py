@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever bytes are sent: an RGB picture read as the run reads its images, or one reason why not."""
 
 from __future__ import annotations

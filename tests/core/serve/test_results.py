@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The form of a segmenter's answer: colours, shares and sizes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The codes view on a small tokenizer, and how runs find their views."""
 
 from __future__ import annotations

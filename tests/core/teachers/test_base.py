@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every teacher: frozen, clamped, resized input; position tables; strict loading."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HOG teacher: what its features must tell apart, and what they must not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CLIP and DINO: sizes from the weights, names and layouts of their files, precision, missing weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Light on a picture where attention is."""
 
 from __future__ import annotations

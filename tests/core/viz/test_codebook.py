@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers and colours behind the pictures of a codebook."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read from metrics.jsonl, and which panel shows it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every figure is a readable PNG that is whole or absent, and wrong shapes are named."""
 
 from __future__ import annotations

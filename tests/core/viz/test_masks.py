@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the mask figure covers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a script of a PaddleClas checkout with BEiT v2 registered.
 
     python -m beitv2_cls PADDLECLAS/tools/train.py -c configs/cls/ppcls/beitv2_base_patch16_224_finetune.yaml -o ...

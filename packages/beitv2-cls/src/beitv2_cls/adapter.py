@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEiT v2 inside PaddleClas, without editing it: models by name, and our parts where PaddleClas's are wrong.
 
 From the wheel (`paddleclas`), `register()` makes the models known to `paddleclas.ppcls.arch.build_model`.  In a source

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tuning and linear-probe runs from their settings, and classifiers from their runs."""
 
 from __future__ import annotations

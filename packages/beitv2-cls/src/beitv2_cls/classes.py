@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The classes of a run: decided once, by its training images, and kept with the run from its first second.
 
 `classes.json` in the run folder and every checkpoint hold the names, in the order of the classifier's outputs.

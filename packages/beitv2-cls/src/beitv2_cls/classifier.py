@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The image classifier: core's trunk, pooled tokens, one linear layer.
 
 Shape suffixes: B batch, D width, C classes.

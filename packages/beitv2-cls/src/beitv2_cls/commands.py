@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The commands this package adds to `beitv2`; importing them costs no Paddle."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pretraining was worth: the same fine-tuning from a pretrained backbone and from scratch, several seeds each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What fine-tuning and linear-probe runs consist of; the recipes' numbers are in `configs/cls/`, not here."""
 
 from __future__ import annotations

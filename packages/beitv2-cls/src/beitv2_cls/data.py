@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labelled images of a run: what it is trained on, what it is measured on, and which class has which number.
 
 Training images decide the classes; everything measured later is numbered by them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy of a classifier on labelled pictures, by one or several processes.
 
 Shape suffixes: B batch, C classes.

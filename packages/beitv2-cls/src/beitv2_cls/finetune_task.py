@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage 3: train a classifier on mixed pictures and soft targets.
 
 Shape suffixes: B batch, C classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weighted nearest neighbours on frozen features.
 
 Shape suffixes: N training pictures, M test pictures, D width, C classes.

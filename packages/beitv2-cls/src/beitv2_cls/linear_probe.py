@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear evaluation: many linear classifiers on one frozen trunk, all trained in the same pass over the data.
 
 Shape suffixes: B batch, D width, C classes.

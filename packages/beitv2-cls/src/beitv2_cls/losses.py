@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cross-entropy with soft targets.
 
 Shape suffixes: B batch, C classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What fine-tuning and linear-probe runs cost, from their settings (entry points `beitv2.plans`)."""
 
 from __future__ import annotations

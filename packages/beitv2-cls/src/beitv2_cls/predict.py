@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The likeliest classes of pictures.
 
 Shape suffixes: B batch, C classes.

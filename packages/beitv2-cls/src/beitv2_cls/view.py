@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a fine-tuning run shows in `beitv2 serve`: the likeliest classes of a picture."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """BEiT v2 on PaddlePaddle: tokenizer, backbone and pretraining.
 
 Importing this page costs no Paddle import; it sets the environment Paddle should find (see `runtime`).

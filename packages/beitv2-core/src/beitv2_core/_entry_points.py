@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Entry points of a group, on every supported Python."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A source checkout of another project: find it from one of its scripts, and run that script unmodified.
 
 What is imported is the package of the script's own checkout, whatever else is installed, in the working folder or on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `beitv2`. Importing it costs no Paddle; each command imports what it needs when it runs.
 
 Exit codes: 0 done, 1 the loss became non-finite, 2 something the user can correct (message on stderr),

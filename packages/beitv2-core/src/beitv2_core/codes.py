@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From picture files to codes, in a stream that can be stopped and continued.
 
 Codes are written in parts beside the output while the work goes on; a second run reads the finished parts instead of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exported models without the code they were made by: a folder with a graph and `model.json`, which says the rest.
 
 Importing this costs no Paddle, and an ONNX model needs none: onnxruntime, numpy and Pillow are enough.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build a whole run, take one step, measure it, and leave nothing behind. `beitv2 plan` tells more, of any device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every error a user can cause. Each message says where, what came, what was expected and what to do."""
 
 from __future__ import annotations

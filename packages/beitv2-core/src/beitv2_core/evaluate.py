@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a tokenizer and a pretrained backbone learnt, in numbers, on pictures they were not trained on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The evaluation of both stages together: numbers for `summary.json`, figures for the eye."""
 
 from __future__ import annotations

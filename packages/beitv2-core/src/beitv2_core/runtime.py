@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must be set before Paddle is loaded, so that nobody has to know it.
 
 Imported by `beitv2_core/__init__.py`, so that `import beitv2_core` before `import paddle` is enough.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The index of relative positions over a window of patches and one class token; any room may use it.
 
 Shape suffixes: T tokens = 1 + gh * gw.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a script of a PaddleSeg checkout with BEiT v2 registered.
 
     python -m beitv2_seg PADDLESEG/tools/train.py --config configs/seg/beitv2_upernet.yml --device cpu ...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg and we: the only file that knows it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trunk as a segmentation backbone: four taps, four scales.
 
 Shape suffixes: B batch, N patches, D width, h w patch rows and columns.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bilinear resizing along one axis as a matrix; needs no Paddle."""
 
 from __future__ import annotations

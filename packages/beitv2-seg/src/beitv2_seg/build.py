@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segmentation runs from their settings, and segmentors from their runs."""
 
 from __future__ import annotations

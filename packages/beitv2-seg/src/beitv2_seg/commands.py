@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 segment train | evaluate | predict | export | compare`, with PaddleSeg's flags. Costs no Paddle to import."""
 
 from __future__ import annotations

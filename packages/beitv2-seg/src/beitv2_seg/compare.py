@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What pretraining was worth for segmentation: equal trainings from a pretrained backbone and from scratch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a YAML file can name: our components, and PaddleSeg's where it is installed."""
 
 from __future__ import annotations

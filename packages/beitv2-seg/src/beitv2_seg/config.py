@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a segmentation run consists of: PaddleSeg's YAML, checked before anything is built."""
 
 from __future__ import annotations

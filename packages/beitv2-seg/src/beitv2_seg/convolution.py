@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """3 x 3 convolutions as a few large matrix products.
 
 Paddle's CPU convolution copies every window of the map into a matrix (1.8 GB for the head's 3072 channels at 128 x 128)

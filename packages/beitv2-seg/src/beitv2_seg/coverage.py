@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which classes have labelled pixels: a class without one is learned and measured by nobody, and must be named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg data sets in core's loader: each sample's draws belong to it, broken files are named and replaced."""
 
 from __future__ import annotations

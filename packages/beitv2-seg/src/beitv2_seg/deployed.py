@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segmenting pictures of any size with an exported segmenter: numpy only, no Paddle.
 
 The same windows, means and resizing as `beitv2_seg.inference`.

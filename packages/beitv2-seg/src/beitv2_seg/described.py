@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The segmentation model of a converted file (entry point `beitv2.kinds`)."""
 
 from __future__ import annotations

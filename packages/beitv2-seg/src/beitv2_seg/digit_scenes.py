@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded pictures with a class for every pixel, as a PaddleSeg data set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 segment train --dry-run`: build a whole run, take one step, measure it, and leave nothing behind."""
 
 from __future__ import annotations

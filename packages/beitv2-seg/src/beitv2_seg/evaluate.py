@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """mIoU of a segmentor on a data set, by one or several processes, and what is written about it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segmenters as files that run without our code."""
 
 from __future__ import annotations

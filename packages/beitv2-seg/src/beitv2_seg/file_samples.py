@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of image and label file, read by our readers and handed to transforms as arrays.
 
 PaddleSeg reads with OpenCV inside its `Compose`; ours reads as every other command does, so that training, evaluation,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg's flags, with its names and meanings.
 
 Read by argparse, not typer: `--opts a=1 b=2` and `--scales 0.5 1.0` take several values, which typer's options do not.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two heads of the recipe: UPerHead on four maps, FCNHead on the third.
 
 Shape suffixes: B batch, C classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logits and probabilities of pictures of any size: sliding windows, several scales, flips.
 
 Shape suffixes: C classes, H W pixels.

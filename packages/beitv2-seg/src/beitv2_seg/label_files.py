@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label map files of every form, as classes: one reader for training and evaluation."""
 
 from __future__ import annotations

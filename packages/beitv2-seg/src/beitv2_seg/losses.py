@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pixel-wise loss."""
 
 from __future__ import annotations

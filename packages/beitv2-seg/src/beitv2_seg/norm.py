@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batch normalisation whose running variance is the unbiased one, as PyTorch keeps it."""
 
 from __future__ import annotations

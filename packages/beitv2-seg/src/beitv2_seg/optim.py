@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layer-wise rates and the poly schedule of the segmentation recipe, also as components a YAML can name."""
 
 from __future__ import annotations

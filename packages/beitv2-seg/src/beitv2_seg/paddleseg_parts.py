@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg's own losses, optimizers and schedules in our loop, as its builder makes them (cvlibs/builder.py).
 
 What cannot give in our loop what it gives in PaddleSeg's is refused, with the line to write.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a segmentation run costs, from its YAML (entry point `beitv2.plans`)."""
 
 from __future__ import annotations

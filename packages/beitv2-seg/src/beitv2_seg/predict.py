@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label maps, overlays and a legend of pictures of any size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backbone's settings that a pretrained model knows already: taken from it where the YAML is silent."""
 
 from __future__ import annotations

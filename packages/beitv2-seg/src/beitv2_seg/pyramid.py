@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Four maps of strides 4, 8, 16 and 32 from maps of one stride."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a picture of any size to a class for every pixel, by a live segmentor or an exported one.
 
 Importing this costs no Paddle, and an exported ONNX model needs none.

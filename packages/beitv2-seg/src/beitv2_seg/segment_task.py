@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The segmentation method: losses of both heads, evaluations on the way, the best weights kept.
 
 Shape suffixes: B batch, C classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaddleSeg's `train.py --config beitv2_upernet.yml`, on core's loop: what the script at the root of the tree runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recipe's pipeline on PaddleSeg's dicts {"img": (H, W, 3) RGB, "label": (H, W), "gt_fields": [names]}.
 
 Pictures are handled as uint8 until they are normalised: OpenCV rounds there, and the official pipeline with it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a segmentation run shows in `beitv2 serve`: a class for every pixel."""
 
 from __future__ import annotations

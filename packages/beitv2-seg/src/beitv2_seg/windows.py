@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the windows lie that a large picture is read by. Needs no Paddle."""
 
 from __future__ import annotations

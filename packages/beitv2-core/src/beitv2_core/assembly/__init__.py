@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings become objects: the only room that sees both `config` and the rooms the objects come from."""
 
 from __future__ import annotations

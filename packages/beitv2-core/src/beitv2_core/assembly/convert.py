@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights from one format into another, nothing lost, one tensor in memory more than the file holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs of the two core kinds cost, from their settings alone: no data, no weights, no model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data sets, transforms, masks and loaders of the settings."""
 
 from __future__ import annotations

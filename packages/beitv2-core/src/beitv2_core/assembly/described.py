@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models from the architecture that stands in a converted file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a path holds: a run, a checkpoint, or anybody's file of weights; read without executing anything."""
 
 from __future__ import annotations

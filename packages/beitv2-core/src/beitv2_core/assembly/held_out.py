@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images to measure on: never those a run was trained on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models and teachers of the configured size."""
 
 from __future__ import annotations

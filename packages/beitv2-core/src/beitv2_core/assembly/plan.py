@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arithmetic of a run: pictures, batches, steps, rates. And its seed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What PyTorch's own classes answer, where they are installed: timm's `Beit`, transformers' `Beit*`."""
 
 from __future__ import annotations

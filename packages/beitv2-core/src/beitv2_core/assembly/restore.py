@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained models from a run folder, a checkpoint or a file of published weights."""
 
 from __future__ import annotations

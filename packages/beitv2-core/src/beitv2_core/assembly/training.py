@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole training run from its settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pretrained trunk inside another model: heads dropped by name, positions fitted, nothing lost in silence."""
 
 from __future__ import annotations

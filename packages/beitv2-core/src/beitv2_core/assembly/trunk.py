@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trunk's settings that a run or a file of weights knows, for the settings of who starts from it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does a converted model compute what its source computes?  Compared, and said which way."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The architecture of weights, read from their names and shapes.
 
 An architecture is a JSON-able dictionary: the keyword arguments of the model it builds (`models.backbone.BEiTBackbone`

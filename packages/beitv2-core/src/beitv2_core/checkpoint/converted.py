@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file a conversion to our format leaves: safetensors under our names, what it is in the metadata.
 
 Tensors of the original file that our names cannot give back lie under `KEPT`; loaders leave them alone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensors of anybody's weights file, whatever its format, under the names and in the layout they have there.
 
 The one door for foreign weights: nothing in a file is executed, and every fault of a file is a CheckpointError that

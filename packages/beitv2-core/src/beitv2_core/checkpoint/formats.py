@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our weights in the formats of others: which kind exists in which, and a trunk taken out of its model."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which model a file of weights holds, whose names it uses, and how to go from one to the other without losing a bit.
 
 Kinds: tokenizer, pretraining, classifier, backbone (a trunk alone), segmentation, clip and dino (teachers).

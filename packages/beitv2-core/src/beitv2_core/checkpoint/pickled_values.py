@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the objects of a pickled weights file become: stand-ins that hold sizes and bytes and can do nothing.
 
 Storages are read when a tensor needs them, and checked against their bounds before that.

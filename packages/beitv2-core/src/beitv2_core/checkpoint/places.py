@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the models of a weights file lie: the containers they were saved in, the wrappers before their names.
 
 A file's dictionaries are read as one list of dotted names, so that a container (`{"model": {...}}`) and a wrapper of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weights others published, as data: `published_models.yml` says where they are and what is known of them."""
 
 from __future__ import annotations

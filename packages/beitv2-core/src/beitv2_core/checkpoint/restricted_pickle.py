@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The unpickler of weights files: it knows a list of names, and instructions that build plain data.
 
 A file can only name what stands in `known_globals`; each entry is a value, or a function of ours.  Instructions that

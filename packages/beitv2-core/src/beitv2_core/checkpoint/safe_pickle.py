@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files made with pickle, read without executing anything in them.
 
 PyTorch zip (.pth, .pt), PyTorch before 1.6, TorchScript archives (OpenAI's CLIP) and Paddle (.pdparams) become plain

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and shapes of the tensors a model of a given architecture holds, under our names, linear weights (in, out)."""
 
 from __future__ import annotations

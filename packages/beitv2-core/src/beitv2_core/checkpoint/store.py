@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints that are either whole or absent.
 
 A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors

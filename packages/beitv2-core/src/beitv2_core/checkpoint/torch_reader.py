@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's own reader, where PyTorch is installed, behind our inspection of the file.
 
 Torch checks neither the checksums of a zip nor whether a storage covers its tensors, so a file is inspected first; then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights files from a path or a URL, checked against their hash; published ones from a mirror where one is set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of weights for others and for us, written one tensor at a time and either whole or not at all.
 
 The libraries' own writers hold every tensor once more (safetensors), or are Torch itself; a tensor turned from

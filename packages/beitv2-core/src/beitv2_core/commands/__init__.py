@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One file per command; importing them costs no Paddle."""
 
 from __future__ import annotations

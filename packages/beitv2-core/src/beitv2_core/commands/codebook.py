@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 codebook`: how a tokenizer uses its codes, and what they look like."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 convert` and `beitv2 verify`: weights from one format into another, and the proof."""
 
 from __future__ import annotations

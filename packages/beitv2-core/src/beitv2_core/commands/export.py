@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 export`: a trained model as a file that runs without our code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 inspect`: what is inside a checkpoint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 models` and `beitv2 download`: the weights others published."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 plan`: what a run will cost, before it starts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 report`: what a tokenizer and a backbone learnt, in numbers and pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 serve`: a page and a JSON API that show what a run makes of a picture."""
 
 from __future__ import annotations

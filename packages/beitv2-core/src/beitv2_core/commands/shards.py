@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 make-shards`: a folder of pictures to tar files."""
 
 from __future__ import annotations

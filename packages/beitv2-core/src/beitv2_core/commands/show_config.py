@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 config`: what a run would use, and where each value comes from."""
 
 from __future__ import annotations

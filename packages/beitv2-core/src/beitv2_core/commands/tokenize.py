@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 tokenize`: pictures to codes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`beitv2 train-tokenizer`, `pretrain` and `init-tokenizer`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs side by side: the command line in processes of their own, for comparisons of several trainings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings: YAML outside, frozen pydantic models inside. Read by `build` and `cli`, by nobody else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read settings: YAML with `_base_`, then `--set key=value`, then one frozen pydantic model.
 
 `_base_` is PaddleSeg's grammar: a path or a list of paths relative to the file; the child wins, dictionaries merge,

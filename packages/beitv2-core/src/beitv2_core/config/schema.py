@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a tokenizer run and a pretraining run consist of, and how their sections must fit together.
 
 The sections themselves are in `sections.py`. Numbers of the published recipes are in `configs/`, not here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sections a run's settings are made of; `schema.py` puts them together and checks how they fit.
 
 Every model is frozen and refuses unknown keys. A field without a default has to be given.

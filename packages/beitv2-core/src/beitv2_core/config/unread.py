@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of a section that its kind does not read: a folder has no size, a random mask no blocks."""
 
 from __future__ import annotations

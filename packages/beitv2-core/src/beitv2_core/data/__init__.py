@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures, from the disk or drawn on the fly, to batches of numpy arrays. Needs numpy and Pillow, not Paddle."""
 
 from __future__ import annotations

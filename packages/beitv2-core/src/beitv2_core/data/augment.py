@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RandAugment and random erasing with timm's semantics, drawn from one sample's own generators.
 
 Source: timm 0.4.12 auto_augment.py and random_erasing.py, the version the official fine-tuning pins.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From one labelled sample to the batch fine-tuning reads, with timm's augmentation in timm's order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codes of views that were tokenized before, in a file: a row a view, each with its own checksum."""
 
 from __future__ import annotations

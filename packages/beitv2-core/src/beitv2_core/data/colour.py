@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes of brightness, contrast and saturation, of a whole picture or of the part that a crop will keep."""
 
 from __future__ import annotations

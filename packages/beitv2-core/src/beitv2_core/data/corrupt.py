@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting files that cannot be decoded, and stopping when there are too many."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded data set: handwritten digits over photographs, drawn on the fly. No files, no download."""
 
 from __future__ import annotations

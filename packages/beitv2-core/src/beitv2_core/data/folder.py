@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures in a folder, or named in a list file."""
 
 from __future__ import annotations

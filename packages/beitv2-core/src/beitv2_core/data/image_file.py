@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one reader of image files: bytes become RGB uint8, the same for training, evaluation, prediction and the page.
 
 A `Reading` says what a run decides about it: whether EXIF turns are applied, and how many pixels a file may have.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels as people write them, names or numbers, to the numbers of known classes."""
 
 from __future__ import annotations

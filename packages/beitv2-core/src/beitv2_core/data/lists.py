@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text files that name images, as people write them: with labels, with label maps, or alone.
 
 Any encoding that is met (UTF-8, UTF-16, a byte order mark, GBK), either line end, `#` comments, quotes; tabs, commas

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches, from worker processes or in place, the same whatever the number of workers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mixup and CutMix of a batch with its reverse, with timm's semantics.
 
 Source: timm 0.4.12 mixup.py (Mixup, rand_bbox, rand_bbox_minmax, cutmix_bbox_and_lam).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From one sample to the batch a task reads: the tokenizer's, the pretraining's and the evaluation's recipe.
 
 A transform turns (sample, rng) into a dict of small arrays, pictures as uint8 (H, W, 3); its `batch` turns the stacked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random generators that belong to one sample, so that results do not depend on who draws them."""
 
 from __future__ import annotations

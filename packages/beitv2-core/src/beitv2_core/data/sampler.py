@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which picture comes next: the same for every world size, and resumable at any batch."""
 
 from __future__ import annotations

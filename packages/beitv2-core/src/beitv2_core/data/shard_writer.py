@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tar shards from a folder of pictures: the same folder gives the same bytes."""
 
 from __future__ import annotations

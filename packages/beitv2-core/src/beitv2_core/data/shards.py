@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures in tar files (WebDataset's layout), read where they lie."""
 
 from __future__ import annotations

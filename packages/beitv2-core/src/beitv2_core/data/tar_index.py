@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the pictures of a tar file begin: found by one pass over its headers, kept in a small file for the next time.
 
 The layout is WebDataset's: files with the same name up to the first dot of the last part are one sample; a sample is

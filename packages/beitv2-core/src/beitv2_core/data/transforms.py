@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Crops and flips of Pillow pictures, and their way to floats, as torchvision 0.8.2 and the official code do them.
 
 Every transform takes its random numbers from the `SampleRng` it is given and returns a new picture.

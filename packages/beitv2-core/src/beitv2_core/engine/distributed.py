@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several processes as one, under `paddle.distributed.launch`; every function is a no-op in a single process."""
 
 from __future__ import annotations

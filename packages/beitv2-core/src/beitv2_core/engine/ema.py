@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exponential moving average of a model's weights."""
 
 from __future__ import annotations

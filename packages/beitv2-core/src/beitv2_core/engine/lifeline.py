@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain TCP connection of every process to the first one: who is gone is noticed, and waiting has no time limit.
 
 The collectives do neither: gloo gives up after 30 seconds of waiting and ends in the middle of a backward pass with a

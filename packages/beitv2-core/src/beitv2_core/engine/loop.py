@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: steps, logging, checkpoints and exact resume. It knows no method.
 
 Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, picture), so a

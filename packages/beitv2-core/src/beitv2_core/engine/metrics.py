@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the codebook is used."""
 
 from __future__ import annotations

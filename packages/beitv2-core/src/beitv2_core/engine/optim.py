@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optimizers with the official parameter groups, and their state by structured names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything a run leaves: settings, environment, metrics, VisualDL scalars, checkpoints, figures, summary."""
 
 from __future__ import annotations

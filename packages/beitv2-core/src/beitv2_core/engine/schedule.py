@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules as arrays with one value per step."""
 
 from __future__ import annotations

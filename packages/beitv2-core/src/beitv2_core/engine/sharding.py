@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The optimizer's state divided among the processes: each updates its share of the parameters and hands them out.
 
 Paddle's own `group_sharded_parallel` refuses CPUs (2.6.2 and 3.3.1) and keeps its checkpoints in parts.  Here the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One update: forward, backward, clip, step, and the guard against a loss that is no number."""
 
 from __future__ import annotations

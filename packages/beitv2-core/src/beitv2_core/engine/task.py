@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the loop asks of a method."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained models as files that run without our code: a static graph (Paddle) or ONNX, checked before they are kept."""
 
 from __future__ import annotations

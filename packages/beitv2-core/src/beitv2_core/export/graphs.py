@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The computations that are exported: images (B, 3, H, W) to a tuple of tensors, in a form that becomes a static graph.
 
 Shape suffixes: B batch, N patches, D width, E code width, K codes.

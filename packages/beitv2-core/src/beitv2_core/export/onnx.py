@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A saved static graph as ONNX."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be exported from a run.
 
 Other packages offer theirs by the entry points `beitv2.exporters`: the run's kind -> a function (run, features) that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write a model, read it back, compare it with the live one, and only then put it in place.
 
 Shape suffixes: B batch.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`softmax(q k^T / sqrt(E) + bias) v`: written out, or through Paddle's fused kernels on GPUs.
 
 Paddle's fused kernels do not give what training needs: flash attention has no gradient of the bias, the other kernel

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Multi-head self-attention with a relative position bias.
 
 Shape suffixes: B batch, T tokens, Q tokens that ask, D width, H heads, E width of one head.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Collectives models need: the same codebook on every rank. No-ops in a single process."""
 
 from __future__ import annotations

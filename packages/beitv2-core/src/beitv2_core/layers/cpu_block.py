@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two halves of a transformer block as the CPU computes them fast: few passes over memory, few tensors kept.
 
 Paddle's element-wise and reducing CPU kernels run in one thread or broadcast slowly, and its automatic gradient keeps

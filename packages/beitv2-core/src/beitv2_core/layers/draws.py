@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random draws that belong to a picture, whoever computes it: process, or micro-batch of an accumulated update."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dropout whose draws belong to the sample."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens to attention heads and back, and the rows of a batch that are read.
 
 Shape suffixes: B batch, T tokens, Q tokens that ask, H heads, E width of one head.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weight initialisation of the two official model families, from one explicit source of randomness (Paddle's).
 
 Source: official modeling_finetune.py and modeling_pretrain.py, `_init_weights` and `fix_init_weight`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bicubic resizing with PyTorch's arithmetic, as two small matrix products.
 
 Paddle's own `interpolate` samples by the ratio of the sizes; the official code passes `scale_factor`, whose value, not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layer normalisation whose gradient avoids Paddle's slow CPU kernel.
 
 Shape suffixes: R rows, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Linear maps whose gradients avoid Paddle's slow CPU reductions.
 
 Shape suffixes: B batch, T tokens, D width in, E width out.

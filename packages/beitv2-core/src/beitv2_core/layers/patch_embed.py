@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures to patch tokens."""
 
 from __future__ import annotations

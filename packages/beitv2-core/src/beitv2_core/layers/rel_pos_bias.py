@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Relative position bias over a window of patches and one class token.
 
 Shape suffixes: T tokens = 1 + gh * gw, H heads, R rows of the table.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which patches to hide: one callable per file, `mask(rng) -> bool (gh, gw)`, 1 = hidden."""
 
 from __future__ import annotations

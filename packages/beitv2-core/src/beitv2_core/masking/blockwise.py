@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hide rectangles of patches, as BEiT does (official `masking_generator.py: MaskingGenerator`)."""
 
 from __future__ import annotations

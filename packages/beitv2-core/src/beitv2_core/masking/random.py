@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hide patches one by one, each with the same chance."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The only ViT trunk of the house: tokenizer encoder and decoder, pretraining, classification, segmentation.
 
 Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.

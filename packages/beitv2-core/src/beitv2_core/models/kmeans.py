@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cosine k-means for the first codebook.
 
 Shape suffixes: S samples, K clusters, D width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masked image modelling: predict the tokenizer's code of every hidden patch (BEiT v2, pretraining objective).
 
 Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, M masked patches, K codes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The codebook: nearest code by cosine, learnt by exponential moving average.
 
 Shape suffixes: B batch, N patches, D code width, K codes, M = B * N features.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The visual tokenizer: pictures to codes, trained to reproduce a teacher's features (VQ-KD).
 
 Shape suffixes: B batch, N patches, D width, E code width.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parameters, work and kept memory of the layers, from their shapes.
 
 What the backward pass keeps is what Paddle's own operations save for their gradients in the formulation a GPU runs

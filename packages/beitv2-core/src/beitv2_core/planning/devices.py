@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices a run can be planned for: memory and published peak of one."""
 
 from __future__ import annotations

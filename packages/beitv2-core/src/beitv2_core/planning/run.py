@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A planned run and what follows from it: memory of a device, work, time."""
 
 from __future__ import annotations

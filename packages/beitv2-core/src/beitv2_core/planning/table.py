@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A planned run as JSON values and as tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page and the JSON API. Knows views, not models."""
 
 from __future__ import annotations

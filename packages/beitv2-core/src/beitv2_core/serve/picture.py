@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes that somebody sent become an RGB picture, read as the run reads its images, or a reason why not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong with a request, as the JSON every error answer has."""
 
 from __future__ import annotations

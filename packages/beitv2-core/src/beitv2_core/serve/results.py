@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a view can answer: the likeliest classes, a class for every pixel, or codes. The page draws these three."""
 
 from __future__ import annotations

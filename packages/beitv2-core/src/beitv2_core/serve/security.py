@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every answer and every request body has to obey, whatever the route."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs can show: a view takes a picture and gives a result. Other packages offer theirs by entry points.
 
 Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View.

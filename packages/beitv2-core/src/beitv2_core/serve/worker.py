@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One picture at a time: a single thread computes, a few requests may wait, the others are told to come back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Teachers: frozen networks (or plain filters) whose patch features the tokenizer learns to reconstruct.
 
 A third party offers `NAME = "package.module:build"` in the entry-point group `beitv2.teachers`; `build` takes the

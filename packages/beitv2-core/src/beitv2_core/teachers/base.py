@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every teacher is: frozen, given pictures in [0, 1], answering with one feature vector a patch.
 
 Shape suffixes: B batch, N patches, C channels of a feature.

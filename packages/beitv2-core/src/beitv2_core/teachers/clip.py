@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CLIP's vision transformer as a teacher (OpenAI's weights).
 
 Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.

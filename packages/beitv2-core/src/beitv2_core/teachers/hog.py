@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradient-orientation histograms as a teacher that needs no weights.
 
 Shape suffixes: B batch, N patches, H and W pixels, O orientations, C channels of a feature.

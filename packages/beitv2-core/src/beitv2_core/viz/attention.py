@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the class token looks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every figure shares: size, style and a write that is whole or absent."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of a codebook: how often codes are used, what they stand for, where they fall."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names in any writing: fonts that have the letters where they are installed, else a readable replacement."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is hidden from the student."""
 
 from __future__ import annotations

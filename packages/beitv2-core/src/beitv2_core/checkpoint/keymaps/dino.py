@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and layouts of DINO's weights, as pure functions of dictionaries of arrays."""
 
 from __future__ import annotations

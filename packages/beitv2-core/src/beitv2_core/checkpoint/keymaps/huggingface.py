@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and layouts of transformers' BEiT on its hub, as pure functions of dictionaries of arrays.
 
 Classes: BeitForImageClassification, BeitForMaskedImageModeling (prefix `beit.`) and BeitModel (no prefix).

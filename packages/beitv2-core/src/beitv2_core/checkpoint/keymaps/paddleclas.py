@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names and layouts of the other toolkit's own BEiT v2 classes, as pure functions of dictionaries of arrays.
 
 Those classes fuse the three biases of attention (`qkv.bias`), keep an index beside every relative position table and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage 2: predict the tokenizer's codes of the hidden patches.
 
 Shape suffixes: B batch, N patches, M masked patches, K codes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stage 1: train the tokenizer to reproduce the teacher's features, with the measures that keep its codebook alive."""
 
 from __future__ import annotations
