@@ -1,4 +1,4 @@
-"""Other people's images, label maps and lists: read rightly, or named with file and remedy; one reader for all."""
+"""Other people's images and lists through the commands: one reader, one ignored label, no number made up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-import yaml
+from own_data import SIZE, as_png, config_file, scene, settings, write_data
 from PIL import Image
 from seg_runs import segment
 
@@ -16,201 +16,17 @@ from beitv2_seg.build import build_dataset, build_segmentation, class_names
 from beitv2_seg.config import find_config, read_config_file, refuse_for_paddleseg
 from beitv2_seg.coverage import coverage_lines
 from beitv2_seg.file_samples import read_image
-from beitv2_seg.label_files import label_counts, read_label
 from beitv2_seg.predict import named_images, result_names
 from beitv2_seg.transforms import BEiTv2Normalize, BEiTv2Resize
 
-COLOURS = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
-SIZE = (40, 48)  # height, width
-rng = np.random.default_rng(0)
-
-
-def scene() -> tuple[np.ndarray, np.ndarray]:
-    """A grey image with a red and a green square, and its classes 0, 1, 2."""
-    image, label = rng.integers(90, 140, (*SIZE, 3)).astype(np.uint8), np.zeros(SIZE, np.uint8)
-    for number, (colour, left) in enumerate((((220, 30, 30), 4), ((30, 220, 30), 28)), 1):
-        top = int(rng.integers(0, SIZE[0] - 14))
-        image[top:top + 14, left:left + 14], label[top:top + 14, left:left + 14] = colour, number
-    return image, label
-
-
-def as_png(label, path):
-    Image.fromarray(label).save(path)
-
-
-def write_data(root, *, save_label=as_png, save_image=as_png, image="images/p{}.png", label="labels/p{}.png", count=4):
-    """Images, label maps and train.txt below `root`; returns the lines of the list."""
-    lines = []
-    for kind in (image, label):
-        (root / kind).parent.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        pixels, classes = scene()
-        save_image(pixels, root / image.format(i))
-        save_label(classes, root / label.format(i))
-        lines.append(f"{image.format(i)} {label.format(i)}")
-    (root / "train.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return lines
-
-
-def config_file(root, folder, **changes):
-    """A small run on that data; `changes` are top-level keys, or dotted ones (with __)."""
-    def data(mode, steps):
-        return {"type": "Dataset", "mode": mode, "dataset_root": str(root), f"{mode}_path": str(root / "train.txt"),
-                "transforms": steps}
-
-    tree = {
-        "batch_size": 2, "iters": 3,
-        "model": {"type": "BEiTv2UPerNet", "num_classes": 3, "channels": 4, "aux_channels": 4, "pool_scales": [1, 2],
-                  "dropout": 0.0, "backbone": {"type": "BEiTv2", "width": 12, "depth": 4, "num_heads": 2,
-                                               "image_size": 32, "patch_size": 8}},
-        "train_dataset": data("train", [
-            {"type": "BEiTv2RatioRangeResize", "scale": [128, 32], "ratio_range": [0.5, 2.0]},
-            {"type": "BEiTv2RandomCrop", "crop_size": [32, 32]}, {"type": "BEiTv2Normalize"},
-            {"type": "BEiTv2Pad", "size": [32, 32]}]),
-        "val_dataset": data("val", [{"type": "BEiTv2Resize", "scale": [128, 32]}, {"type": "BEiTv2Normalize"}]),
-        "test_config": {"is_slide": True, "crop_size": [32, 32], "stride": [22, 22]},
-        "optimizer": {"type": "BEiTv2AdamW"},
-        "lr_scheduler": {"type": "BEiTv2WarmupPoly", "learning_rate": 1e-3, "total_iters": 3, "warmup": 1},
-        "loss": {"types": [{"type": "BEiTv2CrossEntropyLoss"}, {"type": "BEiTv2CrossEntropyLoss"}], "coef": [1.0, 0.4]},
-    }
-    for key, value in changes.items():
-        *sections, last = key.split("__")
-        part = tree
-        for section in sections:
-            part = part[int(section)] if section.isdigit() else part[section]
-        part[last] = value
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "own.yml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def settings(root, folder, **changes):
-    return read_config_file(str(config_file(root, folder, **changes)))
-
-
-# -- forms of label maps -------------------------------------------------------------------------------------------------
-
-def palette(label, path):
-    image = Image.fromarray(label).convert("P")
-    image.putdata(label.reshape(-1).tolist())
-    table = np.zeros((256, 3), np.uint8)
-    table[:3] = COLOURS[::-1]
-    image.putpalette(table.reshape(-1).tolist())
-    image.save(path)
-
-
-def grey_of_bits(bits):
-    """A grey PNG of 2 or 4 bits a pixel, which Pillow reads multiplied."""
-    def save(label, path):
-        import struct
-        import zlib
-
-        packed = np.packbits(np.unpackbits(label[..., None], axis=-1)[..., 8 - bits:].reshape(len(label), -1), axis=1)
-        rows = b"".join(b"\0" + row.tobytes() for row in packed)
-        parts = [(b"IHDR", struct.pack(">IIBBBBB", label.shape[1], label.shape[0], bits, 0, 0, 0, 0)),
-                 (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-            for kind, body in parts))
-    return save
-
-
-FORMS = {
-    "grey": (as_png, "png"),
-    "palette": (palette, "png"),
-    "two bits": (grey_of_bits(2), "png"),
-    "four bits": (grey_of_bits(4), "png"),
-    "three equal channels": (lambda a, p: as_png(np.repeat(a[..., None], 3, 2), p), "png"),
-    "RGBA": (lambda a, p: as_png(np.dstack([a, a, a, np.full_like(a, 255)]), p), "png"),
-    "grey and alpha": (lambda a, p: Image.fromarray(np.dstack([a, np.full_like(a, 255)]), "LA").save(p), "png"),
-    "16 bits": (lambda a, p: as_png(a.astype(np.uint16), p), "png"),
-    "32 bits": (lambda a, p: as_png(a.astype(np.int32), p), "tif"),
-    "whole floats": (lambda a, p: as_png(a.astype(np.float32), p), "tif"),
-    "bmp": (as_png, "bmp"),
-    "gif": (palette, "gif"),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_label_map_is_read_as_the_same_classes(tmp_path, form):
-    save, ending = FORMS[form]
-    label = scene()[1]
-    save(label, tmp_path / f"a.{ending}")
-    found = read_label(tmp_path / f"a.{ending}")
-    np.testing.assert_array_equal(found, label)
-    assert found.dtype == np.uint8
-
-
-def test_a_mask_of_one_bit_is_classes_0_and_1(tmp_path):
-    mask = scene()[1] > 0
-    Image.fromarray(mask).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), mask)
-
-
-def test_numbers_above_255_and_negative_ignored_labels_keep_their_value(tmp_path):
-    label = scene()[1].astype(np.uint16) + 300
-    as_png(label, tmp_path / "a.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), label)
-    assert read_label(tmp_path / "a.png", {"300": -1}, ignored=-1).min() == -1
-
-
-@pytest.mark.parametrize(("save", "ending", "facts"), [
-    (lambda a, p: as_png(COLOURS[a], p), "png", ("3 colours", "'0,0,0'", "'128,0,0'", "label_map")),
-    (lambda a, p: Image.fromarray(a * 100).save(p, quality=95), "jpg", ("JPEG", "PNG")),
-    (lambda a, p: as_png(a + np.float32(0.5), p), "tif", ("0.5", "floats")),
-    (lambda a, p: cv2.imwrite(str(p), np.repeat(a[..., None].astype(np.uint16), 3, 2)), "png", ("16 bits", "one channel")),
-    (lambda a, p: as_png(np.dstack([a, a, a, a]), p), "png", ("alpha", "one channel")),
-    (lambda a, p: np.save(open(p, "wb"), a), "npy", ("numpy array",)),
-])
-def test_a_label_map_that_does_not_tell_the_class_is_named(tmp_path, save, ending, facts):
-    path = tmp_path / f"label.{ending}"
-    save(scene()[1], path)
-    with pytest.raises(DataError) as error:
-        read_label(path)
-    for fact in (*facts, *((path.name,) if ending != "npy" else ())):
-        assert fact in str(error.value)
-
-
-def test_a_mapping_makes_classes_of_numbers_and_of_colours(tmp_path):
-    label = scene()[1]
-    as_png(np.where(label > 0, 255, 0).astype(np.uint8), tmp_path / "mask.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "mask.png", {"255": 1}), label > 0)
-    as_png(COLOURS[label], tmp_path / "colours.png")
-    palette(label, tmp_path / "palette.png")  # its colours are in the other order
-    colours = {"0,0,0": 0, "128,0,0": 1, "0,128,0": 2}
-    np.testing.assert_array_equal(read_label(tmp_path / "colours.png", colours), label)
-    np.testing.assert_array_equal(read_label(tmp_path / "palette.png", colours), np.array([2, 1, 0])[label])
-    with pytest.raises(DataError, match=r"colours.png: .* 0,128,0"):
-        read_label(tmp_path / "colours.png", {"0,0,0": 0, "128,0,0": 1})
-
-
-@pytest.mark.parametrize(("values", "classes", "remedy"), [
-    ([0, 1, 11], 11, "ignore_index: 11"),
-    ([0, 255], 2, "label_map: {255: 1}"),
-    ([1, 2, 3], 3, "label_map: {1: 0, 2: 1, 3: 2}"),
-    ([0, 38, 75], 3, "label_map: {0: CLASS, 38: CLASS, 75: CLASS"),
-])
-def test_a_label_outside_the_classes_is_told_with_what_to_write(values, classes, remedy):
-    label = np.array([values], np.uint8)
-    with pytest.raises(DataError) as error:
-        label_counts(label, classes, 254, "a.png")
-    assert "a.png" in str(error.value) and remedy in str(error.value)
-
-
-def test_labels_are_counted_by_class_and_ignored_ones_last():
-    label = np.array([[0, 0, 2, 255]], np.uint8)
-    for kind in (np.uint8, np.int32):
-        assert label_counts(label.astype(kind), 3, 255, "a").tolist() == [2, 0, 1, 1]
-
-
-# -- reading -------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_8_bit_images_have_the_pixels_opencv_gives(tmp_path, ending):
     image = cv2.resize(scene()[0], (211, 97), interpolation=cv2.INTER_CUBIC)
     Image.fromarray(image).save(tmp_path / f"a.{ending}", quality=83)
-    np.testing.assert_array_equal(read_image(tmp_path / f"a.{ending}"), cv2.imread(str(tmp_path / f"a.{ending}"))[..., ::-1])
+    expected = cv2.imread(str(tmp_path / f"a.{ending}"))[..., ::-1]
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{ending}"), expected)
 
 
 def with_turn(orientation):
@@ -263,7 +79,8 @@ def test_bytes_and_floats_go_through_our_transforms_to_the_same_result():
 
 def test_a_format_that_is_not_read_is_named(tmp_path):
     write_data(tmp_path / "data")
-    (tmp_path / "data" / "images" / "p0.png").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(99))
+    photograph = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(99)
+    (tmp_path / "data" / "images" / "p0.png").write_bytes(photograph)
     dataset = build_dataset(settings(tmp_path / "data", tmp_path), "train_dataset")
     with pytest.raises(DataError, match=r"p0.png.*(HEIC|HEIF)"):
         dataset[0]
@@ -332,7 +149,7 @@ def test_unknown_arguments_of_dataset_and_missing_folders_are_named(tmp_path):
         build_dataset(settings(tmp_path / "data", tmp_path, train_dataset__dataset_root="nowhere"), "train_dataset")
 
 
-# -- one ignored label, a mapping, names ---------------------------------------------------------------------------------
+# -- one ignored label, a mapping, names -------------------------------------------------------------------------------
 
 def test_one_ignored_label_reaches_data_sets_losses_padding_crops_and_measures(tmp_path):
     def with_void(label, path):
@@ -377,13 +194,14 @@ def test_a_mapping_reaches_every_command_and_survives_in_the_run(tmp_path):
         as_png(np.where(label > 0, 255, 0).astype(np.uint8), path)
 
     write_data(tmp_path / "data", save_label=mask)
-    config = config_file(tmp_path / "data", tmp_path, label_map={255: 1}, model__num_classes=2, classes=["ground", "thing"])
+    config = config_file(tmp_path / "data", tmp_path, label_map={255: 1}, model__num_classes=2,
+                         classes=["ground", "thing"])
     segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval")
     assert "2 of 2 classes measured" in segment("evaluate", "--model_path", tmp_path / "run")
     table = (tmp_path / "run" / "per_class_iou.csv").read_text().splitlines()
     assert table[1].startswith("0,ground,") and table[2].startswith("1,thing,") and int(table[2].split(",")[2]) > 0
-    again = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--resume_model", "auto",
-                    "--opts", "label_map={255: 0}", code=2)
+    again = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--resume_model",
+                    "auto", "--opts", "label_map={255: 0}", code=2)
     assert "label_map.255: 1 -> 0" in again
 
 
@@ -413,7 +231,7 @@ def test_keys_that_paddlesegs_scripts_would_read_over_are_refused_for_them(tmp_p
     refuse_for_paddleseg(str(find_config("beitv2_upernet")))
 
 
-# -- classes without a labelled pixel ------------------------------------------------------------------------------------
+# -- classes without a labelled pixel ----------------------------------------------------------------------------------
 
 def test_masks_of_0_and_255_are_warned_about_with_the_class_and_the_remedy(tmp_path, caplog):
     def mask(label, path):
@@ -450,7 +268,8 @@ def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_p
 
 def test_a_class_that_is_never_seen_is_named_at_the_end_of_a_run_shorter_than_an_epoch(tmp_path, caplog):
     write_data(tmp_path / "data", count=12, save_label=lambda label, path: as_png(np.where(label == 2, 0, label), path))
-    segment("train", "--config", config_file(tmp_path / "data", tmp_path), "--device", "cpu", "--save_dir", tmp_path / "run")
+    config = config_file(tmp_path / "data", tmp_path)
+    segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == 1 and "all 3 iterations" in warned[0] and "class 2 without" in warned[0]
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
@@ -463,13 +282,14 @@ def test_all_classes_labelled_needs_no_words_and_labels_from_1_a_hint():
     assert "class 0 without" in line and "label_map: {1: 0, 2: 1, ...}" in line
 
 
-# -- results -------------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 def test_images_that_differ_in_the_ending_only_keep_both_results(tmp_path):
     names = [tmp_path / name for name in ("a.jpg", "a.png", "b.png", "a.jpg.png", "deep/a.png")]
     found = list(map(str, result_names(list(map(str, names)))))
     assert len(set(found)) == len(names) and found[2] == "b.png" and found[4] == "deep/a.png"
-    assert found[0].startswith("a.jpg") and found[1].startswith("a.png") and all(name.endswith(".png") for name in found)
+    assert found[0].startswith("a.jpg") and found[1].startswith("a.png")
+    assert all(name.endswith(".png") for name in found)
 
 
 def test_results_inside_the_image_folder_are_no_images_to_predict(tmp_path):
@@ -513,7 +333,7 @@ def test_the_example_for_own_data_loads_and_trains(tmp_path):
     write_data(tmp_path / "data", save_label=mask)
     data = [f"{part}_dataset.{key}" for part in ("train", "val") for key in (
         f"dataset_root={tmp_path / 'data'}", f"{part}_path={tmp_path / 'data' / 'train.txt'}")]
+    backbone = "{_inherited_: false, type: BEiTv2, width: 12, depth: 4, num_heads: 2, image_size: 224}"
     output = segment("train", "--config", "own_data", "--device", "cpu", "--dry-run", "--batch_size", 1, "--opts", *data,
-                     "model.backbone={_inherited_: false, type: BEiTv2, width: 12, depth: 4, num_heads: 2, image_size: 224}",
-                     "model.channels=4", "model.aux_channels=4")
+                     f"model.backbone={backbone}", "model.channels=4", "model.aux_channels=4")
     assert "one step: loss" in output and class_names(read_config_file("own_data")) == ["background", "object"]

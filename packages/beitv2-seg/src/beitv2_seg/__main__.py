@@ -8,6 +8,8 @@ the same, follows `python -m paddle.distributed.launch`, because the launcher st
 
 from __future__ import annotations
 
+import sys
+
 from beitv2_core.checkout import Project  # before Paddle: importing core sets threads and the MKL path
 
 PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
@@ -16,8 +18,12 @@ PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
 
 
 def register(script: str) -> None:
-    """Make our components known to the checkout's `paddleseg`."""
+    """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML it would read half."""
     from beitv2_seg.adapter import register as register_components
+    from beitv2_seg.config import refuse_for_paddleseg
+
+    for path in sys.argv[sys.argv.index("--config") + 1:][:1] if "--config" in sys.argv else ():
+        refuse_for_paddleseg(path)
 
     register_components()
 

@@ -18,8 +18,8 @@ from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
 from beitv2_seg.build import FREE_SETTINGS, build_dataset, load_segmentor
 from beitv2_seg.config import SegmentConfig, read_config_file
-from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.predict import class_colours
+from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.reading import labels_of
 
 log = logging.getLogger("beitv2_seg")

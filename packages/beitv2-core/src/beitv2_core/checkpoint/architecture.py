@@ -88,7 +88,8 @@ def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
 
 def _check_counts(depth: int, taps: list[int] | None, bins: int, scales: list[int] | None) -> None:
     if taps is not None and (len(taps) != 4 or sorted(taps) != taps or not 0 <= taps[0] <= taps[-1] < depth):
-        raise CheckpointError(f"out_indices {taps}: expected four block numbers, none below the one before, of 0 .. {depth - 1}. Correct "
+        raise CheckpointError(f"out_indices {taps}: expected four block numbers, none below the "
+                              f"one before, of 0 .. {depth - 1}. Correct "
                               "--out-indices.")
     if scales is not None and len(scales) != bins:
         raise CheckpointError(f"pool_scales {scales}: the weights have {bins} pooling branches. Give {bins} numbers "

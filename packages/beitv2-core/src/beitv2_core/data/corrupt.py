@@ -16,7 +16,8 @@ class CorruptFiles:
     """Remember every undecodable file once, log it, and raise DataError above a share of `max_share` of `total` files.
 
     report: file that receives the list (path, tab, reason) when the limit is passed; default `corrupt_files.txt` in
-    the working directory; key: the setting of `max_share`, for the error. In a worker process `defer` is True: files are only collected for the parent (`drain`).
+    the working directory; key: the setting of `max_share`, for the error. In a worker process `defer` is True: files
+    are only collected for the parent (`drain`).
     """
 
     def __init__(self, total: int, max_share: float, report: str | Path | None = None, *,
