@@ -334,6 +334,6 @@ def test_the_example_for_own_data_loads_and_trains(tmp_path):
     data = [f"{part}_dataset.{key}" for part in ("train", "val") for key in (
         f"dataset_root={tmp_path / 'data'}", f"{part}_path={tmp_path / 'data' / 'train.txt'}")]
     backbone = "{_inherited_: false, type: BEiTv2, width: 12, depth: 4, num_heads: 2, image_size: 224}"
-    output = segment("train", "--config", "own_data", "--device", "cpu", "--dry-run", "--batch_size", 1, "--opts", *data,
-                     f"model.backbone={backbone}", "model.channels=4", "model.aux_channels=4")
+    output = segment("train", "--config", "own_data", "--device", "cpu", "--dry-run", "--batch_size", 1, "--opts",
+                     *data, f"model.backbone={backbone}", "model.channels=4", "model.aux_channels=4")
     assert "one step: loss" in output and class_names(read_config_file("own_data")) == ["background", "object"]

@@ -125,8 +125,8 @@ class ListedSamples(FileSamples):
             raise ConfigError(f"Dataset: img_channels is {img_channels}; expected 1 or 3.")
         chosen = lists[mode]
         if chosen is None:
-            raise ConfigError(f"Dataset: {mode}_path is missing; with mode {mode} it names the list of images and label "
-                              f"maps. Add {mode}_path: FILE, a line `image.jpg label.png` for each sample.")
+            raise ConfigError(f"Dataset: {mode}_path is missing; with mode {mode} it names the list of images and label"
+                              f" maps. Add {mode}_path: FILE, a line `image.jpg label.png` for each sample.")
         if not Path(dataset_root).is_dir():
             raise DataError(f"Dataset: dataset_root: {dataset_root}: no such folder; expected the one the list's paths "
                             "are relative to.")

@@ -93,8 +93,8 @@ def _equal_channels(label: np.ndarray, mode: str, path: str | Path) -> np.ndarra
     words = [f"'{','.join(str(level) for level in colour)}'" for colour in first.tolist()]
     more = ", ..." if len(colours) > len(first) else ""
     raise LabelError(f"{path}: a label map with {len(colours)} colours ({', '.join(words)}{more}; {mode}); expected "
-                    "the number of a class for every pixel (one channel, grey or palette). Say which class a colour is: "
-                    f"label_map: {{{', '.join(f'{word}: CLASS' for word in words[:3])}, ...}} in the YAML, or convert "
+                    "the number of a class for every pixel (one channel, grey or palette). Say which class a colour is:"
+                    f" label_map: {{{', '.join(f'{word}: CLASS' for word in words[:3])}, ...}} in the YAML, or convert "
                     "the files.")
 
 
