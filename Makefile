@@ -8,21 +8,31 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-WHEEL := $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)
+# PyPI's paddlepaddle-gpu ends at 2.6.2; newer ones are in Paddle's own index, one for each CUDA.
+CUDA ?= 126
+GPU_INDEX ?= $(if $(filter 2.%,$(PADDLE)),,https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/)
+PADDLE_WHEEL ?= $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)==$(PADDLE)
+FROM := $(if $(GPU_INDEX),--index-url $(GPU_INDEX))
+NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not to be had from $(or $(GPU_INDEX),PyPI). Another CUDA: CUDA=118, 126, 129 or 130. \
+  Where that host is not reached, fetch the wheel elsewhere and type: make setup GPU=1 PADDLE=$(PADDLE) PADDLE_WHEEL=FILE.whl
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
 # paddle2onnx runs with Paddle 3 only.
 ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx]")
 RUN := runs/digit_scenes
 PEERS := .venv-peers
+# The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
+TORCH := torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# The oldest Python that core allows.
+OLDEST_PYTHON ?= python3.9
 
-.PHONY: help setup pretrain finetune segment test test-fast test-faults parity bench bench-peers lint type build \
-        clean
+.PHONY: help setup pretrain finetune segment test-fast test test-faults test-oldest test-peers parity lint type build \
+        bench-peers bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
-	@echo "Variables: PYTHON=python3  PADDLE=3.3.1 (or 2.6.2)  GPU=0 (1: paddlepaddle-gpu)"
+	@echo "Variables: PYTHON=python3  PADDLE=3.3.1 (or 2.6.2)  GPU=0 (1: paddlepaddle-gpu)  CUDA=126 (or 118, 129, 130)"
 
 setup: $(STAMP)  ## create the virtual environment and install the three packages
 
@@ -31,8 +41,10 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "make: $(PYTHON) cannot create virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(WHEEL)==$(PADDLE)" $(PINS) \
-	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" "ruff==0.14.*" "mypy==1.18.*" types-PyYAML
+	@$(if $(filter 1,$(GPU)),$(BIN)/python -m pip install --quiet $(FROM) "$(PADDLE_WHEEL)" $(PINS) || { echo "$(NO_GPU_WHEEL)"; exit 1; })
+	$(BIN)/python -m pip install --quiet "$(PADDLE_WHEEL)" $(PINS) \
+	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" \
+	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*"
 	@touch $@
 
 pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it, report
@@ -48,30 +60,23 @@ segment: $(STAMP)  ## the pretrained backbone against scratch as a segmenter (ru
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 segment compare digit_scenes --pretrained $(RUN)/pretrain -o $(RUN)/segment
 
-test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest
-
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
+
+test: $(STAMP)  ## the whole suite
+	$(BIN)/python -m pytest
 
 test-faults: $(STAMP)  ## kill, fill the disk, damage files (seven minutes); the table goes to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
+test-oldest: $(STAMP)  ## core's fast tests on Python 3.9 (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares
+	$(BIN)/python tests/house/build_alone.py 2.6.2 --oldest --python $(OLDEST_PYTHON)
+
+test-peers: $(PEERS)/.with-paddle  ## what needs PyTorch, timm or transformers, in .venv-peers; skips nothing
+	$(PEERS)/bin/python -m pytest -m peers --no-skips tests/core tests/parity
+
 parity: $(STAMP)  ## only the comparisons with the official code's recorded values
 	$(BIN)/python -m pytest tests/parity
-
-bench: $(STAMP)  ## measure speed, memory and their growth against this machine's matmul peak and the peers (BENCH="--only ...")
-	$(BIN)/python benchmarks/bench_core.py --growth $(BENCH)
-
-bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers and timm in .venv-peers, for `make bench` to measure beside ours
-
-# The CPU index has much smaller wheels; where it cannot be reached, PyPI's CUDA build computes the same on the CPU.
-$(PEERS)/.installed:
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_INDEX) torch torchvision \
-	  || $(PEERS)/bin/python -m pip install --quiet torch torchvision
-	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0"
-	@touch $@
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
@@ -79,8 +84,26 @@ lint: $(STAMP)  ## ruff
 type: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-build: $(STAMP)  ## build each wheel, install it alone, run its own tests
+build: $(STAMP)  ## build each wheel from its source archive, install it alone, run its own fast tests
 	$(BIN)/python tests/house/build_alone.py $(PADDLE)
+
+bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers and timm in .venv-peers, for `make bench` to measure beside ours
+
+# The CPU index has much smaller wheels; where it cannot be reached, PyPI's CUDA build computes the same on the CPU.
+$(PEERS)/.installed:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) \
+	  || $(PEERS)/bin/python -m pip install --quiet $(TORCH)
+	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0"
+	@touch $@
+
+$(PEERS)/.with-paddle: $(PEERS)/.installed packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
+	$(PEERS)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" -e "packages/beitv2-core[test]" -e packages/beitv2-cls
+	@touch $@
+
+bench: $(STAMP)  ## measure speed, memory and their growth against this machine's matmul peak and the peers (BENCH="--only ...")
+	$(BIN)/python benchmarks/bench_core.py --growth $(BENCH)
 
 clean:  ## remove environments and build products, keep runs/
 	rm -rf .venv .venv-* build dist packages/*/build packages/*/src/*.egg-info

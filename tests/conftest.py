@@ -17,6 +17,38 @@ HERE = Path(__file__).parent
 def pytest_addoption(parser):
     parser.addoption("--goldens", type=Path, default=HERE / "goldens", metavar="DIR",
                      help="folder with golden fixtures; every fixture found there is run")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test fails: here nothing may be missing")
+
+
+def pytest_configure(config):
+    """Refuse a folder of fixtures in which nothing would be compared."""
+    from golden_io import refuse_empty
+    refuse_empty(config.getoption("--goldens"))
+
+
+def _judge_skip(report, config) -> None:
+    """Fail what was skipped without a reason, or at all where --no-skips is given."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2].removeprefix("Skipped").strip(": ")
+    if reason in ("", "unconditional skip"):
+        report.outcome, report.longrepr = "failed", f"{report.nodeid}: skipped without a reason. Write reason=..."
+    elif config.getoption("--no-skips"):
+        report.outcome, report.longrepr = "failed", f"{report.nodeid}: skipped under --no-skips: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    _judge_skip(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _judge_skip(report, collector.config)
+    return report
 
 
 @pytest.fixture
@@ -25,11 +57,19 @@ def goldens_dir(request) -> Path:
 
 
 def pytest_generate_tests(metafunc):
-    """Run a parity test once for every fixture of its module's SUBJECT."""
+    """Run a parity test once for every fixture of its module's SUBJECT, or for every model among the fixtures."""
     if "fixture_path" in metafunc.fixturenames:
-        from golden_io import golden_files
-        files = golden_files(metafunc.config.getoption("--goldens"), metafunc.module.SUBJECT)
-        metafunc.parametrize("fixture_path", files, ids=[path.stem for path in files])
+        from golden_io import golden_files, parametrize
+        subject = metafunc.module.SUBJECT
+        files = golden_files(metafunc.config.getoption("--goldens"), subject)
+        parametrize(metafunc, "fixture_path", files, [path.stem for path in files],
+                    subject if isinstance(subject, str) else " or ".join(subject))
+    if "model" in metafunc.fixturenames and not hasattr(metafunc.module, "model"):
+        from golden_io import parametrize
+        from model_files import SUBJECTS, models
+        found = models(metafunc.config.getoption("--goldens"))
+        parametrize(metafunc, "model", found, [f"{one.fixture.stem}-{one.kind}" for one in found],
+                    " or ".join(dict.fromkeys(subject for subject, _, _ in SUBJECTS)))
 
 
 @pytest.fixture(params=["cpu", "gpu", "gpu, fused attention"])

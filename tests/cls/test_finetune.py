@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,11 @@ def final(folder):
     return store.load(store.latest())
 
 
+def lines_of(folder) -> dict[int, dict]:
+    """The lines of metrics.jsonl by step."""
+    return {line["step"]: line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
+
+
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_path):
     settings = [f"pretrained.weights={pretrained}/pretrain", "augment.mixup=0.8", "augment.cutmix=1.0",
@@ -84,8 +90,13 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_
         for name, array in getattr(one, kind).items():
             np.testing.assert_array_equal(array, getattr(other, kind)[name], err_msg=name)
     np.testing.assert_equal(one.state["task"], other.state["task"])
-    lines = [json.loads(line) for line in (tmp_path / "parts/metrics.jsonl").read_text().splitlines()]
-    assert any("ema_val_acc1" in line for line in lines)
+    lines = [lines_of(tmp_path / name) for name in ("whole", "parts")]
+    for step in (6, 12):  # the ends of epochs; 6 is a log step, and nothing is measured twice
+        assert lines[0][step]["ema_val_acc1"] == lines[1][step]["ema_val_acc1"]
+    assert all("val_acc1" not in line for step, line in lines[0].items() if step not in (6, 12))
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts")]
+    assert summaries[0]["final"] == summaries[1]["final"] == {
+        name: value for name, value in lines[0][12].items() if "val_" in name}
 
 
 @pytest.mark.slow
@@ -103,6 +114,52 @@ def test_a_trained_classifier_is_measured_the_same_whatever_the_batch(pretrained
     run("evaluate", tmp_path / "run", "--subset", tmp_path / "classes.txt", "-o", tmp_path / "subset")
     (tmp_path / "classes.txt").write_text("three\n")
     run("evaluate", tmp_path / "run", "--subset", tmp_path / "classes.txt", code=2)
+
+
+def test_validation_values_are_told_and_logged_at_the_step_they_were_measured(tmp_path, caplog):
+    """96 pictures in batches of 16: an epoch ends after 6 steps, which is no log step here."""
+    from beitv2_cls.build import build_finetuning
+
+    settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", "train.log_every=4", "optim.steps=8"]
+    logging.getLogger("beitv2_core").propagate = True
+    with caplog.at_level(logging.INFO, logger="beitv2_core"):
+        summary = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0]).run()
+    lines = lines_of(tmp_path / "run")
+    assert sorted(lines) == [4, 6, 8]
+    assert [step for step in lines if "val_acc1" in lines[step]] == [6, 8]
+    assert "step 6/8  measured: val_acc1" in caplog.text
+    assert summary["final"]["val_loss"] == lines[8]["val_loss"] == summary["last"]["val_loss"]
+
+
+def tables_of(optimizer, model) -> set[tuple[str, float]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {(names[id(parameter)], group["weight_decay"]) for group in optimizer._param_groups
+            for parameter in group["params"] if names[id(parameter)].endswith("position_bias_table")}
+
+
+@pytest.mark.parametrize("decays, decay", [("true", 0.3), ("false", 0.0)])
+def test_position_tables_decay_unless_the_setting_spares_them(tmp_path, decays, decay):
+    from beitv2_cls.build import finetuning_parts
+
+    settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", f"optim.decay_rel_pos_bias={decays}"]
+    parts = finetuning_parts(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    assert tables_of(parts.optimizer, parts.task.model) == {
+        (f"blocks.{i}.attn.relative_position_bias_table", decay) for i in range(3)}
+
+
+def test_only_fine_tuning_has_the_setting_that_spares_position_tables(tmp_path):
+    said = run("linear-probe", CONFIGS / "cls/linear_probe_digit_scenes.yml", "--set", "optim.decay_rel_pos_bias=false",
+               f"output={tmp_path}", code=2)
+    assert "decay_rel_pos_bias" in said
+
+
+@pytest.mark.parametrize("command, config", [("finetune", "digit_scenes"),
+                                             ("linear-probe", "linear_probe_digit_scenes")])
+def test_a_dry_run_takes_one_step_and_writes_nothing(tmp_path, command, config):
+    shown = run(command, CONFIGS / f"cls/{config}.yml", "--dry-run", "--set", *TINY, "pretrained.weights=null",
+                f"output={tmp_path}/run")
+    assert "one step: loss" in shown and "total batch: 16" in shown
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -126,7 +183,7 @@ def test_bad_data_is_named_before_training(pictures, tmp_path):
     refused(pictures, "num_classes is 7, .* has 2", "model.num_classes=7")
     (tmp_path / "other" / "class_9").mkdir(parents=True)
     next((pictures / "val/class_0").iterdir()).rename(tmp_path / "other/class_9/x.png")
-    refused(pictures, r"2 missing \(class_0, class_1\), 1 unknown \(class_9\)", f"validation.root={tmp_path}/other")
+    refused(pictures, r"class_9.*class_0, class_1; validation.root", f"validation.root={tmp_path}/other")
 
 
 def listed(pictures, name, labels) -> str:
@@ -141,7 +198,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
     root = [f"data.root={pictures}/val", f"validation.root={pictures}/val"]
     refused(pictures, r"no picture of class 1 \(1 in all\)", *root, "validation.root=null",
             f"data.list_file={listed(pictures, 'gap.txt', [0, 2])}")
-    refused(pictures, r"1 missing \(cat\), 1 unknown \(fox\)", *root,
+    refused(pictures, r"fox.*cat, dog; validation.list_file", *root,
             f"data.list_file={listed(pictures, 'train.txt', ['cat', 'dog'])}",
             f"validation.list_file={listed(pictures, 'val.txt', ['dog', 'fox'])}")
     from beitv2_cls.build import build_data
@@ -150,7 +207,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
                 f"data.list_file={listed(pictures, 'three.txt', [0, 1, 2])}",
                 f"validation.list_file={listed(pictures, 'two.txt', [0, 2])}"]
     build_data(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
-    assert "no picture of class 1" in caplog.text and "not measured" in caplog.text
+    assert "no image of 1 class(es) (1)" in caplog.text and "not measured" in caplog.text
 
 
 def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agree(pictures, tmp_path):
@@ -178,6 +235,35 @@ def one_class(pictures) -> Path:
 
 
 def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, pictures):
-    refused(pictures, "this is a 'tokenizer' run", f"pretrained.weights={pretrained}/tokenizer")
-    refused(pictures, "not a trunk for this BEiTClassifier", f"pretrained.weights={pretrained}/pretrain",
+    refused(pictures, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
+    refused(pictures, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
             "model.width=48")
+    refused(pictures, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
+            "pretrained.image_size=64")
+    refused(pictures, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
+
+
+def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
+    """Nothing of the trunk is written; the shared position bias of pretraining becomes one table a block."""
+    plain = tmp_path / "plain.yml"
+    text = (CONFIGS / "cls/digit_scenes.yml").read_text().replace("../_base_", f"{CONFIGS}/_base_")
+    kept = text.split("\n")
+    start = kept.index("model:")
+    plain.write_text("\n".join([*kept[:start], "model: {drop_path: 0.1}", *kept[start + 6:]]))
+    settings = [*[one for one in TINY if not one.startswith("model.")], f"output={tmp_path}/run"]
+    weights = f"pretrained.weights={pretrained}/pretrain"
+    config = load_config(plain, [*settings, weights], FinetuneConfig)[0]
+    model = config.model
+    assert (model.width, model.depth, model.num_heads, model.patch_size) == (24, 3, 3, 8)
+    assert (model.positions, model.init_values, model.drop_path) == ("relative", None, 0.1)
+    from beitv2_cls.build import finetuning_parts
+
+    tables = [name for name in finetuning_parts(config).task.model.state_dict() if name.endswith("position_bias_table")]
+    assert tables == [f"blocks.{i}.attn.relative_position_bias_table" for i in range(3)]
+    saved = config.resolved()
+    saved["pretrained"]["weights"] = "gone"
+    assert FinetuneConfig(**saved).model == model, "a run's own settings are whole without the pretraining run"
+    with pytest.raises(BEiTError, match="model.depth: 2 came, .* has depth 3"):
+        load_config(plain, [*settings, weights, "model.depth=2"], FinetuneConfig)
+    with pytest.raises(BEiTError, match="pretrained.weights.*nope.*model.width"):
+        load_config(plain, [*settings, "pretrained.weights=nope"], FinetuneConfig)

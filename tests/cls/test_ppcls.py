@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from beitv2_cls import adapter
-from beitv2_cls.__main__ import checkout_of
+from beitv2_cls.__main__ import PADDLECLAS
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core import cli
 from beitv2_core.data import DigitScenes
@@ -150,10 +150,10 @@ def test_the_optimizer_clips_the_norm_of_all_gradients_together():
 
 def test_a_path_that_is_no_checkout_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
-        checkout_of(tmp_path / "tools/train.py")
+        PADDLECLAS.checkout_of(tmp_path / "tools/train.py")
     (tmp_path / "train.py").write_text("")
     with pytest.raises(ConfigError, match="not a script of a PaddleClas checkout.*git clone"):
-        checkout_of(tmp_path / "train.py")
+        PADDLECLAS.checkout_of(tmp_path / "train.py")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def script(name, pictures, output, *options, launcher=()):
+def script(name, pictures, output, *options, launcher=(), folder=HOME):
     given = {"Global.device": "cpu", "Global.output_dir": output, "Arch.class_num": 4, "AMP.use_amp": False,
              **{f"Arch.{key}": value for key, value in TINY.items()}}
     for part, split in (("Train", "train"), ("Eval", "val")):
@@ -180,13 +180,14 @@ def script(name, pictures, output, *options, launcher=()):
                       f"DataLoader.{part}.dataset.cls_label_path": pictures / f"{split}.txt",
                       f"DataLoader.{part}.sampler.batch_size": 4, f"DataLoader.{part}.loader.num_workers": 0})
     entry = [str(Path(adapter.__file__).with_name("__main__.py"))] if launcher else ["-m", "beitv2_cls"]
-    command = [sys.executable, *launcher, *entry, str(Path(HOME) / "tools" / f"{name}.py"), "-c", str(YAML)]
+    tool = os.path.relpath(Path(HOME) / "tools" / f"{name}.py", folder)
+    command = [sys.executable, *launcher, *entry, tool, "-c", str(YAML)]
     for key, value in given.items():
         command += ["-o", f"{key}={value}"]
     for option in options:
         command += ["-o", option]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=HOME, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=400)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -205,14 +206,16 @@ def test_train_resume_eval_infer_and_export_with_unmodified_scripts(pictures, tm
     assert "[Train][Epoch 1/1][Avg]" in said
     output = tmp_path / "out"
     said = ran("train", pictures, tmp_path / "out", "Global.epochs=2", "Optimizer.lr.warmup_epoch=0",
-               f"Global.checkpoints={output}/latest")
+               f"Global.checkpoints={output}/latest", folder=tmp_path)
     assert "[Train][Epoch 2/2][Avg]" in said and "[Train][Epoch 1/2][Avg]" not in said
+    said = ran("eval", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest", folder=tmp_path)
+    assert "[Eval][Epoch 0][Avg]" in said
     said = ran("infer", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest",
                f"Infer.infer_imgs={pictures}/val/class_0", "Infer.PostProcess.topk=2",
-               "Infer.PostProcess.class_id_map_file=null")
+               "Infer.PostProcess.class_id_map_file=null", folder=tmp_path)
     assert "class_ids" in said
     ran("export_model", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest",
-        f"Global.save_inference_dir={tmp_path}/inference")
+        f"Global.save_inference_dir={tmp_path}/inference", folder=Path(HOME) / "ppcls")
     assert list((tmp_path / "inference").glob("inference.pdiparams"))
     code, said = script("eval", pictures, tmp_path / "out", f"Global.pretrained_model={tmp_path}/trunk")
     assert code != 0 and "no classifier head" in said

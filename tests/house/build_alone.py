@@ -1,11 +1,19 @@
-"""Build each package's wheel, install it alone into a clean environment, and run its own tests there (`make build`)."""
+"""Build each package, install its wheel alone into a clean environment, and run its own fast tests there.
+
+    python build_alone.py PADDLE                        every package, with declared dependencies only (`make build`)
+    python build_alone.py PADDLE --oldest --python PY   core, with the lowest versions it declares (`make test-oldest`)
+"""
 
 from __future__ import annotations
 
+import argparse
+import email
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
-import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,35 +24,70 @@ def parity_tests(module: str) -> list[str]:
     """The parity tests of a package: those that import it, and no package above core for core's own."""
     found = []
     for path in sorted((ROOT / "tests/parity").glob("test_*.py")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         adapters = [name for name in ("beitv2_cls", "beitv2_seg") if f"from {name}" in text]
         if adapters == ([] if module == "beitv2_core" else [module]):
             found.append(path.relative_to(ROOT).as_posix())
     return found
 
 
-OWN_TESTS = {package: [f"tests/{package.rsplit('-', 1)[1]}", *parity_tests(module)]
-             for package, module in OWNERS.items()}
-
-
 def run(*command: str | Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
 
 
-def main(paddle_version: str) -> None:
-    pins = ["numpy<2", "protobuf<7", "setuptools"] if paddle_version.startswith("2.") else []
+def build(package: str, folder: Path) -> Path:
+    """The wheel of a package, made from its source archive; both must hold every file of `src/` that git knows."""
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package)
+    module = OWNERS[package]
+    (wheel,), (archive,) = folder.glob(f"{module}-*.whl"), folder.glob(f"{module}-*.tar.gz")
+    source = ROOT / "packages" / package / "src"
+    listed = subprocess.check_output(["git", "ls-files", "."], cwd=source, text=True).split()
+    with zipfile.ZipFile(wheel) as opened, tarfile.open(archive) as tar:
+        inside = {wheel: set(opened.namelist()), archive: {name.split("/src/")[-1] for name in tar.getnames()}}
+    for file, names in inside.items():
+        missing = sorted(set(listed) - names)
+        if missing:
+            raise SystemExit(f"{file.name} lacks {', '.join(missing)}: see package-data in {package}/pyproject.toml")
+    return wheel
+
+
+def lowest(wheel: Path) -> list[str]:
+    """The lowest version of everything a wheel declares, extras included, as constraints of pip."""
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = [name for name in opened.namelist() if name.endswith(".dist-info/METADATA")]
+        about = email.message_from_bytes(opened.read(name))
+    bounds = [re.match(r"([\w.-]+)(?:\[[^]]*\])?>=([\d.]+)", one.replace(" ", "")) for one in
+              about.get_all("Requires-Dist", [])]
+    return [f"{found[1]}=={found[2]}" for found in bounds if found]
+
+
+def check_alone(package: str, wheels: Path, home: Path, python: str, paddle: str, constraints: list[str]) -> None:
+    """A package's own fast tests, in an environment that holds it and what it declares."""
+    pins = ["numpy<2", "protobuf<7", "setuptools"] if paddle.startswith("2.") else []
+    run(python, "-m", "venv", home)
+    run(home / "bin/python", "-m", "pip", "install", "--quiet", "--upgrade", "pip")
+    limits = home / "constraints.txt"
+    limits.write_text("\n".join(constraints), encoding="ascii")
+    run(home / "bin/python", "-m", "pip", "install", "--quiet", "--find-links", wheels, "--constraint", limits,
+        f"{package}[cpu,test]", f"paddlepaddle=={paddle}", *pins)
+    own = [f"tests/{package.rsplit('-', 1)[1]}", *([] if constraints else parity_tests(OWNERS[package]))]
+    run(home / "bin/python", "-m", "pytest", "-m", "not slow and not peers", "-p", "no:cacheprovider", *own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paddle", nargs="?", default="3.3.1")
+    parser.add_argument("--oldest", action="store_true", help="core alone, with the lowest versions it declares")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the clean environments")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder) / "wheels"
-        for package in OWN_TESTS:
-            run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, f"packages/{package}")
-        for package, tests in OWN_TESTS.items():
-            home = Path(folder) / package
-            venv.create(home, with_pip=True)
-            python = home / "bin" / "python"
-            run(python, "-m", "pip", "install", "--quiet", "--find-links", wheels, f"{package}[cpu,test]",
-                f"paddlepaddle=={paddle_version}", *pins)
-            run(python, "-m", "pytest", "-m", "not slow", *tests)
+        built = {package: build(package, wheels) for package in (["beitv2-core"] if options.oldest else OWNERS)}
+        for package, wheel in built.items():
+            constraints = [*lowest(wheel), f"paddlepaddle=={options.paddle}"] if options.oldest else []
+            constraints = [one for one in constraints if not one.startswith("paddlepaddle-gpu")]
+            check_alone(package, wheels, Path(folder) / package, options.python, options.paddle, constraints)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "3.3.1")
+    main()

@@ -12,28 +12,37 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "packages" / "beitv2-core" / "src" / "beitv2_core"
 PACKAGES = [path for path in ROOT.glob("packages/*/src/*") if path.is_dir() and path.suffix != ".egg-info"]
 
-#: room of core -> rooms of core it may import
-ALLOWED = {
+#: room of core -> rooms of core it imports; a room stands below the rooms that import it
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "runtime": {"errors"},
     "_entry_points": set(),
     "window": set(),
+    "masking": set(),
+    "runtime": {"errors"},
+    "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
+    "checkout": {"errors"},
     "layers": {"errors", "window"},
     "models": {"errors", "layers"},
     "checkpoint": {"errors", "window"},
     # A teacher is built from weights and their hash, so it reads them itself.
-    "teachers": {"errors", "layers", "checkpoint", "_entry_points"},
-    "masking": {"errors"},
-    "data": {"errors", "masking"},
-    "engine": {"errors", "layers"},  # layers: the collectives
-    "config": {"errors", "_entry_points"},
+    "teachers": {"_entry_points", "checkpoint", "errors", "layers"},
+    "data": {"errors", "runtime"},  # runtime: threads of the workers
+    "engine": {"errors", "layers", "runtime"},  # layers: the collectives
+    "config": {"_entry_points", "errors"},
     "viz": {"errors"},
     "planning": {"errors", "window"},
-    "serve": {"errors", "_entry_points", "data", "viz", "codes", "evaluate"},  # models come in from the command
-    "deployed": {"errors", "data", "runtime"},  # runs where no Paddle is
-    "assembly": {"errors", "layers", "models", "teachers", "masking", "data", "engine", "checkpoint", "config", "viz",
-              "planning", "_entry_points", "window"},
-    "export": {"errors", "models", "assembly", "codes", "data", "deployed", "_entry_points"},
+    "deployed": {"data", "errors", "runtime"},  # runs where no Paddle is
+    "codes": {"data", "deployed", "errors"},
+    "evaluate": {"codes", "data", "errors"},
+    "assembly": {"_entry_points", "checkpoint", "config", "data", "engine", "errors", "layers", "masking", "models",
+                 "planning", "teachers", "viz"},
+    "dry_run": {"assembly", "engine"},
+    "export": {"_entry_points", "assembly", "codes", "data", "deployed", "errors"},
+    "report": {"assembly", "codes", "config", "data", "evaluate", "viz"},
+    "serve": {"_entry_points", "codes", "data", "errors", "evaluate", "viz"},  # models come in from the command
+    "commands": {"assembly", "checkpoint", "codes", "config", "data", "deployed", "dry_run", "errors", "evaluate",
+                 "export", "planning", "report", "serve", "viz"},
+    "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import
 FORBIDDEN = {
@@ -68,20 +77,46 @@ def room(name: str) -> str:
 
 
 FILES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
+ROOMS = sorted({path.name.split(".")[0] for path in CORE.iterdir()
+                if path.suffix == ".py" or (path / "__init__.py").exists()})
+CORE_FILES = [path for path in FILES if CORE in path.parents]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if CORE in p.parents], ids=lambda p: str(p.relative_to(CORE)))
+def room_of(path: Path) -> str:
+    return path.relative_to(CORE).parts[0].split(".")[0]
+
+
+def rooms_used(path: Path) -> set[str]:
+    """Other rooms of core that a file imports."""
+    return {room(name) for name in imports(path) if name.startswith("beitv2_core.")} & set(ROOMS) - {room_of(path)}
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda p: str(p.relative_to(CORE)))
 def test_core_imports_only_from_the_rooms_below(path):
-    here = path.relative_to(CORE).parts[0].removesuffix(".py") if hasattr(str, "removesuffix") else \
-        path.relative_to(CORE).parts[0].split(".")[0]
-    names = set(imports(path))
-    assert not {name.split(".")[0] for name in names} & NEIGHBOURS, "core names a neighbour"
-    if here in ALLOWED:
-        rooms = {room(name) for name in names if name.startswith("beitv2_core.")}
-        rooms = {name for name in rooms if (CORE / name).is_dir() or (CORE / f"{name}.py").exists()}
-        assert rooms <= ALLOWED[here] | {here}, f"{here} may import {sorted(ALLOWED[here])}"
-    top = {name.split(".")[0] for name in names}
+    here = room_of(path)
+    assert here in ALLOWED, f"{here}: a new room. Say in ALLOWED what it may import."
+    assert rooms_used(path) <= ALLOWED[here], f"{here} may import {sorted(ALLOWED[here])}"
+    top = {name.split(".")[0] for name in imports(path)}
+    assert not top & NEIGHBOURS, "core names a neighbour"
     assert not top & FORBIDDEN.get(here, set())
+
+
+def test_every_room_stands_above_those_it_imports_and_no_way_is_open_for_nobody():
+    above: set[str] = set()
+    for here, below in ALLOWED.items():
+        assert below <= above, f"{here} is listed before {sorted(below - above)}"
+        above.add(here)
+    used: dict[str, set[str]] = {here: set() for here in ROOMS}
+    for path in CORE_FILES:
+        used[room_of(path)] |= rooms_used(path)
+    assert used == ALLOWED
+
+
+def test_contributing_says_which_room_imports_which():
+    lines = [f"{here:<14} <- {' '.join(sorted(below))}" for here, below in ALLOWED.items() if below]
+    alone = " ".join(here for here, below in ALLOWED.items() if not below)
+    wanted = "\n".join(["```", *lines, "```", f"On no other room stand: {alone}."])
+    assert wanted in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), f"write there:\n{wanted}"
 
 
 def test_cls_and_seg_never_meet():

@@ -1,4 +1,4 @@
-"""What is set before Paddle loads: never over the user's own choice, and said once when it comes too late."""
+"""What is set for Paddle: never over the user's own choice, said once when it comes too late, and nothing alarming."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from beitv2_core import runtime
 
 NAMES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel", "MALLOC_TRIM_THRESHOLD_")
+TWO_CORES = pytest.mark.skipif(runtime.physical_cores() < 2, reason="one core: nothing to share")
 
 
 def fresh(code: str, **variables: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if key not in NAMES}
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in NAMES and not key.startswith("PADDLE_")}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**environment, **variables})
 
@@ -39,6 +41,113 @@ def test_paddle_first_is_told_once_what_is_lost():
     done = fresh("import paddle, beitv2_core, beitv2_core.runtime")
     assert done.stderr.count("paddle was imported first") == 1
     assert "import beitv2_core` before `import paddle" in done.stderr
+
+
+def test_nothing_alarming_is_shown_when_paddle_starts():
+    """Neither Paddle's remark on the threads we set nor the one on ccache; what else it says comes through."""
+    done = fresh("import beitv2_core, sys, paddle, warnings; print('said', file=sys.stderr); warnings.warn('too')")
+    assert "OMP_NUM_THREADS" not in done.stderr and "ccache" not in done.stderr
+    assert "said\n" in done.stderr and "UserWarning: too" in done.stderr
+
+
+def test_paddles_remark_on_the_users_own_threads_stays():
+    assert "OMP_NUM_THREADS set to 3" in fresh("import beitv2_core, paddle", OMP_NUM_THREADS="3").stderr
+
+
+def test_a_stream_without_alarms_passes_everything_else_on(capsys):
+    stream = runtime._Without(sys.stderr)
+    for text in ("WARNING: OMP_NUM_THREADS set to 8, not 1.", "\n", "one\ntw",
+                 "o\nPLEASE USE OMP_NUM_THREADS WISELY.\nhalf"):
+        print(text, end="", file=stream)
+    stream.done()
+    print(" a line", file=stream)
+    assert capsys.readouterr().err == "one\ntwo\nhalf a line\n"
+
+
+def test_looking_for_paddle_without_importing_it_keeps_its_start_quiet():
+    code = "import importlib.util, beitv2_core; assert importlib.util.find_spec('paddle'); import paddle"
+    assert "OMP_NUM_THREADS" not in fresh(code).stderr
+
+
+MAPPED = """
+import beitv2_core, paddle, ctypes
+paddle.matmul(paddle.ones([64, 64]), paddle.ones([64, 64]))
+paths = {line.split()[-1] for line in open('/proc/self/maps') if 'libiomp5' in line}
+print(*[ctypes.CDLL(path).omp_get_max_threads() for path in paths])
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="finds the OpenMP library in /proc")
+@pytest.mark.parametrize("number", [None, "1", "3"])
+def test_paddle_computes_in_as_many_threads_as_were_set(number):
+    shown = fresh(MAPPED, **({} if number is None else {"OMP_NUM_THREADS": number})).stdout.split()
+    assert shown == [number or str(runtime.threads())]
+
+
+LAUNCHES = {
+    "counted": {"PADDLE_LOCAL_SIZE": "2", "PADDLE_TRAINER_ID": "0"},
+    "by addresses": {"PADDLE_TRAINER_ENDPOINTS": "10.0.0.1:1,10.0.0.1:2,10.0.0.2:1,10.0.0.2:2",
+                     "PADDLE_CURRENT_ENDPOINT": "10.0.0.2:1", "PADDLE_TRAINER_ID": "2"},
+}
+SHOW = "import beitv2_core, os; print(os.environ['OMP_NUM_THREADS'])"
+
+
+@TWO_CORES
+@pytest.mark.parametrize("launch", LAUNCHES.values(), ids=LAUNCHES)
+def test_the_processes_of_a_launch_share_the_cores_of_their_host(launch):
+    assert fresh(SHOW, **launch).stdout.split() == [str(runtime.physical_cores() // 2)]
+    assert fresh(SHOW, **launch, OMP_NUM_THREADS="5").stdout.split() == ["5"]
+
+
+def test_more_processes_than_cores_have_a_thread_each():
+    assert fresh(SHOW, PADDLE_LOCAL_SIZE="1000").stdout.split() == ["1"]
+
+
+@TWO_CORES
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("own", [None, "1"])
+def test_under_the_launcher_the_threads_are_the_users_or_a_share_of_the_cores(tmp_path, processes, own):
+    """The launcher's own `import paddle` exports OMP_NUM_THREADS=1 to its children, which is nobody's choice."""
+    script = tmp_path / "show.py"
+    script.write_text(f"{SHOW}\n")
+    environment = {key: value for key, value in os.environ.items() if key not in NAMES}
+    subprocess.run([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend",
+                    "gloo", "--log_dir", str(tmp_path / "log"), str(script)], check=True, timeout=120, cwd=tmp_path,
+                   capture_output=True, env={**environment, **({} if own is None else {"OMP_NUM_THREADS": own})})
+    shown = [path.read_text().split()[-1] for path in sorted((tmp_path / "log").glob("workerlog.*"))]
+    assert shown == [own or str(runtime.physical_cores() // processes)] * processes
+
+
+def test_data_workers_compute_in_one_thread_unless_the_user_says_otherwise(tmp_path):
+    script = tmp_path / "load.py"
+    script.write_text("""
+import os
+from beitv2_core.data import Loader, ResumableSampler
+class Numbers:
+    def __len__(self): return 8
+    def load(self, index): return index
+def transform(index, rng): return {"threads": int(os.environ["OMP_NUM_THREADS"])}
+if __name__ == "__main__":
+    with Loader(Numbers(), transform, ResumableSampler(8, batch_size=4), num_workers=2) as loader:
+        print(*next(iter(loader))["threads"], os.environ["OMP_NUM_THREADS"])
+""")
+    for own, expected in ((None, "1"), ("3", "3")):
+        environment = {key: value for key, value in os.environ.items() if key not in NAMES}
+        shown = subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=60,
+                               env={**environment, **({} if own is None else {"OMP_NUM_THREADS": own})})
+        assert shown.stdout.split() == [expected] * 4 + [own or str(runtime.threads())], shown.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_importing_the_package_leaves_the_allocator_alone_and_commands_do_not():
+    """mallopt is called by the command line and by training, in their own process."""
+    code = ("import ctypes; opened, real = [], ctypes.CDLL\n"
+            "ctypes.CDLL = lambda name, *rest, **more: (opened.append(name), real(name, *rest, **more))[1]\n"
+            "import beitv2_core.data, beitv2_core.config; print('libc.so.6' in opened)\n"
+            "from typer.testing import CliRunner; from beitv2_core import cli\n"
+            "CliRunner().invoke(cli.app, ['models']); print('libc.so.6' in opened)")
+    assert fresh(code).stdout.split() == ["False", "True"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+HERE = Path(__file__).parent
+OURS = HERE.parent / "goldens"
 # {(fixture, what was compared): largest error as a share of its limit}; printed when the tests are done.
 WORST: dict[tuple[str, str], float] = {}
 
@@ -27,11 +33,46 @@ def golden_files(folder: Path, subjects: str | tuple[str, ...]) -> list[Path]:
                   if any(path.stem == name or path.stem.startswith(name + "_") for name in subjects))
 
 
+@lru_cache(maxsize=1)
+def subjects() -> tuple[str, ...]:
+    """The SUBJECT of every parity test."""
+    found: dict[str, None] = {}
+    for path in sorted(HERE.glob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SUBJECT":
+                value = ast.literal_eval(node.value)
+                found.update(dict.fromkeys([value] if isinstance(value, str) else value))
+    return tuple(found)
+
+
+def refuse_empty(folder: Path) -> None:
+    """pytest.UsageError for a folder that is not there, or in which no parity test would find its fixture."""
+    if not folder.is_dir():
+        raise pytest.UsageError(f"--goldens {folder}: no such folder. Give one that holds NAME.json and NAME.npz.")
+    if not golden_files(folder, subjects()):
+        here = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise pytest.UsageError(f"--goldens {folder}: no fixture that a test knows, nothing would be compared; here: "
+                                f"{here}. Expected one or more of {', '.join(f'{name}*.json' for name in subjects())}.")
+
+
+def parametrize(metafunc: pytest.Metafunc, names: str, found: list[Any], ids: list[str], wanted: str) -> None:
+    """One case for each of `found`; without any, one that is skipped and says which fixture is absent.
+
+    Our own folder has every fixture: there nothing found is left to fail, as any empty parametrisation does.
+    """
+    folder = metafunc.config.getoption("--goldens")
+    if not found and folder.resolve() != OURS:
+        absent = pytest.mark.skip(reason=f"{folder} holds no {wanted}")
+        found, ids = [pytest.param(*[None] * len(names.split(",")), marks=absent)], ["absent"]
+    metafunc.parametrize(names, found, ids=ids)
+
+
 def load_golden(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays (empty for JSON-only fixtures) and description of one fixture."""
     meta = json.loads(path.read_text())
     arrays = path.with_suffix(".npz")
     if not arrays.exists():
+        assert not meta.get("arrays"), f"{path} lists arrays, and {arrays.name} is not beside it"
         return {}, meta
     with np.load(arrays, allow_pickle=False) as data:
         return {name: data[name] for name in data.files}, meta

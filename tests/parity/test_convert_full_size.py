@@ -12,7 +12,7 @@ import sys
 
 import pytest
 from full_size import random_state
-from golden_io import load_golden
+from golden_io import golden_files, load_golden, parametrize
 from model_files import assert_same_tensors
 
 from beitv2_core.checkpoint.foreign import read_tensors
@@ -34,11 +34,9 @@ print(json.dumps([done.kind, time.perf_counter() - started, peak]))
 
 
 def pytest_generate_tests(metafunc):
-    from golden_io import golden_files
-
     found = [(path, name) for path in golden_files(metafunc.config.getoption("--goldens"), SUBJECT)
              for name in load_golden(path)[1]["models"] if "large" not in name or os.environ.get("BEITV2_LARGE")]
-    metafunc.parametrize(("path", "name"), found, ids=[name for _, name in found])
+    parametrize(metafunc, "path, name", found, [name for _, name in found], " or ".join(SUBJECT))
 
 
 def convert(*arguments) -> list:

@@ -7,7 +7,7 @@ import paddle
 import pytest
 from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
-from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
+from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, without_decay
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.data.mixup import soft_targets
@@ -33,6 +33,11 @@ def load(model, official: dict[str, np.ndarray]) -> None:
     state = from_official(official)
     assert set(state) == set(model.state_dict()), "names differ from the official state dict"
     model.set_state_dict({name: paddle.to_tensor(np.ascontiguousarray(array)) for name, array in state.items()})
+
+
+def spared(model, config: dict) -> set[str]:
+    """Names without decay; a fixture may have been made with `--disable_weight_decay_on_rel_pos_bias`."""
+    return without_decay(model, decay_rel_pos_bias=not config.get("no_wd_rel", False))
 
 
 def inputs(arrays: dict, step: int):
@@ -87,7 +92,7 @@ def test_losses_and_gradients(fixture_path, formulation):
 def test_rate_and_decay_of_every_parameter(fixture_path):
     arrays, meta = load_golden(fixture_path)
     c, model = meta["config"], model_of(meta, arrays)
-    groups = parameter_groups(model, weight_decay=c["weight_decay"], no_decay=model.no_weight_decay(),
+    groups = parameter_groups(model, weight_decay=c["weight_decay"], no_decay=spared(model, c),
                               lr_scale=layer_decay_scale(c["depth"], c["layer_decay"]))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(p)]: (g["learning_rate"], g["weight_decay"]) for g in groups for p in g["params"]}
@@ -103,7 +108,7 @@ def test_adamw_steps_with_layer_decay(fixture_path):
     c, model = meta["config"], model_of(meta, arrays)
     model.train()
     optimizer = build_optimizer("adamw", model, lr=c["lr"], weight_decay=c["weight_decay"], betas=tuple(c["betas"]),
-                                eps=c["eps"], no_decay=model.no_weight_decay(),
+                                eps=c["eps"], no_decay=spared(model, c),
                                 lr_scale=layer_decay_scale(c["depth"], c["layer_decay"]))
     before = from_official(group(arrays, "init"))
     rates = arrays["schedule/lr_used"]

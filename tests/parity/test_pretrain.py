@@ -94,7 +94,8 @@ def test_accuracy_per_head_matches_the_official_log(fixture_path):
     logits, _ = loss_of(model, arrays, 1)
     labels = arrays["input/step1/labels"]
     for i, values in enumerate(logits.values()):
-        assert (values.numpy().argmax(-1) == labels).mean() == np.float32(arrays["output/mlm_acc"][0, i])
+        # a share of M patches, float64 here and recorded in float32
+        assert_close_output((values.numpy().argmax(-1) == labels).mean(), arrays["output/mlm_acc"][0, i], "accuracy")
 
 
 def test_forward_variants_match_the_official_model(fixture_path):

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.skipif(HOME is None, reason="PADDLESEG_HOME names no P
 CONFIG = """
 _base_: {base}
 batch_size: 2
+total_batch: 2
 model: {{channels: 8, aux_channels: 4, backbone: {{size: null, width: 12, depth: 4, num_heads: 2, image_size: 64,
   out_indices: [0, 1, 2, 3]}}}}
 iters: 2
@@ -44,15 +45,17 @@ def config(tmp_path):
     return path
 
 
-def script(name, *arguments, starter=("-m", "beitv2_seg"), cwd=None):
-    command = [sys.executable, *map(str, starter), f"{HOME}/tools/{name}.py", *map(str, arguments)]
+def script(name, *arguments, starter=("-m", "beitv2_seg"), cwd=HOME):
+    tool = os.path.relpath(f"{HOME}/tools/{name}.py", cwd)
+    command = [sys.executable, *map(str, starter), tool, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
 def test_train_val_predict_and_export_run_unmodified_and_count_as_we_do(config, tmp_path):
-    output = script("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "out", "--log_iters", 1)
+    output = script("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "out", "--log_iters", 1,
+                    cwd=tmp_path)
     assert "iter: 2/2" in output
     weights = tmp_path / "out" / "iter_2" / "model.pdparams"
     output = script("val", "--config", config, "--device", "cpu", "--model_path", weights,
@@ -63,10 +66,10 @@ def test_train_val_predict_and_export_run_unmodified_and_count_as_we_do(config, 
     assert ours.sum() > 0
     np.testing.assert_array_equal(ours, theirs)
     script("predict", "--config", config, "--device", "cpu", "--model_path", weights, "--image_path",
-           tmp_path / "ade" / "images" / "validation", "--save_dir", tmp_path / "found")
+           tmp_path / "ade" / "images" / "validation", "--save_dir", tmp_path / "found", cwd=tmp_path)
     assert len(list((tmp_path / "found" / "pseudo_color_prediction").iterdir())) == 3
     script("export", "--config", config, "--model_path", weights, "--save_dir", tmp_path / "exported",
-           "--input_shape", 1, 3, 64, 64)
+           "--input_shape", 1, 3, 64, 64, cwd=Path(HOME) / "paddleseg")
     assert list((tmp_path / "exported").glob("model.*"))
 
 

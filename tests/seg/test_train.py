@@ -13,10 +13,11 @@ from seg_runs import ADE, segment, train, write_ade20k
 
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.errors import ConfigError
-from beitv2_seg.build import build_segmentation, learning_rates, load_segmentor, plan_accumulation
+from beitv2_seg.build import build_segmentation, load_segmentor, plan_accumulation
 from beitv2_seg.config import find_config, read_config_file
 from beitv2_seg.evaluate import Evaluation
 from beitv2_seg.metrics import Scores
+from beitv2_seg.paddleseg_parts import learning_rates
 
 
 def test_a_run_stopped_and_resumed_ends_as_the_uninterrupted_one_to_the_bit(tmp_path):
@@ -166,14 +167,8 @@ def test_the_recipe_sees_16_pictures_an_update_on_any_number_of_processes_until_
 def test_iters_sets_the_length_of_the_schedule_as_flag_and_as_option():
     for settings in (read_config_file("beitv2_upernet", flags={"iters": 3}),
                      read_config_file("beitv2_upernet", opts=["iters=3"])):
-        rates = learning_rates(settings)
+        rates = learning_rates(settings.lr_scheduler, settings.iters)
         assert len(rates) == 3 and rates[0] == pytest.approx(5e-5 * 1e-6)
-
-
-def test_a_schedule_of_paddle_becomes_rates():
-    settings = read_config_file("digit_scenes", opts=["iters=4", "lr_scheduler={_inherited_: false, type: "
-                                                      "PolynomialDecay, learning_rate: 1.0, decay_steps: 4}"])
-    assert learning_rates(settings).tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25], abs=1e-4)
 
 
 # -- ADE20K, read by PaddleSeg's own data set ------------------------------------------------------------------------

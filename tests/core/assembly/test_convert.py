@@ -22,12 +22,6 @@ from beitv2_core.models.mim import BEiTForMaskedImageModeling
 IMPOSSIBLE = {("finetune_abs", "paddleclas"), ("pretrain_cls_a", "huggingface"), ("pretrain_cls_b", "huggingface")}
 
 
-def pytest_generate_tests(metafunc):
-    if "model" in metafunc.fixturenames:
-        found = models(metafunc.config.getoption("--goldens"))
-        metafunc.parametrize("model", found, ids=[f"{m.fixture.stem}-{m.kind}" for m in found])
-
-
 def one(goldens_dir, stem):
     return next(m for m in models(goldens_dir) if m.fixture.stem == stem)
 

@@ -14,12 +14,6 @@ from beitv2_core.errors import CheckpointError
 from beitv2_core.window import relative_position_index, table_rows, window_of
 
 
-def pytest_generate_tests(metafunc):
-    if "model" in metafunc.fixturenames:
-        found = models(metafunc.config.getoption("--goldens"))
-        metafunc.parametrize("model", found, ids=[f"{m.fixture.stem}-{m.kind}" for m in found])
-
-
 def recognised(model):
     return recognise(model.state, num_heads=model.hints.num_heads, early_layers=model.hints.early_layers)
 

@@ -17,7 +17,8 @@ from beitv2_core.checkpoint.safe_pickle import load_torch_file
 from beitv2_core.checkpoint.torch_reader import load_with_torch, usable_torch
 from beitv2_core.errors import CheckpointError
 
-torch = pytest.importorskip("torch", minversion="2.6")
+torch = pytest.importorskip("torch", minversion="2.6", reason="no PyTorch of 2.6 or newer: `make test-peers`")
+pytestmark = pytest.mark.peers
 
 
 class Runs:

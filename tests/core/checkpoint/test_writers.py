@@ -31,9 +31,10 @@ def test_torch_files_are_read_back(tensors, tmp_path, nest):
     assert_same_tensors(read_tensors(tmp_path / "x.pth")[0], tensors)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("mapped", [False, True])
 def test_torch_itself_reads_them_without_trusting_them(tensors, tmp_path, mapped):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-peers`")
     write_torch(tmp_path / "x.pth", tensors, "model")
     found = torch.load(tmp_path / "x.pth", weights_only=True, mmap=mapped)["model"]
     assert list(found) == list(tensors)

@@ -198,12 +198,57 @@ def test_shards_take_a_pattern_or_a_list_and_a_folder_only_one_path(minimal):
     assert load_config(minimal, [*shards, "data.root=[a.tar, b.tar]"])[0].data.root == ["a.tar", "b.tar"]
     with pytest.raises(MissingValueError, match="data.root: required"):
         load_config(minimal, shards)
-    with pytest.raises(ConfigError, match="data.list_file: shards are read whole"):
+    with pytest.raises(ConfigError, match="data.list_file: .*shards does not read"):
         load_config(minimal, [*shards, "data.root=a", "data.list_file=b"])
     with pytest.raises(ConfigError, match="data.root: a list of paths came"):
         load_config(minimal, ["data.dataset=folder", "data.root=[a, b]"])
 
 
 def test_drawn_pictures_cannot_be_decoded_smaller(minimal):
-    with pytest.raises(ConfigError, match="data.draft: drawn pictures are not decoded"):
+    with pytest.raises(ConfigError, match="data.draft: .*digit_scenes does not read"):
         load_config(minimal, ["data.draft=true"])
+
+
+@pytest.mark.parametrize(("settings", "key"), [
+    (["data.dataset=folder", "data.root=a", "data.size=400"], "data.size"),
+    (["data.dataset=folder", "data.root=a", "data.scene_size=64"], "data.scene_size"),
+    (["data.dataset=folder", "data.root=a", "data.shard_window=2"], "data.shard_window"),
+    (["data.dataset=shards", "data.root=a", "data.scene_digits=[1, 3]"], "data.scene_digits"),
+    (["data.max_corrupt=0.5"], "data.max_corrupt"),
+    (["data.exif_orientation=true"], "data.exif_orientation"),
+    (["data.list_file=a.txt"], "data.list_file"),
+    (["mask.options={a: 1}"], "mask.options"),
+    (["mask.kind=random", "mask.min_block=4"], "mask.min_block"),
+    (["mask.kind=random", "mask.min_aspect=0.5"], "mask.min_aspect"),
+    (["mask.kind=of_others", "mask.max_block=4"], "mask.max_block"),
+])
+def test_settings_that_the_kind_does_not_read_are_refused(minimal, settings, key):
+    with pytest.raises(ConfigError, match=f"--set: {key}: .*does not read"):
+        load_config(minimal, settings)
+
+
+def test_settings_of_a_base_for_a_kind_that_was_replaced_are_left_out(write):
+    base = "data: {dataset: digit_scenes, size: 8, scene_size: 40, image_size: 32}\nmask: {num_masked: 6, min_block: 2}"
+    write("base.yml", base)
+    rest = MINIMAL.replace("data: {dataset: digit_scenes, size: 8, image_size: 32}\n", "").replace(
+        "mask: {num_masked: 6, min_block: 2}\n", "")
+    child = write("child.yml", f"_base_: base.yml{rest}data: {{dataset: folder, root: a}}\n")
+    found = load_config(child, ["mask.kind=random"])[0]
+    assert (found.data.size, found.data.scene_size, found.mask.min_block) == (None, None, 16)
+    child = write("child.yml", f"_base_: base.yml{rest}data: {{dataset: folder, root: a, size: 9}}\n")
+    with pytest.raises(ConfigError, match="child.yml: data.size: 9 .*does not read"):
+        load_config(child)
+    write("base.yml", base.replace("digit_scenes", "folder").replace("scene_size: 40", "root: a"))
+    with pytest.raises(ConfigError, match="base.yml: data.size"):
+        load_config(write("plain.yml", f"_base_: base.yml{rest}"))
+
+
+def test_the_settings_of_an_old_checkpoint_are_read_without_what_its_data_set_ignored(minimal):
+    kept = load_config(minimal, ["data.dataset=folder", "data.root=a"])[0]
+    tree = kept.resolved()
+    assert parse_config(tree) == kept
+    tree["data"].update(size=400, scene_size=7)
+    tree["mask"]["options"] = {"a": 1}
+    for new in ("exif_orientation", "max_pixels"):
+        del tree["data"][new]
+    assert parse_config(tree) == kept

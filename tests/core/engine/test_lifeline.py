@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from beitv2_core.engine import lifeline
+from beitv2_core.errors import BEiTError
+
 SCRIPT = Path(__file__).with_name("lifeline_process.py")
 
 
@@ -63,15 +66,74 @@ def test_waiting_for_a_process_that_has_finished_is_an_error(tmp_path, actions):
     assert code == 1 and f"process {1 - waiting} of 2 has ended" in said
 
 
-def test_a_stranger_that_connects_is_turned_away(tmp_path):
-    first = start(tmp_path, 0, "waiting", "waiting")
+@pytest.fixture
+def first(tmp_path):
+    """The first of two processes, waiting for the second, and its port."""
+    process = start(tmp_path, 0, "waiting", "waiting")
     deadline = time.monotonic() + 20
     while not (tmp_path / "numbers").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    with socket.create_connection(("127.0.0.1", json.loads((tmp_path / "numbers").read_text())[0])) as stranger:
-        stranger.settimeout(20)
-        stranger.sendall(b"12345 1\n")
-        assert stranger.recv(10) == b""
-        second = start(tmp_path, 1, "waiting", "waiting")
-        for rank, process in enumerate((first, second)):
-            assert process.communicate(timeout=30)[0] == f"{rank} finished\n"
+    yield process, json.loads((tmp_path / "numbers").read_text())
+    process.kill()
+
+
+def connected(port):
+    stranger = socket.create_connection(("127.0.0.1", port))
+    stranger.settimeout(20)
+    return stranger
+
+
+def assert_both_finish(first, folder):
+    second = start(folder, 1, "waiting", "waiting")
+    for rank, process in enumerate((first, second)):
+        assert process.communicate(timeout=30)[0] == f"{rank} finished\n"
+
+
+SAID = {"another token": b"12345 1\n", "no text": b"\xff\xfe\x00 1\n", "digits that are no ASCII": "٣ ١\n".encode(),
+        "a request": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "no end of the line": b"x" * 5000, "an empty line": b"\n"}
+
+
+@pytest.mark.parametrize("words", SAID.values(), ids=SAID)
+def test_a_stranger_that_says_something_is_turned_away(tmp_path, first, words):
+    process, (port, _) = first
+    with connected(port) as stranger:
+        stranger.sendall(words)
+        try:
+            assert stranger.recv(10) == b""
+        except ConnectionResetError:  # what it said was not read to the end
+            pass
+        assert_both_finish(process, tmp_path)
+
+
+def test_silent_strangers_and_some_that_leave_hold_nobody_up(tmp_path, first):
+    process, (port, token) = first
+    silent = [connected(port) for _ in range(5)]
+    for words in (b"", b"12", str(token).encode()):
+        with connected(port) as leaving:
+            leaving.sendall(words)
+    silent[0].sendall(str(token).encode())  # the beginning of the right line
+    assert_both_finish(process, tmp_path)
+    for stranger in silent:
+        stranger.close()
+
+
+def test_who_knows_the_token_but_is_no_process_of_the_group_is_turned_away(tmp_path, first):
+    process, (port, token) = first
+    for number in ("0", "2", "-1", "one"):
+        with connected(port) as stranger:
+            stranger.sendall(f"{token} {number}\n".encode())
+            assert stranger.recv(10) == b""
+    assert_both_finish(process, tmp_path)
+
+
+def test_a_first_process_that_cannot_be_reached_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(BEiTError, match=f"process 1 of 2: cannot reach process 0 at 127.0.0.1, port {port}"):
+        lifeline.Lifeline(1, 2, "127.0.0.1", lambda numbers: [port, 1])
+
+
+def test_processes_that_never_connect_are_named(monkeypatch):
+    monkeypatch.setattr(lifeline, "CONNECT_SECONDS", 0.5)
+    with pytest.raises(BEiTError, match=r"no connection from process\(es\) 1, 2 at 127.0.0.1"):
+        lifeline.Lifeline(0, 3, "127.0.0.1", lambda numbers: numbers)

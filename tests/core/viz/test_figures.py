@@ -117,3 +117,32 @@ def test_wrong_shapes_are_named_and_nothing_is_written(tmp_path, call, words):
     with pytest.raises(ShapeError, match=words):
         call(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_in_any_writing_are_drawn_without_a_warning_about_glyphs(tmp_path, recwarn):
+    names = ["猫", "Katze ä", "\udccaé\udca8", "😀"]
+    with Canvas(tmp_path / "a.png", 4, 3, title=names[0]) as figure:
+        axes = figure.subplots()
+        axes.plot([1, 2], label=names[2])
+        axes.set_xticks(range(4), names)
+        axes.set_title(names[3])
+        axes.legend()
+    assert pixels(tmp_path / "a.png").std() > 0
+    assert not [str(one.message) for one in recwarn if "Glyph" in str(one.message)]
+
+
+def test_a_letter_that_no_font_has_is_shown_as_its_number(monkeypatch):
+    from beitv2_core.viz import fonts
+
+    monkeypatch.setattr(fonts, "_letters", lambda: frozenset("Katzeä"))
+    assert fonts.readable("Kä猫 \udcca") == "KäU+732B \\xca"
+
+
+def test_white_patches_are_seen_on_the_white_ground_of_the_gallery(tmp_path):
+    white = np.full((8, 8, 3), 255, np.uint8)
+    shades = []
+    for count in (0, 4):
+        code_gallery({0: [white] * count, 1: [white] * 4}, np.array([3, 1]), tmp_path / "gallery.png")
+        left = pixels(tmp_path / "gallery.png")[60:, 100:300]
+        shades.append((left.max(-1) < 215).sum())
+    assert shades[1] > shades[0] + 100

@@ -48,6 +48,19 @@ class BEiTClassifier(BEiTBackbone):
         return BEiTBackbone.forward(self, images)
 
 
+def without_decay(model: BEiTClassifier, *, decay_rel_pos_bias: bool = True) -> set[str]:
+    """Structured names that never decay, besides 1-D parameters and biases.
+
+    decay_rel_pos_bias: False spares the blocks' own relative position bias tables too; a table that the blocks share
+    decays all the same.
+    Source: official run_class_finetuning.py, `skip_weight_decay_list`.
+    """
+    spared = set(model.no_weight_decay())
+    if not decay_rel_pos_bias:
+        spared |= {f"blocks.{i}.attn.relative_position_bias_table" for i in range(model.depth)}
+    return spared
+
+
 def layer_of(name: str, depth: int) -> int:
     """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
 from beitv2_core.commands import options
-from beitv2_core.commands.train import OUTPUT, RESUME
+from beitv2_core.commands.report import run_folder_of
+from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
 from beitv2_core.deployed import is_exported, load_exported
 from beitv2_core.errors import ConfigError, DataError
@@ -28,12 +31,16 @@ def finetune(
     set_: Optional[list[str]] = options.SET,
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
+    dry_run: bool = DRY_RUN,
 ) -> None:
     """Fine-tune a pretrained backbone as a classifier (stage 3)."""
-    from beitv2_cls.build import build_finetuning
+    from beitv2_cls.build import build_finetuning, finetuning_parts
     from beitv2_cls.config import FinetuneConfig
 
     settings, _ = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
+    if dry_run:
+        _dry_run(settings, finetuning_parts)
+        return
     summary = build_finetuning(settings).run(resume=None if resume == "never" else resume)
     for name, value in summary.get("final", {}).items():
         typer.echo(f"{name:<12}{value:.4f}")
@@ -45,13 +52,17 @@ def linear_probe(
     set_: Optional[list[str]] = options.SET,
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
+    dry_run: bool = DRY_RUN,
 ) -> None:
     """Train linear classifiers on a frozen backbone: every layer, feature and learning rate in one pass."""
-    from beitv2_cls.build import PROBE_TABLE, build_linear_probe
+    from beitv2_cls.build import PROBE_TABLE, build_linear_probe, linear_probe_parts
     from beitv2_cls.config import LinearProbeConfig
     from beitv2_core.engine import distributed
 
     settings, _ = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    if dry_run:
+        _dry_run(settings, linear_probe_parts)
+        return
     final = build_linear_probe(settings).run(resume=None if resume == "never" else resume).get("final")
     if final is None or not distributed.is_main():
         return
@@ -65,115 +76,121 @@ def linear_probe(
     typer.echo(f"written: {Path(settings.output) / 'figures' / 'linear_probe.png'}")
 
 
+def _dry_run(settings: Any, build: Any) -> None:
+    from beitv2_core.dry_run import run_one_step
+
+    for line in run_one_step(settings, build).lines():
+        typer.echo(line)
+
+
 def knn(
-    run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, or a checkpoint",
-                              show_default=False),
-    data: str = typer.Option(..., help="labelled pictures that vote: folder of class folders, or digit_scenes",
-                             show_default=False),
-    test: Optional[str] = typer.Option(None, help="pictures to classify: folder of the same class folders; with "
-                                                  "digit_scenes its test pictures"),
+    run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, a checkpoint, or a file "
+                                        "of weights", show_default=False),
+    data: str = typer.Option(..., help="labelled pictures that vote: folder of class folders, tar files, or "
+                                       "digit_scenes", show_default=False),
+    test: Optional[str] = typer.Option(None, help="other pictures of the same classes, to classify; with digit_scenes "
+                                                  "its test pictures"),
+    list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data"),
+    test_list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --test"),
     feature: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token) or concat"),
     neighbours: list[int] = typer.Option([10, 20, 100], "-k", min=1, help="neighbours that vote"),
     temperature: float = typer.Option(0.07, min=1e-6, help="a neighbour's vote is exp(cosine / temperature)"),
     crop_share: float = typer.Option(0.875, min=0.1, max=1.0, help="share of the short side that the crop keeps"),
     train_size: int = typer.Option(3000, min=1, help="training pictures of digit_scenes"),
     test_size: int = typer.Option(1000, min=1, help="test pictures of digit_scenes"),
+    random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the pictures "
+                                                        "alone give"),
 ) -> None:
     """Classify by the nearest neighbours of frozen features."""
-    from beitv2_cls.build import load_backbone
+    from beitv2_cls.build import load_backbone, untrained
+    from beitv2_cls.data import neighbour_sets
     from beitv2_cls.knn import knn_accuracy
-    from beitv2_core.data import DigitScenes, ImageFolder
     from beitv2_core.evaluate import eval_batches, pooled_features
 
     if feature not in ("mean", "cls", "concat"):
         raise ConfigError(f"--feature {feature}: expected mean, cls or concat.")
-    backbone, size = load_backbone(run)
-    known: Any
-    asked: Any
-    if data == "digit_scenes":
-        known, asked = (DigitScenes(split, size=count, image_size=size)
-                        for split, count in (("train", train_size), ("test", test_size)))
-    elif test is None:
-        raise ConfigError("--test: required with --data FOLDER. Give the folder of the pictures to classify.")
-    else:
-        known, asked = ImageFolder(data, with_classes=True), ImageFolder(test, with_classes=True)
-        if known.classes != asked.classes:
-            other = sorted(set(known.classes or []) ^ set(asked.classes or []))
-            raise DataError(f"--data {data} and --test {test} have different classes: {', '.join(other[:5])} "
-                            f"({len(other)} in all) are in one only. Use the same folders.")
-    features = [pooled_features(backbone, eval_batches(part, size, crop_share=crop_share), feature)
-                for part in (known, asked)]
-    found = knn_accuracy(features[0], features[1], neighbours=neighbours, temperature=temperature)
-    typer.echo(f"{len(known)} pictures vote on {len(asked)}, {feature} feature of {features[0][0].shape[1]} channels")
-    for k, value in found.items():
-        typer.echo(f"k = {k:<6}{100 * value:6.2f} %")
+    backbone = load_backbone(run)
+    size = backbone.model.image_size
+    known, asked = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
+                                  sizes=(train_size, test_size))
+    backbones = {"": backbone.model, **({"random weights": untrained(backbone)} if random else {})}
+    found = {}
+    for name, model in backbones.items():
+        train, measured = (pooled_features(model, eval_batches(part, size, crop_share=crop_share), feature)
+                           for part in (known, asked))
+        found[name] = knn_accuracy(train, measured, neighbours=neighbours, temperature=temperature)
+    typer.echo(f"{len(known)} pictures vote on {len(asked)}, {feature} feature of {train[0].shape[1]} channels")
+    for k, value in found[""].items():
+        beside = "".join(f"   {name} {100 * other[k]:6.2f} %" for name, other in found.items() if name)
+        typer.echo(f"k = {k:<6}{100 * value:6.2f} %{beside}")
 
 
 def predict(
-    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, or an exported "
-                                        "classifier", show_default=False),
+    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, a file of weights, "
+                                        "or an exported classifier", show_default=False),
     images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
     top: int = typer.Option(5, min=1, help="classes to show for each picture"),
-    as_json: bool = typer.Option(False, "--json", help="one JSON object a line instead of a table"),
+    as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
+    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
 ) -> None:
     """Name the likeliest classes of pictures, with probabilities."""
+    from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
     from beitv2_core.codes import list_pictures
 
     paths = list_pictures([str(path) for path in images])
     if is_exported(run):
-        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size)
+        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
+                                       num_workers=num_workers)
     else:
-        from beitv2_cls.build import load_classifier
+        from beitv2_cls.build import crop_share_of, load_classifier
+        from beitv2_core.assembly.held_out import reading_of_run
 
         model, config, classes = load_classifier(run)
-        predictions = likeliest(model, paths, config.data.image_size, classes, top=top,
-                                crop_share=config.validation.crop_share, batch_size=batch_size)
+        predictions = likeliest(model, paths, model.image_size, classes, top=top,
+                                crop_share=crop_share_of(model, config), batch_size=batch_size,
+                                reading=reading_of_run(run), num_workers=num_workers)
     for path, found in predictions:
         if as_json:
-            typer.echo(json.dumps({"path": path, "classes": [{"name": name, "probability": round(share, 6)}
-                                                             for name, share in found]}, ensure_ascii=False))
+            line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
+                                              for name, share in found]}
+            typer.echo(utf8_json(line))
         else:
-            typer.echo(path)
+            typer.echo(shown(path))
             for name, share in found:
-                typer.echo(f"  {100 * share:6.2f} %  {name}")
+                typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
 
 
 def evaluate(
-    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, or one of its checkpoints",
+    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, or a file of weights",
                               show_default=False),
-    data: Optional[str] = typer.Option(None, help="folder of class folders, or digit_scenes; default: the validation "
-                                                  "pictures of the run"),
-    list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data"),
+    data: Optional[str] = typer.Option(None, help="folder of class folders, tar files, or digit_scenes; default: the "
+                                                  "validation pictures of the run"),
+    list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data; labels are "
+                                                        "the model's class names or their numbers"),
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
+    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
-    from beitv2_cls.build import load_classifier
-    from beitv2_cls.evaluate import draw_confusion
+    from beitv2_cls.build import crop_share_of, load_classifier
+    from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
     from beitv2_core.engine import distributed
 
     distributed.init()
     model, config, classes = load_classifier(run)
-    pictures = _pictures(config, data, list_file, classes)
+    pictures = _pictures(run, model, config, data, list_file, classes)
     chosen = _subset(subset, classes)
-    found = measure(model, pictures, config.data.image_size, crop_share=config.validation.crop_share,
-                    batch_size=batch_size, subset=chosen)
+    found = measure(model, pictures, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
+                    subset=chosen, num_workers=num_workers)
     if not distributed.is_main():
         return
-    folder = output or Path(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "pictures", "top1"])
-        for name, total, value in zip(classes, found.confusion.sum(1), found.per_class()):
-            writer.writerow([name, int(total), f"{value:.6f}"])
-    values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "pictures": found.pictures}
-    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    folder = output or run_folder_of(run)
+    write_results(folder, found, classes)
     typer.echo(f"top-1 {100 * found.top1:.2f} %   top-5 {100 * found.top5:.2f} %   loss {found.loss:.4f}   "
                f"{found.pictures} pictures")
     typer.echo(f"written: {folder / 'per_class.csv'}")
@@ -188,61 +205,69 @@ def compare(
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     seeds: int = typer.Option(3, min=1, help="runs of each kind"),
-    few_labels: int = typer.Option(400, min=20, help="labelled pictures of the second comparison"),
+    few_labels: int = typer.Option(400, min=0, help="labelled pictures of the second comparison, evenly over the "
+                                                     "classes; 0: leave it out"),
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_pictures: int = typer.Option(3000, min=16, help="training pictures of linear probe and kNN"),
     output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the picture"),
 ) -> None:
-    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels."""
-    from beitv2_cls.compare import draw, fine_tune_all, frozen_features, rows_of
+    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels.
+
+    Everything is measured on the validation pictures of the settings (validation.root; digit_scenes: its own).
+    """
+    from beitv2_cls.compare import draw, find_sets, fine_tune_all, frozen_features, rows_of
 
     settings = options.all_overrides(set_, more)
-    table = fine_tune_all(config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
+    sets = find_sets(config, settings, pretrained, output, few_labels=few_labels)
+    table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
-    frozen = frozen_features(pretrained, train_pictures=probe_pictures, test_pictures=1000)
+    frozen = frozen_features(sets, pretrained, train_pictures=probe_pictures, test_pictures=1000)
     figure = output / "figures" / "compare.png"
     draw(table, figure)
     (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
                                          encoding="utf-8")
-    typer.echo(f"top-1 on 1000 test pictures, mean and spread of {seeds} seed(s)")
+    typer.echo(f"top-1 on {len(sets.test)} test pictures, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")
     typer.echo(f"written: {output / 'summary.json'}")
     typer.echo(f"written: {figure}")
 
 
-def _pictures(config: Any, data: Optional[str], list_file: Optional[Path], classes: list[str]) -> Any:
-    from beitv2_cls.build import build_data
-    from beitv2_core.data import DigitScenes, ImageFolder
+def shown(text: str) -> str:
+    """A text as the standard output can take it: what its encoding lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
-    if data is None:
-        validation = build_data(config)[1]
-        if validation is None:
-            raise DataError(f"{config.output}: the run has no validation pictures. Give --data FOLDER.")
-        return validation
-    if data == "digit_scenes":
-        return DigitScenes("test", size=config.validation.size, image_size=config.data.image_size)
-    pictures = ImageFolder(data, list_file=list_file, with_classes=True)
-    unknown = sorted(set(pictures.classes or []) - set(classes))
-    if unknown and list_file is None:
-        raise DataError(f"{data}: {len(unknown)} classes the model does not know ({', '.join(unknown[:5])}). "
-                        f"It knows {len(classes)} ({', '.join(classes[:5])}, ...).")
-    if list_file is None and pictures.labels is not None:
-        number = {name: i for i, name in enumerate(classes)}
-        import numpy as np
 
-        pictures.labels = np.asarray([number[(pictures.classes or [])[i]] for i in pictures.labels], dtype=np.int64)
-        pictures.classes = classes
-    return pictures
+def utf8_json(value: Any) -> bytes:
+    """One line of JSON in UTF-8, whatever the terminal's encoding; bytes of a path that are no text as \\udc80 to
+    \\udcff, which `json.loads` and `os.fsencode` turn back into the path."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8")
+
+
+def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file: Optional[Path],
+              classes: list[str]) -> Any:
+    from beitv2_cls.classes import has_names
+    from beitv2_cls.data import asked_set, validation_set
+
+    if data is not None:
+        return asked_set(config, data, list_file, classes, image_size=model.image_size,
+                         named=config is not None or has_names(classes))
+    if list_file is not None:
+        raise ConfigError(f"--list-file {list_file}: below which folder are its paths? Add --data FOLDER.")
+    validation = None if config is None else validation_set(config, classes)
+    if validation is None:
+        raise DataError(f"{run}: no validation pictures are known. Give --data FOLDER of class folders.")
+    return validation
 
 
 def _subset(path: Optional[Path], classes: list[str]) -> Optional[list[int]]:
+    from beitv2_core.data.lists import read_words
+
     if path is None:
         return None
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"--subset {path}: cannot be read: {error}. Give a text file with one class a line.") from None
+    names = [text for _, text in read_words(path, what="--subset")]
     unknown = [name for name in names if name not in classes]
     if unknown or not names:
         raise DataError(f"--subset {path}: {len(unknown)} of {len(names)} names are no class of the model "

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
+from beitv2_cls.build import load_backbone, untrained
+from beitv2_cls.config import FinetuneConfig
+from beitv2_cls.data import even_shares, refuse_shared, training_set, validation_set
 from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
-from beitv2_core.assembly import build_dataset, build_mim, load_mim, seed_everything
+from beitv2_core.assembly import build_dataset
 from beitv2_core.commands.trials import run_trial
+from beitv2_core.config import load_config
+from beitv2_core.data.sample import spread
+from beitv2_core.engine.run_folder import write_whole
+from beitv2_core.errors import ConfigError
 from beitv2_core.evaluate import eval_batches, linear_probe, pooled_features
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
+SAY_EVERY = 30.0  # seconds between lines while nothing finishes
 
 
 class Trial(NamedTuple):
@@ -34,53 +44,152 @@ class Trial(NamedTuple):
         return f"{self.start}_{self.labels or 'all'}_seed{self.seed}"
 
 
-def fine_tune_all(config: Path, pretrained: str, folder: Path, *, seeds: int, few_labels: int, few_steps: int,
-                  settings: Sequence[str] = ()) -> dict[str, dict[str, list[float]]]:
+class Sets(NamedTuple):
+    """Settings of the comparison, the labelled images it trains on and those it is measured on."""
+
+    config: FinetuneConfig
+    train: Any
+    test: Any
+
+
+def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Path, *, few_labels: int) -> Sets:
+    """The settings and data of a comparison, checked before anything is trained.
+
+    Raises ConfigError without test images and for a number of few labels that the data cannot give, DataError where
+    training and test images are the same.
+    """
+    found = load_config(config, [*settings, f"pretrained.weights={pretrained!r}", f"output={str(folder)!r}"],
+                        FinetuneConfig)[0]
+    data = found.data
+    train = training_set(found)
+    test = validation_set(found, train.classes)
+    if test is None:
+        raise ConfigError("validation.root: a comparison is measured on test images. Set it to a folder of class "
+                          "folders that are not trained on (validation.root=FOLDER).")
+    refuse_shared(train, test, "data.root and validation.root: a comparison is measured on images not trained on")
+    if few_labels and data.dataset == "shards":
+        raise ConfigError(f"--few-labels {few_labels}: no part of tar files can be chosen. Give --few-labels 0 to "
+                          "leave this comparison out, or a folder of class folders.")
+    if few_labels and not len(train.classes) <= few_labels < len(train):
+        raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "
+                          f"{len(train) - 1}, or 0 to leave this comparison out.")
+    return Sets(found, train, test)
+
+
+def fine_tune_all(sets: Sets, config: Path, pretrained: str, folder: Path, *, seeds: int, few_labels: int,
+                  few_steps: int, settings: Sequence[str] = ()) -> dict[str, dict[str, list[float]]]:
     """Top-1 of every trial: {labels: {start: one value a seed}}; finished runs are not repeated, broken ones continue.
 
     As many runs at once as there are processor cores, one thread each: small models gain little from more threads.
+    few_labels: images of the runs with few labels, as many of each class as there are, drawn by the seed and listed in
+    `few_labels_N_seedS.txt` (digit_scenes: the first ones); 0: no such runs.
     Raises BEiTError with the last lines of a run that fails.
     """
-    trials = [Trial(start, labels, seed) for labels in (None, few_labels) for seed in range(seeds) for start in STARTS]
+    trials = [Trial(start, labels, seed) for labels in (None, few_labels or None)[:2 if few_labels else 1]
+              for seed in range(seeds) for start in STARTS]
+    # From scratch too, the trunk is the pretrained one's.
+    trunk = [f"model.{name}={json.dumps(value)}" for name, value in sets.config.model.model_dump(mode="json").items()]
+    arguments = {}
+    for trial in trials:
+        weights = repr(pretrained) if trial.start == "pretrained" else "null"
+        changes = [*settings, f"output={str(folder / trial.name)!r}", f"pretrained.weights={weights}",
+                   f"seed={trial.seed}", *trunk]
+        if trial.labels is not None:
+            changes += [f"optim.steps={few_steps}", "optim.epochs=null", *_few(sets, folder, trial.labels, trial.seed)]
+        arguments[trial] = changes
     with ThreadPoolExecutor(runtime.physical_cores()) as pool:
-        found = list(pool.map(lambda trial: _run(trial, config, pretrained, folder, few_steps, settings), trials))
+        running = {pool.submit(_run, config, changes, folder / trial.name): trial
+                   for trial, changes in arguments.items()}
+        found = _wait(running, folder)
     table: dict[str, dict[str, list[float]]] = {}
-    for trial, value in zip(trials, found):
-        table.setdefault(str(trial.labels or "all"), {}).setdefault(trial.start, []).append(value)
+    for trial in trials:
+        table.setdefault(str(trial.labels or "all"), {}).setdefault(trial.start, []).append(found[trial])
     return table
 
 
-def _run(trial: Trial, config: Path, pretrained: str, folder: Path, few_steps: int, settings: Sequence[str]) -> float:
-    output = folder / trial.name
-    weights = pretrained if trial.start == "pretrained" else "null"
-    arguments = ["finetune", str(config), "--set", f"output={output}", f"pretrained.weights={weights}",
-                 f"seed={trial.seed}", *settings]
-    if trial.labels is not None:
-        arguments += [f"data.size={trial.labels}", f"optim.steps={few_steps}"]
-    if not (output / "summary.json").is_file():
-        run_trial(arguments, output)
-    value = json.loads((output / "summary.json").read_text())["final"]["val_acc1"]
-    log.info("%s: top-1 %.1f %%", trial.name, 100 * value)
-    return float(value)
+def _few(sets: Sets, folder: Path, count: int, seed: int) -> list[str]:
+    """The settings of a run with few labels."""
+    if sets.config.data.dataset == "digit_scenes":
+        return [f"data.size={count}"]
+    path = folder / f"few_labels_{count}_seed{seed}.txt"
+    lines = [f"{sets.train.paths[number]}\t{sets.train.classes[sets.train.labels[number]]}\n"
+             for number in draw_few(sets.train.labels, len(sets.train.classes), count, seed)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, "".join(lines))
+    return [f"data.list_file={str(path.resolve())!r}"]
 
 
-def frozen_features(pretrained: str, *, train_pictures: int, test_pictures: int) -> dict[str, dict[str, float]]:
+def draw_few(labels: np.ndarray, classes: int, count: int, seed: int) -> list[int]:
+    """Numbers of `count` images drawn by `seed`, sorted; no class is more than one ahead of one with images left."""
+    draws, labels = np.random.default_rng(seed), np.asarray(labels)
+    order = draws.permutation(classes)  # who gets one more where the classes do not divide the count
+    shares = even_shares(np.bincount(labels, minlength=classes)[order], count)
+    chosen = [draws.choice(np.flatnonzero(labels == number), share, replace=False)
+              for number, share in zip(order, shares) if share]
+    return sorted(int(number) for part in chosen for number in part)
+
+
+def _wait(running: dict[Future, Trial], folder: Path) -> dict[Trial, float]:
+    """The result of every trial; what is going on is told when one finishes, and now and then."""
+    found: dict[Trial, float] = {}
+    began, left = time.monotonic(), set(running)
+    log.info("compare: %d runs of fine-tuning in %s", len(running), folder)
+    try:
+        while left:
+            done, left = wait(left, timeout=SAY_EVERY, return_when=FIRST_COMPLETED)
+            for future in done:
+                found[running[future]] = future.result()
+                log.info("%s: top-1 %.1f %%", running[future].name, 100 * found[running[future]])
+            steps = (f"{running[future].name} step {_last_step(folder / running[future].name)}" for future in left
+                     if future.running())
+            seconds = int(time.monotonic() - began)
+            log.info("compare: %d of %d runs finished in %d:%02d%s", len(found), len(running), seconds // 60,
+                     seconds % 60, "".join(f"; {text}" for text in steps))
+    except BaseException:
+        for future in left:
+            future.cancel()  # runs that have not begun
+        raise
+    return found
+
+
+def _last_step(output: Path) -> int:
+    try:
+        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["step"])
+    except (OSError, ValueError, LookupError):  # not begun, or a line half written
+        return 0
+
+
+def _run(config: Path, changes: Sequence[str], output: Path) -> float:
+    if not _finished(config, changes, output):
+        run_trial(["finetune", str(config), "--set", *changes], output)
+    return float(json.loads((output / "summary.json").read_text(encoding="utf-8"))["final"]["val_acc1"])
+
+
+def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
+    """Whether the run of these settings is complete; one of other settings is for the run itself to refuse."""
+    if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
+        return False
+    saved = yaml.safe_load((output / "config.yml").read_text(encoding="utf-8"))
+    return saved == load_config(config, changes, FinetuneConfig)[0].resolved()
+
+
+def frozen_features(sets: Sets, pretrained: str, *, train_pictures: int,
+                    test_pictures: int) -> dict[str, dict[str, float]]:
     """Linear probe and kNN of the pretrained trunk's mean patch feature and a random one's: {start: {what: top-1}}."""
-    student, config = load_mim(pretrained)
-    seed_everything(config.seed)
-    untrained = build_mim(config.model, image_size=config.data.image_size, num_codes=student.num_codes)
-    untrained.eval()
-    sets = (build_dataset(config.data, split="train", size=train_pictures, with_classes=True),
-            build_dataset(config.data, split="test", size=test_pictures, with_classes=True))
-
-    def batches(dataset: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return eval_batches(dataset, config.data.image_size)
-
+    backbone = load_backbone(pretrained)
+    train, test = sets.train, sets.test
+    if sets.config.data.dataset == "digit_scenes":  # drawn: any part is as good as another
+        train = build_dataset(sets.config.data, split="train", size=train_pictures)
+        test = build_dataset(sets.config.data, split="test", size=test_pictures)
+    parts, crop_share = (spread(train, train_pictures), spread(test, test_pictures)), sets.config.validation.crop_share
     result = {}
-    for name, backbone in (("pretrained", student), ("random", untrained)):
-        train, test = (pooled_features(backbone, batches(dataset)) for dataset in sets)
-        knn = {f"kNN, k = {k}": value for k, value in knn_accuracy(train, test).items()}
-        result[name] = {"linear probe": linear_probe(train, test), **knn}
+    for name, model in (("pretrained", backbone.model), ("random", untrained(backbone))):
+        log.info("compare: linear probe and kNN of %s weights, %d training and %d test images", name, *map(len, parts))
+        features = [pooled_features(model, eval_batches(part, model.image_size, crop_share=crop_share))
+                    for part in parts]
+        knn = {f"kNN, k = {k}": value for k, value in knn_accuracy(features[0], features[1]).items()}
+        result[name] = {"linear probe": linear_probe(features[0], features[1]), **knn}
     return result
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from pathlib import Path
+from typing import Any, Literal, Optional
 
 from pydantic import Field, model_validator
-from typing_extensions import Literal
 
 from beitv2_core.config import RunConfig
 from beitv2_core.config.schema import grid_of
-from beitv2_core.config.sections import EncoderConfig, Section, impossible
+from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
+
+#: settings of the trunk that pretrained weights decide
+TRUNK = {"width", "depth", "num_heads", "mlp_ratio", "qkv_bias", "patch_size", "init_values", "norm_eps", "positions"}
 
 
 class ClassifierConfig(EncoderConfig):
@@ -30,7 +33,21 @@ class PretrainedConfig(Section):
         description="pretraining run, .pdckpt or file of published weights; null is random weights"
     )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
-    image_size: int = Field(default=224, gt=0, description="pixels a lone weights file was pretrained with")
+    image_size: Optional[Pixels] = Field(
+        default=None, description="pixels a lone weights file was pretrained with, where its tensors do not tell; a "
+        "run knows its own"
+    )
+
+
+class FinetuneOptimConfig(OptimConfig):
+    """The optimizer of fine-tuning.
+
+    Source: official run_class_finetuning.py, `--disable_weight_decay_on_rel_pos_bias`, which no other script has.
+    """
+
+    decay_rel_pos_bias: bool = Field(
+        default=True, description="weight decay on every block's relative position bias table; false spares them"
+    )
 
 
 class AugmentConfig(Section):
@@ -68,6 +85,24 @@ class LabelledRunConfig(RunConfig):
     model: ClassifierConfig
     validation: ValidationConfig = ValidationConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trunk_of_the_pretrained(cls, values: Any) -> Any:
+        """Take what the settings do not say of the trunk from `pretrained.weights`; what contradicts it is an error."""
+        model, source = (values.get(name) for name in ("model", "pretrained")) if isinstance(values, dict) else (0, 0)
+        weights = source.get("weights") if isinstance(source, dict) else None
+        if not isinstance(model, dict) or not isinstance(weights, str) or TRUNK <= set(model):
+            return values  # nothing to take; settings of a run are whole, and its pretrained weights may be gone
+        if "://" in weights or not Path(weights).exists():
+            if "size" in model or {"width", "depth", "num_heads"} <= set(model):
+                return values
+            raise impossible("pretrained.weights", f"{weights}: no such run folder, checkpoint or weights file here, "
+                             "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
+                             "correct the path, or set model.size")
+        from beitv2_core.assembly import architecture_of
+
+        return {**values, "model": architecture_of(weights).fill(model, "model.")}
+
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of one picture."""
@@ -84,6 +119,7 @@ class FinetuneConfig(LabelledRunConfig):
 
     kind: Literal["finetune"] = Field(default="finetune", description="which command reads this file")
     pretrained: PretrainedConfig
+    optim: FinetuneOptimConfig
     augment: AugmentConfig = AugmentConfig()
     layer_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the rate from a layer to the one below")
     ema_decay: Optional[float] = Field(default=None, gt=0, lt=1, description="EMA of the weights; null is none")

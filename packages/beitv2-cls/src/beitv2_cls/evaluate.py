@@ -5,7 +5,9 @@ Shape suffixes: B batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,8 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from beitv2_core.data import EvalTransform
-from beitv2_core.data.loader import stack_samples
+from beitv2_cls.classes import printable
+from beitv2_core.data import eval_batches
 from beitv2_core.data.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import DataError
@@ -41,22 +43,12 @@ def shard(count: int) -> list[int]:
     return list(range(distributed.rank(), count, distributed.world_size()))
 
 
-def labelled_batches(dataset: Any, image_size: Any, *, crop_share: float, batch_size: int,
-                     numbers: Sequence[int] | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Central crops, ImageNet-normalised float32 (B, 3, H, W), and labels int64 (B,), in order."""
-    transform = EvalTransform(image_size, crop_share=crop_share)
-    numbers = range(len(dataset)) if numbers is None else numbers
-    for start in range(0, len(numbers), batch_size):
-        batch = transform.batch(stack_samples([transform(dataset.load(i))
-                                               for i in numbers[start:start + batch_size]]))
-        yield normalise(batch.images), batch.labels
-
-
 @paddle.no_grad()
 def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0.875, batch_size: int = 64,
-             subset: Sequence[int] | None = None) -> Accuracy:
+             subset: Sequence[int] | None = None, num_workers: int = 0) -> Accuracy:
     """Measure a classifier; `subset` lists the classes that may be predicted (ImageNet-A, ImageNet-R).
 
+    num_workers: processes that decode images; the result is the same to the bit for any number.
     Raises DataError for a label the model has no class for, and for an empty data set.
     Source: official engine_for_finetuning.py, evaluate; each picture counts once however many processes there are.
     """
@@ -65,12 +57,12 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     allowed = None if subset is None else np.asarray(sorted(subset))
     training = model.training
     model.eval()
-    for images, labels in labelled_batches(dataset, image_size, crop_share=crop_share, batch_size=batch_size,
-                                           numbers=shard(len(dataset))):
+    for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
+                                          numbers=shard(len(dataset)), num_workers=num_workers):
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(f"evaluation: a picture has label {int(labels.max())}, the model has {classes} classes "
                             f"(0 .. {classes - 1}). Use the data the model was trained for, or class folders.")
-        logits_BC = model(paddle.to_tensor(images)).astype("float32")
+        logits_BC = model(paddle.to_tensor(normalise(images))).astype("float32")
         loss = F.cross_entropy(logits_BC, paddle.to_tensor(labels), reduction="sum")
         scores = logits_BC.numpy()
         if allowed is not None:
@@ -90,6 +82,18 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     return Accuracy(sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], int(sums[0]), confusion)
 
 
+def write_results(folder: Path, found: Accuracy, names: Sequence[str]) -> None:
+    """per_class.csv and evaluation.json, in UTF-8."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "pictures", "top1"])
+        for name, total, value in zip(names, found.confusion.sum(1), found.per_class()):
+            writer.writerow([printable(name), int(total), f"{value:.6f}"])
+    values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "pictures": found.pictures}
+    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
 def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, most: int = 40) -> None:
     """Share of each class's pictures (rows) predicted as each class (columns), as a PNG.
 
@@ -107,7 +111,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, m
     with Canvas(path, side + 0.8, side, title=title) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-        labels = [names[i] for i in worst]
+        labels = [printable(names[i]) for i in worst]
         axes.set_xticks(range(len(worst)), labels, rotation=90)
         axes.set_yticks(range(len(worst)), labels)
         axes.set_xlabel("predicted")

@@ -6,12 +6,13 @@ Shape suffixes: B batch, C classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import paddle
 
+from beitv2_cls.classes import check_same
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.data.mixup import Mixup, soft_targets
 from beitv2_core.engine.ema import WeightAverage
@@ -22,19 +23,22 @@ log = logging.getLogger("beitv2_cls")
 class FinetuneTask:
     """Soft-target cross-entropy of a classifier (official engine_for_finetuning.py, train_one_epoch).
 
-    mix: mixup / CutMix or None; smoothing: of the labels; ema_decay: average the weights, and measure the average;
-    measure: model -> {name: value}, called after every `every_epochs` epochs, its values go into the next log line.
+    classes: names by number, kept in every checkpoint; mix: mixup / CutMix or None; smoothing: of the labels;
+    ema_decay: average the weights, and measure the average; measure: model -> {name: value}, called after each update
+    that `due` (update number from 0 -> bool) names.
     The mixing draws from numpy's generator, which the loop seeds for every step.
     """
 
     finished = False
 
-    def __init__(self, model: Any, *, mix: Mixup | None = None, smoothing: float = 0.0, ema_decay: float | None = None,
-                 measure: Callable[[Any], dict[str, float]] | None = None, every_epochs: int = 1):
+    def __init__(self, model: Any, *, classes: Sequence[str] = (), mix: Mixup | None = None, smoothing: float = 0.0,
+                 ema_decay: float | None = None, measure: Callable[[Any], dict[str, float]] | None = None,
+                 due: Callable[[int], bool] = lambda step: False):
         self.model, self.network = model, model
-        self.mix, self.smoothing, self.measure, self.every_epochs = mix, smoothing, measure, every_epochs
+        self.classes = list(classes)
+        self.mix, self.smoothing, self.measure, self.due = mix, smoothing, measure, due
         self.average = WeightAverage(model, ema_decay) if ema_decay is not None else None
-        self.measured: dict[str, float] = {}
+        self._last: dict[str, float] | None = None
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """Loss and the share of pictures whose own label is predicted, of one `TrainBatch` of numpy arrays."""
@@ -47,15 +51,19 @@ class FinetuneTask:
     def before_step(self, batch: Any, *, step: int) -> None:
         """Nothing to prepare."""
 
-    def after_step(self, *, step: int) -> None:
-        """Let the averaged weights follow."""
+    def after_step(self, *, step: int) -> dict[str, float] | None:
+        """Let the averaged weights follow; the validation values where they are due."""
         if self.average is not None:
             self.average.update()
+        self._last = self.measure_now() if self.due(step) else None
+        return self._last
 
     def on_epoch(self, epoch: int) -> None:
-        """Measure on the validation pictures after every `every_epochs` epochs."""
-        if epoch > 0 and epoch % self.every_epochs == 0:
-            self.measured = self.measure_now()
+        """Nothing to prepare."""
+
+    def last_values(self) -> dict[str, float]:
+        """The validation values after the update made last; measured here where it was not due."""
+        return self.measure_now() if self._last is None else self._last
 
     def measure_now(self) -> dict[str, float]:
         """The validation values of the weights and, with an average, of the averaged weights (`ema_...`)."""
@@ -69,20 +77,18 @@ class FinetuneTask:
         return values
 
     def log_values(self) -> dict[str, float]:
-        """What was measured since the last log line."""
-        values, self.measured = self.measured, {}
-        return values
+        """Nothing is gathered between log lines."""
+        return {}
 
     def state(self) -> dict[str, Any]:
-        """The averaged weights and values not logged yet."""
-        average = self.average.state() if self.average is not None else {}
-        return {"average": average, "measured": dict(self.measured)}
+        """The class names and the averaged weights."""
+        return {"classes": self.classes, "average": self.average.state() if self.average is not None else {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave; ConfigError where it has other classes."""
+        check_same(state.get("classes", self.classes), self.classes, "the checkpoint")
         if self.average is not None:
             self.average.load_state(state["average"])
-        self.measured = dict(state["measured"])
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""

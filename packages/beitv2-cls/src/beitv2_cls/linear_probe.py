@@ -6,7 +6,7 @@ Shape suffixes: B batch, D width, C classes.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from beitv2_cls.evaluate import labelled_batches, shard
+from beitv2_cls.classes import check_same
+from beitv2_cls.evaluate import shard
+from beitv2_core.data import eval_batches
+from beitv2_core.data.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
@@ -85,47 +88,64 @@ class LinearProbes(nn.Layer):
 
 
 class LinearProbeTask:
-    """Sum over the classifiers of the mean cross-entropy: none of them feels the others."""
+    """Sum over the classifiers of the mean cross-entropy: none of them feels the others.
+
+    classes: names by number, kept in every checkpoint; measure: the classifiers -> top-1 (classifiers,), called after
+    each update that `due` (update number from 0 -> bool) names.
+    """
 
     finished = False
 
-    def __init__(self, probes: LinearProbes, *, measure: Any = None, every_epochs: int = 1):
+    def __init__(self, probes: LinearProbes, *, classes: Sequence[str] = (),
+                 measure: Callable[[LinearProbes], np.ndarray] | None = None,
+                 due: Callable[[int], bool] = lambda step: False):
         self.model, self.network = probes, probes
-        self.measure, self.every_epochs = measure, every_epochs
-        self.measured: dict[str, float] = {}
+        self.classes = list(classes)
+        self.measure, self.due = measure, due
+        self._last: np.ndarray | None = None
+
+    @property
+    def beside(self) -> Any:
+        """The frozen trunk."""
+        return self.model._frozen[0]
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
-        """The summed loss of one `TrainBatch`, and the best classifier's share of right answers in it."""
+        """The summed loss of one `TrainBatch`, which is minimised; what is logged: the classifiers' mean ("loss") and
+        the best one's share of right answers ("best_acc")."""
         labels = paddle.to_tensor(batch.labels)
         logits = self.network(paddle.to_tensor(batch.images))
         loss = paddle.add_n([F.cross_entropy(one_BC.astype("float32"), labels) for one_BC in logits])
         with paddle.no_grad():
             right = paddle.stack([(one_BC.argmax(-1) == labels).astype("float32").mean() for one_BC in logits])
-        return loss, {"best_acc": distributed.all_reduce_mean(right).max()}  # the best over all processes' pictures
+        best = distributed.all_reduce_mean(right).max()  # over all processes' pictures
+        return loss, {"loss": loss.detach() / len(logits), "best_acc": best}
 
     def before_step(self, batch: Any, *, step: int) -> None:
         """Nothing to prepare."""
 
-    def after_step(self, *, step: int) -> None:
-        """Nothing follows the weights."""
+    def after_step(self, *, step: int) -> dict[str, float] | None:
+        """The best classifier's validation top-1 where it is due."""
+        self._last = self.measure(self.model) if self.measure is not None and self.due(step) else None
+        return None if self._last is None else {"val_best_acc1": float(self._last.max())}
+
+    def last_values(self) -> np.ndarray:
+        """Top-1 of every classifier after the update made last; measured here where it was not due."""
+        return self.measure(self.model) if self._last is None and self.measure is not None else self._last
 
     def on_epoch(self, epoch: int) -> None:
-        """Measure on the validation pictures after every `every_epochs` epochs."""
-        if self.measure is not None and epoch > 0 and epoch % self.every_epochs == 0:
-            self.measured = {"val_best_acc1": float(max(self.measure(self.model)))}
+        """Nothing to prepare."""
 
     def log_values(self) -> dict[str, float]:
-        """What was measured since the last log line."""
-        values, self.measured = self.measured, {}
-        return values
+        """Nothing is gathered between log lines."""
+        return {}
 
     def state(self) -> dict[str, Any]:
-        """Values not logged yet."""
-        return {"measured": dict(self.measured)}
+        """The class names."""
+        return {"classes": self.classes}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.measured = dict(state["measured"])
+        """ConfigError where the checkpoint has other classes."""
+        check_same(state.get("classes", self.classes), self.classes, "the checkpoint")
 
     def no_weight_decay(self) -> set[str]:
         """Biases are spared by their shape."""
@@ -134,12 +154,12 @@ class LinearProbeTask:
 
 @paddle.no_grad()
 def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_share: float,
-                   batch_size: int) -> np.ndarray:
+                   batch_size: int, num_workers: int = 0) -> np.ndarray:
     """Top-1 (classifiers,) on the labelled pictures, shared among the processes.  Raises DataError for no picture."""
     right, pictures = np.zeros(len(probes.probes)), 0
-    for images, labels in labelled_batches(dataset, image_size, crop_share=crop_share, batch_size=batch_size,
-                                           numbers=shard(len(dataset))):
-        for i, logits_BC in enumerate(probes(paddle.to_tensor(images))):
+    for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
+                                          numbers=shard(len(dataset)), num_workers=num_workers):
+        for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         pictures += len(labels)
     distributed.meet()
@@ -150,11 +170,12 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
 
 
 def write_table(path: Path, probes: Sequence[Probe], top1: Sequence[float]) -> None:
-    """Every classifier and its top-1 as CSV."""
+    """Every classifier and its top-1 as CSV, the best first."""
+    ranked = sorted(zip(probes, top1), key=lambda row: -row[1])
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "feature", "lr", "top1"])
-        writer.writerows([probe.layer, probe.feature, probe.lr, f"{value:.6f}"] for probe, value in zip(probes, top1))
+        writer.writerows([probe.layer, probe.feature, probe.lr, f"{value:.6f}"] for probe, value in ranked)
 
 
 def draw_probes(path: Path, probes: Sequence[Probe], top1: Sequence[float]) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from scipy.special import softmax
 
 from beitv2_core.codes import picture_batches
+from beitv2_core.data import Reading
+from beitv2_core.data.image_file import OFFICIAL
 from beitv2_core.data.transforms import normalise
 from beitv2_core.deployed import Exported
 
@@ -24,14 +26,17 @@ class Prediction(NamedTuple):
 
 
 def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[str], *, top: int = 5,
-            crop_share: float = 0.875, batch_size: int = 64) -> Iterator[Prediction]:
+            crop_share: float = 0.875, batch_size: int = 64, reading: Reading = OFFICIAL,
+            num_workers: int = 0) -> Iterator[Prediction]:
     """The `top` likeliest classes of every picture, in order; all of them where the model has fewer.
 
-    names: class names by number.  model: a classifier, or an exported one, which needs no Paddle.
+    names: class names by number.  reading: how its run reads image files; num_workers: processes that decode them.
+     model: a classifier, or an exported one, which needs no Paddle.
     Raises DataError naming a file that cannot be decoded.
     """
     left = iter(paths)
-    for images in picture_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share):
+    for images in picture_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share, reading=reading,
+                                  num_workers=num_workers):
         for classes, path in zip(likeliest(model, images, names, top=top), left):
             yield Prediction(path, classes)
 
@@ -43,12 +48,12 @@ def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int 
     return [[(names[i], float(shares[i])) for i in best] for shares, best in zip(shares_BC, order)]
 
 
-def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5,
-                     batch_size: int = 64) -> Iterator[Prediction]:
+def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5, batch_size: int = 64,
+                     num_workers: int = 0) -> Iterator[Prediction]:
     """`predict` of an exported classifier, with the crop and the class names it was exported with."""
     known = model.description
     return predict(model, paths, known.image_size, known.classes or (), top=top, crop_share=known.crop_share,
-                   batch_size=batch_size)
+                   batch_size=batch_size, reading=model.reading, num_workers=num_workers)
 
 
 def _logits(model: Any, images: np.ndarray) -> np.ndarray:

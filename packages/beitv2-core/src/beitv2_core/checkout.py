@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
+from beitv2_core.runtime import keep_freed_memory
 
 #: module -> what pip calls it, where the two differ
 DISTRIBUTIONS = {"cv2": "opencv-python", "faiss": "faiss-cpu", "PIL": "Pillow", "skimage": "scikit-image",
@@ -72,6 +73,7 @@ class Project:
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
             names = ",".join(name[:-len(".py")] for name in self.scripts)
             raise SystemExit(f"usage: python -m {module} {self.name.upper()}/tools/{{{names}}}.py ARGUMENTS")
+        keep_freed_memory()
         script = Path(sys.argv[1])
         try:
             root = self.checkout_of(script)

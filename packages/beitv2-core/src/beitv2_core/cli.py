@@ -15,7 +15,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import runtime  # noqa: F401  (threads and the MKL path, before anything loads paddle)
+from . import runtime  # before anything loads paddle: threads and the MKL path
 from ._entry_points import find_entry_points
 from .commands import add_core_commands
 from .errors import BEiTError, NonFiniteLossError
@@ -72,6 +72,7 @@ app = typer.Typer(
 
 @app.callback()
 def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
+    runtime.keep_freed_memory()
     first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     packages = {"beitv2_core", *(point.value.partition(".")[0] for point in find_entry_points(ENTRY_POINTS))}
     for logger in map(logging.getLogger, packages):

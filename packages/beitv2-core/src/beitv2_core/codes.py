@@ -114,14 +114,18 @@ def encode_files(
     fingerprint: str = "",
     part_size: int = PART_SIZE,
     crop_share: float = 1.0,
+    reading: Reading = OFFICIAL,
+    num_workers: int = 0,
 ) -> Iterator[int]:
     """Write the codes of all files to `output` (.npz); yields the number of pictures done, part by part.
 
     The file holds codes (pictures, rows, columns), paths, num_codes.  fingerprint: identifies the tokenizer; parts left
-    by another tokenizer, other files or another crop are not used.
+    by another tokenizer, other files or another crop are not used.  reading: how the tokenizer's run reads image files;
+    num_workers: processes that decode them.
+    Raises DataError for a folder of the parts' name that holds other files: it is somebody's.
     """
     parts = output.with_name(output.name + ".parts")
-    key = _key(paths, tokenizer, fingerprint, part_size, crop_share)
+    key = _key(paths, tokenizer, fingerprint, part_size, crop_share, reading)
     _open_parts(parts, key)
     names = []
     for start in range(0, len(paths), part_size):
@@ -129,7 +133,8 @@ def encode_files(
         name = parts / f"part_{start // part_size:06d}.npy"
         names.append(name)
         if not name.exists():
-            images = picture_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share)
+            images = picture_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
+                                     reading=reading, num_workers=num_workers)
             codes = np.concatenate([encode(tokenizer, batch) for batch in images])
             grid = tuple(tokenizer.grid)
             _write_whole(name, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
@@ -138,7 +143,8 @@ def encode_files(
     shutil.rmtree(parts)
 
 
-def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int, crop_share: float) -> dict[str, Any]:
+def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int, crop_share: float,
+         reading: Reading) -> dict[str, Any]:
     digest = hashlib.sha256()
     for path in paths:
         stat = os.stat(path)
@@ -150,6 +156,7 @@ def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int,
         "image_size": list(np.atleast_1d(tokenizer.image_size).tolist()),
         "part_size": part_size,
         "crop_share": crop_share,
+        "upright": reading.upright,
     }
 
 
@@ -164,10 +171,18 @@ def _open_parts(parts: Path, key: dict[str, Any]) -> None:
         if same:
             log.info("%s: continuing with %d finished part(s).", parts, len(list(parts.glob("part_*.npy"))))
             return
+        strange = [path.name for path in parts.iterdir() if not _is_part(path.name)]
+        if strange:
+            raise DataError(f"{parts}: holds {strange[0]}, which is no part of codes; it is left alone. Give another "
+                            "--output, or move the folder away.")
         log.warning("%s: parts of other pictures or another tokenizer; they are computed anew.", parts)
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
     manifest.write_text(json.dumps(key), encoding="utf-8")
+
+
+def _is_part(name: str) -> bool:
+    return name == "manifest.json" or (name.startswith("part_") and name.endswith((".npy", ".tmp")))
 
 
 def _write_whole(path: Path, array: np.ndarray) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from typing_extensions import Literal
 
+from .data.image_file import Reading
 from .data.transforms import normalise
 from .errors import BEiTError, ConfigError, ExportError, MissingDependencyError, ShapeError
 from .runtime import physical_cores, require_paddle
@@ -30,6 +30,7 @@ Run = Callable[[np.ndarray], "list[np.ndarray]"]
 class Description(BaseModel):
     """What one must know to run an exported model: `model.json`.
 
+    An image file is read as `data.image_file.decode(upright=exif_orientation)` does.
     A picture is cut as `EvalCrop(image_size, crop_share, interpolation)` does, scaled to [0, 1], then, with mean and
     std, (x - mean) / std per channel.  reading: of a segmenter, whose pictures have any size: the run's
     `val_dataset.transforms` and `test_config`.  outputs: names in the graph's order.  differences: by runner, batch
@@ -46,6 +47,7 @@ class Description(BaseModel):
     std: Optional[tuple[float, ...]] = None
     crop_share: float
     interpolation: str = "bicubic"
+    exif_orientation: bool = False
     outputs: tuple[str, ...]
     classes: Optional[tuple[str, ...]] = None
     reading: Optional[dict[str, Any]] = None
@@ -72,6 +74,11 @@ class Exported:
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the pictures it takes, in pixels."""
         return self.description.image_size
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read for this model, as the run it was exported from reads them."""
+        return Reading(upright=self.description.exif_orientation)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -111,7 +111,7 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     weights = sum(map(_nbytes, model.state_dict().values()))
     gradient_bytes = sum(map(_nbytes, gradients))
     moments = {"adamw": 2, "adam": 2, "sgd": 1}[config.optim.kind]
-    beside = getattr(task, "teacher", None) or getattr(task, "tokenizer", None)
+    beside = next((getattr(task, name) for name in ("teacher", "tokenizer", "beside") if hasattr(task, name)), None)
     return DryRun(
         kind=config.kind,
         parameters=sum(_size(parameter) for parameter in model.parameters()),

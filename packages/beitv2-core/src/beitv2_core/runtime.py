@@ -6,12 +6,17 @@ A variable the user has set is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import sys
 import warnings
 import zlib  # noqa: F401  Paddle 2.6 exports its own zlib symbols: whoever loads zlib first decides which one Pillow gets.
+from collections.abc import Iterator
+from typing import Any
 
 from beitv2_core.errors import MissingDependencyError
 
@@ -30,6 +35,33 @@ def physical_cores() -> int:
     return max(1, len(cores))
 
 
+def local_processes() -> int:
+    """Processes of this host that `paddle.distributed.launch` started together with this one; 1 outside a launch."""
+    counted = os.environ.get("PADDLE_LOCAL_SIZE", "")
+    if counted.isdigit() and int(counted) > 0:
+        return int(counted)
+    # Launched with --backend gloo there are only the addresses of all processes.
+    host = os.environ.get("PADDLE_CURRENT_ENDPOINT", "").rpartition(":")[0]
+    others = [address.rpartition(":")[0] for address in os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")]
+    return max(1, others.count(host)) if host else 1
+
+
+def threads() -> int:
+    """Threads for this process: its share of the cores."""
+    return max(1, physical_cores() // local_processes())
+
+
+def _launcher_set_threads() -> bool:
+    """True where OMP_NUM_THREADS=1 is not the user's: the launcher's own `import paddle` sets it for its children."""
+    if "PADDLE_TRAINER_ID" not in os.environ or os.environ.get("OMP_NUM_THREADS") != "1":
+        return False
+    try:
+        with open(f"/proc/{os.getppid()}/environ", "rb") as file:  # what the launcher itself was started with
+            return not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
 def is_amd() -> bool:
     """True on an AMD processor, as far as /proc/cpuinfo tells."""
     try:
@@ -40,12 +72,13 @@ def is_amd() -> bool:
 
 
 def wanted_environment() -> dict[str, str]:
-    """Variables Paddle reads while loading: all cores instead of one, no strided views, MKL's fast path on AMD.
+    """Variables Paddle reads while loading: this process's share of the cores instead of one, no strided views, MKL's
+    fast path on AMD.
 
     Strided views: `transpose` and `unbind` return views, and on the CPU every matrix product then copies its operands
     by a slow generic kernel (measured: (128, 3, 17, 32) operands 8.6 ms instead of 0.2).
     """
-    wanted = {"OMP_NUM_THREADS": str(physical_cores()), "FLAGS_use_stride_kernel": "0"}
+    wanted = {"OMP_NUM_THREADS": str(threads()), "FLAGS_use_stride_kernel": "0"}
     if is_amd():
         wanted["MKL_DEBUG_CPU_TYPE"] = "5"
     return wanted
@@ -56,7 +89,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps every large tensor anew, and the kernel zeroes its pages at first touch: most of the time of
     Paddle's element-wise operations on the CPU (measured: scaling a 1576 x 3072 tensor 8.8 ms, afterwards 0.8).
-    Works after Paddle was loaded too.  False where the user has set MALLOC_* variables, and without glibc.
+    It changes the whole process, so the commands and the training loop call it, not the import of this package.  Works
+    after Paddle was loaded too.  False where the user has set MALLOC_* variables, and without glibc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or not sys.platform.startswith("linux"):
         return False
@@ -69,22 +103,99 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(map_threshold, ctypes.c_int(2**30)) and mallopt(trim_threshold, largest))
 
 
+#: variables set by `prepare`, not by the user
+_ours: dict[str, str] = {}
+
+
 def prepare() -> dict[str, str]:
     """Set the unset variables of `wanted_environment` and return them; warn once if Paddle was loaded first."""
-    keep_freed_memory()
-    missing = {name: value for name, value in wanted_environment().items() if name not in os.environ}
+    wanted = wanted_environment()
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
     # `import paddle` itself sets OMP_NUM_THREADS=1: after it the user's own choice can no longer be told apart.
     if "paddle" in sys.modules:
-        if missing or os.environ.get("OMP_NUM_THREADS") == "1" and physical_cores() > 1:
+        if missing or os.environ.get("OMP_NUM_THREADS") == "1" and threads() > 1:
             warnings.warn(
                 "beitv2_core: paddle was imported first, so it keeps its own thread and MKL settings "
-                f"(wanted {wanted_environment()}); matrix products may be several times slower. "
+                f"(wanted {wanted}); matrix products may be several times slower. "
                 "Write `import beitv2_core` before `import paddle`.",
                 stacklevel=3,
             )
         return {}
+    if _launcher_set_threads():
+        missing["OMP_NUM_THREADS"] = wanted["OMP_NUM_THREADS"]
     os.environ.update(missing)
+    _ours.update(missing)
+    sys.meta_path.insert(0, _QuietStart())
     return missing
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes started inside compute in one thread each, unless the user has set OMP_NUM_THREADS."""
+    if "OMP_NUM_THREADS" not in _ours:
+        yield
+        return
+    before, os.environ["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"], "1"
+    try:
+        yield
+    finally:
+        os.environ["OMP_NUM_THREADS"] = before
+
+
+class _QuietStart(importlib.abc.MetaPathFinder):
+    """Leaves out, of what Paddle says while it is imported, what our own setting of the threads makes it say.
+
+    And that it found no ccache, which only who compiles operators needs.  Everything else is shown.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The specification of Paddle, whose execution is made quiet; None for everything else."""
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "paddle" else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def quietly(module: Any) -> None:
+            warnings.filterwarnings("ignore", message="No ccache found")
+            shown = sys.stderr
+            sys.stderr = _Without(shown) if "OMP_NUM_THREADS" in _ours else shown
+            try:
+                execute(module)
+            finally:
+                if isinstance(sys.stderr, _Without):
+                    sys.stderr.done()
+                    sys.stderr = shown
+
+        spec.loader.exec_module = quietly  # type: ignore[method-assign]
+        return spec
+
+
+class _Without:
+    """A text stream that keeps Paddle's two lines on OMP_NUM_THREADS to itself, until `done`."""
+
+    ALARMS = ("WARNING: OMP_NUM_THREADS set to ", "PLEASE USE OMP_NUM_THREADS WISELY.")
+
+    def __init__(self, stream: Any):
+        self._stream, self._line, self._done = stream, "", False
+
+    def write(self, text: str) -> int:
+        """Pass whole lines on."""
+        if self._done:  # a logger made meanwhile keeps this stream
+            return self._stream.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if not line.startswith(self.ALARMS):
+                self._stream.write(line + "\n")
+        return len(text)
+
+    def done(self) -> None:
+        """Pass everything on from now on."""
+        self._done = True
+        if self._line:
+            self._stream.write(self._line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def require_paddle() -> None:

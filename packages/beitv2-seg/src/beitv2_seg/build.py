@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
 
 from beitv2_core.assembly import seed_everything, set_weights
 from beitv2_core.assembly.found import read_weights_for
@@ -22,12 +21,13 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.errors import CheckpointError, ConfigError
-from beitv2_seg.components import COMPONENTS, SCHEDULES, argument_names, build_component, find_component
+from beitv2_seg.components import COMPONENTS, argument_names, build_component, find_component
 from beitv2_seg.config import IGNORED_KEYS, Component, SegmentConfig
 from beitv2_seg.coverage import SeenLabels
 from beitv2_seg.data import TrainSamples, check_ade20k, check_files
 from beitv2_seg.evaluate import Evaluation, evaluate
 from beitv2_seg.file_samples import FileSamples, read_by_us
+from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates
 from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.segment_task import SegmentTask, write_pdparams
 
@@ -69,11 +69,11 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                            repeats=run.repeats, report=folder / "corrupt_files.txt")
     sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
                                world_size=processes, accumulate=accumulate, seed=run.seed)
-    rates = learning_rates(config)
+    rates = learning_rates(config.lr_scheduler, config.iters)
     seed_everything(run.seed)
     model = build_model(config)
-    losses = [(weight, build_component(with_ignored(loss.model_dump(), f"loss.types[{i}]", config.ignored),
-                                       f"loss.types[{i}]"))
+    losses = [(weight, build_loss(with_ignored(loss.model_dump(), f"loss.types[{i}]", config.ignored),
+                                  f"loss.types[{i}]"))
               for i, (weight, loss) in enumerate(zip(config.loss.coef, config.loss.types))]
 
     def measure(segmentor: Any) -> Evaluation:
@@ -84,9 +84,8 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                        seen=SeenLabels(names, ignored=config.ignored, label_map=config.label_map),
                        warn=lambda found: found.warnings(config, names), every=run.save_interval, folder=folder,
                        patience=run.early_stop_intervals, use_ema=run.use_ema, profiler_options=profiler_options)
-    recipe = build_component(config.optimizer.model_dump(), "optimizer")
-    optimizer = recipe(model, float(rates.max()))
-    decay = np.full(len(rates), float(getattr(recipe, "weight_decay", 0.0)))
+    optimizer, weight_decay = build_optimizer(config.optimizer, model, float(rates.max()), sharding=run.sharding)
+    decay = np.full(len(rates), weight_decay)
     total = config.batch_size * processes * accumulate
     for line in batch_lines(config, processes, len(samples)):
         log.info("%s", line)
@@ -120,25 +119,6 @@ def plan_accumulation(config: SegmentConfig, processes: int) -> int:
         raise ConfigError(f"total_batch: {total} is not a multiple of {config.batch_size} pictures x {processes} "
                           f"process(es) = {at_once}. Change batch_size or total_batch.")
     return total // at_once
-
-
-def learning_rates(config: SegmentConfig) -> np.ndarray:
-    """The learning rate of every iteration, float64 (iters,): ours, or any schedule of `paddle.optimizer.lr`."""
-    spec = config.lr_scheduler
-    where = f"lr_scheduler.type: {spec.type!r}"
-    if spec.type in (kind.__name__ for kind in SCHEDULES) or not hasattr(paddle.optimizer.lr, spec.type):
-        return build_component(spec.model_dump(), "lr_scheduler").rates
-    if spec.type == "ReduceOnPlateau":
-        raise ConfigError(f"{where} depends on the loss; expected a schedule that is known in advance.")
-    try:
-        schedule = getattr(paddle.optimizer.lr, spec.type)(**spec.options())
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{where} refuses its arguments: {error}. Correct them.") from error
-    rates = np.empty(config.iters)
-    for i in range(config.iters):
-        rates[i] = schedule.get_lr()
-        schedule.step()
-    return rates
 
 
 def build_dataset(config: SegmentConfig, where: str) -> Any:

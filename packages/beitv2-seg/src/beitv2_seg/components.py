@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
@@ -30,24 +31,53 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
 SCHEDULES: tuple[type, ...] = (BEiTv2WarmupPoly,)
 
 
+#: PaddleSeg's shelf -> what a reader calls its components
+KINDS = {"BACKBONES": "a backbone", "MODELS": "a model", "LOSSES": "a loss", "OPTIMIZERS": "an optimizer",
+         "DATASETS": "a data set", "TRANSFORMS": "a transform"}
+OWN_FILES = ("For your own files: {type: Dataset, dataset_root: FOLDER, mode: train, train_path: LIST, num_classes: N, "
+             "transforms: [...]}; a line of LIST is PICTURE LABELS.")
+
+
 def find_component(name: str, where: str) -> Any:
-    """The class a `type:` names, ours first; ConfigError, naming the place in the YAML, where there is none."""
-    ours = {kind.__name__: kind for kinds in (*COMPONENTS.values(), SCHEDULES) for kind in kinds}
-    ours["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
-    if name in ours:
-        return ours[name]
+    """The class a `type:` names, ours first; ConfigError, naming the place in the YAML and what there is, for others.
+
+    Where the place tells the kind (an optimizer, a transform), a component of another kind is refused.
+    """
+    ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in COMPONENTS.items()}
+    ours["DATASETS"]["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
+    shelf = shelf_of(where)
+    own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
+    if name in own:
+        return own[name]
     from beitv2_seg.adapter import paddleseg_components
 
-    theirs, why = {}, ""
+    theirs: Mapping[str, Mapping[str, Any]] = {}
+    why = ""
     try:
         theirs = paddleseg_components()
     except MissingDependencyError as error:
         why = f" {error}"
-    if name in theirs:
-        return theirs[name]
-    near = difflib.get_close_matches(name, [*ours, *theirs], n=1)
+    known = {key: {**ours[key], **theirs.get(key, {})} for key in ours}
+    wanted = known[shelf] if shelf else {key: kind for kinds in known.values() for key, kind in kinds.items()}
+    if name in wanted:
+        return wanted[name]
+    for key, kinds in known.items():
+        if name in kinds:
+            raise ConfigError(f"{where}.type: {name!r} is {KINDS[key]}; expected {KINDS[shelf or key]}: "
+                              f"{', '.join(sorted(wanted))}.")
+    near = difflib.get_close_matches(name, wanted, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{why}")
+    listed = f" Known: {', '.join(sorted(wanted))}." if shelf else ""
+    files = f" {OWN_FILES}" if shelf == "DATASETS" else ""
+    raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{files}{listed}{why}")
+
+
+def shelf_of(where: str) -> str | None:
+    """The shelf that a place in the YAML takes from; None where it is not known, as inside a model of PaddleSeg's."""
+    place = re.sub(r"\[\d+\]", "", where)
+    places = {"train_dataset": "DATASETS", "val_dataset": "DATASETS", "optimizer": "OPTIMIZERS", "model": "MODELS",
+              "model.backbone": "BACKBONES", "loss.types": "LOSSES", "loss.types.losses": "LOSSES"}
+    return "TRANSFORMS" if place.endswith("_dataset.transforms") else places.get(place)
 
 
 def build_component(spec: Mapping[str, Any], where: str, **more: Any) -> Any:
@@ -61,7 +91,7 @@ def build_component(spec: Mapping[str, Any], where: str, **more: Any) -> Any:
         raise ConfigError(f"{where}: type is missing; expected the name of a component. Add `type: NAME`.")
     kind = find_component(spec.pop("type"), where)
     arguments = {key: _built(value, f"{where}.{key}") for key, value in spec.items()}
-    _check_arguments(kind, {**arguments, **more}, where)
+    check_arguments(kind, {**arguments, **more}, where)
     try:
         return kind(**arguments, **more)
     except BEiTError:
@@ -78,15 +108,20 @@ def _built(value: Any, where: str) -> Any:
     return value
 
 
-def _check_arguments(kind: Any, arguments: Mapping[str, Any], where: str) -> None:
+def check_arguments(kind: Any, arguments: Mapping[str, Any], where: str, *, more: Sequence[str] = ()) -> None:
+    """Raise ConfigError for an argument that a component does not take, and for one it needs and was not given.
+
+    more: keys that the section may have besides, to be told with the others.
+    """
     known = argument_names(kind)
     if known is None:
         return
     for key in arguments:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(key, [*known, *more], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where}.{key}: unknown key.{hint} Known keys of {kind.__name__}: {', '.join(known)}.")
+            raise ConfigError(f"{where}.{key}: unknown key.{hint} Known keys of {kind.__name__}: "
+                              f"{', '.join([*known, *more])}.")
     missing = [key for key, needed in known.items() if needed and key not in arguments]
     if missing:
         raise ConfigError(f"{where}.{missing[0]}: required by {kind.__name__}, and there is no default. Add it.")

@@ -6,10 +6,9 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Literal, Optional
 
 from pydantic import ConfigDict, Field, model_validator
-from typing_extensions import Literal
 
 from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
@@ -52,6 +51,15 @@ class LossConfig(Section):
 
     types: list[Component] = Field(min_length=1, description="losses, the decoder's first")
     coef: list[float] = Field(min_length=1, description="their weights")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_outputs(cls, values: Any) -> Any:
+        """PaddleSeg's rule: a single loss with several weights is the loss of every output."""
+        types, weights = (values.get("types"), values.get("coef")) if isinstance(values, dict) else (None, None)
+        if isinstance(types, list) and isinstance(weights, list) and len(types) == 1 < len(weights):
+            return {**values, "types": types * len(weights)}
+        return values
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> LossConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .data import build_dataset, build_loader, build_masking, build_transform
+from .data import build_dataset, build_loader, build_masking, build_transform, reading_of
+from .held_out import held_out, reading_of_run, refuse_trained_on
 from .models import build_backbone, build_mim, build_teacher, build_tokenizer
 from .plan import BatchPlan, plan_batches, seed_everything
 from .restore import load_mim, load_tokenizer, restore_model, set_weights
@@ -24,9 +25,13 @@ __all__ = [
     "build_tokenizer",
     "build_training",
     "build_transform",
+    "held_out",
     "load_mim",
     "load_tokenizer",
     "plan_batches",
+    "reading_of",
+    "reading_of_run",
+    "refuse_trained_on",
     "restore_model",
     "seed_everything",
     "set_weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
@@ -23,6 +24,7 @@ from ..data import (
 from ..errors import ConfigError
 from ..masking import MASKINGS
 
+log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
 
 
@@ -36,11 +38,15 @@ def build_dataset(
     with_classes: bool = False, classes: Sequence[str] | None = None, setting: str = "data.root",
     list_setting: str = "data.list_file"
 ) -> Any:
-    """The pictures of the settings; `split` and `size` choose among drawn pictures, a folder is what it is.
+    """The pictures of the settings; `split` ("train", "test") and `size` choose among drawn pictures only.
 
     classes: the names that labels are numbers of; setting, list_setting: what the user gave folder and list by.
+    Raises ConfigError where a folder or shards are asked for a split or a size: they are what they are.
     """
     if data.dataset == "digit_scenes":
+        if data.root:
+            log.warning("data.root: %s is not read: data.dataset is digit_scenes, which draws its pictures. Add "
+                        "data.dataset=folder, or leave data.root out.", data.root)
         height, width = pair(data.image_size)
         return DigitScenes(
             split,
@@ -49,6 +55,10 @@ def build_dataset(
             seed=data.scene_seed,
             digits=data.scene_digits,
         )
+    if split != "train" or size is not None:
+        asked = f"split {split!r}" if split != "train" else f"{size} pictures"
+        raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
+                          "split. Give a folder of its own for each purpose.")
     if data.dataset == "shards":
         return ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,
                         report=report, window=data.shard_window, reading=reading_of(data), setting=setting)

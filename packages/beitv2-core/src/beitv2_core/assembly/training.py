@@ -47,7 +47,8 @@ def build_training(config: AnyConfig) -> TrainLoop:
     return build_loop(config, build_parts(config, report=Path(config.output) / "corrupt_files.txt"))
 
 
-def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[..., None]] = ()) -> TrainLoop:
+def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[RunFolder], None]] = (),
+               on_finish: Sequence[Callable[..., None]] = ()) -> TrainLoop:
     """The loop around a method's parts, whoever built them; `on_finish` runs before the curves are drawn."""
     run = RunFolder(config.output)
     optim, train, plan = config.optim, config.train, parts.plan
@@ -71,6 +72,7 @@ def build_loop(config: RunConfig, parts: Parts, on_finish: Sequence[Callable[...
         log_every=train.log_every,
         save_every=train.save_every,
         title=getattr(config, "kind", "training"),
+        on_start=on_start,
         on_finish=[*on_finish, draw_curves],
         at_end=parts.at_end,
         sharding=train.sharding,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import typer
 
@@ -14,22 +14,27 @@ from . import options
 def codebook(
     run: str = typer.Argument(..., help="tokenizer run folder, .pdckpt checkpoint or weights file", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of pictures, or digit_scenes; default: what the tokenizer was trained on (its test pictures)"
+        None, help="folder of test pictures, or digit_scenes (default of a tokenizer trained on them: its test split)"
     ),
-    limit: int = typer.Option(2000, min=1, help="most pictures looked at"),
+    limit: int = typer.Option(2000, min=1, help="most pictures looked at, spread over all"),
     codes: int = typer.Option(16, min=1, help="most and least used codes in the gallery, each"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
     name: Optional[str] = options.NAME,
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
+    num_workers: int = options.WORKERS,
 ) -> None:
     """Measure codebook usage and perplexity; draw the histogram and the patches nearest to each code."""
-    from ..assembly import load_tokenizer
+    from ..assembly import held_out, load_tokenizer, reading_of_run
+    from ..assembly.held_out import data_of_run
+    from ..config.schema import pair
     from ..evaluate import eval_batches, nearest_patches
     from ..viz.codebook import code_gallery, code_histogram
 
     model = load_tokenizer(run, name=name)
-    dataset = find_data(data, run, model, limit)
-    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit)
+    dataset = held_out(data, [data_of_run(run)], run=run, image_size=pair(model.image_size), size=limit,
+                       reading=reading_of_run(run, max_pixels=max_pixels))
+    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit, num_workers=num_workers)
     stats, gallery = nearest_patches(model, batches)
     folder = output or figures_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,24 +55,11 @@ def codebook(
         json.dumps({**summary, "counts": stats.counts.tolist()}, indent=1) + "\n", encoding="utf-8"
     )
     for key, value in summary.items():
-        typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+        if key in ("usage", "most_frequent_share"):
+            typer.echo(f"{key}: {100 * value:.4g} %")
+        else:
+            typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     typer.echo(f"figures: {folder / 'code_histogram.png'}, {folder / 'code_gallery.png'}")
-
-
-def find_data(data: Optional[str], run: str, model: Any, limit: int) -> Any:
-    """The pictures named on the command line, or those of the run's own settings."""
-    from ..assembly import build_dataset
-    from ..assembly.restore import read_config
-    from ..config.schema import pair
-    from ..config.sections import DataConfig
-
-    if data == "digit_scenes":
-        settings = DataConfig(dataset="digit_scenes", size=limit, image_size=pair(model.image_size))
-    elif data is not None:
-        settings = DataConfig(dataset="folder", root=data, image_size=pair(model.image_size))
-    else:
-        settings = read_config(run).data
-    return build_dataset(settings, split="test", size=limit)
 
 
 def figures_folder(run: str) -> Path:

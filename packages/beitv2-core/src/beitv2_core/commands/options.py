@@ -21,6 +21,10 @@ NAME = typer.Option(
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
 BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="pictures handled at once; does not change the result")
+MAX_PIXELS = typer.Option(
+    None, "--max-pixels", min=1, help="most pixels of an image file; default: the run's data.max_pixels"
+)
+WORKERS = typer.Option(0, "--num-workers", min=0, help="processes that decode; does not change the result")
 
 
 def all_overrides(first: Optional[list[str]], more: Optional[list[str]], output: Optional[Path] = None) -> list[str]:

@@ -8,22 +8,31 @@ from typing import Any, Optional
 
 import typer
 
+from . import options
+
 
 def report(
     tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
     pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of pictures, or digit_scenes; default: the test pictures of what the backbone was trained on"
+        None, help="folder of test pictures (class folders: with a linear probe), or digit_scenes (default of a run "
+        "trained on them: its test split)"
     ),
-    pictures: int = typer.Option(1000, min=8, help="test pictures"),
+    train: Optional[str] = typer.Option(
+        None, help="class folders the linear probe is fitted on; default: the pretraining run's own pictures"
+    ),
+    pictures: int = typer.Option(1000, min=8, help="test pictures, spread over all"),
     train_pictures: int = typer.Option(3000, min=16, help="training pictures of the linear probe"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
     batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
+    num_workers: int = options.WORKERS,
 ) -> None:
     """Evaluate both stages on test pictures; write summary.json and figures; print a table."""
     from ..report import Settings, make_report
 
-    settings = Settings(tokenizer_run, pretrain_run, data, pictures, train_pictures, batch_size)
+    settings = Settings(tokenizer_run, pretrain_run, data, pictures, train_pictures, batch_size, train, max_pixels,
+                        num_workers)
     folder = output or run_folder_of(pretrain_run)
     summary = make_report(settings, folder)
     write_summary(folder / "summary.json", summary)

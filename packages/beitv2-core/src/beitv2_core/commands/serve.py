@@ -120,15 +120,23 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
 
 
 def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> Any:
+    from ..assembly import build_dataset, held_out, reading_of_run
+    from ..assembly.held_out import data_of_run
+    from ..config.schema import pair
     from ..data import eval_batches, spread
     from ..serve.views import codes_view
-    from .codebook import find_data
 
+    reading, trained_on = reading_of_run(source), data_of_run(source)
     if not gallery:
-        return codes_view(model)
-    pictures = spread(find_data(data, source, model, gallery), gallery)
+        return codes_view(model, upright=reading.upright)
+    if data is None and trained_on is not None and trained_on.dataset != "digit_scenes":
+        pictures = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
+    else:
+        pictures = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),
+                            size=gallery, reading=reading)
+    pictures = spread(pictures, gallery)
     log.info("gallery: looking for the nearest patches in %d pictures (--gallery 0 leaves this out).", len(pictures))
-    return codes_view(model, eval_batches(pictures, model.image_size, batch_size=16))
+    return codes_view(model, eval_batches(pictures, model.image_size, batch_size=16), upright=reading.upright)
 
 
 def open_port(host: str, port: int) -> socket.socket:

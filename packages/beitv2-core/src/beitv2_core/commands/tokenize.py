@@ -13,12 +13,15 @@ from . import options
 
 
 def tokenize(
-    images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
+    images: list[Path] = typer.Argument(..., help="pictures, folders of pictures, or lists of them (.txt, .csv)",
+                                        show_default=False),
     tokenizer: str = options.TOKENIZER,
     output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes (.npz)"),
     name: Optional[str] = options.NAME,
     batch_size: int = options.BATCH,
     crop_share: float = typer.Option(1.0, min=0.1, max=1.0, help="share of the short side that the central crop keeps"),
+    max_pixels: Optional[int] = options.MAX_PIXELS,
+    num_workers: int = options.WORKERS,
 ) -> None:
     """Write the codes of any number of pictures to a .npz; run it again to continue after a stop."""
     if output.suffix != ".npz":
@@ -28,14 +31,18 @@ def tokenize(
     paths = list_pictures([str(path) for path in images])
     if is_exported(tokenizer):
         model: Any = load_exported(tokenizer, kind="tokenizer")
+        reading = model.reading
     else:
-        from ..assembly import load_tokenizer
+        from ..assembly import load_tokenizer, reading_of_run
 
-        model = load_tokenizer(tokenizer, name=name)
+        model, reading = load_tokenizer(tokenizer, name=name), reading_of_run(tokenizer)
+    if max_pixels is not None:
+        reading = reading._replace(max_pixels=max_pixels)
     output.parent.mkdir(parents=True, exist_ok=True)
     done = 0
     for done in encode_files(
-        model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share
+        model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share,
+        reading=reading, num_workers=num_workers
     ):
         if len(paths) > done:
             typer.echo(f"{done} of {len(paths)} pictures", err=True)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from .._entry_points import find_entry_points
 from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
+from .unread import KIND_KEYS, unread_settings
 
 Sources = dict[str, str]  # dotted key -> the file (or "--set", "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
@@ -121,9 +122,30 @@ def parse_config(
         wanted = next((name for name, model in kinds.items() if model is schema), schema.__name__)
         raise ConfigError(f"{source}: this is a {tree['kind']!r} config, a {wanted!r} config was expected.")
     try:
-        return schema.model_validate(dict(tree))
+        return schema.model_validate(_without_inherited(tree, source, sources or {}))
     except ValidationError as error:
         raise _explain(error, schema, source, sources or {}) from None
+
+
+def _without_inherited(tree: Mapping[str, Any], source: str, sources: Sources) -> dict[str, Any]:
+    """The settings without those that a `_base_` gives for a kind (data.dataset, mask.kind) that was replaced since.
+
+    What was set together with the kind, or after it, stays, and is refused where the kind does not read it.
+    """
+    def rank(key: str) -> int:
+        origin = source_of(key, sources)
+        return 2 if origin == "--set" else 1 if origin == source else 0
+
+    kept = dict(tree)
+    for section, kind_key in KIND_KEYS.items():
+        values, chosen = tree.get(section), f"{section}.{kind_key}"
+        if not isinstance(values, Mapping) or chosen not in sources:
+            continue
+        inherited = {key for key in unread_settings(section, str(values.get(kind_key)))
+                     if key in values and source_of(f"{section}.{key}", sources) != sources[chosen]
+                     and rank(f"{section}.{key}") <= rank(chosen)}
+        kept[section] = {key: value for key, value in values.items() if key not in inherited}
+    return kept
 
 
 def read_tree(path: Path, _chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Sources]:

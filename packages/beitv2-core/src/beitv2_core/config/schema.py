@@ -5,10 +5,9 @@ The sections themselves are in `sections.py`. Numbers of the published recipes a
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from pydantic import Field, model_validator
-from typing_extensions import Literal
 
 from .sections import (
     SIZES,

@@ -5,11 +5,12 @@ Every model is frozen and refuses unknown keys. A field without a default has to
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from typing_extensions import Literal
+
+from .unread import KIND_KEYS, unread_settings, without_unread
 
 # name: (width, depth, heads); the same numbers as `models.backbone.SIZES`, which this room may not import.
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -32,6 +33,15 @@ class Section(BaseModel):
     """A group of settings: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def _refuse_unread(self, name: str) -> None:
+        """Raise the error for a setting that was changed and that this section's kind does not read."""
+        kind = getattr(self, KIND_KEYS[name])
+        for key in unread_settings(name, kind):
+            default = type(self).model_fields[key].get_default(call_default_factory=True)
+            if getattr(self, key) != default:
+                raise impossible(key, f"{getattr(self, key)!r} came; {KIND_KEYS[name]}: {kind} does not read it. Leave "
+                                      f"it out (or set it back to {'null' if default is None else default})")
 
 
 def required(key: str, what: str) -> PydanticCustomError:
@@ -112,6 +122,11 @@ class DataConfig(Section):
             raise ValueError(f"a size in pixels must be positive, {value} came")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_unread(cls, values: Any) -> Any:
+        return without_unread(values, "data")
+
     @model_validator(mode="after")
     def _source_is_complete(self) -> DataConfig:
         if self.dataset == "folder" and not self.root:
@@ -119,14 +134,11 @@ class DataConfig(Section):
         if self.dataset == "shards":
             if not self.root:
                 raise required("root", "the tar files with the training pictures: a folder, a pattern or a list")
-            if self.list_file is not None:
-                raise impossible("list_file", "shards are read whole; expected null (dataset: shards)")
         elif isinstance(self.root, list):
             raise impossible("root", "a list of paths came, expected one folder (only dataset: shards takes a list)")
-        if self.draft and self.dataset == "digit_scenes":
-            raise impossible("draft", "drawn pictures are not decoded; expected false (dataset: digit_scenes)")
         if self.dataset == "digit_scenes" and self.size is None:
             raise required("size", "the number of pictures to draw")
+        self._refuse_unread("data")
         for name in ("crop_scale", "scene_digits"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -282,8 +294,14 @@ class MaskConfig(Section):
     min_aspect: float = Field(default=0.3, gt=0, le=1, description="narrowest rectangle; the widest is 1 / min_aspect")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to a third party's mask as they are")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _forget_unread(cls, values: Any) -> Any:
+        return without_unread(values, "mask")
+
     @model_validator(mode="after")
     def _blocks_fit(self) -> MaskConfig:
+        self._refuse_unread("mask")
         if self.kind == "blockwise":
             if self.min_block > self.num_masked:
                 raise impossible("min_block", f"blocks of {self.min_block} patches, but only {self.num_masked} masked")

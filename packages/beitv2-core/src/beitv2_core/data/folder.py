@@ -185,6 +185,17 @@ class ImageFolder:
         return [line.path for line in lines]
 
 
+def class_folders(root: Path) -> list[str]:
+    """The folders below `root` where all of its images lie in at least two of them; none else."""
+    firsts = set()
+    for path in find_pictures(root):
+        first, inside, _ = path.partition(os.sep)
+        if not inside:
+            return []
+        firsts.add(first)
+    return sorted(firsts) if len(firsts) > 1 else []
+
+
 def find_pictures(root: Path) -> Iterator[str]:
     """Yield the paths, relative to `root`, of all pictures below it; links are followed, loops are not.
 

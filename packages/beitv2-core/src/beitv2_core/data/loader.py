@@ -23,6 +23,7 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from ..errors import BEiTError, DataError
+from ..runtime import one_thread
 from .rng import SampleRng, derive_seed
 from .sample import Dataset
 from .sampler import ResumableSampler
@@ -239,7 +240,7 @@ class Loader:
             if kind == "forkserver":
                 context.set_forkserver_preload([__name__])
                 multiprocessing.resource_tracker.ensure_running()  # by itself it would end the putting off below
-                with _signals_put_off():
+                with _signals_put_off(), one_thread():
                     multiprocessing.forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
                 self.num_workers,

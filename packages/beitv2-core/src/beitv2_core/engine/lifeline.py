@@ -11,14 +11,20 @@ import atexit
 import logging
 import os
 import secrets
+import selectors
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+from beitv2_core.errors import BEiTError
+
 log = logging.getLogger("beitv2_core")
 CONNECT_SECONDS = 120.0
+#: how long somebody who connects may take to say who it is, and in how many bytes
+INTRODUCTION_SECONDS, INTRODUCTION_BYTES = 10.0, 64
 #: exit code of a process that ends because another one is gone
 EXIT_CODE = 1
 ARRIVED, GO, BYE, GONE = "arrived", "go", "bye", "gone"
@@ -29,6 +35,7 @@ class Lifeline:
 
     host: address of the first process; share: gives the first process's two numbers to all.  Threads read; nothing is
     computed while all is well.  At the end of the interpreter the farewell is said, unless `abandon` was called.
+    Raises BEiTError where the processes do not reach each other.
     """
 
     def __init__(self, rank: int, world_size: int, host: str, share: Callable[[list[int]], list[int]]):
@@ -42,7 +49,12 @@ class Lifeline:
             self._accept(host, share)
         else:
             port, token = share([0, 0])
-            connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+            try:
+                connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+            except OSError as error:
+                raise BEiTError(f"process {rank} of {world_size}: cannot reach process 0 at {host}, port {port}: "
+                                f"{error}. Look into its log (workerlog.0); between hosts, a firewall must let all "
+                                "ports through.") from None
             self._keep(0, connection, connection.makefile("r", encoding="ascii"))
             self._send(0, f"{token} {rank}")
         for number, (_, reader) in self._peers.items():
@@ -80,20 +92,49 @@ class Lifeline:
             _shut(connection)
 
     def _accept(self, host: str, share: Callable[[list[int]], list[int]]) -> None:
+        """Take the connections of the other processes; whoever else connects, and says what, holds nobody up."""
         token = secrets.randbits(62)
-        with socket.create_server((host, 0), backlog=self.world_size) as server:
-            share([server.getsockname()[1], token])
-            server.settimeout(CONNECT_SECONDS)
-            while len(self._peers) < self.world_size - 1:
-                connection, _ = server.accept()
-                connection.settimeout(CONNECT_SECONDS)
-                reader = connection.makefile("r", encoding="ascii")
-                words = reader.readline().split()
-                if len(words) == 2 and words[0] == str(token) and words[1].isdigit():
-                    self._keep(int(words[1]), connection, reader)
-                else:  # somebody else on this network
-                    reader.close()
-                    connection.close()
+        speaking: dict[socket.socket, tuple[bytearray, float]] = {}  # what was said so far, and until when to wait
+        with socket.create_server((host, 0), backlog=max(128, self.world_size)) as server, \
+                selectors.DefaultSelector() as ready:
+            port = server.getsockname()[1]
+            share([port, token])
+            server.setblocking(False)
+            ready.register(server, selectors.EVENT_READ)
+            deadline = time.monotonic() + CONNECT_SECONDS
+            while len(self._peers) < self.world_size - 1 and time.monotonic() < deadline:
+                for key, _ in ready.select(timeout=0.2):
+                    if key.fileobj is server:
+                        connection = _accepted(server)
+                        if connection is not None:
+                            speaking[connection] = bytearray(), time.monotonic() + INTRODUCTION_SECONDS
+                            ready.register(connection, selectors.EVENT_READ)
+                for connection, (said, until) in list(speaking.items()):
+                    done = _read_line(connection, said)
+                    number = self._number_of(bytes(said), token) if done else None
+                    if done or time.monotonic() > until:
+                        ready.unregister(connection)
+                        del speaking[connection]
+                        if number is None:  # somebody else on this network
+                            connection.close()
+                        else:
+                            connection.setblocking(True)
+                            self._keep(number, connection, connection.makefile("r", encoding="ascii"))
+        for connection in speaking:
+            connection.close()
+        missing = sorted(set(range(1, self.world_size)) - set(self._peers))
+        if missing:
+            raise BEiTError(f"process 0 of {self.world_size}: no connection from process(es) "
+                            f"{', '.join(map(str, missing))} at {host}, port {port}, within {CONNECT_SECONDS:g} s. "
+                            "Look into their logs (workerlog.N); between hosts, a firewall must let all ports through.")
+
+    def _number_of(self, said: bytes, token: int) -> int | None:
+        """The process that introduces itself by the token and its number; None for anybody else."""
+        words = said.split()
+        if len(words) != 2 or words[0] != str(token).encode() or not words[1].isdigit():
+            return None
+        number = int(words[1])
+        return number if 0 < number < self.world_size and number not in self._peers else None
 
     def _keep(self, number: int, connection: socket.socket, reader: Any) -> None:
         connection.settimeout(None)
@@ -102,7 +143,7 @@ class Lifeline:
         for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._peers[number] = connection, reader  # one reader for all: it may have read ahead
+        self._peers[number] = connection, reader
 
     def _send(self, number: int, word: str) -> None:
         try:
@@ -150,3 +191,30 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError as error:
         log.debug("lifeline: %s", error)  # the other side was faster
+
+
+def _accepted(server: socket.socket) -> socket.socket | None:
+    """The next connection; None where it is gone again."""
+    try:
+        connection, _ = server.accept()
+    except OSError as error:
+        log.debug("lifeline: %s", error)
+        return None
+    connection.setblocking(False)
+    return connection
+
+
+def _read_line(connection: socket.socket, said: bytearray) -> bool:
+    """Add what has come to `said`, byte by byte, so that what follows the line stays unread; True at its end."""
+    while not said.endswith(b"\n") and len(said) < INTRODUCTION_BYTES:
+        try:
+            byte = connection.recv(1)
+        except BlockingIOError:
+            return False
+        except OSError:
+            byte = b""
+        if not byte:  # it left in the middle of the line
+            said.clear()
+            return True
+        said += byte
+    return True

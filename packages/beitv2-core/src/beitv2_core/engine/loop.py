@@ -20,6 +20,7 @@ import numpy as np
 import paddle
 import yaml
 
+from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
@@ -50,7 +51,8 @@ class TrainLoop:
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
-    step, its values become summary["final"]; on_finish: called with (run, summary) after that, in the main process;
+    step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
+    anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
     ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
     mixed precision off, for the error on a CPU.
@@ -59,7 +61,8 @@ class TrainLoop:
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
-                 save_every: int = 1000, title: str = "training", on_finish: Sequence[Callable[..., None]] = (),
+                 save_every: int = 1000, title: str = "training",
+                 on_start: Sequence[Callable[[RunFolder], None]] = (), on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
                  sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off"):
         if len(lr) != len(weight_decay):
@@ -71,7 +74,7 @@ class TrainLoop:
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
-        self.at_end, self.free_settings = at_end, tuple(free_settings)
+        self.on_start, self.at_end, self.free_settings = list(on_start), at_end, tuple(free_settings)
         self._at_once = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
@@ -87,6 +90,7 @@ class TrainLoop:
         None starts anew and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError.
         """
+        runtime.keep_freed_memory()
         distributed.init()
         main = distributed.is_main()
         if main:
@@ -94,6 +98,9 @@ class TrainLoop:
         try:
             if main:
                 self.store.remove_leftovers()
+                with writing(self.run_folder.path):
+                    for callback in self.on_start:
+                        callback(self.run_folder)
             distributed.barrier()
             self._start(resume)
             self._check_common_start()

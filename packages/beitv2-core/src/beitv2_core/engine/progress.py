@@ -81,4 +81,5 @@ class Progress:
 
 
 def _words(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return "  ".join(f"{name} {100 * value:.4g} %" if name.startswith("usage") else f"{name} {value:.4g}"
+                     for name, value in values.items())

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 
 from .._entry_points import find_entry_points
+from ..assembly.held_out import data_of_run
 from ..assembly.restore import build_file, load_mim, load_tokenizer, read_checkpoint, read_config
 from ..codes import codes_and_gaps
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -58,6 +59,9 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
     if kind is not None and found.facts["kind"] != kind:
         raise ConfigError(f"{run}: --kind {kind} was asked for, this {trained!r} run gives a {found.facts['kind']}"
                           f"{'' if trained == 'tokenizer' else ' or features'}.")
+    data = data_of_run(run)
+    if data is not None:
+        found.facts["exif_orientation"] = data.exif_orientation
     return found
 
 
@@ -106,7 +110,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes,
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": kind == "segmenter",
              "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Annotated, Optional, Union
+from typing import Annotated, Literal, Optional, Union
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
-from typing_extensions import Literal
 
 from ..errors import ShapeError
 from ..viz.codebook import palette

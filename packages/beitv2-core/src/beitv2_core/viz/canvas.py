@@ -13,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from beitv2_core.errors import ShapeError
+from beitv2_core.viz.fonts import families, make_readable
 
 INK, MUTED, PALE = "#263238", "#78909c", "#eceff1"
 ACCENT, SECOND = "#00796b", "#e07b39"
@@ -39,7 +40,7 @@ class Canvas:
         self.path, self._size, self._title = Path(path), (width, height), title
 
     def __enter__(self) -> Figure:
-        self._style = rc_context(_STYLE)
+        self._style = rc_context({**_STYLE, "font.family": list(families())})
         self._style.__enter__()
         self.figure = Figure(figsize=self._size, dpi=130, layout="constrained", facecolor="white")
         FigureCanvasAgg(self.figure)
@@ -52,6 +53,7 @@ class Canvas:
         try:
             if kind is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_readable(self.figure)
                 self.figure.savefig(temporary, format="png")
                 os.replace(temporary, self.path)
         finally:

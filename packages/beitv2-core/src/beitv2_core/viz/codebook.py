@@ -13,6 +13,8 @@ from beitv2_core.viz.canvas import ACCENT, HEAT, MUTED, SECOND, Canvas, as_pictu
 
 #: pixels of a patch in the gallery, at least
 _GALLERY_PIXELS = 64
+#: grey of the line round a patch
+_FRAME = 160
 
 
 def entropy(counts: np.ndarray) -> np.ndarray:
@@ -176,7 +178,7 @@ def _row_label(code: int, counts: np.ndarray) -> str:
 
 
 def _contact_sheet(rows: list[list[Any]], size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[np.ndarray, int]:
-    """Patches on white, enlarged by a whole factor; also the height of a row in pixels."""
+    """Patches on white, each in a thin frame, enlarged by a whole factor; also the height of a row in pixels."""
     height, width = patch_size
     scale = max(1, -(-_GALLERY_PIXELS // height))
     gap = max(4, height * scale // 8)
@@ -185,6 +187,8 @@ def _contact_sheet(rows: list[list[Any]], size: tuple[int, int], patch_size: tup
     for i, row in enumerate(rows):
         for j, patch in enumerate(row):
             top, left = i * pitch_y + gap // 2, j * pitch_x + gap // 2
+            # A white patch would vanish on the white ground.
+            sheet[top - 1:top + height * scale + 1, left - 1:left + width * scale + 1] = _FRAME
             sheet[top:top + height * scale, left:left + width * scale] = np.repeat(np.repeat(patch, scale, 0), scale, 1)
     return sheet, pitch_y
 

@@ -1,0 +1,191 @@
+"""Labelled images of a run: what it is trained on, what it is measured on, and which class has which number.
+
+Training images decide the classes; everything measured later is numbered by them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beitv2_cls.classes import few
+from beitv2_cls.config import LabelledRunConfig
+from beitv2_core.assembly import build_dataset
+from beitv2_core.assembly.data import reading_of
+from beitv2_core.assembly.held_out import named_images
+from beitv2_core.config.sections import DataConfig
+from beitv2_core.data import DigitScenes, Reading
+from beitv2_core.errors import ConfigError, DataError
+
+log = logging.getLogger("beitv2_cls")
+
+
+def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
+    """Training and validation images with the same classes; validation is None where none was given.
+
+    Raises DataError for a single class, labels out of range, training classes without an image, and validation images
+    of a class that is not trained.
+    """
+    train_set = training_set(config)
+    validation = validation_set(config, train_set.classes)
+    if validation is None:
+        log.warning("validation.root is not given: accuracy is not measured. Set it to a folder of class folders.")
+    return train_set, validation
+
+
+def training_set(config: LabelledRunConfig) -> Any:
+    """The labelled images of the settings; their `classes` are the run's."""
+    data, asked = config.data, config.model.num_classes
+    train_set = build_dataset(data, report=Path(config.output) / "corrupt_files.txt", with_classes=True)
+    classes = train_set.classes
+    if len(classes) < 2:
+        raise DataError(f"{train_set!r}: a single class ({classes[0]!r}); a classifier needs at least two. Give class "
+                        "folders below data.root, or a list file with labels.")
+    if asked is not None and asked != len(classes):
+        raise ConfigError(f"model.num_classes is {asked}, {train_set!r} has {len(classes)}. Set "
+                          f"model.num_classes={len(classes)} or give the data the setting is meant for.")
+    empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
+    if empty:
+        raise DataError(f"{train_set!r}: no picture of class {', '.join(empty[:5])} ({len(empty)} in all). Add some, "
+                        "or remove the class.")
+    return train_set
+
+
+def validation_set(config: LabelledRunConfig, classes: Sequence[str]) -> Any:
+    """The validation images of the settings, numbered by `classes`; None where there are none.
+
+    Training images are not looked at.  Raises DataError for images of other classes.
+    """
+    data, check = config.data, config.validation
+    if data.dataset == "digit_scenes":
+        return _test_scenes(data, check.size, classes)
+    if check.root is None:
+        return None
+    changed = data.model_copy(update={"root": check.root, "list_file": check.list_file})
+    return _labelled(changed, classes, "validation.root", "validation.list_file",
+                     Path(config.output) / "corrupt_validation_files.txt")
+
+
+def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | None, classes: Sequence[str], *,
+              image_size: Any, named: bool = True) -> Any:
+    """The images `beitv2 evaluate` is given: a folder of class folders, a list file below it, tar files, digit_scenes.
+
+    config: of the run that is measured, whose images are read in the same way; None for a lone file.  named: False
+    where the classes have numbers only: a folder of exactly as many class folders then names them, in sorted order.
+    """
+    trained_on = None if config is None else config.data
+    if data == "digit_scenes":
+        if list_file is not None:
+            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, no list names them. Leave it out.")
+        return _test_scenes(scenes_of(trained_on, image_size), 1000 if config is None else config.validation.size,
+                            classes)
+    settings = folder_settings(data, list_file, image_size, trained_on)
+    if not named and list_file is None and settings.dataset == "folder":
+        folders = build_dataset(settings, with_classes=True, setting="--data")
+        if len(folders.classes) == len(classes):
+            log.info("--data %s: the model's classes have no names; its %d folders are taken for them in sorted order "
+                     "(%s), as ImageNet's are.", data, len(classes), few(folders.classes))
+            return folders
+    return _labelled(settings, classes, "--data", "--list-file")
+
+
+def scenes_of(trained_on: DataConfig | None, image_size: Any) -> DataConfig:
+    """Settings of drawn images: those a run was trained with, or, for another run, of its image size."""
+    if trained_on is not None and trained_on.dataset == "digit_scenes":
+        return trained_on
+    return DataConfig(dataset="digit_scenes", size=1, image_size=image_size)
+
+
+def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_on: DataConfig | None) -> DataConfig:
+    """Settings of a folder, or of tar files, that are read as a run's training images were."""
+    found = named_images(root, image_size, Reading() if trained_on is None else reading_of(trained_on))
+    if list_file is not None and found.dataset == "shards":
+        raise ConfigError(f"{list_file}: no list names a part of tar files ({root}), read whole. Leave it out.")
+    return found if list_file is None else found.model_copy(update={"list_file": str(list_file)})
+
+
+def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | None, test_list_file: Path | None, *,
+                   image_size: Any, sizes: tuple[int, int]) -> tuple[Any, Any]:
+    """Labelled images that vote, and others of the same classes to classify, of `beitv2 knn`.
+
+    config: settings of the backbone's run, or None; sizes: numbers of both, of digit_scenes.
+    Raises ConfigError without images to classify, DataError for other classes and for images that are in both sets.
+    """
+    if data == "digit_scenes":
+        if (test or data) != data or list_file is not None or test_list_file is not None:
+            raise ConfigError("--data digit_scenes: its own test images are classified. Leave --test, --list-file and "
+                              "--test-list-file out.")
+        scenes = scenes_of(None if config is None else config.data, image_size)
+        return build_dataset(scenes, split="train", size=sizes[0]), build_dataset(scenes, split="test", size=sizes[1])
+    if test is None:
+        raise ConfigError("--test: required with --data FOLDER. Give the folder of the images to classify.")
+    trained_on = None if config is None else config.data
+    known = build_dataset(folder_settings(data, list_file, image_size, trained_on), with_classes=True,
+                          setting="--data", list_setting="--list-file")
+    asked = _labelled(folder_settings(test, test_list_file, image_size, trained_on), known.classes, "--test",
+                      "--test-list-file")
+    refuse_shared(known, asked, f"--data {data} and --test {test}: an image is its own nearest neighbour")
+    return known, asked
+
+
+def refuse_shared(one: Any, other: Any, what: str) -> None:
+    """DataError where two data sets share an image file; `what`: the two settings, and what must not be measured."""
+    known, asked = _files(one), _files(other)
+    shared = known & asked
+    if shared:
+        raise DataError(f"{what}: {len(shared)} of {len(asked)} files are in both (the first: {min(shared)}). Accuracy "
+                        "on images that were learnt from says nothing about others. Give other images.")
+
+
+def even_shares(available: np.ndarray, count: int) -> np.ndarray:
+    """How many images of each class make `count` in all, none differing by more than one where there are enough."""
+    shares = np.zeros(len(available), dtype=np.int64)
+    left = min(int(count), int(available.sum()))
+    while left:
+        open_classes = np.flatnonzero(shares < available)
+        each = max(1, left // len(open_classes))
+        for number in open_classes[:left]:
+            more = min(each, int(available[number] - shares[number]), left)
+            shares[number] += more
+            left -= more
+    return shares
+
+
+def classes_without_images(dataset: Any) -> list[str]:
+    """Names of the classes that no image of a labelled data set belongs to."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return [dataset.classes[i] for i in np.flatnonzero(counts == 0)]
+
+
+def _labelled(data: DataConfig, classes: Sequence[str], setting: str, list_setting: str,
+              report: Path | None = None) -> Any:
+    found = build_dataset(data, report=report, classes=classes, setting=setting, list_setting=list_setting)
+    unseen = classes_without_images(found)
+    if unseen:
+        log.warning("%r: no image of %d class(es) (%s): their accuracy is not measured.", found, len(unseen),
+                    few(unseen))
+    return found
+
+
+def _test_scenes(data: DataConfig, size: int, classes: Sequence[str]) -> Any:
+    scenes = build_dataset(data, split="test", size=size)
+    known = [str(digit) for digit in range(10)]
+    if list(classes) != known:
+        raise DataError(f"digit_scenes: their classes are {few(known, 10)}, the model's are {few(classes)}. Give "
+                        "images of the model's classes.")
+    return scenes
+
+
+def _files(dataset: Any) -> set[str]:
+    """Every file of a data set, as a path that is the same however it was given; none of drawn images."""
+    if isinstance(dataset, DigitScenes):
+        return set()
+    if hasattr(dataset, "files"):  # tar files
+        return {os.path.realpath(path) for path in dataset.files}
+    root = os.path.realpath(dataset.root)
+    return {os.path.normpath(os.path.join(root, path)) for path in dataset.paths}

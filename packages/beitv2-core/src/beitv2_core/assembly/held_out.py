@@ -1,0 +1,102 @@
+"""Images to measure on: never those a run was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from ..config.sections import DataConfig
+from ..data import Reading
+from ..data.folder import class_folders
+from ..data.lists import read_labelled
+from ..data.shards import find_shards
+from ..errors import ConfigError, DataError
+from .data import build_dataset, reading_of
+from .restore import checkpoint_folder, read_config
+
+
+def reading_of_run(source: str, *, max_pixels: Optional[int] = None) -> Reading:
+    """How the run of a folder or checkpoint reads image files; of a lone file, as the official loader.
+
+    max_pixels: another limit than the run's.
+    """
+    data = data_of_run(source)
+    reading = Reading() if data is None else reading_of(data)
+    return reading if max_pixels is None else reading._replace(max_pixels=max_pixels)
+
+
+def data_of_run(source: str) -> Optional[DataConfig]:
+    """The data settings of a run folder or checkpoint; None for a lone weights file and for runs that have none."""
+    if not Path(source).exists() or checkpoint_folder(Path(source)) is None:
+        return None
+    data = getattr(read_config(source), "data", None)
+    return data if isinstance(data, DataConfig) else None
+
+
+def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *, run: str, image_size: Any, size: int,
+             reading: Reading, option: str = "--data", labelled: bool = False,
+             classes: Optional[Sequence[str]] = None) -> Any:
+    """The test images that are named, or the test split of the drawn pictures a run was trained on.
+
+    named: a folder of images, or of class folders (then they have labels), tar files, or "digit_scenes"; None: of the
+    run.  trained_on: data settings of the runs that are measured; size: of drawn pictures; labelled: with labels where
+    they are class folders; classes: the names that labels are numbers of.
+    Raises ConfigError where nothing is named for runs on files, and for images that one of the runs was trained on.
+    """
+    if named is None:
+        known = [data for data in trained_on if data is not None]
+        if not known:
+            raise ConfigError(f"{run}: no settings that name its images. Add {option} FOLDER or {option} digit_scenes.")
+        if known[0].dataset != "digit_scenes":
+            raise ConfigError(f"{run}: was trained on the images of data.root={known[0].root}; it is measured on "
+                              f"others. Add {option} FOLDER with test or validation images.")
+        return build_dataset(known[0], split="test", size=size)
+    if named == "digit_scenes":
+        drawn = DataConfig(dataset="digit_scenes", size=size, image_size=image_size)
+        return build_dataset(drawn, split="test", size=size)
+    for data in trained_on:
+        refuse_trained_on(named, data, option)
+    dataset = named_images(named, image_size, reading)
+    labelled = classes is not None or (labelled and has_classes(dataset))
+    return build_dataset(dataset, with_classes=labelled, classes=classes, setting=option)
+
+
+def has_classes(data: DataConfig) -> bool:
+    """Whether the images are labelled: drawn ones, and those in class folders."""
+    if data.dataset == "folder" and data.list_file is None and os.path.isdir(str(data.root)):
+        return bool(class_folders(Path(str(data.root))))
+    return data.dataset == "digit_scenes"
+
+
+def named_images(named: str, image_size: Any, reading: Reading) -> DataConfig:
+    """Settings of the images named on the command line: a folder, or tar files."""
+    path = Path(named)
+    tar = path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
+    return DataConfig(dataset="shards" if tar else "folder", root=named, image_size=image_size,
+                      exif_orientation=reading.upright, max_pixels=reading.max_pixels)
+
+
+def refuse_trained_on(named: str, data: Optional[DataConfig], option: str) -> None:
+    """Raise ConfigError where some of the named images are among those of the settings a run was trained with."""
+    if data is None or data.dataset == "digit_scenes" or not data.root:
+        return
+    mine = os.path.realpath(named)
+    whole = data.dataset == "folder" and data.list_file is None
+    if data.dataset == "shards":
+        try:
+            roots = [os.path.realpath(path) for path in find_shards(data.root)]
+        except DataError:  # moved since: nothing to compare with
+            return
+    elif data.list_file is not None and os.path.exists(data.list_file) and os.path.isdir(str(data.root)):
+        listed = read_labelled(data.list_file, str(data.root), labels=False, may_miss=1.0)
+        roots = [os.path.realpath(os.path.dirname(os.path.join(str(data.root), line.path))) for line in listed]
+        roots = sorted(set(roots))
+    else:
+        roots = [os.path.realpath(str(data.root))]
+    for root in roots:
+        if (root + os.sep).startswith(mine + os.sep) or (whole and (mine + os.sep).startswith(root + os.sep)):
+            raise ConfigError(f"{option} {named}: the run was trained on {data.list_file or root}, these images are "
+                              "among them; measured there is what was learnt by heart. Give test or validation images.")
+
