@@ -54,6 +54,12 @@ def test_a_script_finds_our_components_in_its_own_checkout(trees, folder, script
                                       "name": "__main__", "ours": True, "schedule": True}
 
 
+def test_keys_that_paddleseg_would_ignore_are_named(trees):
+    (trees / "a.yml").write_text("ignore_index: 11\n")
+    done = start(trees, "-m", "beitv2_seg", "PaddleSeg/tools/train.py", "--config", "a.yml")
+    assert done.returncode != 0 and "a.yml: ignore_index: a key of `beitv2 segment`" in done.stderr
+
+
 def test_registering_without_paddleseg_says_what_to_type(trees):
     code = "import beitv2_seg; beitv2_seg.register()"
     done = start(trees, "-c", code, path=(trees / "hidden",))  # there the folder `paddleseg` is a clone's root

@@ -2,8 +2,8 @@
 
     python -m beitv2_cls PADDLECLAS/tools/train.py -c configs/cls/ppcls/beitv2_base_patch16_224_finetune.yaml -o ...
 
-Train, eval, infer and export_model alike, from any folder.  On several processes the command `beitv2-ppcls`, which is
-the same, follows `python -m paddle.distributed.launch`, because the launcher starts no modules.
+Train, eval, infer and export_model alike, from any folder.  The launcher of several processes starts no modules; it is
+given the path of a command that is the same: python -m paddle.distributed.launch ... $(command -v beitv2-ppcls) ...
 """
 
 from __future__ import annotations

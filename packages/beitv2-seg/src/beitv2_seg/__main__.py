@@ -2,12 +2,13 @@
 
     python -m beitv2_seg PADDLESEG/tools/train.py --config configs/seg/beitv2_upernet.yml --device cpu ...
 
-Train, val, predict and export alike, from any folder.  On several processes the command `beitv2-paddleseg`, which is
-the same, follows `python -m paddle.distributed.launch`, because the launcher starts no modules.
+Train, val, predict and export alike, from any folder.  The launcher of several processes starts no modules; it is
+given the path of a command that is the same: python -m paddle.distributed.launch ... $(command -v beitv2-paddleseg) ...
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from beitv2_core.checkout import Project  # before Paddle: importing core sets threads and the MKL path
@@ -18,14 +19,16 @@ PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
 
 
 def register(script: str) -> None:
-    """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML it would read half."""
+    """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML file with keys of our loop."""
     from beitv2_seg.adapter import register as register_components
     from beitv2_seg.config import refuse_for_paddleseg
 
-    for path in sys.argv[sys.argv.index("--config") + 1:][:1] if "--config" in sys.argv else ():
-        refuse_for_paddleseg(path)
-
     register_components()
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config")
+    config = parser.parse_known_args(sys.argv[2:])[0].config
+    if config is not None:
+        refuse_for_paddleseg(config)
 
 
 def main() -> None:

@@ -29,11 +29,10 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
                    transforms.BEiTv2Pad),
 }
 SCHEDULES: tuple[type, ...] = (BEiTv2WarmupPoly,)
-
-
-#: PaddleSeg's shelf -> what a reader calls its components
+ALL = {**COMPONENTS, "SCHEDULES": SCHEDULES}
+#: shelf -> what a reader calls its components
 KINDS = {"BACKBONES": "a backbone", "MODELS": "a model", "LOSSES": "a loss", "OPTIMIZERS": "an optimizer",
-         "DATASETS": "a data set", "TRANSFORMS": "a transform"}
+         "DATASETS": "a data set", "TRANSFORMS": "a transform", "SCHEDULES": "a schedule"}
 OWN_FILES = ("For your own files: {type: Dataset, dataset_root: FOLDER, mode: train, train_path: LIST, num_classes: N, "
              "transforms: [...]}; a line of LIST is PICTURE LABELS.")
 
@@ -43,7 +42,7 @@ def find_component(name: str, where: str) -> Any:
 
     Where the place tells the kind (an optimizer, a transform), a component of another kind is refused.
     """
-    ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in COMPONENTS.items()}
+    ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in ALL.items()}
     ours["DATASETS"]["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
     shelf = shelf_of(where)
     own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
@@ -57,7 +56,7 @@ def find_component(name: str, where: str) -> Any:
         theirs = paddleseg_components()
     except MissingDependencyError as error:
         why = f" {error}"
-    known = {key: {**ours[key], **theirs.get(key, {})} for key in ours}
+    known = {key: {**theirs.get(key, {}), **ours[key]} for key in ours}
     wanted = known[shelf] if shelf else {key: kind for kinds in known.values() for key, kind in kinds.items()}
     if name in wanted:
         return wanted[name]
@@ -76,7 +75,8 @@ def shelf_of(where: str) -> str | None:
     """The shelf that a place in the YAML takes from; None where it is not known, as inside a model of PaddleSeg's."""
     place = re.sub(r"\[\d+\]", "", where)
     places = {"train_dataset": "DATASETS", "val_dataset": "DATASETS", "optimizer": "OPTIMIZERS", "model": "MODELS",
-              "model.backbone": "BACKBONES", "loss.types": "LOSSES", "loss.types.losses": "LOSSES"}
+              "model.backbone": "BACKBONES", "loss.types": "LOSSES", "loss.types.losses": "LOSSES",
+              "lr_scheduler": "SCHEDULES"}
     return "TRANSFORMS" if place.endswith("_dataset.transforms") else places.get(place)
 
 
