@@ -149,8 +149,9 @@ def test_predict_writes_overlay_raw_labels_and_legend_of_folders_files_and_any_s
             "--is_slide", "--crop_size", 64, 64, "--stride", 43, 43)
     assert [path.name for path in (tmp_path / "one" / "added_prediction").iterdir()] == ["a.png"]
     (pictures / "c.png").write_bytes(b"nothing")
-    assert "c.png: cannot be read as an image" in segment("predict", "--model_path", run, "--image_path", pictures / "c.png",
-                                                 "--save_dir", tmp_path / "two", code=2)
+    output = segment("predict", "--model_path", run, "--image_path", pictures / "c.png", "--save_dir", tmp_path / "two",
+                     code=2)
+    assert "c.png: cannot be read as an image" in output
 
 
 def test_the_colours_are_pascal_vocs_and_wrong_ones_are_refused():

@@ -153,8 +153,8 @@ def build_dataset(config: SegmentConfig, where: str) -> Any:
         dataset.max_pixels = config.run.max_pixels
     if config.label_map:
         if not isinstance(dataset, FileSamples) or dataset.reduce_zero:
-            raise ConfigError(f"label_map: {where} ({spec.type}) numbers its labels itself. Leave label_map out, or name "
-                              "the files in a list: type: Dataset.")
+            raise ConfigError(f"label_map: {where} ({spec.type}) numbers its labels itself. Leave label_map out, or "
+                              "name the files in a list: type: Dataset.")
         dataset.label_map = config.label_map
     check_files(dataset, where)
     return dataset

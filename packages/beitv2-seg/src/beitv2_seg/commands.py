@@ -12,7 +12,8 @@ import typer
 from beitv2_core.errors import ConfigError, MissingDependencyError
 
 #: the flags are read by `flags.py`, --help too
-MEANS = ("loss", *(f"{start}{name}" for start in ("", "best_", "ema_", "ema_best_") for name in ("miou", "macc", "aacc")))
+MEANS = ("loss", *(f"{start}{name}" for start in ("", "best_", "ema_", "ema_best_")
+                   for name in ("miou", "macc", "aacc")))
 PASS_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"allow_extra_args": True,
                                                                          "ignore_unknown_options": True}}
 
@@ -37,8 +38,8 @@ def train(context: typer.Context) -> None:
            "early_stop_intervals": flags.early_stop_intervals, "use_ema": flags.use_ema, "precision": flags.precision,
            "sharding": flags.sharding, "repeats": flags.repeats, "windows_at_once": flags.windows,
            "max_corrupt": flags.max_corrupt}
-    asked = {"output": flags.save_dir, "iters": flags.iters, "batch_size": flags.batch_size, "lr_scheduler.learning_rate": flags.learning_rate,
-             **{f"run.{key}": value for key, value in run.items()}}
+    asked = {"output": flags.save_dir, "iters": flags.iters, "batch_size": flags.batch_size,
+             "lr_scheduler.learning_rate": flags.learning_rate, **{f"run.{key}": value for key, value in run.items()}}
     settings = read_config_file(flags.config, opts=flags.opts, flags={key: value for key, value in asked.items()
                                                                       if value is not None})
     set_device(flags.device)

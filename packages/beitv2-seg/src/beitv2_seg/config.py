@@ -22,8 +22,11 @@ PACKAGED = Path(__file__).parent / "configs"
 #: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
 IGNORED_KEYS = ("ignore_index", "label_padding_value")
 #: keys of ours that PaddleSeg's own scripts read over in silence, and what to write for those
-NOT_PADDLESEGS = {"ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
-                  "label_map": "label files that hold the numbers of the classes", "classes": "nothing: it has no names"}
+NOT_PADDLESEGS = {
+    "ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
+    "label_map": "label files that hold the numbers of the classes",
+    "classes": "nothing: it has no names of classes",
+}
 
 
 class Component(Section):
@@ -144,8 +147,9 @@ class SegmentConfig(Section):
     output: str = Field(default="output", description="run folder (flag --save_dir)")
     ignore_index: Optional[int] = Field(default=None, description="label of pixels without a class, for data sets, "
                                         "losses, crops and padding alike; null: what one of them says, or 255")
-    label_map: Optional[dict[str, int]] = Field(default=None, description="labels of the files -> labels of the model, at reading: "
-                                      "{11: 255}, {255: 1}; keys are numbers, or colours 'R,G,B' of coloured maps")
+    label_map: Optional[dict[str, int]] = Field(
+        default=None, description="labels of the files -> labels of the model, at reading: {11: 255}, {255: 1}; keys "
+        "are numbers, or colours 'R,G,B' of coloured label maps")
     classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
                                          "with a name a line; null: the data set's own, or numbers")
     batch_size: int = Field(gt=0, description="pictures a process handles at once")

@@ -23,8 +23,8 @@ def run_one_step(config: SegmentConfig) -> DryRun:
     """
     notes = []
     if config.run.precision != "fp32" and not has_mixed_precision():
-        notes.append(f"run.precision={config.run.precision} needs a GPU: this one step was taken in float32; a training "
-                     "here would be refused until run.precision=fp32")
+        notes.append(f"run.precision={config.run.precision} needs a GPU: this one step was taken in float32; a "
+                     "training here would be refused until run.precision=fp32")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": "fp32"})})
     loop = build_segmentation(config)
     task, model = loop.task, loop.task.model
@@ -33,7 +33,8 @@ def run_one_step(config: SegmentConfig) -> DryRun:
     samples = len(loop.loader.dataset)
     loop.loader.close()
     began = time.perf_counter()
-    metrics = train_step(task, [batch], KeepsGradients(loop.optimizer), loop.precision, step=0, clip_norm=loop.clip_norm)
+    metrics = train_step(task, [batch], KeepsGradients(loop.optimizer), loop.precision, step=0,
+                         clip_norm=loop.clip_norm)
     seconds = time.perf_counter() - began
     moments = sum(np.asarray(value).nbytes for value in optimizer_state(loop.optimizer, model).values())
     with loop.precision.autocast():

@@ -55,8 +55,8 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
              at_once: int = 4) -> Evaluation:
     """Measure a segmentor on a PaddleSeg data set in "val" mode; every picture counts once on any number of processes.
 
-    ignored: label of pixels without a class; at_once: sliding windows computed together.  Raises DataError for an empty set, an undecodable file, a label
-    outside the classes, a label of another size than its picture.
+    ignored: label of pixels without a class; at_once: sliding windows computed together.  Raises DataError for an empty
+    set, an undecodable file, a label outside the classes, a label of another size than its picture.
     """
     if len(dataset) == 0:
         raise DataError("evaluation: there is no picture. Check val_dataset.")

@@ -33,7 +33,7 @@ class BrokenFile(DataError):
 def read_image(path: str | Path, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 (H, W, 3) RGB, or (H, W) grey for one channel, upright as its EXIF data say.
 
-    Raises BrokenFile for a file that cannot be decoded, has more than `max_pixels`, or is of a format that is not read.
+    Raises BrokenFile for a file that cannot be decoded, has more than `max_pixels`, or is of a format not read here.
     """
     try:
         image = decode(path, upright=True, max_pixels=max_pixels)
@@ -43,7 +43,7 @@ def read_image(path: str | Path, channels: int = 3, *, max_pixels: int = MAX_PIX
 
 
 def for_transforms(pixels: np.ndarray, transforms: Sequence[Any]) -> np.ndarray:
-    """Pixels as transforms expect them: bytes for ours alone, float32 where one is PaddleSeg's, as its Compose gives."""
+    """Pixels as transforms expect them: bytes for ours alone, float32 where one is PaddleSeg's, as its Compose does."""
     if all(type(step).__module__ == ours.__name__ for step in transforms):
         return pixels
     return pixels.astype(np.float32)
@@ -95,8 +95,8 @@ class FileSamples:
         pixels = read_image(str(image), self.img_channels, max_pixels=self.max_pixels)
         label = self.label(index)
         if label.shape != pixels.shape[:2]:
-            turned = (" The image is turned by its EXIF data: labels must fit the upright image, as viewers show it. Turn the "
-                      "label maps likewise, or take the orientation out of the EXIF data."
+            turned = (" The image is turned by its EXIF data: labels must fit the upright image, as viewers show it. "
+                      "Turn the label maps likewise, or take the orientation out of the EXIF data."
                       if label.shape == decode(str(image), max_pixels=self.max_pixels).size[::-1] else "")
             raise DataError(f"{label_path}: the label map has {label.shape[1]} x {label.shape[0]} pixels, the image "
                             f"{image} {pixels.shape[1]} x {pixels.shape[0]}. Picture and label must have the same "
@@ -126,8 +126,8 @@ class ListedSamples(FileSamples):
             raise ConfigError(f"Dataset: img_channels is {img_channels}; expected 1 or 3.")
         chosen = lists[mode]
         if chosen is None:
-            raise ConfigError(f"Dataset: {mode}_path is missing; with mode {mode} it names the list of images and label "
-                              f"maps. Add {mode}_path: FILE, a line `image.jpg label.png` for each sample.")
+            raise ConfigError(f"Dataset: {mode}_path is missing; with mode {mode} it names the list of images and label"
+                              f" maps. Add {mode}_path: FILE, a line `image.jpg label.png` for each sample.")
         if not Path(dataset_root).is_dir():
             raise DataError(f"Dataset: dataset_root: {dataset_root}: no such folder; expected the one the list's paths "
                             "are relative to.")

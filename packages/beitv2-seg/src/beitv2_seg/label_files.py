@@ -72,8 +72,8 @@ def _one_channel(label: np.ndarray, mode: str, raw: str, path: str | Path) -> np
         whole = np.rint(label)
         if not np.array_equal(label, whole):
             odd = np.unique(label[label != whole])[:MOST_SHOWN]
-            raise LabelError(f"{path}: a label map of floats, some of them broken ({_listed(odd)}); expected the numbers "
-                            "of classes. Export it as PNG of 8 or 16 bits.")
+            raise LabelError(f"{path}: a label map of floats, some of them broken ({_listed(odd)}); expected the "
+                            "numbers of classes. Export it as PNG of 8 or 16 bits.")
         label = whole.astype(np.int64)
     if label.dtype == bool:
         label = label.astype(np.uint8)
@@ -93,9 +93,9 @@ def _equal_channels(label: np.ndarray, mode: str, path: str | Path) -> np.ndarra
     first = colours[np.argsort(-counts, kind="stable")[:MOST_SHOWN]]
     words = [f"'{','.join(str(level) for level in colour)}'" for colour in first.tolist()]
     more = ", ..." if len(colours) > len(first) else ""
-    raise LabelError(f"{path}: a label map with {len(colours)} colours ({', '.join(words)}{more}; {mode}); expected the "
-                    "number of a class for every pixel (one channel, grey or palette). Say which class a colour is: "
-                    f"label_map: {{{', '.join(f'{word}: CLASS' for word in words[:3])}, ...}} in the YAML, or convert "
+    raise LabelError(f"{path}: a label map with {len(colours)} colours ({', '.join(words)}{more}; {mode}); expected "
+                    "the number of a class for every pixel (one channel, grey or palette). Say which class a colour is:"
+                    f" label_map: {{{', '.join(f'{word}: CLASS' for word in words[:3])}, ...}} in the YAML, or convert "
                     "the files.")
 
 
@@ -166,7 +166,8 @@ def _remedy(found: np.ndarray, num_classes: int, wrong: int) -> str:
         return f"If labels go from 1 to {num_classes}: label_map: {{{shown}}}."
     outside = [int(value) for value in found if not 0 <= value < num_classes]
     if len(outside) == 1:
-        return (f"If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or label_map: {{{wrong}: 255}}. "
+        return (f"If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or "
+                f"label_map: {{{wrong}: 255}}. "
                 "If it is a class: raise num_classes.")
     pairs = ", ".join(f"{value}: CLASS" for value in found[:3].tolist())
     return f"Say which class each is: label_map: {{{pairs}, ...}}, or raise num_classes."
