@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands on folders of image files: test images are asked for, all read as the run does, names are names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small data sets as people bring them, and settings to train on them."""
 
 from __future__ import annotations

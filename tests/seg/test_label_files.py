@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label maps of every form: read as the same classes, or named with what came and what to do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tells the training images of a stopped segmentation run from others of the same number."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's images and lists through the commands: one reader, one ignored label, no number made up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pretrained run decides is taken from it; a setting that contradicts it is named; comparing both starts."""
 
 from __future__ import annotations

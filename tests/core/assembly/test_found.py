@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever a path holds - run, checkpoint, converted, released or wrapped file - is read with what it knows."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images to measure on are never those a run was trained on, and a folder has no split to be asked for."""
 
 from __future__ import annotations

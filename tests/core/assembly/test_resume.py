@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stopped run goes on with the images it was started with, wherever they lie now."""
 
 from __future__ import annotations

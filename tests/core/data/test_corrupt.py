@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that cannot be decoded are counted over all processes of a run, and over its continuations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this code uses of Paddle and Python without their promise, one test each: a new version says what it lacks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tells one set of images from another that has as many."""
 
 from __future__ import annotations
