@@ -17,5 +17,5 @@ def test_links_and_named_files_exist(path):
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
-    for name in re.findall(r"`?((?:configs|tests|docs|benchmarks)/[\w/.-]+\.\w+)", text):
+    for name in re.findall(r"(?<![\w/.-])((?:configs|tests|docs|benchmarks)/[\w/.-]+\.\w+)", text):
         assert (ROOT / name).exists(), f"{path.name} names {name}"

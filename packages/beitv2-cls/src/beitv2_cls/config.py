@@ -97,7 +97,8 @@ class LabelledRunConfig(RunConfig):
         """Take what the settings do not say of the trunk from `pretrained.weights`; what contradicts it is an error."""
         model, source = (values.get(name) for name in ("model", "pretrained")) if isinstance(values, dict) else (0, 0)
         weights = source.get("weights") if isinstance(source, dict) else None
-        if not isinstance(model, dict) or not isinstance(weights, str) or TRUNK <= set(model):
+        if not isinstance(model, dict) or not isinstance(source, dict) or not isinstance(weights, str) \
+                or TRUNK <= set(model):
             return values  # nothing to take; settings of a run are whole, and its pretrained weights may be gone
         if "://" in weights or not Path(weights).exists():
             if "size" in model or {"width", "depth", "num_heads"} <= set(model):

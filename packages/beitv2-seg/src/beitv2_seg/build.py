@@ -166,7 +166,7 @@ def with_ignored(spec: Mapping[str, Any], where: str, ignored: int) -> dict[str,
                     else item for i, item in enumerate(value)] if isinstance(value, (list, tuple)) else
               with_ignored(value, f"{where}.{key}", ignored) if isinstance(value, Mapping) and "type" in value else
               value for key, value in spec.items()}
-    known = argument_names(find_component(filled["type"], where)) or {}
+    known = argument_names(find_component(str(filled["type"]), where)) or {}
     return {**filled, **{key: ignored for key in IGNORED_KEYS if key in known and key not in filled}}
 
 

@@ -56,7 +56,8 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
 
 def _raw_mode(image: Image.Image) -> str:
     """How the file stores its pixels ("L;4", "RGB;16B"), where Pillow tells."""
-    tile: Any = image.tile[0][3] if image.tile else ""
+    tiles = getattr(image, "tile", ())  # files that are decoded part by part have some
+    tile: Any = tiles[0][3] if tiles else ""
     found = tile[0] if isinstance(tile, tuple) and tile else tile
     return found if isinstance(found, str) else ""
 
@@ -166,11 +167,10 @@ def _remedy(found: np.ndarray, num_classes: int, wrong: int) -> str:
         return f"If labels go from 1 to {num_classes}: label_map: {{{shown}}}."
     outside = [int(value) for value in found if not 0 <= value < num_classes]
     if len(outside) == 1:
-        return (f"If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or "
-                f"label_map: {{{wrong}: 255}}. "
-                "If it is a class: raise num_classes.")
-    pairs = ", ".join(f"{value}: CLASS" for value in found[:3].tolist())
-    return f"Say which class each is: label_map: {{{pairs}, ...}}, or raise num_classes."
+        return (f"If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or label_map: {{{wrong}: "
+                "255}. If it is a class: raise num_classes.")
+    mapped = ", ".join(f"{value}: CLASS" for value in found[:3].tolist())
+    return f"Say which class each is: label_map: {{{mapped}, ...}}, or raise num_classes."
 
 
 def _listed(values: np.ndarray) -> str:

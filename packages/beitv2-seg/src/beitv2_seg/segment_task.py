@@ -176,7 +176,7 @@ class SegmentTask:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave; checkpoints of before say -1 for an mIoU that was not measured."""
         saved = dict(state["best"])
-        self.worse, self.evaluations = int(state.get("worse", saved.get("worse", 0))), state.get("evaluations", 1)
+        self.worse, self.evaluations = int(state.get("worse", saved.get("worse")) or 0), state.get("evaluations", 1)
         self.best = {key: None if saved[key] is None or saved[key] < 0 else saved[key] for key in self.best}
         self.last = dict(state.get("last", {}))
         self.seen.load_state(state.get("seen", {**self.seen.state(), "told": True}))
