@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from model_files import models
+from model_files import missing, models
 from typer.testing import CliRunner
 
 from beitv2_core import cli
@@ -225,7 +225,8 @@ def test_taps_that_cannot_be_told_are_asked_for_written_down_and_said(goldens_di
     assert read_model(tmp_path / "x.safetensors").architecture["out_indices"] == [0, 2, 3, 5]
     shown = command("convert", tmp_path / "seg.pth", tmp_path / "y.safetensors", "--out-indices", 0, 2, 3, 6, code=2)
     assert "[0, 2, 3, 6]" in shown and "0 .. 5" in shown
-    command("verify", tmp_path / "x.safetensors", "--against", tmp_path / "seg.pth")
+    if not missing("segmentation"):
+        command("verify", tmp_path / "x.safetensors", "--against", tmp_path / "seg.pth")
     command("convert", tmp_path / "x.safetensors", tmp_path / "back.pth", "--to", "official")
     assert "--pool-scales" in command("convert", "--help")
 
@@ -290,8 +291,9 @@ def test_convert_chooses_the_average_where_asked_and_says_what_was_left(goldens_
     name = "blocks.0.norm1.weight"
     plain, average = (read_model(tmp_path / file).weights[name] for file in ("x.safetensors", "y.safetensors"))
     np.testing.assert_array_equal(average, plain + 1)
-    command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", "--ema")
-    command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", code=1)
+    if not missing("classifier"):
+        command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", "--ema")
+        command("verify", tmp_path / "y.safetensors", "--against", tmp_path / "a.pdparams", code=1)
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino"])
