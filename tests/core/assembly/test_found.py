@@ -277,6 +277,19 @@ def test_class_names_go_into_the_file_and_through_transformers_and_back(goldens_
     assert not (tmp_path / "z.safetensors").exists()
 
 
+def test_class_names_without_a_place_in_the_format_are_told_and_refused_where_given(goldens_dir, tmp_path):
+    model = one(goldens_dir, "finetune")
+    count = len(model.state["head.bias"])
+    (tmp_path / "names.txt").write_text("".join(f"class {i}\n" for i in range(count)), encoding="utf-8")
+    command("convert", model.write(tmp_path), tmp_path / "x.safetensors", "--classes", tmp_path / "names.txt")
+    shown = " ".join(command("convert", tmp_path / "x.safetensors", tmp_path / "x.pth", "--to", "official").split())
+    assert f"; {count} class names, for which this format has no place, were left out" in shown
+    assert f", {count} class names" not in shown
+    shown = command("convert", tmp_path / "x.safetensors", tmp_path / "y.pth", "--to", "official", "--classes",
+                    tmp_path / "names.txt", code=2)
+    assert "--classes" in shown and "huggingface" in shown and not (tmp_path / "y.pth").exists()
+
+
 def test_convert_chooses_the_average_where_asked_and_says_what_was_left(goldens_dir, tmp_path):
     import pickle
 

@@ -114,7 +114,7 @@ def parse_config(
     """Turn plain values (a YAML tree, the config inside a checkpoint) into frozen settings or say what is wrong."""
     kinds = config_kinds()
     if schema is None:
-        kind = tree.get("kind")
+        kind = kind_of(tree)
         if kind not in kinds:
             came = "is missing" if kind is None else f"{kind!r} is unknown"
             raise ConfigError(f"{source}: kind: {came}. Expected one of: {', '.join(kinds)}.")
@@ -304,6 +304,9 @@ def _explain(error: ValidationError, schema: type[BaseModel], source: str, sourc
             lines.append(f"{where}: {dotted}: unknown key.{hint} Known keys: {', '.join(known)}.")
         elif problem["type"] == "impossible":
             lines.append(f"{where}: {dotted}: {context['message']}.")
+        elif problem.get("input", 0) is None and _section_at(schema, location) is not None:
+            lines.append(f"{where}: {dotted}: nothing stands below it. Expected its keys "
+                         f"({', '.join(_known_keys(schema, location))}); leave the line out where none is set.")
         else:
             came = problem.get("input")
             lines.append(f"{where}: {dotted}: {came!r} came ({type(came).__name__}). {problem['msg']}.")
