@@ -234,25 +234,25 @@ def test_keys_that_paddlesegs_scripts_would_read_over_are_refused_for_them(tmp_p
 
 # -- classes without a labelled pixel ----------------------------------------------------------------------------------
 
-def test_masks_of_0_and_255_are_warned_about_with_the_class_and_the_remedy(tmp_path, caplog):
+def test_masks_of_0_and_255_are_warned_about_with_the_class_and_the_remedy(tmp_path, command_log):
     def mask(label, path):
         as_png(np.where(label > 0, 255, 0).astype(np.uint8), path)
 
     write_data(tmp_path / "data", save_label=mask)
     config = config_file(tmp_path / "data", tmp_path, model__num_classes=2, classes=["ground", "thing"])
-    with caplog.at_level("INFO", "beitv2_seg"):
+    with command_log.at_level("INFO", "beitv2_seg"):
         segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval")
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert len(warned) == 2 and warned[0].startswith("training, first epoch") and "evaluation" in warned[1]
     for line in warned:
         assert "1 (thing)" in line and "label_map: {255: 1}" in line and "1 of 2 classes" in line
     assert any("1 of 2 classes measured" in record.getMessage() or "2 of 2 classes measured" in record.getMessage()
-               for record in caplog.records)
+               for record in command_log.records)
     output = segment("evaluate", "--model_path", tmp_path / "run")
     assert "of 2 classes measured" in output and "1 (thing)" in output
 
 
-def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_path, caplog):
+def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_path, command_log):
     write_data(tmp_path / "data", save_label=lambda label, path: as_png(np.full_like(label, 255), path))
     config = config_file(tmp_path / "data", tmp_path)
     output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval",
@@ -262,16 +262,16 @@ def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_p
     assert found["best_miou"] is None and found["miou"] is None and "NaN" not in text and "-1" not in text
     assert "not measured" in output and "nan" not in output and not (tmp_path / "run" / "best_model").exists()
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert sum("no pixel is labelled" in line for line in warned) == 2
     assert "mIoU not measured (0 of 3 classes measured)" in segment("evaluate", "--model_path", tmp_path / "run")
 
 
-def test_a_class_that_is_never_seen_is_named_at_the_end_of_a_run_shorter_than_an_epoch(tmp_path, caplog):
+def test_a_class_that_is_never_seen_is_named_at_the_end_of_a_run_shorter_than_an_epoch(tmp_path, command_log):
     write_data(tmp_path / "data", count=12, save_label=lambda label, path: as_png(np.where(label == 2, 0, label), path))
     config = config_file(tmp_path / "data", tmp_path)
     segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run")
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert len(warned) == 1 and "all 3 iterations" in warned[0] and "class 2 without" in warned[0]
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
     assert (found["classes_labelled"], found["classes"], found["iter"]) == (2, 3, 3) and found["loss"] > 0
