@@ -142,6 +142,20 @@ def test_a_line_without_a_label_map_is_named_by_list_and_line(tmp_path):
         build_dataset(settings(root, tmp_path), "train_dataset")
 
 
+def test_a_label_outside_the_classes_names_the_label_map_in_training_and_in_evaluation(tmp_path):
+    write_data(tmp_path / "data", label="masks/m{}.png",
+               save_label=lambda label, path: as_png(np.array([0, 128, 255], np.uint8)[label], path))
+    config = config_file(tmp_path / "data", tmp_path)
+    output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", code=2)
+    assert "masks/m" in output and "label_map: {128: 1, 255: 2}" in output
+    write_data(tmp_path / "good")
+    config = config_file(tmp_path / "good", tmp_path, val_dataset__dataset_root=str(tmp_path / "data"),
+                         val_dataset__val_path=str(tmp_path / "data" / "train.txt"))
+    output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "good_run", "--do_eval",
+                     code=2)
+    assert "masks/m0.png: a label is 128" in output
+
+
 def test_unknown_arguments_of_dataset_and_missing_folders_are_named(tmp_path):
     write_data(tmp_path / "data")
     with pytest.raises(ConfigError, match="train_dataset.seperator: unknown key. Did you mean 'separator'"):
