@@ -333,6 +333,16 @@ def test_output_of_the_yaml_and_of_opts_hold_unless_save_dir_is_given(tmp_path):
     assert (tmp_path / "predicted" / "legend.csv").is_file()
 
 
+@pytest.mark.parametrize(("arguments", "fact"), [
+    (("--iters", 0), "--iters: iters: 0"), (("--opts", "foo.bar=1"), "--opts: foo: unknown key"),
+    (("--opts", "output"), "--opts output: expected key=value"),
+])
+def test_a_wrong_value_is_told_with_the_flag_that_was_typed(tmp_path, arguments, fact):
+    write_data(tmp_path / "data")
+    output = segment("train", "--config", config_file(tmp_path / "data", tmp_path), *arguments, code=2)
+    assert fact in output and "--set" not in output
+
+
 def test_a_dry_run_builds_all_takes_a_step_and_writes_nothing(tmp_path):
     write_data(tmp_path / "data")
     output = segment("train", "--config", config_file(tmp_path / "data", tmp_path), "--device", "cpu", "--dry-run",
