@@ -53,10 +53,11 @@ def training_set(config: LabelledRunConfig) -> Any:
                           f"model.num_classes={len(classes)} or give the data the setting is meant for.")
     empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
     if empty:
-        counted = data.list_file is not None and empty == ["0"] and classes[0] == "0"
-        raise DataError(f"{data.list_file or repr(train_set)}: no picture of class {', '.join(empty[:5])} ({len(empty)} "
-                        "in all). " + ("The labels seem to count from 1: number the classes from 0, or write names."
-                                       if counted else "Add some, or remove the class."))
+        from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
+        advice = "The labels count from 1: number the classes from 0, or write names" if from_1 else \
+            "Add some, or remove the class"
+        raise DataError(f"{data.list_file or repr(train_set)}: no picture of class {', '.join(empty[:5])} "
+                        f"({len(empty)} in all). {advice}.")
     return train_set
 
 
