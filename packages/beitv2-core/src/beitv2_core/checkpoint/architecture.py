@@ -81,8 +81,11 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
 
 
 def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
-    """The blocks a segmenter of ours taps where its settings do not say: the published ones of a size, or quarters."""
-    quarters = tuple(depth * i // 4 - 1 for i in range(1, 5))
+    """The blocks a segmenter of ours taps where its settings do not say: the published ones of a size, or quarters.
+
+    With fewer than four blocks the first is tapped more than once.
+    """
+    quarters = tuple(max(0, depth * i // 4 - 1) for i in range(1, 5))
     return TAPS.get(depth, quarters) if size in ("base", "large") else quarters
 
 
