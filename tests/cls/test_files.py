@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from beitv2_cls.view import classifier_view
@@ -108,3 +109,22 @@ def test_another_kind_of_run_or_file_is_named(made, tmp_path):
     run("knn", tmp_path / "trunk.safetensors", "--data", made / "train", "--test", made / "val", "-k", "1")
     said = run("evaluate", tmp_path / "nowhere", code=2)
     assert "nowhere" in said and "beitv2 finetune" in said
+
+
+def test_a_head_outside_the_beginning_of_the_trunks_names_is_named(made, tmp_path):
+    state = load_file(made / "ours.safetensors")
+    save_file({name if name.startswith("head.") else f"backbone.{name}": array for name, array in state.items()},
+              tmp_path / "parted.safetensors")
+    said = run("evaluate", tmp_path / "parted.safetensors", "--data", made / "val", code=2)
+    assert "backbone model" in said and "head.bias, head.weight" in said and "backbone.head.weight" in said
+    save_file({f"backbone.{name}": array for name, array in state.items()}, tmp_path / "whole.safetensors")
+    assert "top-1 100.00 %" in run("evaluate", tmp_path / "whole.safetensors", "--data", made / "val", "-o", tmp_path)
+
+
+@pytest.mark.parametrize("to, dst", [("official", "x.pth"), ("timm", "x.safetensors")])
+def test_names_are_not_said_to_be_in_a_format_that_has_none(made, tmp_path, to, dst):
+    said = run("convert", made / "run", tmp_path / dst, "--to", to)
+    assert f"{to} holds no class names" in said and ", 3 class names" not in said
+    said = run("convert", made / "run", tmp_path / "again", "--to", to, "--classes", made / "run/classes.json", code=2)
+    assert "--classes" in said and to in said and not (tmp_path / "again").exists()
+    assert ", 3 class names" in run("convert", made / "run", tmp_path / "ours.safetensors")

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from beitv2_cls.build import build_finetuning, load_classifier
+from beitv2_cls.build import build_finetuning, finetuning_parts, load_classifier
 from beitv2_cls.config import FinetuneConfig
+from beitv2_cls.data import build_data
 from beitv2_core import cli
 from beitv2_core.config import load_config
 from beitv2_core.errors import BEiTError
@@ -125,6 +126,35 @@ def test_validation_of_a_run_is_numbered_by_its_training_images(images, tmp_path
         build_data(config_of(images, tmp_path / "run", f"validation.list_file={tmp_path}/wolf.txt"))
     with pytest.raises(BEiTError, match="validation.root.*nowhere"):
         build_data(config_of(images, tmp_path / "run", f"validation.root={tmp_path}/nowhere"))
+
+
+def test_a_training_list_that_counts_from_1_is_told_so(images, tmp_path):
+    (tmp_path / "train.txt").write_text("".join(
+        f"train/{name}/0.png {number}\n" for number, name in enumerate(COLOURS, start=1)))
+    config = config_of(images, tmp_path / "run", f"data.root={images}", f"data.list_file={tmp_path}/train.txt")
+    with pytest.raises(BEiTError, match=r"train\.txt: no picture of class 0 .*from 1.*from 0"):
+        build_data(config)
+
+
+def links_to(images: Path, folder: Path) -> Path:
+    for name in COLOURS:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.png").symlink_to(images / "train" / name / "0.png")
+    return folder
+
+
+def test_links_to_training_images_are_no_test_images(trained, images, tmp_path):
+    said = run("knn", trained, "--data", images / "train", "--test", links_to(images, tmp_path / "links"), code=2)
+    assert "3 of 3 files are in both" in said
+
+
+def test_a_fine_tuning_measured_on_its_training_images_says_so(images, tmp_path, caplog):
+    linked, apart = links_to(images, tmp_path / "links"), images / "val"
+    for validation, count in ((linked, 1), (apart, 0)):
+        caplog.clear()
+        finetuning_parts(config_of(images, tmp_path / "run", f"validation.root={validation}"))
+        found = [line for line in caplog.messages if "3 of 3 files are training images" in line]
+        assert len(found) == count and all("validation.root" in line for line in found)
 
 
 def test_a_stopped_run_and_each_checkpoint_know_their_classes(images, tmp_path):

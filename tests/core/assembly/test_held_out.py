@@ -42,6 +42,22 @@ def test_the_images_a_run_was_trained_on_are_refused_however_they_are_named(root
     refuse_trained_on("train", folder(root / "gone"), "--test")
 
 
+def test_links_to_training_images_are_the_same_files(root):
+    for name in ("folders", "files", "other", "train_of_links"):
+        (root / name / "a").mkdir(parents=True)
+    (root / "folders/a").rmdir()
+    (root / "folders/a").symlink_to(root / "train/a", target_is_directory=True)
+    (root / "files/a/x.png").symlink_to(root / "train/a/0.png")
+    (root / "other/a/x.png").symlink_to(root / "val/a/2.png")
+    (root / "train_of_links/a/y.png").symlink_to(root / "val/b/3.png")
+    for named in ("folders", "files"):
+        with pytest.raises(ConfigError, match="--test.*was trained on .*train/a/0.png"):
+            refuse_trained_on(str(root / named), folder(root / "train"), "--test")
+    with pytest.raises(ConfigError, match="val/b/3.png"):
+        refuse_trained_on(str(root / "val"), folder(root / "train_of_links"), "--test")
+    refuse_trained_on(str(root / "other"), folder(root / "train"), "--test")
+
+
 def test_a_list_was_trained_on_where_its_files_are(root):
     (root / "train.txt").write_text("train/a/0.png\ntrain/b/1.png\n")
     trained_on = folder(root, list_file=str(root / "train.txt"))

@@ -8,6 +8,7 @@ import pytest
 from model_files import models
 
 from beitv2_core.assembly.described import build_described
+from beitv2_core.checkpoint.architecture import default_taps
 from beitv2_core.checkpoint.formats import FORMATS, to_format
 from beitv2_core.checkpoint.kinds import KINDS, recognise
 from beitv2_core.checkpoint.shapes import shapes_of
@@ -117,3 +118,9 @@ def test_a_window_that_cannot_be_told_is_asked_for(classifier):
     assert recognise(state, grid=(2, 6)).kind == "classifier"
     with pytest.raises(CheckpointError, match="which a grid of 3 x 4 patches does not give"):
         recognise(state, grid=(3, 4))
+
+
+@pytest.mark.parametrize("depth, taps", [(1, (0, 0, 0, 0)), (2, (0, 0, 0, 1)), (3, (0, 0, 1, 2)), (4, (0, 1, 2, 3)),
+                                         (6, (0, 2, 3, 5)), (12, (2, 5, 8, 11))])
+def test_taps_that_nobody_gave_are_blocks_the_trunk_has(depth, taps):
+    assert default_taps(None, depth) == taps

@@ -14,7 +14,7 @@ import numpy as np
 from beitv2_cls.classes import class_names, keep_classes
 from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, without_decay
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
-from beitv2_cls.data import build_data, refuse_shared
+from beitv2_cls.data import build_data, refuse_shared, warn_shared
 from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, Probe, draw_probes, measure_probes, write_table
@@ -58,6 +58,8 @@ def finetuning_parts(config: FinetuneConfig) -> Parts:
     """What a fine-tuning run is made of; nothing is written."""
     distributed.init()
     train_set, validation = build_data(config)
+    if validation is not None:
+        warn_shared(train_set, validation)
     classes = train_set.classes
     optim, augment, check = config.optim, config.augment, config.validation
     plan = plan_batches(optim, config.train, len(train_set), distributed.world_size())

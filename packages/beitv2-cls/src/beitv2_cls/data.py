@@ -21,6 +21,7 @@ from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.held_out import named_images
 from beitv2_core.config.sections import DataConfig
 from beitv2_core.data import DigitScenes, Reading
+from beitv2_core.data.folder import real_paths
 from beitv2_core.errors import ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")
@@ -52,8 +53,11 @@ def training_set(config: LabelledRunConfig) -> Any:
                           f"model.num_classes={len(classes)} or give the data the setting is meant for.")
     empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
     if empty:
-        raise DataError(f"{train_set!r}: no picture of class {', '.join(empty[:5])} ({len(empty)} in all). Add some, "
-                        "or remove the class.")
+        from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
+        advice = "The labels count from 1: number the classes from 0, or write names" if from_1 else \
+            "Add some, or remove the class"
+        raise DataError(f"{data.list_file or repr(train_set)}: no picture of class {', '.join(empty[:5])} "
+                        f"({len(empty)} in all). {advice}.")
     return train_set
 
 
@@ -143,6 +147,15 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
                         "on images that were learnt from says nothing about others. Give other images.")
 
 
+def warn_shared(train_set: Any, validation: Any) -> None:
+    """Say how many of the validation images a run is trained on: its accuracy then says little about others."""
+    asked = _files(validation)
+    shared = _files(train_set) & asked
+    if shared:
+        log.warning("validation.root: %d of %d files are training images too (the first: %s): the accuracy measured "
+                    "there is what was learnt by heart. Give other images.", len(shared), len(asked), min(shared))
+
+
 def even_shares(available: np.ndarray, count: int) -> np.ndarray:
     """How many images of each class make `count` in all, none differing by more than one where there are enough."""
     shares = np.zeros(len(available), dtype=np.int64)
@@ -188,5 +201,4 @@ def _files(dataset: Any) -> set[str]:
         return set()
     if hasattr(dataset, "files"):  # tar files
         return {os.path.realpath(path) for path in dataset.files}
-    root = os.path.realpath(dataset.root)
-    return {os.path.normpath(os.path.join(root, path)) for path in dataset.paths}
+    return set(real_paths(dataset.root, dataset.paths))

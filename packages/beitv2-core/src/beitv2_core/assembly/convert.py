@@ -35,8 +35,8 @@ NAMED = ("ours", "huggingface")
 class Converted(NamedTuple):
     """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
 
-    taken: from where in the source, and what was assumed of the model; classes: how many class names were written; classes_left_out: names of the
-    source for which the format has no place.
+    taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
+    classes_left_out: names of the source for which the format has no place.
     """
 
     path: Path

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ..config.sections import DataConfig
 from ..data import Reading
-from ..data.folder import class_folders
+from ..data.folder import class_folders, find_pictures, real_paths
 from ..data.lists import read_labelled
 from ..data.shards import find_shards
 from ..errors import ConfigError, DataError
@@ -90,21 +90,27 @@ def refuse_trained_on(named: str, data: Optional[DataConfig], option: str) -> No
     """Raise ConfigError where some of the named images are among those of the settings a run was trained with."""
     if data is None or data.dataset == "digit_scenes" or not data.root:
         return
-    mine = os.path.realpath(named)
+    mine, root = os.path.realpath(named), os.path.realpath(str(data.root))
     whole = data.dataset == "folder" and data.list_file is None
-    if data.dataset == "shards":
-        try:
-            roots = [os.path.realpath(path) for path in find_shards(data.root)]
-        except DataError:  # moved since: nothing to compare with
-            return
-    elif data.list_file is not None and os.path.exists(data.list_file) and os.path.isdir(str(data.root)):
-        listed = read_labelled(data.list_file, str(data.root), labels=False, may_miss=1.0)
-        roots = [os.path.realpath(os.path.dirname(os.path.join(str(data.root), line.path))) for line in listed]
-        roots = sorted(set(roots))
-    else:
-        roots = [os.path.realpath(str(data.root))]
-    for root in roots:
-        if (root + os.sep).startswith(mine + os.sep) or (whole and (mine + os.sep).startswith(root + os.sep)):
-            raise ConfigError(f"{option} {named}: the run was trained on {data.list_file or root}, these images are "
-                              "among them; measured there is what was learnt by heart. Give test or validation images.")
+    inside = whole and ((root + os.sep).startswith(mine + os.sep) or (mine + os.sep).startswith(root + os.sep))
+    shared = set() if inside else _files(named_images(named, data.image_size, reading_of(data))) & _files(data)
+    if inside or shared:
+        first = f" (the first of {len(shared)}: {min(shared)})" if shared else ""
+        raise ConfigError(f"{option} {named}: the run was trained on {data.list_file or data.root}, these images are "
+                          f"among them{first}; measured there is what was learnt by heart. Give test or validation "
+                          "images.")
 
+
+def _files(data: DataConfig) -> set[str]:
+    """The image files, or tar files, of the settings, by where they lie; those that are there no more left out."""
+    try:
+        if data.dataset == "shards":
+            return {os.path.realpath(path) for path in find_shards(data.root or [])}
+        root = Path(str(data.root))
+        if data.list_file is not None:
+            paths = [line.path for line in read_labelled(data.list_file, root, labels=False, may_miss=1.0)]
+        else:
+            paths = list(find_pictures(root, tell=False))
+    except DataError:  # moved since: nothing to compare with
+        return set()
+    return set(real_paths(root, paths))

@@ -176,13 +176,24 @@ def build_file(found: Found, kinds: Sequence[str], model: Any = None) -> Any:
     held = None if found.model is None else found.model.kind
     if found.model is None or held not in kinds:
         raise CheckpointError(f"{found.path}: this is a {held or found.config.get('kind')} model, a "
-                              f"{' or '.join(kinds)} model was expected.")
+                              f"{' or '.join(kinds)} model was expected.{_beside(found)}")
     try:
         model = build_described(found.model.kind, found.model.architecture) if model is None else model
     except CheckpointError as error:
         raise CheckpointError(f"{found.path}: {error}") from None
     set_weights(model, found.weights, str(found.path))
     return freeze(model)
+
+
+def _beside(found: Found) -> str:
+    """What a file has outside the beginning that the names of its model share: perhaps the head that was expected."""
+    model = found.model
+    if model is None or not model.prefix:
+        return ""
+    names = sorted(name for name in model.kept if not name.startswith(model.prefix))
+    return "" if not names else (f" Beside '{model.prefix}' it has {', '.join(names[:4])}"
+                                 f"{', ...' if len(names) > 4 else ''}: if they belong to it, save the file again with "
+                                 f"one beginning before all names ('{model.prefix}head.weight').")
 
 
 def load_mim(source: str | Path, *, hints: Hints | None = None) -> tuple[Any, Any]:

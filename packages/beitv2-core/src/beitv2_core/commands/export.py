@@ -14,7 +14,7 @@ from .report import run_folder_of
 
 
 def export(
-    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or file of a published tokenizer",
+    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or file of weights",
                               show_default=False),
     form: str = typer.Option(..., "--format", "-f", help="paddle (static graph) or onnx (opset 17)",
                              show_default=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -201,10 +201,26 @@ def class_folders(root: Path) -> list[str]:
     return sorted(firsts) if len(firsts) > 1 else []
 
 
-def find_pictures(root: Path) -> Iterator[str]:
+def real_paths(root: str | Path, paths: Iterable[str]) -> Iterator[str]:
+    """The files below `root` by where they lie, whatever links lead there: one file has one such path."""
+    folders: dict[str, tuple[str, set[str]]] = {}
+    for path in paths:
+        folder, name = os.path.split(os.path.join(root, path))
+        if folder not in folders:
+            real = os.path.realpath(folder)
+            try:  # a folder's links are read once, not a file's state a million times
+                links = {entry.name for entry in os.scandir(real) if entry.is_symlink()}
+            except OSError:
+                links = set()
+            folders[folder] = real, links
+        real, links = folders[folder]
+        yield os.path.realpath(os.path.join(real, name)) if name in links else os.path.join(real, name)
+
+
+def find_pictures(root: Path, *, tell: bool = True) -> Iterator[str]:
     """Yield the paths, relative to `root`, of all pictures below it; links are followed, loops are not.
 
-    Files whose ending says image but which are not read here (HEIC, raw, ...) are told in one line of the log.
+    tell: files whose ending says image but which are not read here (HEIC, raw, ...) are told in one line of the log.
     """
     seen: set[str] = set()
     wanted, foreign = readable_extensions(), []
@@ -222,4 +238,5 @@ def find_pictures(root: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(folder, name), root)
             elif name.lower().endswith(FOREIGN_EXTENSIONS):
                 foreign.append(os.path.relpath(os.path.join(folder, name), root))
-    tell_foreign(root, foreign)
+    if tell:
+        tell_foreign(root, foreign)
