@@ -35,8 +35,8 @@ NAMED = ("ours", "huggingface")
 class Converted(NamedTuple):
     """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
 
-    taken: from where in the source, and what was assumed of the model; classes: how many class names were written; classes_left_out: names of the
-    source for which the format has no place.
+    taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
+    classes_left_out: names of the source for which the format has no place.
     """
 
     path: Path
@@ -71,8 +71,8 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     if to not in TARGETS:
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
     if classes is not None and to not in NAMED:
-        raise ConfigError(f"--classes: files of --to {to} hold no names of classes, those of --to {' and '.join(NAMED)} "
-                          "do. Leave it out; whoever reads the file needs the names beside it.")
+        raise ConfigError(f"--classes: files of --to {to} hold no names of classes, those of --to "
+                          f"{' and '.join(NAMED)} do. Leave it out; whoever reads the file needs the names beside it.")
     _check_target(src, dst, to, force)
     found = read_model(src, hints or Hints())
     taken = found.taken()
