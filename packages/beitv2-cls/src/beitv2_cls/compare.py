@@ -77,8 +77,8 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
         raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "
                           f"{len(train) - 1}, or 0 to leave this comparison out.")
     if few_labels:
+        optim = found.optim.model_copy(update={"steps": few_steps, "epochs": None})
         try:
-            optim = found.optim.model_copy(update={"steps": few_steps, "epochs": None})
             plan_batches(optim, found.train, few_labels, 1)
         except ConfigError as error:
             raise ConfigError(f"--few-labels {few_labels}, --few-steps {few_steps}: {error} --few-labels 0 leaves "
