@@ -239,6 +239,29 @@ def test_names_of_classes_come_from_a_list_or_a_file(tmp_path):
         settings(tmp_path, tmp_path, classes="nowhere.txt")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gbk", "utf-16"])
+def test_names_given_to_a_trained_run_are_shown_whatever_their_file_is_encoded_in(tmp_path, encoding):
+    write_data(tmp_path / "data")
+    segment("train", "--config", config_file(tmp_path / "data", tmp_path), "--save_dir", tmp_path / "run", "--iters", 1,
+            "--opts", "lr_scheduler.warmup=0")
+    (tmp_path / "names.txt").write_bytes("道路\n天空\n车牌\n".encode(encoding))
+    segment("evaluate", "--model_path", tmp_path / "run", "--save_dir", tmp_path / "out", "--opts",
+            f"classes={tmp_path / 'names.txt'}")
+    rows = (tmp_path / "out" / "per_class_iou.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["道路", "天空", "车牌"]
+
+
+def test_a_file_of_names_that_cannot_be_read_and_another_model_for_a_run_are_refused(tmp_path):
+    write_data(tmp_path / "data")
+    config = config_file(tmp_path / "data", tmp_path)
+    output = segment("train", "--config", config, "--opts", "classes=nowhere.txt", code=2)
+    assert "nowhere.txt" in output and "classes: [road, sky]" in output and "backbone" not in output
+    segment("train", "--config", config, "--save_dir", tmp_path / "run", "--iters", 1, "--opts",
+            "lr_scheduler.warmup=0")
+    output = segment("evaluate", "--model_path", tmp_path / "run", "--opts", "model.num_classes=4", code=2)
+    assert "model.num_classes=4" in output and "Leave" in output
+
+
 def test_keys_that_paddlesegs_scripts_would_read_over_are_refused_for_them(tmp_path):
     for key, value in (("ignore_index", 11), ("label_map", {11: 255}), ("classes", ["a", "b", "c"])):
         with pytest.raises(ConfigError, match=f"{key}: a key of `beitv2 segment`"):

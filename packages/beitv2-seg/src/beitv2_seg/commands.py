@@ -191,14 +191,18 @@ def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _segmentor(flags: argparse.Namespace) -> Any:
     """The model of --model_path with the settings of --config, --opts and the flags."""
-    from beitv2_seg.build import load_segmentor
+    from beitv2_seg.build import class_names, load_segmentor
     from beitv2_seg.config import apply_opts, read_config_file
 
     changes = {f"test_config.{key}": value for key, value in _reading_flags(flags).items()}
     if flags.config:
         return load_segmentor(flags.model_path, read_config_file(flags.config, opts=flags.opts, flags=changes))
     found = load_segmentor(flags.model_path)
-    return found._replace(config=apply_opts(found.config, flags.opts, changes))
+    config = apply_opts(found.config, flags.opts, changes)
+    if config.model != found.config.model:
+        raise ConfigError(f"--opts {' '.join(flags.opts)}: model: a trained model stays what its run made it. Leave "
+                          "the model's settings out.")
+    return found._replace(config=config, classes=class_names(config))
 
 
 def _resume(given: str | None) -> str | None:

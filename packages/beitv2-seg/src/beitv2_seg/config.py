@@ -16,7 +16,7 @@ from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
 from beitv2_core.data.image_file import MAX_PIXELS
-from beitv2_core.errors import ConfigError
+from beitv2_core.errors import ConfigError, DataError
 
 PACKAGED = Path(__file__).parent / "configs"
 #: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
@@ -251,13 +251,15 @@ def _settings_named(names: Sequence[str], value: Any, where: str) -> Iterator[tu
 
 
 def read_names(path: str) -> list[str]:
-    """The lines of a text file of class names; ConfigError where it cannot be read."""
+    """The lines of a text file of class names, in any encoding that lists are read in; raises where it cannot be."""
+    from beitv2_core.data.lists import read_words
+
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"classes: {path}: cannot be read: {error}. Expected a text file (UTF-8) with the name of a "
-                          "class a line, or the names themselves: classes: [road, sky]") from error
-    return [line.strip() for line in lines if line.strip()]
+        return [text for _, text in read_words(path, what="classes")]
+    except DataError as error:
+        why = "it is no text" if Path(path).is_file() else "there is no such file"
+        raise impossible("classes", f"{path}: cannot be read: {why}. Expected a text file with the name of a class a "
+                         "line, or the names themselves: classes: [road, sky]") from error
 
 
 #: settings whose flag has another name than their key

@@ -139,7 +139,7 @@ def _without_inherited(tree: Mapping[str, Any], source: str, sources: Sources) -
     """
     def rank(key: str) -> int:
         origin = source_of(key, sources)
-        return 2 if origin.startswith("--") else 1 if origin == source else 0
+        return 2 if (origin or "").startswith("--") else 1 if origin == source else 0
 
     kept = dict(tree)
     for section, kind_key in KIND_KEYS.items():
