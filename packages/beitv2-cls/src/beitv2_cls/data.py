@@ -30,8 +30,8 @@ log = logging.getLogger("beitv2_cls")
 def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
     """Training and validation images with the same classes; validation is None where none was given.
 
-    Raises ConfigError for validation settings that are not read, DataError for a single class, labels out of range, training classes without an image, and validation images
-    of a class that is not trained.
+    Raises ConfigError for validation settings that are not read, DataError for a single class, labels out of range,
+    training classes without an image, and validation images of a class that is not trained.
     """
     _refuse_unread(config)
     train_set = training_set(config)
