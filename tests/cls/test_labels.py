@@ -158,7 +158,6 @@ def test_a_fine_tuning_measured_on_its_training_images_says_so(images, tmp_path,
 
 
 @pytest.mark.parametrize("change, said", [
-    (["validation.size=5"], "validation.size: 5 .*folder"),
     (["validation.root=null", "validation.list_file=x.txt"], "validation.list_file: x.txt .*validation.root=FOLDER"),
     (["data.dataset=digit_scenes", "data.root=null", "data.size=20"], "validation.root: .*/val .*digit_scenes"),
     (["data.dataset=digit_scenes", "data.root=null", "data.size=20", "validation.root=null",

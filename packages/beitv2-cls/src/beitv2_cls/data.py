@@ -54,8 +54,8 @@ def _refuse_unread(config: LabelledRunConfig) -> None:
         raise ConfigError(f"validation.list_file: {check.list_file} came without the folder its paths are below. Add "
                           "validation.root=FOLDER.")
     if dataset != "digit_scenes" and check.size != usual:
-        raise ConfigError(f"validation.size: {check.size} came; data.dataset: {dataset} does not read it: all images "
-                          f"are measured. Leave it out (or set it back to {usual}).")
+        log.warning("validation.size: %d is not read: data.dataset is %s, all images of validation.root are measured.",
+                    check.size, dataset)
 
 
 def training_set(config: LabelledRunConfig) -> Any:
