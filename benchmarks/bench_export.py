@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import beitv2_core  # noqa: F401  before Paddle: threads and the MKL path
+from beitv2_core import runtime  # before Paddle: threads and the MKL path
 
 # isort: split
 import numpy as np
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--form", choices=("paddle", "onnx"), action="append", help="default: both")
     parser.add_argument("-o", "--output", type=Path, help="default benchmarks/export_[hardware]_[yyyymm].json")
     options = parser.parse_args()
+    runtime.keep_freed_memory()  # as the commands do
     load = os.getloadavg()[0]
     cases: dict[str, str] = {}
     metrics: list[Metric] = []

@@ -97,6 +97,19 @@ def heard_logs():
         logging.getLogger(package).propagate = True
 
 
+@pytest.fixture
+def command_log(caplog, monkeypatch):
+    """`caplog` for commands that run in this process: they would keep their records to a handler of their own."""
+    import logging
+    loggers = [logging.getLogger(package) for package in ("beitv2_core", "beitv2_cls", "beitv2_seg")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "propagate", False)
+        logger.addHandler(caplog.handler)
+    yield caplog
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     import random

@@ -58,7 +58,7 @@ def pretrained(images, tmp_path_factory) -> Path:
 
 
 def sets_of(images, pretrained, folder, *more, few_labels=6):
-    return find_sets(CONFIG, settings_of(images, *more), str(pretrained), folder, few_labels=few_labels)
+    return find_sets(CONFIG, settings_of(images, *more), str(pretrained), folder, few_labels=few_labels, few_steps=2)
 
 
 def test_what_is_measured_is_never_trained_on(images, pretrained, tmp_path):
@@ -74,6 +74,16 @@ def test_what_is_measured_is_never_trained_on(images, pretrained, tmp_path):
 def test_few_labels_that_the_data_cannot_give_are_refused(images, pretrained, tmp_path, count):
     with pytest.raises(BEiTError, match=f"--few-labels {count}.*24 pictures.*3 .one of each class. to 23"):
         sets_of(images, pretrained, tmp_path, few_labels=count)
+
+
+@pytest.mark.parametrize("changed, said", [
+    ((), "--few-labels 5, .*train.batch_size: 6 pictures .* has 5"),
+    (("train.batch_size=3", "train.total_batch=6"), "--few-labels 5, .*train.total_batch: 6 pictures .* has 5"),
+    (("train.batch_size=5", "optim.warmup_steps=3"), "--few-labels 5, --few-steps 2: .*warm-up of 3 steps"),
+])
+def test_few_labels_that_cannot_be_trained_are_refused_before_anything_is(images, pretrained, tmp_path, changed, said):
+    with pytest.raises(BEiTError, match=said):
+        sets_of(images, pretrained, tmp_path, *changed, few_labels=5)
 
 
 def test_few_labels_are_even_over_the_classes_and_the_seed_draws_them():

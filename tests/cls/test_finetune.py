@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from beitv2_cls.config import FinetuneConfig
+from beitv2_cls.config import FinetuneConfig, LinearProbeConfig
 from beitv2_core import cli
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
@@ -272,6 +273,17 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
         assert "{" not in str(error.value), "the settings are not poured out"
     with pytest.raises(BEiTError, match="pretrained.weights.*nope.*model.width"):
         load_config(plain, [*settings, "pretrained.weights=nope"], FinetuneConfig)
+
+
+@pytest.mark.parametrize("config, kind", [("digit_scenes", FinetuneConfig),
+                                          ("linear_probe_digit_scenes", LinearProbeConfig)])
+def test_settings_without_a_model_section_take_the_whole_trunk(pretrained, tmp_path, config, kind):
+    plain = tmp_path / "plain.yml"
+    settings = load_config(CONFIGS / f"cls/{config}.yml", TINY, kind)[0].resolved()
+    del settings["model"]
+    plain.write_text(yaml.safe_dump(settings))
+    model = load_config(plain, [f"pretrained.weights={pretrained}/pretrain"], kind)[0].model
+    assert (model.width, model.depth, model.num_heads, model.patch_size, model.positions) == (24, 3, 3, 8, "relative")
 
 
 def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pretrained, tmp_path):

@@ -16,7 +16,7 @@ LAUNCHER = "paddle.distributed.launch"
 #: products of runs, tools and installations, by their whole path in git
 PRODUCT = re.compile(
     r"(^|/)(log|logs|runs|output|vdl|build|dist|\.venv[^/]*|__pycache__|[^/]*\.egg-info|[^/]*\.pdckpt)/"
-    r"|\.(log|pdparams|pdopt|pdmodel|pdiparams|safetensors|pth|pt|onnx|pyc|tmp|swp)$|(^|/)(workerlog|vdlrecords|core)\.")
+    r"|\.(log|pdparams|pdopt|pdmodel|pdiparams|safetensors|pth|pt|onnx|pyc|tmp|swp)$|(^|/)(workerlog|vdlrecords|core)\.|(^|/)corrupt_files(_\d+)?\.txt$|\.tar\.index\.npz$")
 
 
 def listed() -> list[str]:
@@ -32,13 +32,15 @@ def test_no_product_of_a_run_is_in_git():
 
 @pytest.mark.parametrize("name, product", [
     ("log/workerlog.0", True), ("http.log", True), ("packages/beitv2-cls/output/x.txt", True), ("a/b.pdparams", True),
-    ("runs/x/metrics.jsonl", True), ("packages/beitv2-core/src/beitv2_core/engine/run_folder.py", False),
+    ("runs/x/metrics.jsonl", True), ("corrupt_files.txt", True), ("corrupt_files_1.txt", True),
+    ("shards/train-0.tar.index.npz", True), ("packages/beitv2-core/src/beitv2_core/engine/run_folder.py", False),
     ("docs/data.md", False), ("tests/core/assembly/test_plan.py", False), ("Makefile", False)])
 def test_products_are_told_from_sources(name, product):
     assert bool(PRODUCT.search(name)) is product
 
 
-@pytest.mark.parametrize("name", ["log/default.x.log", "tests/log/workerlog.0", "http.log", "runs/x/metrics.jsonl"])
+@pytest.mark.parametrize("name", ["log/default.x.log", "tests/log/workerlog.0", "http.log", "runs/x/metrics.jsonl",
+                                  "corrupt_files.txt", "corrupt_files_1.txt"])
 def test_git_is_told_to_leave_them_out(name):
     listed()
     assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT).returncode == 0

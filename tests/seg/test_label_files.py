@@ -42,6 +42,9 @@ FORMS = {
     "whole floats": (lambda a, p: as_png(a.astype(np.float32), p), "tif"),
     "bmp": (as_png, "bmp"),
     "gif": (palette, "gif"),
+    "tiff": (lambda a, p: Image.fromarray(a).save(p, compression="tiff_lzw"), "tif"),
+    "webp": (lambda a, p: Image.fromarray(np.dstack([a] * 3)).save(p, lossless=True), "webp"),
+    "jpeg 2000": (as_png, "jp2"),
 }
 
 
@@ -74,6 +77,11 @@ def test_numbers_above_255_and_negative_ignored_labels_keep_their_value(tmp_path
     (lambda a, p: as_png(a + np.float32(0.5), p), "tif", ("0.5", "floats")),
     (lambda a, p: cv2.imwrite(str(p), np.dstack([a] * 3).astype(np.uint16)), "png", ("16 bits", "one channel")),
     (lambda a, p: as_png(np.dstack([a, a, a, a]), p), "png", ("alpha", "one channel")),
+    (lambda a, p: Image.fromarray(a).save(p, compression="jpeg"), "tif", ("TIFF", "jpeg", "PNG")),
+    (lambda a, p: Image.fromarray(np.dstack([a] * 3)).save(p, quality=90), "webp", ("lossy WebP", "PNG")),
+    (lambda a, p: Image.fromarray(a).save(p, quality_mode="rates", quality_layers=[20], irreversible=True), "jp2",
+     ("lossy JPEG 2000", "PNG")),
+    (lambda a, p: Image.fromarray(np.dstack([a] * 3)).convert("CMYK").save(p), "tif", ("CMYK", "one channel")),
     (lambda a, p: np.save(open(p, "wb"), a), "npy", ("numpy array",)),
 ])
 def test_a_label_map_that_does_not_tell_the_class_is_named(tmp_path, save, ending, facts):
@@ -109,6 +117,17 @@ def test_a_label_outside_the_classes_is_told_with_what_to_write(values, classes,
     with pytest.raises(DataError) as error:
         label_counts(label, classes, 254, "a.png")
     assert "a.png" in str(error.value) and remedy in str(error.value)
+
+
+@pytest.mark.parametrize(("values", "classes", "facts"), [
+    ([0, 128, 255], 3, ("0, 128, 255", "label_map: {128: 1, 255: 2}")),
+    ([0, 128], 2, ("label_map: {128: 1}", "ignore_index: 128", "label_map: {128: 255}")),
+])
+def test_grey_levels_that_stand_for_classes_are_told_with_the_mapping(values, classes, facts):
+    with pytest.raises(DataError) as error:
+        label_counts(np.array([values], np.uint8), classes, 255, "a.png")
+    for fact in facts:
+        assert fact in str(error.value)
 
 
 def test_labels_are_counted_by_class_and_ignored_ones_last():

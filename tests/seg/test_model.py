@@ -70,9 +70,15 @@ def test_a_block_may_feed_two_scales_where_there_are_fewer_blocks_than_scales():
     assert [level.shape[2] for level in model(paddle.rand([1, 3, 32, 32]))] == [8, 4, 2, 1]
 
 
+@pytest.mark.parametrize("depth, taps", [(1, (0, 0, 0, 0)), (2, (0, 0, 1, 1)), (3, (0, 1, 2, 2)), (4, (0, 1, 2, 3)),
+                                         (6, (0, 2, 3, 5)), (12, (2, 5, 8, 11))])
+def test_the_taps_are_quarters_of_any_depth_where_the_settings_do_not_say(depth, taps):
+    assert BEiTv2(**{**SMALL, "depth": depth}).out_indices == taps
+
+
 @pytest.mark.parametrize("taps", [(0, 1, 2), (0, 1, 2, 4), (3, 2, 1, 0), (0, 0, 2, 1)])
 def test_impossible_taps_are_refused(taps):
-    with pytest.raises(ShapeError, match="out_indices"):
+    with pytest.raises(ShapeError, match="out_indices is .* of 0 .. 3.*model.backbone"):
         BEiTv2(**SMALL, out_indices=taps)
 
 

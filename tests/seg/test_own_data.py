@@ -142,6 +142,20 @@ def test_a_line_without_a_label_map_is_named_by_list_and_line(tmp_path):
         build_dataset(settings(root, tmp_path), "train_dataset")
 
 
+def test_a_label_outside_the_classes_names_the_label_map_in_training_and_in_evaluation(tmp_path):
+    write_data(tmp_path / "data", label="masks/m{}.png",
+               save_label=lambda label, path: as_png(np.array([0, 128, 255], np.uint8)[label], path))
+    config = config_file(tmp_path / "data", tmp_path)
+    output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", code=2)
+    assert "masks/m" in output and "label_map: {128: 1, 255: 2}" in output
+    write_data(tmp_path / "good")
+    config = config_file(tmp_path / "good", tmp_path, val_dataset__dataset_root=str(tmp_path / "data"),
+                         val_dataset__val_path=str(tmp_path / "data" / "train.txt"))
+    output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "good_run", "--do_eval",
+                     code=2)
+    assert "masks/m0.png: a label is 128" in output
+
+
 def test_unknown_arguments_of_dataset_and_missing_folders_are_named(tmp_path):
     write_data(tmp_path / "data")
     with pytest.raises(ConfigError, match="train_dataset.seperator: unknown key. Did you mean 'separator'"):
@@ -234,25 +248,25 @@ def test_keys_that_paddlesegs_scripts_would_read_over_are_refused_for_them(tmp_p
 
 # -- classes without a labelled pixel ----------------------------------------------------------------------------------
 
-def test_masks_of_0_and_255_are_warned_about_with_the_class_and_the_remedy(tmp_path, caplog):
+def test_masks_of_0_and_255_are_warned_about_with_the_class_and_the_remedy(tmp_path, command_log):
     def mask(label, path):
         as_png(np.where(label > 0, 255, 0).astype(np.uint8), path)
 
     write_data(tmp_path / "data", save_label=mask)
     config = config_file(tmp_path / "data", tmp_path, model__num_classes=2, classes=["ground", "thing"])
-    with caplog.at_level("INFO", "beitv2_seg"):
+    with command_log.at_level("INFO", "beitv2_seg"):
         segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval")
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert len(warned) == 2 and warned[0].startswith("training, first epoch") and "evaluation" in warned[1]
     for line in warned:
         assert "1 (thing)" in line and "label_map: {255: 1}" in line and "1 of 2 classes" in line
     assert any("1 of 2 classes measured" in record.getMessage() or "2 of 2 classes measured" in record.getMessage()
-               for record in caplog.records)
+               for record in command_log.records)
     output = segment("evaluate", "--model_path", tmp_path / "run")
     assert "of 2 classes measured" in output and "1 (thing)" in output
 
 
-def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_path, caplog):
+def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_path, command_log):
     write_data(tmp_path / "data", save_label=lambda label, path: as_png(np.full_like(label, 255), path))
     config = config_file(tmp_path / "data", tmp_path)
     output = segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval",
@@ -262,16 +276,16 @@ def test_without_a_labelled_pixel_nothing_is_best_and_no_number_is_made_up(tmp_p
     assert found["best_miou"] is None and found["miou"] is None and "NaN" not in text and "-1" not in text
     assert "not measured" in output and "nan" not in output and not (tmp_path / "run" / "best_model").exists()
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert sum("no pixel is labelled" in line for line in warned) == 2
     assert "mIoU not measured (0 of 3 classes measured)" in segment("evaluate", "--model_path", tmp_path / "run")
 
 
-def test_a_class_that_is_never_seen_is_named_at_the_end_of_a_run_shorter_than_an_epoch(tmp_path, caplog):
+def test_a_class_that_is_never_seen_is_named_at_the_end_of_a_run_shorter_than_an_epoch(tmp_path, command_log):
     write_data(tmp_path / "data", count=12, save_label=lambda label, path: as_png(np.where(label == 2, 0, label), path))
     config = config_file(tmp_path / "data", tmp_path)
     segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run")
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warned = [record.getMessage() for record in command_log.records if record.levelname == "WARNING"]
     assert len(warned) == 1 and "all 3 iterations" in warned[0] and "class 2 without" in warned[0]
     found = json.loads((tmp_path / "run" / "summary.json").read_text())["final"]
     assert (found["classes_labelled"], found["classes"], found["iter"]) == (2, 3, 3) and found["loss"] > 0
@@ -317,6 +331,16 @@ def test_output_of_the_yaml_and_of_opts_hold_unless_save_dir_is_given(tmp_path):
     segment("predict", "--model_path", tmp_path / "of_yaml", "--image_path", tmp_path / "data" / "images", "--opts",
             f"output={tmp_path / 'predicted'}")
     assert (tmp_path / "predicted" / "legend.csv").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "fact"), [
+    (("--iters", 0), "--iters: iters: 0"), (("--opts", "foo.bar=1"), "--opts: foo: unknown key"),
+    (("--opts", "output"), "--opts output: expected key=value"),
+])
+def test_a_wrong_value_is_told_with_the_flag_that_was_typed(tmp_path, arguments, fact):
+    write_data(tmp_path / "data")
+    output = segment("train", "--config", config_file(tmp_path / "data", tmp_path), *arguments, code=2)
+    assert fact in output and "--set" not in output
 
 
 def test_a_dry_run_builds_all_takes_a_step_and_writes_nothing(tmp_path):

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import paddle
 import pytest
+import yaml
 from plain_layers import use_plain_layers
 from typer.testing import CliRunner
 
 from beitv2_core import cli
+from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
 from beitv2_core.dry_run import saved_for_backward
 from beitv2_core.errors import ConfigError
 from beitv2_core.planning.cost import Bricks
 from beitv2_seg.build import build_model, plan_accumulation
-from beitv2_seg.config import read_config_file
+from beitv2_seg.config import SegmentConfig, read_config_file
 from beitv2_seg.losses import pixel_cross_entropy
 from beitv2_seg.plan import planned_segmentation
 
@@ -106,3 +108,13 @@ def test_every_settings_file_has_a_plan_without_data_and_weights(path):
     assert found["parameters"]["trained"] > 1e4
     assert found["work"]["pflop_days"] > 0
     assert [column["configured"] for column in found["memory"]].count(True) == 1
+
+
+@pytest.mark.parametrize("name", ["digit_scenes.yml", "own_data.yml", "beitv2_upernet.yml"])
+def test_the_settings_of_a_yaml_without_a_kind_are_shown_and_read_back(name):
+    shown = CliRunner().invoke(cli.app, ["config", str(FILES[0].parent / name), "--set", "batch_size=3"])
+    assert shown.exit_code == 0, shown.output
+    lines = [line for line in shown.output.splitlines() if line.startswith("batch_size: 3 ")]
+    assert len(lines) == 1 and lines[0].endswith("# --set")
+    read = SegmentConfig.model_validate(yaml.safe_load(shown.stdout))
+    assert read == load_config(FILES[0].parent / name, ["batch_size=3"], SegmentConfig)[0]

@@ -55,7 +55,7 @@ def test_every_format_and_back_loses_no_bit(model, tmp_path, to):
     possible = to in FORMATS[model.kind] and (model.fixture.stem, to) not in IMPOSSIBLE
     target = place(tmp_path, to)
     if not possible:
-        with pytest.raises(CheckpointError, match="Possible: |cannot be written as"):
+        with pytest.raises(CheckpointError, match="Possible: ours, official"):
             convert_file(source, target, to, hints=model.hints)
         assert not target.exists()
         return

@@ -86,8 +86,8 @@ def test_class_folders_have_labels_numbered_by_the_given_classes(root):
         held_out(str(root / "val"), [], **ask, classes=["a"])
 
 
-def test_another_limit_of_pixels_reaches_the_reader(root, monkeypatch):
-    monkeypatch.chdir(root)  # where the list of files that cannot be read is written
+def test_another_limit_of_pixels_reaches_the_reader(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # receives corrupt_files.txt
     found = build_dataset(named_images(str(root / "val"), 32, Reading(upright=True, max_pixels=100)))
     assert found.reading == Reading(True, 100)
     with pytest.raises(DataError, match="data.max_pixels"):

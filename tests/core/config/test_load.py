@@ -156,6 +156,12 @@ def test_a_missing_section_asks_for_the_values_it_cannot_do_without(minimal):
     assert caught.value.keys == ["tokenizer.weights"]
 
 
+def test_a_section_without_keys_is_named_with_what_belongs_there(minimal):
+    with pytest.raises(ConfigError, match="train: nothing stands below it.*batch_size.*leave the line out") as error:
+        load_config(minimal, ["train=null"])
+    assert "ictionary" not in str(error.value)
+
+
 def test_gaps_are_filled_and_named_where_only_texts_are_missing(minimal):
     found, _, missing = fill_gaps(load_config, minimal, ["data.dataset=folder"])
     assert (found.data.root, missing) == ("?", ["data.root"])

@@ -133,6 +133,13 @@ def test_what_is_no_image_that_is_read_is_named(head, name):
         decode_bytes(head + bytes(100) if head else head)
 
 
+def test_a_tiff_that_pillow_does_not_read_is_called_a_tiff_with_what_is_read(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((4, 5, 3), np.float32))
+    with pytest.raises(ImageRefused, match=r"a TIFF whose channels .* 8 bits"):
+        decode(tmp_path / "a.tif")
+
+
 def test_a_damaged_file_is_told_with_what_to_do(tmp_path):
     data = saved(noise(), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])

@@ -91,7 +91,7 @@ def test_the_table_shows_what_the_json_holds():
     ([CONFIGS / "pretrain/digit_scenes.yml"], "Set tokenizer.weights to its run or to its YAML file"),
     ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--pictures", IMAGENET],
      "teacher.name: what 'sam' costs is not known. Known: clip, dino, hog"),
-    ([CONFIGS / "_base_/vit_base.yml"], "kind: is missing"),
+    ([CONFIGS / "_base_/optim_adamw.yml"], "kind: is missing"),
 ])
 def test_errors_are_named(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)  # no runs/ of an earlier demonstration

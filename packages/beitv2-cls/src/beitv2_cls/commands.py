@@ -226,7 +226,7 @@ def compare(
     from beitv2_cls.compare import draw, find_sets, fine_tune_all, frozen_features, rows_of
 
     settings = options.all_overrides(set_, more)
-    sets = find_sets(config, settings, pretrained, output, few_labels=few_labels)
+    sets = find_sets(config, settings, pretrained, output, few_labels=few_labels, few_steps=few_steps)
     table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
     frozen = frozen_features(sets, pretrained, train_pictures=probe_pictures, test_pictures=1000)

@@ -20,6 +20,7 @@ from beitv2_cls.data import even_shares, refuse_shared, training_set, validation
 from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
 from beitv2_core.assembly import build_dataset
+from beitv2_core.assembly.plan import plan_batches
 from beitv2_core.commands.trials import run_trial
 from beitv2_core.config import load_config
 from beitv2_core.data.sample import spread
@@ -53,11 +54,12 @@ class Sets(NamedTuple):
     test: Any
 
 
-def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Path, *, few_labels: int) -> Sets:
+def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Path, *, few_labels: int,
+              few_steps: int) -> Sets:
     """The settings and data of a comparison, checked before anything is trained.
 
-    Raises ConfigError without test images and for a number of few labels that the data cannot give, DataError where
-    training and test images are the same.
+    Raises ConfigError without test images and for a number of few labels that the data cannot give or the batch and
+    the warm-up of the settings cannot be trained with, DataError where training and test images are the same.
     """
     found = load_config(config, [*settings, f"pretrained.weights={pretrained!r}", f"output={str(folder)!r}"],
                         FinetuneConfig)[0]
@@ -74,6 +76,13 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
     if few_labels and not len(train.classes) <= few_labels < len(train):
         raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "
                           f"{len(train) - 1}, or 0 to leave this comparison out.")
+    if few_labels:
+        try:
+            optim = found.optim.model_copy(update={"steps": few_steps, "epochs": None})
+            plan_batches(optim, found.train, few_labels, 1)
+        except ConfigError as error:
+            raise ConfigError(f"--few-labels {few_labels}, --few-steps {few_steps}: {error} --few-labels 0 leaves "
+                              "these runs out.") from None
     return Sets(found, train, test)
 
 

@@ -95,7 +95,7 @@ class LabelledRunConfig(RunConfig):
     @classmethod
     def _trunk_of_the_pretrained(cls, values: Any) -> Any:
         """Take what the settings do not say of the trunk from `pretrained.weights`; what contradicts it is an error."""
-        model, source = (values.get(name) for name in ("model", "pretrained")) if isinstance(values, dict) else (0, 0)
+        model, source = (values.get("model", {}), values.get("pretrained")) if isinstance(values, dict) else (0, 0)
         weights = source.get("weights") if isinstance(source, dict) else None
         if not isinstance(model, dict) or not isinstance(source, dict) or not isinstance(weights, str) \
                 or TRUNK <= set(model):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -151,7 +150,10 @@ class _QuietStart(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """The specification of Paddle, whose execution is made quiet; None for everything else."""
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "paddle" else None
+        if name != "paddle":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)  # whoever finds it, or says it is not there
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module

@@ -46,8 +46,9 @@ class BEiTv2(BEiTBackbone):
                          use_rel_pos_bias=use_rel_pos_bias, norm="none", **options)
         taps = tuple(out_indices) if out_indices is not None else default_taps(size, self.depth)
         if len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < self.depth:
-            raise ShapeError(f"BEiTv2: out_indices is {list(taps)}; expected four block numbers of 0 .. "
-                             f"{self.depth - 1}.")
+            raise ShapeError(f"BEiTv2: out_indices is {list(taps)}; expected four block numbers, none below "
+                             f"the one before, of 0 .. {self.depth - 1}. Correct out_indices (model.backbone), or "
+                             "leave it out: quarters of the depth.")
         self.out_indices = taps
         self.feat_channels = [self.width] * 4
         self.fpn1, self.fpn2, self.fpn3, self.fpn4 = pyramid_levels(self.patch_size[0], self.width)

@@ -260,6 +260,10 @@ def read_names(path: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+#: settings whose flag has another name than their key
+FLAGS = {"output": "save_dir", "run.windows_at_once": "windows", "lr_scheduler.total_iters": "iters"}
+
+
 def find_config(name: str) -> Path:
     """The YAML file of that path, or the packaged one of that name (without `.yml` too); ConfigError for neither."""
     path = Path(name)
@@ -284,13 +288,15 @@ def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str,
     path, flags = find_config(name), dict(flags or {})
     keys = [text.partition("=")[0].strip() for text in opts]
     tree, sources = read_tree(path)
-    merge_overrides(tree, opts, sources)
+    merge_overrides(tree, opts, sources, option="--opts")
     follows = "iters" in flags or "iters" in keys
     if follows and "total_iters" in tree.get("lr_scheduler", {}) and "lr_scheduler.total_iters" not in keys:
         flags["lr_scheduler.total_iters"] = flags.get("iters", tree.get("iters"))
     if "batch_size" in flags and "total_batch" not in keys:
         flags["total_batch"] = None
-    merge_overrides(tree, [f"{key}={_yaml(value)}" for key, value in flags.items()], sources)
+    for key, value in flags.items():
+        flag = FLAGS.get(key, key.rpartition(".")[2])
+        merge_overrides(tree, [f"{key}={_yaml(value)}"], sources, option=f"--{flag}")
     return parse_config(tree, SegmentConfig, source=str(path), sources=sources)
 
 
@@ -308,7 +314,7 @@ def refuse_for_paddleseg(path: str) -> None:
 def apply_opts(config: SegmentConfig, opts: Sequence[str], flags: Mapping[str, Any]) -> SegmentConfig:
     """Settings of a run with `--opts key=value` and flags ({dotted key: value}) laid over them."""
     tree = config.resolved()
-    merge_overrides(tree, [*opts, *(f"{key}={_yaml(value)}" for key, value in flags.items())])
+    merge_overrides(tree, [*opts, *(f"{key}={_yaml(value)}" for key, value in flags.items())], option="--opts")
     return parse_config(tree, SegmentConfig, source="--opts")
 
 

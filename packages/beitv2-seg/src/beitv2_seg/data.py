@@ -17,7 +17,7 @@ from beitv2_core.data.folder import MAX_REPLACEMENTS
 from beitv2_core.data.image_file import decode
 from beitv2_core.data.rng import SampleRng
 from beitv2_core.errors import BEiTError, DataError
-from beitv2_seg.file_samples import BrokenFile
+from beitv2_seg.file_samples import BrokenFile, FileSamples
 from beitv2_seg.label_files import label_counts
 
 #: mode -> folder of ADE20K's release
@@ -83,12 +83,21 @@ class TrainSamples:
             data = self._read(at)
             if data is not None:
                 label = np.asarray(data["label"])
-                path = path_of(self.dataset, at)
-                counts = label_counts(label, self.num_classes, self.ignored, path)
+                counts = self._counted(label, at)
                 return {"images": np.asarray(data["img"], dtype=np.float32), "labels": label.astype(np.int64),
-                        "paths": path, "counts": counts}
+                        "paths": path_of(self.dataset, at), "counts": counts}
         raise DataError(f"none of {min(len(self.dataset), MAX_REPLACEMENTS)} samples from "
                         f"{path_of(self.dataset, index % len(self.dataset))} on can be decoded. Check the data set.")
+
+    def _counted(self, label: np.ndarray, at: int) -> np.ndarray:
+        """`label_counts` of a crop; an error tells the labels of the whole label map."""
+        path = label_path_of(self.dataset, at)
+        try:
+            return label_counts(label, self.num_classes, self.ignored, path)
+        except DataError:
+            if isinstance(self.dataset, FileSamples):
+                label_counts(self.dataset.label(at), self.num_classes, self.ignored, path)
+            raise
 
     def batch(self, stacked: dict[str, Any]) -> SegBatch:
         """The samples side by side."""
@@ -116,6 +125,13 @@ def path_of(dataset: Any, index: int) -> str:
     """The picture's file, or the data set's name and the sample's number."""
     files = getattr(dataset, "file_list", None)
     return str(files[index][0]) if files is not None else f"{type(dataset).__name__}/{index:06d}"
+
+
+def label_path_of(dataset: Any, index: int) -> str:
+    """The label map's file where the data set names one, else `path_of`."""
+    files = getattr(dataset, "file_list", None)
+    label = files[index][1] if files is not None and len(files[index]) > 1 else None
+    return path_of(dataset, index) if label is None else str(label)
 
 
 def named(error: BEiTError, dataset: Any, index: int) -> DataError:

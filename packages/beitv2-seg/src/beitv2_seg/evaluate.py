@@ -20,7 +20,7 @@ from beitv2_core.errors import BEiTError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.coverage import coverage_lines
-from beitv2_seg.data import named, path_of, undecodable
+from beitv2_seg.data import label_path_of, named, path_of, undecodable
 from beitv2_seg.file_samples import BrokenFile
 from beitv2_seg.label_files import label_counts
 from beitv2_seg.metrics import DEFINITION, ConfusionMatrix, Scores
@@ -71,7 +71,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
                             test.read_scales)
             label = np.asarray(data[0]["label"])
             label = label.reshape(label.shape[-2:])
-            passed += int(label_counts(label, num_classes, ignored, path)[-1])
+            passed += int(label_counts(label, num_classes, ignored, label_path_of(dataset, index))[-1])
             found = labels_of(model, data, test, at_once=at_once)
             if found.shape != label.shape:
                 raise DataError(f"{path}: the picture is {found.shape} pixels, its label {label.shape}. Picture and "

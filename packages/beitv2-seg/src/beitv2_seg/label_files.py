@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,11 @@ from beitv2_core.errors import DataError
 
 #: formats that change values: a label map in one of them holds classes nobody drew
 LOSSY = ("JPEG", "MPO", "AVIF", "HEIF")
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+#: bytes at the start of a file that say how WebP and JPEG 2000 hold their pixels
+HEAD = 4096
+#: colours that are no red, green and blue: their channels cannot be told apart as colours of classes
+OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 #: what Pillow multiplies the grey levels of few bits by; label maps mean the numbers themselves
 SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}
 MOST_SHOWN = 10
@@ -38,9 +43,10 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
     label_map = label_map or {}
     with open(path, "rb") as file, open_image(file) as image:
         check_pixels(image, max_pixels)
-        if image.format in LOSSY:
-            raise LabelError(f"{path}: a label map in {image.format}, which changes values; expected PNG or another "
-                            "format that keeps them. Export the labels anew: a conversion keeps the wrong values.")
+        lossy = _lossy_form(image, file)
+        if lossy:
+            raise LabelError(f"{path}: a label map in {lossy}, which changes values; expected PNG or another format "
+                             "that keeps them. Export the labels anew: a conversion keeps the wrong values.")
         if getattr(image, "n_frames", 1) > 1 and image.format != "PNG":
             raise LabelError(f"{path}: a label map of {image.n_frames} frames; expected one. Give every image its own.")
         raw = _raw_mode(image)
@@ -52,6 +58,26 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
             label = _mapped(_one_channel(np.asarray(image), image.mode, raw, path), label_map)
     small = 0 <= ignored <= 255 and label.size and 0 <= int(label.min()) <= int(label.max()) <= 255
     return label.astype(np.uint8 if small else np.int32)
+
+
+def _lossy_form(image: Image.Image, file: BinaryIO) -> str:
+    """The form of an opened file in words where it changes values; "" where it keeps them."""
+    if image.format in LOSSY:
+        return str(image.format)
+    compression = str(image.info.get("compression", ""))
+    if image.format == "TIFF" and compression in LOSSY_TIFF:
+        return f"TIFF with {compression} compression"
+    if image.format in ("WEBP", "JPEG2000"):
+        place = file.tell()
+        file.seek(0)
+        head = file.read(HEAD)
+        file.seek(place)
+        if image.format == "WEBP" and b"VP8 " in head and b"VP8L" not in head:
+            return "lossy WebP"
+        style = head.find(b"\xff\x52")  # COD, ISO 15444-1 A.6.1: the last byte is 0 for the wavelet with losses
+        if image.format == "JPEG2000" and style >= 0 and head[style + 13:style + 14] == b"\0":
+            return "lossy JPEG 2000"
+    return ""
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -83,6 +109,9 @@ def _one_channel(label: np.ndarray, mode: str, raw: str, path: str | Path) -> np
 
 
 def _equal_channels(label: np.ndarray, mode: str, path: str | Path) -> np.ndarray:
+    if mode in OTHER_COLOURS:
+        raise LabelError(f"{path}: a label map in {mode} colours; expected the number of a class for every pixel (one "
+                         "channel, grey or palette). Export it as PNG, grey or palette.")
     alpha = mode in ("LA", "La", "PA", "RGBA", "RGBa")
     channels = label[..., :-1] if alpha else label
     if alpha and int(label[..., -1].min()) != int(label[..., -1].max()):
@@ -144,33 +173,40 @@ def label_counts(label: np.ndarray, num_classes: int, ignored: int, path: str) -
     kept = values != ignored
     wrong = kept & ((values < 0) | (values >= num_classes))
     if wrong.any():
-        raise _wrong_labels(values[kept], num_classes, ignored, path)
+        raise _wrong_labels(values, num_classes, ignored, path)
     found = np.zeros(num_classes + 1, dtype=np.int64)
     found[values[kept]] = pixels[kept]
     found[-1] = pixels[~kept].sum()
     return found
 
 
-def _wrong_labels(found: np.ndarray, num_classes: int, ignored: int, path: str) -> DataError:
+def _wrong_labels(every: np.ndarray, num_classes: int, ignored: int, path: str) -> DataError:
+    found = every[every != ignored]
     wrong = int(found[-1]) if int(found[-1]) >= num_classes else int(found[0])
     return DataError(f"{path}: a label is {wrong}, the model has {num_classes} classes (0 .. {num_classes - 1}; "
-                     f"{ignored} is ignored). Labels here: {_listed(found)}. {_remedy(found, num_classes, wrong)}")
+                     f"{ignored} is ignored). Labels here: {_listed(every)}. "
+                     f"{_remedy(every, num_classes, ignored, wrong)}")
 
 
-def _remedy(found: np.ndarray, num_classes: int, wrong: int) -> str:
+def _remedy(every: np.ndarray, num_classes: int, ignored: int, wrong: int) -> str:
     """What to write into the YAML for labels like these."""
+    found = every[every != ignored]
     if set(found.tolist()) <= {0, 255}:
         return "A mask of 0 and 255: set label_map: {255: 1}."
     if int(found[0]) >= 1 and int(found[-1]) == num_classes:
         pairs = [f"{i}: {i - 1}" for i in range(1, num_classes + 1)]
         shown = ", ".join(pairs if len(pairs) <= 20 else [*pairs[:2], "...", pairs[-1]])
         return f"If labels go from 1 to {num_classes}: label_map: {{{shown}}}."
+    levels = ""
+    if len(every) == num_classes and int(every[0]) == 0:  # 0, 128, 255: greys that can be told apart by eye
+        pairs = [f"{int(value)}: {i}" for i, value in enumerate(every) if int(value) != i]
+        levels = f"If every level here is a class: label_map: {{{', '.join(pairs)}}}. "
     outside = [int(value) for value in found if not 0 <= value < num_classes]
     if len(outside) == 1:
-        return (f"If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or label_map: {{{wrong}: "
-                "255}. If it is a class: raise num_classes.")
+        return (f"{levels}If {wrong} marks pixels without a class (void): ignore_index: {wrong}, or label_map: "
+                f"{{{wrong}: {ignored}}}. If it is one more class: raise num_classes.")
     mapped = ", ".join(f"{value}: CLASS" for value in found[:3].tolist())
-    return f"Say which class each is: label_map: {{{mapped}, ...}}, or raise num_classes."
+    return f"{levels}Say which class each is: label_map: {{{mapped}, ...}}, or raise num_classes."
 
 
 def _listed(values: np.ndarray) -> str:

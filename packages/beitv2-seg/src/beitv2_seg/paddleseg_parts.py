@@ -149,7 +149,8 @@ def build_loss(section: Mapping[str, Any], where: str) -> Callable[[paddle.Tenso
     loss = build_component(section, where)
     if type(loss) in COMPONENTS["LOSSES"]:
         return loss
-    instead = f"Write {PIXELWISE}, or put a newer PaddleSeg (a checkout) on the path: export PYTHONPATH=PADDLESEG"
+    instead = (f"Correct its arguments, write {PIXELWISE}, or put a newer PaddleSeg (a checkout) on the path: export "
+               "PYTHONPATH=PADDLESEG")
 
     def scalar(logits: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         try:

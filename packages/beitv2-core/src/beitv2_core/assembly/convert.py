@@ -27,15 +27,16 @@ log = logging.getLogger("beitv2_core")
 TARGETS = ("ours", "official", "huggingface", "timm", "paddleclas")
 #: key the released files of a kind have their weights under; None: at the top
 NESTS = {"segmentation": "state_dict", "clip": None, "dino": None}
-#: formats that hold the names of the classes
-NAMED = ("ours", "huggingface")
 SUFFIXES = {"ours": ".safetensors", "official": ".pth", "timm": ".safetensors", "paddleclas": ".pdparams"}
+#: formats with a place for names of classes
+NAMED = ("ours", "huggingface")
 
 
 class Converted(NamedTuple):
     """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
 
-    taken: from where in the source, and what was assumed of the model; classes: how many class names were written.
+    taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
+    classes_left_out: names of the source for which the format has no place.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Converted(NamedTuple):
     left_out: int
     taken: str
     classes: int
+    classes_left_out: int
 
 
 def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: bool = False,
@@ -62,15 +64,15 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     official -> ours -> official gives every tensor back bit for bit, those we never read included; what is not a tensor
     (epoch, arguments, optimizer) is not carried along.  The file appears whole or not at all.
     Raises CheckpointError for a source that is not recognised, a format the kind does not exist in, and a target that
-    exists (without `force`) or is the source; ConfigError for an unknown format, names it cannot hold, or a size that
-    is no whole number of patches.
+    exists (without `force`) or is the source; ConfigError for an unknown format, a size that is no whole number of
+    patches, and `classes` for a format without a place for them.
     """
     src, dst = Path(src), Path(dst)
     if to not in TARGETS:
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
     if classes is not None and to not in NAMED:
-        raise ConfigError(f"--classes: the format {to} holds no class names. Leave it out, or write "
-                          f"{' or '.join(NAMED)}.")
+        raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {' and '.join(NAMED)} do. "
+                          "Leave it out; whoever reads the file needs the names beside it.")
     _check_target(src, dst, to, force)
     found = read_model(src, hints or Hints())
     taken = found.taken()
@@ -98,12 +100,10 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     if to == "paddleclas" and "fc_norm.weight" in found.weights:
         log.warning("%s: that toolkit's own class pools the class token and does not read head.fc_norm: its outputs "
                     "differ from this model's. Use the classes that beitv2-cls registers there, with `--to ours`.", dst)
-    names = found.classes or ()
-    if names and to not in NAMED:
-        log.warning("%s: the format %s holds no class names: the %d of %s are not in it. Keep them beside it.", dst, to,
-                    len(names), src)
+    names = len(found.classes or ())
+    written, unwritten = (names, 0) if to in NAMED else (0, names)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
-                     len(found.kept) if to == "ours" else 0, left_out, taken, len(names) if to in NAMED else 0)
+                     len(found.kept) if to == "ours" else 0, left_out, taken, written, unwritten)
 
 
 def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ...]:

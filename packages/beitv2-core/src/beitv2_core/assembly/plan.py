@@ -52,9 +52,11 @@ def plan_batches(optim: OptimConfig, train: TrainConfig, pictures: int, processe
     accumulate = total_batch // at_once
     steps_per_epoch = pictures // total_batch  # what is left over is dropped, as the sampler does
     if steps_per_epoch < 1:
+        key, lower = ("train.batch_size",) * 2 if train.total_batch is None else (
+            "train.total_batch", "train.batch_size and train.total_batch")
         raise ConfigError(
-            f"train.total_batch: {total_batch} pictures behind one update, but the data has {pictures}. "
-            "Lower train.batch_size and train.total_batch, or give more pictures."
+            f"{key}: {total_batch} pictures behind one update, but the data has {pictures}. Lower {lower}, or give "
+            "more pictures."
         )
     total_steps = optim.steps if optim.steps is not None else (optim.epochs or 0) * steps_per_epoch
     warmup = optim.warmup_steps if optim.warmup_steps is not None else (optim.warmup_epochs or 0) * steps_per_epoch

@@ -83,9 +83,10 @@ def read_architecture(kind: str, weights: Mapping[str, np.ndarray], *, origin: s
 def default_taps(size: str | None, depth: int) -> tuple[int, ...]:
     """The blocks a segmenter of ours taps where its settings do not say: the published ones of a size, or quarters.
 
-    With fewer than four blocks the first is tapped more than once.
+    Fewer than four blocks are tapped more than once: 0, 1, 2, 2 of three.
     """
-    quarters = tuple(max(0, depth * i // 4 - 1) for i in range(1, 5))
+    up = 3 if depth < 4 else 0  # rounded down, the first quarter of three blocks would be none
+    quarters = tuple((depth * i + up) // 4 - 1 for i in range(1, 5))
     return TAPS.get(depth, quarters) if size in ("base", "large") else quarters
 
 

@@ -54,7 +54,8 @@ def to_format(target: str, kind: str, weights: Arrays, architecture: Mapping[str
                               f"{', '.join(FORMATS[kind])}{alone}.")
     reason = refusal(target, kind, architecture)
     if reason:
-        raise CheckpointError(f"this {kind} cannot be written as {target!r}: {reason}.")
+        others = [name for name in FORMATS[kind] if name != target and not refusal(name, kind, architecture)]
+        raise CheckpointError(f"this {kind} cannot be written as {target!r}: {reason}. Possible: {', '.join(others)}.")
     return translate(target, kind, weights, architecture)
 
 

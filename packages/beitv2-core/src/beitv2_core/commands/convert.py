@@ -54,6 +54,8 @@ def convert(
     typer.echo(f"{src}: {done.taken}")
     more = f", {done.kept} more kept to be given back" if done.kept else ""
     more += f"; {done.left_out} that this format has not were left out" if done.left_out else ""
+    more += (f"; {done.classes_left_out} class names, for which this format has no place, were left out"
+             if done.classes_left_out else "")
     names = f", {done.classes} class names" if done.classes else ""
     typer.echo(f"{done.path}: {done.tensors} tensors{names}{more}")
 

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import typer
 
-from ..config import config_kinds, load_config
-from ..config.load import fill_gaps, kind_of, merge_overrides, read_tree
+from ..config import load_config
+from ..config.load import fill_gaps
 from ..errors import ConfigError
 from ..planning.devices import DEVICES, find_device
 from . import options
@@ -57,10 +57,8 @@ def plan(
 
 
 def _settings(path: Path, overrides: list[str]) -> Any:
-    """The settings, with folders and files that need not be there yet left open; PaddleSeg's YAML has no `kind`."""
-    tree, _ = read_tree(path)
-    merge_overrides(tree, overrides)
-    return fill_gaps(load_config, path, overrides, config_kinds().get(kind_of(tree) or ""))[0]
+    """The settings, with folders and files that need not be there yet left open."""
+    return fill_gaps(load_config, path, overrides)[0]
 
 
 def _read(path: Path) -> Any:

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
 from .unread import KIND_KEYS, unread_settings
 
-Sources = dict[str, str]  # dotted key -> the file (or "--set", "default") its value comes from
+Sources = dict[str, str]  # dotted key -> the file (or the option, "--set", or "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
 
 
@@ -99,10 +99,14 @@ def kind_of(tree: Mapping[str, Any]) -> Optional[str]:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], sources: Optional[Sources] = None) -> None:
-    """Lay `a.b=c` texts (values parsed as YAML) over plain settings, in place; ConfigError names one that is none."""
+def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], sources: Optional[Sources] = None, *,
+                    option: str = "--set") -> None:
+    """Lay `a.b=c` texts (values parsed as YAML) over plain settings, in place; ConfigError names one that is none.
+
+    option: what the user typed before them, for messages.
+    """
     for text in overrides:
-        _merge(tree, _parse_override(text), "--set", {} if sources is None else sources, "")
+        _merge(tree, _parse_override(text, option), option, {} if sources is None else sources, "")
 
 
 def parse_config(
@@ -114,7 +118,7 @@ def parse_config(
     """Turn plain values (a YAML tree, the config inside a checkpoint) into frozen settings or say what is wrong."""
     kinds = config_kinds()
     if schema is None:
-        kind = tree.get("kind")
+        kind = kind_of(tree)
         if kind not in kinds:
             came = "is missing" if kind is None else f"{kind!r} is unknown"
             raise ConfigError(f"{source}: kind: {came}. Expected one of: {', '.join(kinds)}.")
@@ -135,7 +139,7 @@ def _without_inherited(tree: Mapping[str, Any], source: str, sources: Sources) -
     """
     def rank(key: str) -> int:
         origin = source_of(key, sources)
-        return 2 if origin == "--set" else 1 if origin == source else 0
+        return 2 if origin.startswith("--") else 1 if origin == source else 0
 
     kept = dict(tree)
     for section, kind_key in KIND_KEYS.items():
@@ -202,15 +206,15 @@ def _merge(tree: dict[str, Any], child: Mapping[str, Any], origin: Any, sources:
             sources[dotted] = origin if isinstance(origin, str) else origin.get(dotted, "")
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _parse_override(text: str, option: str) -> dict[str, Any]:
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {text}: expected key=value with a dotted key, for example --set optim.lr=1e-3.")
+        raise ConfigError(f"{option} {text}: expected key=value with a dotted key: {option} SECTION.KEY=VALUE.")
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"{option} {text}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
     for part in reversed(parts):
         value = {part: value}
     return value
@@ -304,6 +308,9 @@ def _explain(error: ValidationError, schema: type[BaseModel], source: str, sourc
             lines.append(f"{where}: {dotted}: unknown key.{hint} Known keys: {', '.join(known)}.")
         elif problem["type"] == "impossible":
             lines.append(f"{where}: {dotted}: {context['message']}.")
+        elif problem.get("input", 0) is None and _section_at(schema, location) is not None:
+            lines.append(f"{where}: {dotted}: nothing stands below it. Expected its keys "
+                         f"({', '.join(_known_keys(schema, location))}); leave the line out where none is set.")
         else:
             came = problem.get("input")
             lines.append(f"{where}: {dotted}: {came!r} came ({type(came).__name__}). {problem['msg']}.")

@@ -250,6 +250,9 @@ def _unknown(head: bytes, what: str) -> str:
         return f"{what}, which this Pillow does not read. Install Pillow 11.3 or newer, or convert it to JPEG or PNG"
     if what:
         return f"{what}; expected {KINDS}. Convert or fetch it, or leave it out"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return ("a TIFF whose channels or bits Pillow does not read (read are 1, 3 or 4 channels of 8 bits, and grey "
+                "of 16 and 32 bits and floats). Convert it to one of these, or leave it out")
     return f"its content begins {head[:8]!r}, which is none of {KINDS}. Convert it, or leave it out"
 
 

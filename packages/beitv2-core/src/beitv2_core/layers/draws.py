@@ -43,7 +43,7 @@ def own_rows_alone(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Te
     Each row comes from generators of its own, seeded by one number from Paddle's generator and the row's place in the
     update's batch.
     """
-    shared = int(paddle.randint(0, 2**31 - 1, [1], dtype="int64"))
+    shared = int(paddle.randint(0, 2**31 - 1, [1], dtype="int64").item())
     after = paddle.get_rng_state()
     drawn = []
     for place in _places(rows):
