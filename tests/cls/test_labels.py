@@ -157,6 +157,17 @@ def test_a_fine_tuning_measured_on_its_training_images_says_so(images, tmp_path,
         assert len(found) == count and all("validation.root" in line for line in found)
 
 
+@pytest.mark.parametrize("change, said", [
+    (["validation.root=null", "validation.list_file=x.txt"], "validation.list_file: x.txt .*validation.root=FOLDER"),
+    (["data.dataset=digit_scenes", "data.root=null", "data.size=20"], "validation.root: .*/val .*digit_scenes"),
+    (["data.dataset=digit_scenes", "data.root=null", "data.size=20", "validation.root=null",
+      "validation.list_file=x.txt"], "validation.list_file: x.txt .*digit_scenes"),
+])
+def test_validation_settings_that_are_not_read_are_refused(images, tmp_path, change, said):
+    with pytest.raises(BEiTError, match=said):
+        build_data(config_of(images, tmp_path / "run", *change))
+
+
 def test_a_stopped_run_and_each_checkpoint_know_their_classes(images, tmp_path):
     loop = build_finetuning(config_of(images, tmp_path / "run"))
     loop.run(stop_after=6)

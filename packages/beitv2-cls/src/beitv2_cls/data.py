@@ -30,14 +30,32 @@ log = logging.getLogger("beitv2_cls")
 def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
     """Training and validation images with the same classes; validation is None where none was given.
 
-    Raises DataError for a single class, labels out of range, training classes without an image, and validation images
-    of a class that is not trained.
+    Raises ConfigError for validation settings that are not read, DataError for a single class, labels out of range,
+    training classes without an image, and validation images of a class that is not trained.
     """
+    _refuse_unread(config)
     train_set = training_set(config)
     validation = validation_set(config, train_set.classes)
     if validation is None:
         log.warning("validation.root is not given: accuracy is not measured. Set it to a folder of class folders.")
     return train_set, validation
+
+
+def _refuse_unread(config: LabelledRunConfig) -> None:
+    dataset, check = config.data.dataset, config.validation
+    usual = type(check).model_fields["size"].default
+    if dataset == "digit_scenes" and check.root is not None:
+        raise ConfigError(f"validation.root: {check.root} came; data.dataset: digit_scenes is measured on its own test "
+                          "images. Leave it out, or train on images of the same classes (data.dataset=folder).")
+    if dataset != "folder" and check.list_file is not None:
+        raise ConfigError(f"validation.list_file: {check.list_file} came; data.dataset: {dataset} does not read it. "
+                          "Leave it out.")
+    if check.list_file is not None and check.root is None:
+        raise ConfigError(f"validation.list_file: {check.list_file} came without the folder its paths are below. Add "
+                          "validation.root=FOLDER.")
+    if dataset != "digit_scenes" and check.size != usual:
+        log.warning("validation.size: %d is not read: data.dataset is %s, all images of validation.root are measured.",
+                    check.size, dataset)
 
 
 def training_set(config: LabelledRunConfig) -> Any:

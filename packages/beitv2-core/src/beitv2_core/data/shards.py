@@ -150,7 +150,8 @@ class ShardSet:
             without = np.flatnonzero(labels == value)
             if without.size:
                 raise DataError(f"{self.path(int(without[0]))}: {what} ({without.size} of {len(labels)} samples); "
-                                "classes were asked for. Expected key.cls with a number, or key.json with \"label\".")
+                                "classes were asked for. Expected key.cls with a number, or key.json with \"label\": "
+                                "`beitv2 make-shards --with-classes` writes them.")
         listed = Path(self.files[0]).with_name(CLASSES_FILE)
         if not listed.is_file():
             return labels, [str(label) for label in range(int(labels.max()) + 1)]
