@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -259,3 +261,11 @@ def test_the_settings_of_an_old_checkpoint_are_read_without_what_its_data_set_ig
     for new in ("exif_orientation", "max_pixels"):
         del tree["data"][new]
     assert parse_config(tree) == kept
+
+
+@pytest.mark.parametrize("setting", ["data.token_image_size=16", "data.token_interpolation=lanczos"])
+def test_a_tokenizers_view_is_refused_where_there_is_no_pretraining(setting):
+    configs = Path(__file__).resolve().parents[3] / "configs"
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load_config(configs / "tokenizer/digit_scenes.yml", [setting])
+    assert load_config(configs / "pretrain/digit_scenes.yml", [setting])

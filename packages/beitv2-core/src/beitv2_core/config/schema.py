@@ -51,6 +51,15 @@ class RunConfig(Section):
     optim: OptimConfig
     train: TrainConfig
 
+    @model_validator(mode="after")
+    def _views_are_read(self) -> RunConfig:
+        if "tokenizer" not in type(self).model_fields:
+            for key, unset in (("token_image_size", None), ("token_interpolation", "bicubic")):
+                if getattr(self.data, key) != unset:
+                    raise impossible(f"data.{key}", "only pretraining has a second view, for its tokenizer; expected "
+                                     f"{'null' if unset is None else unset}")
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """All settings as plain values, every default written out; `parse_config` reads it back unchanged."""
         return self.model_dump(mode="json")
