@@ -173,3 +173,12 @@ def test_the_browser_view_shows_what_predict_finds(run):
     numbers = {name: i for i, name in enumerate(segmentor.classes)}
     assert {numbers[part.name]: part.share for part in found.classes} == {
         int(i): np.mean(expected == i) for i in np.unique(expected)}
+
+
+def test_another_model_in_the_settings_of_a_run_is_said_not_to_be_read(run, settings, command_log):
+    backbone = settings.model.backbone
+    other = settings.model.model_copy(update={"backbone": backbone.model_copy(update={"depth": 7})})
+    assert load_segmentor(str(run), settings).model.backbone.depth == settings.model.backbone.depth
+    assert "not read" not in command_log.text
+    found = load_segmentor(str(run), settings.model_copy(update={"model": other}))
+    assert found.model.backbone.depth == settings.model.backbone.depth and "section model" in command_log.text

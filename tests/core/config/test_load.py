@@ -269,3 +269,11 @@ def test_a_tokenizers_view_is_refused_where_there_is_no_pretraining(setting):
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         load_config(configs / "tokenizer/digit_scenes.yml", [setting])
     assert load_config(configs / "pretrain/digit_scenes.yml", [setting])
+
+
+def test_a_file_of_settings_that_cannot_be_read_says_what_to_do(tmp_path):
+    (tmp_path / "gbk.yml").write_bytes("output: 输出\n".encode("gbk"))
+    for name, remedy in (("gbk.yml", "UTF-8"), ("gone.yml", "configs/")):
+        with pytest.raises(ConfigError) as caught:
+            load_config(tmp_path / name)
+        assert name in str(caught.value) and remedy in str(caught.value)

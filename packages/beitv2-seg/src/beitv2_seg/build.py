@@ -189,6 +189,9 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
         if not isinstance(kept, SegmentConfig):
             raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; a run of `beitv2 segment "
                                   "train` was expected.")
+        if config is not None and _architecture(config) != _architecture(kept):
+            log.warning("%s: the model is the run's; the section model of --config says another one and is not read.",
+                        found.path)
         config = kept if config is None else config.model_copy(update={"model": kept.model})
     if config is None:
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
@@ -199,6 +202,14 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
     set_weights(model, weights, str(found.path))
     model.eval()
     return Segmentor(model, config, class_names(config))
+
+
+def _architecture(config: SegmentConfig) -> dict[str, Any]:
+    """The section `model` without what says where weights come from."""
+    model = config.model.model_dump()
+    for key in ("pretrained", "pretrained_ema", "recompute"):
+        model["backbone"].pop(key, None)
+    return model
 
 
 def class_names(config: SegmentConfig) -> list[str]:

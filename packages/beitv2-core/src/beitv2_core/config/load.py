@@ -161,7 +161,9 @@ def read_tree(path: Path, _chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         asked = f" (named by _base_ in {_chain[-1]})" if _chain else ""
-        raise ConfigError(f"{path}: cannot be read{asked}: {error}.") from None
+        remedy = ("Save it as UTF-8" if isinstance(error, UnicodeDecodeError) else
+                  "Give a YAML file of settings; configs/ has one for every recipe")
+        raise ConfigError(f"{path}: cannot be read{asked}: {error}. {remedy}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
     content = {} if content is None else content
