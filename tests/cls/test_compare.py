@@ -9,37 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
+from cls_runs import CONFIG, paint, run
 
 from beitv2_cls import compare
 from beitv2_cls.compare import draw_few, find_sets, fine_tune_all, frozen_features
 from beitv2_cls.data import even_shares
-from beitv2_core import cli
 from beitv2_core.errors import BEiTError
-
-CONFIG = Path(__file__).resolve().parents[2] / "configs/cls/digit_scenes.yml"
-COLOURS = {"cat": (220, 30, 30), "dog": (30, 200, 30), "fox": (30, 30, 220)}
-runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for part, count in (("train", 8), ("val", 4)):
-        for name, colour in COLOURS.items():
-            (folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                shade = tuple(min(255, value + i) for value in colour)
-                Image.new("RGB", (32, 32), shade).save(folder / part / name / f"{i} {part}.png")
+        paint(folder / part, count, name=f"{{}} {part}.png")
     return folder
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from typer.testing import CliRunner
+from cls_runs import run
 
 from beitv2_cls.build import load_classifier
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_cls.predict import predict
-from beitv2_core import cli
 from beitv2_core.data import DigitScenes
 from beitv2_core.data.transforms import normalise
 from beitv2_core.deployed import load_exported
@@ -44,15 +43,6 @@ sys.meta_path.insert(0, NoPaddle())
 from beitv2_core.cli import app
 app(sys.argv[1:])
 """
-runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

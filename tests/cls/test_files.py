@@ -7,25 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from cls_runs import COLOURS, CONFIG, paint, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from beitv2_cls.view import classifier_view
-from beitv2_core import cli
 from beitv2_core.commands.serve import build_views
-
-CONFIG = Path(__file__).resolve().parents[2] / "configs/cls/digit_scenes.yml"
-COLOURS = {"cat": (220, 30, 30), "dog": (30, 200, 30), "fox": (30, 30, 220)}
-runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +20,7 @@ def made(tmp_path_factory) -> Path:
     """Images, a run that tells them apart, and its weights in two formats."""
     folder = tmp_path_factory.mktemp("made")
     for part, count in (("train", 6), ("val", 2)):
-        for name, colour in COLOURS.items():
-            (folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (40, 32), tuple(min(255, value + i) for value in colour)).save(
-                    folder / part / name / f"{i}.png")
+        paint(folder / part, count)
     run("finetune", CONFIG, "--set", "data.dataset=folder", f"data.root={folder}/train", "data.size=null",
         "data.image_size=32", f"validation.root={folder}/val", "validation.crop_share=0.875", "pretrained.weights=null",
         "model.width=24", "model.depth=2", "model.num_heads=2", "train.batch_size=6", "optim.steps=12",

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
+from cls_runs import run
 
 from beitv2_cls.config import FinetuneConfig, LinearProbeConfig
-from beitv2_core import cli
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes
@@ -22,15 +21,6 @@ from beitv2_core.errors import BEiTError
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "train.log_every=3", "validation.size=40",
         "optim.steps=12", "optim.warmup_steps=2", "validation.every_epochs=1"]
-runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def finetune(folder, *settings, code=0):

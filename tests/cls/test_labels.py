@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from cls_runs import COLOURS, CONFIG, paint, run
 from typer.testing import CliRunner
 
 from beitv2_cls.build import build_finetuning, finetuning_parts, load_classifier
@@ -18,24 +18,7 @@ from beitv2_core import cli
 from beitv2_core.config import load_config
 from beitv2_core.errors import BEiTError
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/cls/digit_scenes.yml"
-COLOURS = {"cat": (220, 30, 30), "dog": (30, 200, 30), "fox": (30, 30, 220)}
 runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def paint(folder: Path, count: int, names=COLOURS) -> None:
-    for name, colour in names.items():
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            Image.new("RGB", (32, 32), tuple(min(255, part + i) for part in colour)).save(folder / name / f"{i}.png")
 
 
 def settings_of(images: Path, output: Path, *more: str) -> list[str]:

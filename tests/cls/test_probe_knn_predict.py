@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from typer.testing import CliRunner
+from cls_runs import run
 
 from beitv2_cls.build import build_linear_probe, load_backbone
 from beitv2_cls.config import LinearProbeConfig
 from beitv2_cls.data import neighbour_sets
 from beitv2_cls.evaluate import draw_confusion
 from beitv2_cls.linear_probe import LinearProbes
-from beitv2_core import cli
 from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes
 from beitv2_core.errors import BEiTError, ConfigError
@@ -27,15 +26,6 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PROBE = CONFIGS / "cls/linear_probe_digit_scenes.yml"
 TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "train.log_every=5", "validation.size=40",
         "optim.steps=10", "optim.warmup_steps=2", "pretrained.weights=null"]
-runner = CliRunner()
-
-
-def run(*arguments, code=0) -> str:
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
