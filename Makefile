@@ -12,8 +12,10 @@ STAMP := $(VENV)/.installed
 CUDA ?= 126
 GPU_INDEX ?= $(if $(filter 2.%,$(PADDLE)),,https://www.paddlepaddle.org.cn/packages/stable/cu$(CUDA)/)
 PADDLE_WHEEL ?= $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)==$(PADDLE)
-FROM := $(if $(GPU_INDEX),--index-url $(GPU_INDEX))
-NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not to be had from $(or $(GPU_INDEX),PyPI). Another CUDA: CUDA=118, 126, 129 or 130. \
+# A wheel that was fetched elsewhere finds its dependencies on PyPI.
+FROM := $(if $(filter %.whl,$(PADDLE_WHEEL)),,$(if $(GPU_INDEX),--index-url $(GPU_INDEX)))
+comma := ,
+NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not to be had from $(or $(GPU_INDEX),PyPI).$(if $(GPU_INDEX), Another CUDA: CUDA=118$(comma) 126$(comma) 129 or 130.) \
   Where that host is not reached, fetch the wheel elsewhere and type: make setup GPU=1 PADDLE=$(PADDLE) PADDLE_WHEEL=FILE.whl
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
@@ -98,8 +100,9 @@ $(PEERS)/.installed:
 	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0"
 	@touch $@
 
-$(PEERS)/.with-paddle: $(PEERS)/.installed packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
-	$(PEERS)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" -e "packages/beitv2-core[test]" -e packages/beitv2-cls
+$(PEERS)/.with-paddle: $(PEERS)/.installed packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml packages/beitv2-seg/pyproject.toml
+	$(PEERS)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" -e "packages/beitv2-core[test]" \
+	  -e packages/beitv2-cls -e packages/beitv2-seg
 	@touch $@
 
 bench: $(STAMP)  ## measure speed, memory and their growth against this machine's matmul peak and the peers (BENCH="--only ...")

@@ -252,3 +252,10 @@ def test_a_checkpoint_of_another_kind_is_named(tmp_path):
     assert "this is a 'segment' run; segmentation starts from" in train(tmp_path / "other", opts=opts, code=2)
     assert "weights without settings" in segment(
         "evaluate", "--model_path", tmp_path / "run" / "iter_6" / "model.pdparams", code=2)
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tmp_path, command_log):
+    train(tmp_path / "long", "--dry-run", opts=["lr_scheduler.warmup=5"])
+    assert "is not over" not in command_log.text
+    train(tmp_path / "short", "--dry-run", opts=["lr_scheduler.warmup=100"])
+    assert "warm-up of 100 iterations is not over after the run's 6" in command_log.text

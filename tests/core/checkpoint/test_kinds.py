@@ -120,7 +120,7 @@ def test_a_window_that_cannot_be_told_is_asked_for(classifier):
         recognise(state, grid=(3, 4))
 
 
-@pytest.mark.parametrize("depth, taps", [(1, (0, 0, 0, 0)), (2, (0, 0, 0, 1)), (3, (0, 0, 1, 2)), (4, (0, 1, 2, 3)),
+@pytest.mark.parametrize("depth, taps", [(1, (0, 0, 0, 0)), (2, (0, 0, 1, 1)), (3, (0, 1, 2, 2)), (4, (0, 1, 2, 3)),
                                          (6, (0, 2, 3, 5)), (12, (2, 5, 8, 11))])
 def test_taps_that_nobody_gave_are_blocks_the_trunk_has(depth, taps):
     assert default_taps(None, depth) == taps

@@ -148,7 +148,7 @@ def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path):
 
 
 def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
-    with pytest.raises(DataError, match="nowhere is nothing.*jpg"):
+    with pytest.raises(DataError, match="nowhere does not exist; expected a folder"):
         ImageFolder(tmp_path / "nowhere")
     (tmp_path / "text.txt").write_text("x")
     with pytest.raises(DataError, match="text.txt is a file"):

@@ -224,19 +224,19 @@ def test_a_picture_can_be_dropped_or_pasted(page):
     done(page)
 
 
-def test_what_was_changed_in_the_picture_is_said(page):
+def test_how_the_picture_was_read_is_said(page):
     exif = Image.Exif()
     exif[0x0112] = 6
     give(page, picture("JPEG", exif=exif))
-    assert "turned upright" in done(page)
+    assert "its EXIF data ask for a turn, which this run does not apply" in done(page)
     seen = page.get_by_alt_text("your picture", exact=True)
-    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [40, 60]
+    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
 
 
 def test_errors_are_said_in_words_and_the_next_picture_works(page):
     alert = page.get_by_role("alert")
     give(page, {"name": "letter.png", "mimeType": "image/png", "buffer": b"Dear Sir"})
-    expect(alert).to_contain_text("The picture: 8 bytes that are no picture came.")
+    expect(alert).to_contain_text("The picture: 8 bytes that are no picture read here came.")
     expect(page.locator("#status")).to_have_text("No result.")
     give(page, {"name": "huge.png", "mimeType": "image/png", "buffer": b"x" * 200_001})
     expect(alert).to_contain_text("huge.png: It has 200,001 bytes.")

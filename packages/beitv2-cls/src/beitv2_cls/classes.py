@@ -58,7 +58,7 @@ def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[s
     """
     if stored is None:
         log.warning("%s: no class names are stored with it: classes are called 0 .. %d. A file gets names by `beitv2 "
-                    "convert FILE OUTPUT --classes NAMES.txt`.", source, count - 1)
+                    "convert FILE OUT.safetensors --classes NAMES.txt`.", source, count - 1)
         return [str(number) for number in range(count)]
     if len(stored) != count or len(set(stored)) != count:
         raise CheckpointError(f"{source}: {len(stored)} class names ({len(set(stored))} different ones) for a "

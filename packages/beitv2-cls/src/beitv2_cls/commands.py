@@ -132,7 +132,8 @@ def knn(
 def predict(
     run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, a file of weights, "
                                         "or an exported classifier", show_default=False),
-    images: list[Path] = typer.Argument(..., help="pictures, or folders of pictures", show_default=False),
+    images: list[Path] = typer.Argument(..., help="pictures, folders of pictures, or lists of them (.txt, .csv)",
+                                        show_default=False),
     top: int = typer.Option(5, min=1, help="classes to show for each picture"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,

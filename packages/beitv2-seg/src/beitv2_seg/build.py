@@ -28,7 +28,7 @@ from beitv2_seg.coverage import SeenLabels
 from beitv2_seg.data import TrainSamples, check_ade20k, check_files
 from beitv2_seg.evaluate import Evaluation, evaluate
 from beitv2_seg.file_samples import FileSamples, read_by_us
-from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates
+from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates, warmup_of
 from beitv2_seg.pretrained import with_pretrained_settings
 from beitv2_seg.segment_task import SegmentTask, write_pdparams
 
@@ -71,6 +71,11 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
                                world_size=processes, accumulate=accumulate, seed=run.seed)
     rates = learning_rates(config.lr_scheduler, config.iters)
+    warmup = warmup_of(config.lr_scheduler)
+    if warmup >= config.iters:
+        log.warning("lr_scheduler: the warm-up of %d iterations is not over after the run's %d: the rate stays below its "
+                    "peak, at most %.3g. Shorten it (warmup of BEiTv2WarmupPoly, warmup_iters of others) or raise iters.",
+                    warmup, config.iters, rates.max())
     seed_everything(run.seed)
     model = build_model(config)
     losses = [(weight, build_loss(with_ignored(loss.model_dump(), f"loss.types[{i}]", config.ignored),

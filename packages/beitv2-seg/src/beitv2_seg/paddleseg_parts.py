@@ -72,6 +72,15 @@ def learning_rates(spec: Component, iters: int) -> np.ndarray:
     return rates
 
 
+def warmup_of(spec: Component) -> int:
+    """Iterations in which a schedule warms up: `warmup` of ours, with its default, or PaddleSeg's `warmup_iters`."""
+    options = spec.options()
+    for kind in SCHEDULES:
+        if spec.type == kind.__name__:
+            return int(options.get("warmup", inspect.signature(kind).parameters["warmup"].default))
+    return int(options.get("warmup_iters") or 0)
+
+
 def _paddle_schedule(name: str) -> Any:
     kinds = {key: kind for key, kind in vars(paddle.optimizer.lr).items()
              if inspect.isclass(kind) and issubclass(kind, paddle.optimizer.lr.LRScheduler) and kind not in SCHEDULES

@@ -98,14 +98,10 @@ class ImageFolder:
         self.root = Path(root)
         self.classes: list[str] | None = None
         self.labels: np.ndarray | None = None
-        self.accept_other = False  # a resume with other images of the same number
         self.reading, self.setting = reading, setting
         if not self.root.is_dir():
-            found = "a file" if self.root.exists() else "nothing"
-            raise DataError(
-                f"{setting}: {self.root} is {found}, expected a folder of pictures ({', '.join(EXTENSIONS)}). "
-                "Give an existing folder."
-            )
+            found = "is a file" if self.root.exists() else "does not exist"
+            raise DataError(f"{setting}: {self.root} {found}; expected a folder of pictures. Give an existing folder.")
         if list_file is not None:
             with_labels = with_classes or classes is not None
             paths = self._read_list(Path(list_file), with_labels, classes, max_corrupt, list_setting)

@@ -223,12 +223,13 @@ class _Reader:
 
     def missing(self, number: int, path: str, what: str = "image") -> DataError:
         """What is known of a path that leads nowhere."""
-        hint = "Give a path relative to one of these, or an absolute one"
+        hint = "Give a path relative to that folder, or an absolute one"
         if re.match(r"^[A-Za-z]:[\\/]", path):
             hint = "It is a path of another machine (Windows): write it relative to the folder of the data"
         elif "\\" in path:
             hint = "It was also looked for with / in place of \\"
-        return self.error(number, f"there is no {what} {path!r} below {' or '.join(self.folders)}. {hint}")
+        below = " or ".join(repr(os.path.abspath(folder)) for folder in self.folders)
+        return self.error(number, f"there is no {what} {path!r} below {below}. {hint}")
 
     def check_missing(self, missing: list[tuple[int, str]], total: int, may_miss: float) -> None:
         """Refuse a list of which too many files are not there."""

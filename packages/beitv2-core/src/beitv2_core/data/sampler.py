@@ -62,8 +62,8 @@ class ResumableSampler:
         if self.steps_per_epoch < 1:
             accumulated = f" x {accumulate} accumulated" if accumulate > 1 else ""
             raise DataError(
-                f"ResumableSampler: {length} pictures do not fill one batch of {batch_size} x {world_size} processes"
-                f"{accumulated}. Lower the batch size or give more pictures."
+                f"{length} pictures do not fill one batch of {batch_size} x {world_size} processes{accumulated}. Lower "
+                "train.batch_size (segmentation: batch_size) or give more pictures."
             )
         self.epoch = 0
         self.batch = 0

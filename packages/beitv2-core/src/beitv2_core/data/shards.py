@@ -42,7 +42,6 @@ class ShardSet:
                  classes: Sequence[str] | None = None, max_corrupt: float = 0.001, report: str | Path | None = None,
                  window: int = 4, reading: Reading = OFFICIAL, setting: str = "data.root") -> None:
         self.root, self.window, self.reading = root, window, reading
-        self.accept_other = False  # as `ImageFolder`'s
         self.files = find_shards(root, setting)
         cache = cache_folder()
         self._parts = [read_index(path, cache) for path in self.files]
