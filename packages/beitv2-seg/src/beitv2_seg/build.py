@@ -73,8 +73,8 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     rates = learning_rates(config.lr_scheduler, config.iters)
     warmup = warmup_of(config.lr_scheduler)
     if warmup >= config.iters:
-        log.warning("lr_scheduler: the warm-up of %d iterations is not over after the run's %d: the rate stays below its "
-                    "peak, at most %.3g. Shorten it (warmup of BEiTv2WarmupPoly, warmup_iters of others) or raise iters.",
+        log.warning("lr_scheduler: the warm-up of %d iterations is not over after the run's %d: the rate stays below "
+                    "its peak, at most %.3g. Shorten it (warmup, of Paddle's schedules warmup_iters) or raise iters.",
                     warmup, config.iters, rates.max())
     seed_everything(run.seed)
     model = build_model(config)
