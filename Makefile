@@ -26,8 +26,9 @@ PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# The oldest Python that core allows.
-OLDEST_PYTHON ?= python3.9
+# The oldest Python from 3.9 on that runs here (pyenv's shims are there for versions that are not switched on).
+OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
+  $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
 .PHONY: help setup pretrain finetune segment test-fast test test-faults test-oldest test-peers parity lint type build \
         bench-peers bench clean
@@ -71,7 +72,7 @@ test: $(STAMP)  ## the whole suite
 test-faults: $(STAMP)  ## kill, fill the disk, damage files (seven minutes); the table goes to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
-test-oldest: $(STAMP)  ## core's fast tests on Python 3.9 (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares
+test-oldest: $(STAMP)  ## core's fast tests on the oldest Python here (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares
 	$(BIN)/python tests/house/build_alone.py 2.6.2 --oldest --python $(OLDEST_PYTHON)
 
 test-peers: $(PEERS)/.with-paddle  ## what needs PyTorch, timm or transformers, in .venv-peers; skips nothing
