@@ -36,7 +36,7 @@ def settings(size: str, patch: int = 16, *more: str):
         f"model.backbone.image_size={pixels}", f"model.backbone.patch_size={patch}", f"model.backbone.width={width}",
         "model.backbone.depth=4", f"model.backbone.num_heads={heads}", "model.backbone.out_indices=[0,1,2,3]",
         f"model.channels={channels}", f"model.aux_channels={channels}", f"model.dropout={dropout}",
-        "model.backbone.init_values=0.1", *tables, *more])
+        "model.backbone.init_values=0.1", "model.backbone.pretrained=null", *tables, *more])
 
 
 def cost_of(config):
