@@ -181,6 +181,13 @@ def test_a_codebook_whose_codes_are_the_same_is_refused(tmp_path):
     assert left_over(tmp_path) == []
 
 
+def test_the_layers_have_their_own_methods_again_after_an_export(tmp_path):
+    model = tokenizer()
+    before = {name: layer.forward.__func__ for name, layer in model.named_sublayers()}
+    export_model(exportable_tokenizer(model), tmp_path / "model", form="paddle")
+    assert {name: layer.forward.__func__ for name, layer in model.named_sublayers()} == before
+
+
 def test_what_is_there_already_is_not_overwritten(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(ConfigError, match="model: already there"):

@@ -71,7 +71,10 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Paddle's, about what it does itself
         static = paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True)
-        paddle.jit.save(static, str(folder / GRAPH))
+        try:
+            paddle.jit.save(static, str(folder / GRAPH))
+        finally:  # Paddle replaced the layers' own methods, which are the live model's too, by much slower ones
+            static.forward.rollback()
     if form == "onnx":
         graph, weights = graph_file(folder, "paddle"), folder / f"{GRAPH}.pdiparams"
         write_onnx(graph, weights, folder / f"{GRAPH}.onnx", model.facts["outputs"])
