@@ -29,15 +29,15 @@ from harness.outcome import Metric, outcome, path_of, write
 
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core.commands.export import difference_lines
-from beitv2_core.deployed import load_exported
 from beitv2_core.export import Exportable, export_model, exportable_features, exportable_tokenizer
 from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exported_model import load_exported
 from beitv2_core.models.backbone import SIZES
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
 from beitv2_core.models.vqkd import vqkd_encoder_base_decoder_3x768x12_clip
-from beitv2_seg.backbone import BEiTv2
-from beitv2_seg.export import exportable_segmentor
-from beitv2_seg.segmentor import BEiTv2UPerNet
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.plugins.export import exportable_segmentor
 
 ROUNDS = 7
 

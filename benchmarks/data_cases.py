@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from beitv2_core.data import ImageFolder, MimTransform, Sample, SampleRng
-from beitv2_core.data.augment import erase
-from beitv2_core.data.classify_set import ClassTrainTransform
 from beitv2_core.data.loader import stack_samples
+from beitv2_core.data.views.augment import erase
+from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.masking import BlockwiseMasking
 
 PICTURES, BATCH, ROUNDS = 48, 16, 4
@@ -172,7 +172,7 @@ def segment_transform(folder: Path | None = None) -> Case:
     counts classes with numpy's unique and normalises in float32, as mmsegmentation does."""
     import cv2
 
-    from beitv2_seg import transforms as recipe
+    from beitv2_seg.data import transforms as recipe
 
     resize, crop, flip = recipe.BEiTv2RatioRangeResize(), recipe.BEiTv2RandomCrop(), recipe.BEiTv2RandomFlip()
     steps = [resize, crop, flip, recipe.BEiTv2PhotoMetricDistortion(), recipe.BEiTv2Normalize(), recipe.BEiTv2Pad()]

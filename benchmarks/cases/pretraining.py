@@ -115,7 +115,7 @@ def with_tokenizer() -> dict[str, Any]:
     model, optimizer, _ = build_pretraining()
     import numpy as np
 
-    from beitv2_core.data.pretrain_set import MimBatch
+    from beitv2_core.data.views.recipes import MimBatch
     from beitv2_core.engine.tasks.mim_task import MimTask
     from cases.tokenizer import build_tokenizer
 

@@ -14,8 +14,8 @@ CLASSES, SIZE = 150, 512
 
 def build_segmentor(drop_path: float = 0.0) -> Any:
     """The model of the paper's recipe."""
-    from beitv2_seg.backbone import BEiTv2
-    from beitv2_seg.segmentor import BEiTv2UPerNet
+    from beitv2_seg.model.backbone import BEiTv2
+    from beitv2_seg.model.segmentor import BEiTv2UPerNet
 
     return BEiTv2UPerNet(CLASSES, BEiTv2(size="base", image_size=SIZE, drop_path=drop_path))
 
@@ -23,8 +23,8 @@ def build_segmentor(drop_path: float = 0.0) -> Any:
 def step() -> dict[str, Any]:
     """Both heads' losses, layer-wise rates; one picture."""
     paddle = load_paddle()
-    from beitv2_seg.losses import pixel_cross_entropy
-    from beitv2_seg.optim import BEiTv2AdamW
+    from beitv2_seg.model.losses import pixel_cross_entropy
+    from beitv2_seg.training.optim import BEiTv2AdamW
 
     model = build_segmentor(drop_path=0.1)
     model.train()
@@ -42,7 +42,7 @@ def step() -> dict[str, Any]:
 def slide() -> dict[str, Any]:
     """The picture's two windows together and one by one, in turns, so that both see the same machine."""
     paddle = load_paddle()
-    from beitv2_seg.inference import slide_logits
+    from beitv2_seg.reading.inference import slide_logits
 
     model = build_segmentor()
     model.eval()

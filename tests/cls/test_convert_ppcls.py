@@ -8,10 +8,10 @@ import paddle
 import pytest
 
 from beitv2_cls.classifier import BEiTClassifier
-from beitv2_core.assembly.convert import convert_file
-from beitv2_core.checkpoint.converted import write_converted
-from beitv2_core.checkpoint.foreign import read_tensors
-from beitv2_core.checkpoint.kinds import recognise
+from beitv2_core.conversion.convert import convert_file
+from beitv2_core.weights.converted import write_converted
+from beitv2_core.weights.kinds import recognise
+from beitv2_core.weights.reading.foreign import read_tensors
 
 
 def test_its_class_gives_our_logits_of_a_class_token_classifier(tmp_path):

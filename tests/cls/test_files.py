@@ -11,7 +11,7 @@ from cls_runs import COLOURS, CONFIG, paint, run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from beitv2_cls.view import classifier_view
+from beitv2_cls.plugins.view import classifier_view
 from beitv2_core.commands.serve import build_views
 
 

@@ -71,7 +71,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_
                 "augment.policy=rand-m9-mstd0.5-inc1", "augment.erase_prob=0.5", "model.drop_path=0.1",
                 "ema_decay=0.9", "train.save_every=5"]
     finetune(tmp_path / "whole", *settings)
-    from beitv2_cls.build import build_finetuning
+    from beitv2_cls.assembly import build_finetuning
 
     config, _ = load_config(CONFIGS / "cls/digit_scenes.yml", [*TINY, *settings, f"output={tmp_path}/parts"],
                             FinetuneConfig)
@@ -110,7 +110,7 @@ def test_a_trained_classifier_is_measured_the_same_whatever_the_batch(pretrained
 
 def test_validation_values_are_told_and_logged_at_the_step_they_were_measured(tmp_path, caplog):
     """96 pictures in batches of 16: an epoch ends after 6 steps, which is no log step here."""
-    from beitv2_cls.build import build_finetuning
+    from beitv2_cls.assembly import build_finetuning
 
     settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", "train.log_every=4", "optim.steps=8"]
     logging.getLogger("beitv2_core").propagate = True
@@ -131,7 +131,7 @@ def tables_of(optimizer, model) -> set[tuple[str, float]]:
 
 @pytest.mark.parametrize("decays, decay", [("true", 0.3), ("false", 0.0)])
 def test_position_tables_decay_unless_the_setting_spares_them(tmp_path, decays, decay):
-    from beitv2_cls.build import finetuning_parts
+    from beitv2_cls.assembly import finetuning_parts
 
     settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", f"optim.decay_rel_pos_bias={decays}"]
     parts = finetuning_parts(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
@@ -162,7 +162,7 @@ def test_class_folders_train_and_measure(pictures, tmp_path):
 
 
 def refused(pictures, message, *changes):
-    from beitv2_cls.build import build_finetuning
+    from beitv2_cls.assembly import build_finetuning
 
     settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), f"output={pictures}/none", *changes]
     with pytest.raises(BEiTError, match=message):
@@ -193,7 +193,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
     refused(pictures, r"fox.*cat, dog; validation.list_file", *root,
             f"data.list_file={listed(pictures, 'train.txt', ['cat', 'dog'])}",
             f"validation.list_file={listed(pictures, 'val.txt', ['dog', 'fox'])}")
-    from beitv2_cls.build import build_data
+    from beitv2_cls.assembly import build_data
 
     settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), *root, f"output={pictures}/none",
                 f"data.list_file={listed(pictures, 'three.txt', [0, 1, 2])}",
@@ -203,7 +203,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(p
 
 
 def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agree(pictures, tmp_path):
-    from beitv2_cls.build import build_classifier, build_finetuning, load_trunk
+    from beitv2_cls.assembly import build_classifier, build_finetuning, load_trunk
 
     settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), "optim.steps=2", "optim.warmup_steps=1",
                 f"output={tmp_path}/first"]
@@ -248,7 +248,7 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
     model = config.model
     assert (model.width, model.depth, model.num_heads, model.patch_size) == (24, 3, 3, 8)
     assert (model.positions, model.init_values, model.drop_path) == ("relative", None, 0.1)
-    from beitv2_cls.build import finetuning_parts
+    from beitv2_cls.assembly import finetuning_parts
 
     tables = [name for name in finetuning_parts(config).task.model.state_dict() if name.endswith("position_bias_table")]
     assert tables == [f"blocks.{i}.attn.relative_position_bias_table" for i in range(3)]
@@ -279,7 +279,7 @@ def test_settings_without_a_model_section_take_the_whole_trunk(pretrained, tmp_p
 def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pretrained, tmp_path):
     import pickle
 
-    from beitv2_cls.build import build_finetuning
+    from beitv2_cls.assembly import build_finetuning
     from beitv2_core.assembly.restore import read_checkpoint
 
     weights = read_checkpoint(str(pretrained / "pretrain")).weights

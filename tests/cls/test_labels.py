@@ -11,7 +11,7 @@ import pytest
 from cls_runs import COLOURS, CONFIG, paint, run
 from typer.testing import CliRunner
 
-from beitv2_cls.build import build_finetuning, finetuning_parts, load_classifier
+from beitv2_cls.assembly import build_finetuning, finetuning_parts, load_classifier
 from beitv2_cls.config import FinetuneConfig
 from beitv2_cls.data import build_data
 from beitv2_core import cli

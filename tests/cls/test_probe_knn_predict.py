@@ -12,7 +12,7 @@ import paddle
 import pytest
 from cls_runs import run
 
-from beitv2_cls.build import build_linear_probe, load_backbone
+from beitv2_cls.assembly import build_linear_probe, load_backbone
 from beitv2_cls.config import LinearProbeConfig
 from beitv2_cls.data import neighbour_sets
 from beitv2_cls.evaluate import draw_confusion
@@ -43,7 +43,7 @@ def trunk():
 def test_every_classifier_learns_as_if_it_were_alone():
     """Losses are summed and rates are per classifier, so neighbours change nothing."""
     from beitv2_cls.linear_probe import LinearProbeTask
-    from beitv2_core.data.classify_set import TrainBatch
+    from beitv2_core.data.views.classify_recipe import TrainBatch
     from beitv2_core.engine.optim import build_optimizer
 
     rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ def test_every_classifier_learns_as_if_it_were_alone():
 
 def test_the_loss_that_is_logged_is_the_mean_of_those_that_are_summed():
     from beitv2_cls.linear_probe import LinearProbeTask
-    from beitv2_core.data.classify_set import TrainBatch
+    from beitv2_core.data.views.classify_recipe import TrainBatch
 
     rng = np.random.default_rng(0)
     probes = LinearProbes(trunk(), num_classes=3, layers=(0, 1), features=("cls", "mean"))

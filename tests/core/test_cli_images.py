@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from beitv2_core import cli
-from beitv2_core.data.image_file import decode
+from beitv2_core.data.sources.image_file import decode
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = ["data.dataset=folder", "train.batch_size=8", "train.log_every=2", "train.save_every=2", "optim.warmup_steps=1",
@@ -144,9 +144,9 @@ def test_a_stopped_run_refuses_other_images_of_the_same_number_unless_asked_for(
 @pytest.mark.parametrize("upright", [False, True])
 def test_tokens_exports_and_the_page_turn_photographs_as_the_run_does(tmp_path, upright):
     from beitv2_core.assembly import load_tokenizer, reading_of_run
-    from beitv2_core.codes import encode_files
     from beitv2_core.commands.serve import build_views
-    from beitv2_core.deployed import load_exported
+    from beitv2_core.evaluation.codes import encode_files
+    from beitv2_core.exported_model import load_exported
     from beitv2_core.serve.picture import read_picture
 
     exif = Image.Exif()

@@ -34,7 +34,7 @@ SEGMENT = ["model.channels=8", "model.aux_channels=4", "model.dropout=0.2", "mod
 def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) -> Any:
     """The loop of a stage; the total batch is `TOTAL` unless `changes` say otherwise."""
     if stage == "segment":
-        from beitv2_seg.build import build_segmentation
+        from beitv2_seg.assembly import build_segmentation
         from beitv2_seg.config import read_config_file
 
         flags = {"output": str(folder / stage), "iters": steps, "batch_size": batch, "run.log_iters": 1,
@@ -44,7 +44,7 @@ def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) 
 
     run = [f"output={folder / stage}", f"train.batch_size={batch}", f"optim.steps={steps}"]
     if stage == "finetune":
-        from beitv2_cls.build import build_finetuning
+        from beitv2_cls.assembly import build_finetuning
         from beitv2_cls.config import FinetuneConfig
 
         settings = [*COMMON, *TRUNK, *run, "data.image_size=32", "pretrained.weights=null", "validation.size=33",

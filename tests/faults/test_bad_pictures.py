@@ -15,8 +15,8 @@ from e2e_runs import TOKENIZER
 from PIL import Image
 
 from beitv2_core.data import ImageFolder, Loader, MimTransform, ResumableSampler, TokenizerTransform
-from beitv2_core.data.classify_set import ClassTrainTransform
-from beitv2_core.data.image_file import decode
+from beitv2_core.data.sources.image_file import decode
+from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
 

@@ -86,8 +86,8 @@ def _run(log: str, inject: list[Any], command: list[str]) -> None:
 
 
 def _serve() -> None:
-    for name in ("beitv2_core.cli", "beitv2_core.assembly", "beitv2_core.viz.curves", "beitv2_cls.build",
-                 "beitv2_seg.build"):
+    for name in ("beitv2_core.cli", "beitv2_core.assembly", "beitv2_core.viz.curves", "beitv2_cls.assembly",
+                 "beitv2_seg.assembly"):
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     number = 0

@@ -108,7 +108,7 @@ import warnings
 import pytest
 
 @pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
-@pytest.mark.parametrize("module", ["beitv2_core.layers.block", "beitv2_cls", "beitv2_seg.heads", "numpy"])
+@pytest.mark.parametrize("module", ["beitv2_core.layers.block", "beitv2_cls", "beitv2_seg.model.heads", "numpy"])
 def test_x(module, category):
     warnings.warn_explicit("old", category, "file.py", 1, module=module)
 """

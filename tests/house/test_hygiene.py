@@ -34,7 +34,7 @@ def test_no_product_of_a_run_is_in_git():
     ("log/workerlog.0", True), ("http.log", True), ("packages/beitv2-cls/output/x.txt", True), ("a/b.pdparams", True),
     ("runs/x/metrics.jsonl", True), ("corrupt_files.txt", True), ("corrupt_files_1.txt", True),
     ("shards/train-0.tar.index.npz", True), ("packages/beitv2-core/src/beitv2_core/engine/run_folder.py", False),
-    ("docs/data.md", False), ("tests/core/assembly/test_plan.py", False), ("Makefile", False)])
+    ("docs/data.md", False), ("tests/core/assembly/test_batches.py", False), ("Makefile", False)])
 def test_products_are_told_from_sources(name, product):
     assert bool(PRODUCT.search(name)) is product
 

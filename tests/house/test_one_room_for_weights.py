@@ -55,7 +55,7 @@ def test_weights_are_read_in_one_room(path):
     if ROOM in path.parents:
         assert found <= ALLOWED.get(path.name, set())
     else:
-        assert not found, "go through beitv2_core.checkpoint.foreign.read_tensors"
+        assert not found, "go through beitv2_core.weights.reading.foreign.read_tensors"
         assert not imported(path) & READERS, "go through beitv2_core.checkpoint"
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from beitv2_core.window import relative_position_index
+from beitv2_core.rel_pos_index import relative_position_index
 
 _BLOCK = 1 << 20
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from golden_io import golden_files, group, load_golden
 
-from beitv2_core.assembly.convert import Hints
-from beitv2_core.checkpoint.writers import write_torch
+from beitv2_core.conversion.convert import Hints
+from beitv2_core.weights.writers import write_torch
 
 #: subject of a fixture, where its weights are, the kind of model
 SUBJECTS = [("finetune", "init", "classifier"), ("vqkd", "init", "tokenizer"), ("pretrain_cls", "init", "pretraining"),

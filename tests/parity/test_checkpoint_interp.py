@@ -7,7 +7,7 @@ import numpy as np
 from golden_io import group, load_golden
 
 from beitv2_core.assembly.transfer import resize_pos_embed
-from beitv2_core.checkpoint.remap import SHARED, expand_shared_bias, resize_rel_pos_bias
+from beitv2_core.weights.remap import SHARED, expand_shared_bias, resize_rel_pos_bias
 
 SUBJECT = ("checkpoint_interp",)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from golden_io import group, load_golden, note
 
-from beitv2_core.assembly.convert import convert_file, resize_model
-from beitv2_core.assembly.verify import verify_file
-from beitv2_core.checkpoint.kinds import Recognised
-from beitv2_core.checkpoint.remap import SHARED, expand_shared_bias
+from beitv2_core.conversion.convert import convert_file, resize_model
+from beitv2_core.conversion.verify import verify_file
+from beitv2_core.weights.kinds import Recognised
+from beitv2_core.weights.remap import SHARED, expand_shared_bias
 
 
 def test_converted_weights_give_the_recorded_outputs(model, tmp_path):

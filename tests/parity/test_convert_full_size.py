@@ -16,8 +16,8 @@ from full_size import random_state
 from golden_io import golden_files, load_golden, parametrize
 from model_files import assert_same_tensors
 
-from beitv2_core.checkpoint.foreign import read_tensors
-from beitv2_core.checkpoint.writers import write_torch
+from beitv2_core.weights.reading.foreign import read_tensors
+from beitv2_core.weights.writers import write_torch
 
 pytestmark = [pytest.mark.slow,
               pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from Linux")]
@@ -25,7 +25,7 @@ SUBJECT = ("schemas_main", "schemas_seg")
 CONVERT = """
 import json, re, sys, time
 from pathlib import Path
-from beitv2_core.assembly.convert import convert_file
+from beitv2_core.conversion.convert import convert_file
 started = time.perf_counter()
 done = convert_file(*sys.argv[1:])
 # Not getrusage: a child process starts with its parent's peak there.

@@ -11,9 +11,9 @@ import pytest
 from full_size import random_state
 from golden_io import golden_files, load_golden
 
-from beitv2_core.assembly.convert import convert_file, read_model
-from beitv2_core.assembly.verify import build, fixed_inputs, outputs_of, verify_file
-from beitv2_core.checkpoint.writers import write_torch
+from beitv2_core.conversion.convert import convert_file, read_model
+from beitv2_core.conversion.verify import build, fixed_inputs, outputs_of, verify_file
+from beitv2_core.weights.writers import write_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-peers`")
 pytestmark = [pytest.mark.slow, pytest.mark.peers]

@@ -11,9 +11,9 @@ import paddle
 import pytest
 from golden_io import load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
+from beitv2_core.weights.keymaps.official import from_official
 
 SUBJECT = "init_stats"
 

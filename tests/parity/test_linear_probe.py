@@ -8,10 +8,10 @@ import paddle
 from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask
-from beitv2_core.checkpoint.keymaps.official import from_official
-from beitv2_core.data.classify_set import TrainBatch
+from beitv2_core.data.views.classify_recipe import TrainBatch
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.models.backbone import BEiTBackbone
+from beitv2_core.weights.keymaps.official import from_official
 
 SUBJECT = ("linear_probe",)
 DECAY = 1e-4  # of every parameter, written in the official script

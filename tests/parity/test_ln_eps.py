@@ -8,9 +8,9 @@ import paddle
 import pytest
 from golden_io import assert_close_output, group, load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
+from beitv2_core.weights.keymaps.official import from_official
 
 SUBJECT = "ln_eps"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from golden_io import load_golden
 
-from beitv2_core.data.mixup import Mixup, soft_targets
+from beitv2_core.data.views.mixup import Mixup, soft_targets
 
 SUBJECT = ("mixup",)
 

@@ -8,10 +8,10 @@ import paddle
 import paddle.nn.functional as F
 from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import clip_by_global_norm
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
+from beitv2_core.weights.keymaps.official import from_official
 
 SUBJECT = ("pretrain_cls", "pretrain_v1")
 

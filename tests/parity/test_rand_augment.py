@@ -11,7 +11,7 @@ from golden_io import load_golden
 from PIL import Image
 
 from beitv2_core.data import SampleRng
-from beitv2_core.data.augment import OPS, RandAugment
+from beitv2_core.data.views.augment import OPS, RandAugment
 
 SUBJECT = ("rand_augment",)
 

@@ -7,7 +7,7 @@ import numpy as np
 from golden_io import load_golden
 
 from beitv2_core.data import SampleRng
-from beitv2_core.data.augment import RandomErasing, erase
+from beitv2_core.data.views.augment import RandomErasing, erase
 
 SUBJECT = ("random_erasing",)
 

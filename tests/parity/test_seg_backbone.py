@@ -8,9 +8,9 @@ import paddle
 import pytest
 from golden_io import assert_close_grad, assert_close_output, group, load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.errors import ShapeError
-from beitv2_seg.backbone import BEiTv2
+from beitv2_core.weights.keymaps.official import from_official
+from beitv2_seg.model.backbone import BEiTv2
 
 SUBJECT = ("seg_backbone", "ln_eps_seg")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from golden_io import load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.engine.optim import parameter_groups
-from beitv2_seg.backbone import BEiTv2
-from beitv2_seg.optim import layer_decay_scale
-from beitv2_seg.segmentor import BEiTv2UPerNet
+from beitv2_core.weights.keymaps.official import from_official
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.training.optim import layer_decay_scale
 
 SUBJECT = ("seg_layer_decay", "schemas_seg")
 

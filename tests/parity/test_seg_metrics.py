@@ -8,7 +8,7 @@ import pytest
 from golden_io import group, load_golden
 
 from beitv2_core.errors import ShapeError
-from beitv2_seg.metrics import ConfusionMatrix
+from beitv2_seg.reading.metrics import ConfusionMatrix
 
 SUBJECT = ("seg_metrics",)
 

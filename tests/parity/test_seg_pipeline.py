@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_io import group, load_golden
 
-from beitv2_seg import transforms as T
+from beitv2_seg.data import transforms as T
 
 SUBJECT = ("seg_pipeline",)
 

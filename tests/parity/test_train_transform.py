@@ -8,8 +8,8 @@ from golden_io import load_golden
 from PIL import Image
 
 from beitv2_core.data import SampleRng
-from beitv2_core.data.augment import RandAugment, RandomErasing
-from beitv2_core.data.transforms import RandomResizedCrop
+from beitv2_core.data.views.augment import RandAugment, RandomErasing
+from beitv2_core.data.views.transforms import RandomResizedCrop
 
 SUBJECT = ("train_transform",)
 

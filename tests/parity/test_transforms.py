@@ -21,7 +21,7 @@ from golden_io import load_golden
 from PIL import Image
 
 from beitv2_core.data import SampleRng
-from beitv2_core.data.transforms import (
+from beitv2_core.data.views.transforms import (
     EvalCrop,
     TwoViewCrop,
     draw_crop_box,

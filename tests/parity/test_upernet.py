@@ -9,12 +9,12 @@ import pytest
 from golden_io import assert_close_grad, assert_close_output, group, load_golden
 from test_seg_backbone import load
 
-from beitv2_core.checkpoint.keymaps.official import from_official
-from beitv2_seg.backbone import BEiTv2
-from beitv2_seg.heads import FCNHead, UPerHead, resize
-from beitv2_seg.inference import Windows, mean_probabilities, predict_labels, slide_logits
-from beitv2_seg.losses import pixel_cross_entropy
-from beitv2_seg.segmentor import BEiTv2UPerNet
+from beitv2_core.weights.keymaps.official import from_official
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.heads import FCNHead, UPerHead, resize
+from beitv2_seg.model.losses import pixel_cross_entropy
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.reading.inference import Windows, mean_probabilities, predict_labels, slide_logits
 
 SUBJECT = ("upernet_heads", "upernet_model")
 WEIGHTS = (1.0, 0.4)

@@ -8,12 +8,12 @@ import paddle
 import pytest
 from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
-from beitv2_core.checkpoint.keymaps.official import from_official
 from beitv2_core.engine.metrics import track_usage
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import global_norm
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
+from beitv2_core.weights.keymaps.official import from_official
 
 SUBJECT = "vqkd"
 

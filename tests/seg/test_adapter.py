@@ -15,7 +15,7 @@ from paddleseg.cvlibs import Config, SegBuilder, manager  # noqa: E402
 
 from beitv2_core.errors import ConfigError  # noqa: E402
 from beitv2_seg.adapter import register  # noqa: E402
-from beitv2_seg.optim import BEiTv2WarmupPoly  # noqa: E402
+from beitv2_seg.training.optim import BEiTv2WarmupPoly  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "seg"
 SMALL = ["model.backbone.size=tiny", "model.backbone.depth=4", "model.backbone.out_indices=[0,1,2,3]",

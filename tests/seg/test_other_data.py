@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beitv2_core.data.identity import identity
-from beitv2_seg.build import FREE_SETTINGS
-from beitv2_seg.data import TrainSamples
+from beitv2_core.data.sources.identity import identity
+from beitv2_seg.assembly import FREE_SETTINGS
+from beitv2_seg.data.dataset import TrainSamples
 
 
 def samples(folder, *, first=0, label=0, names="abc"):

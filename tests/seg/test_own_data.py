@@ -13,12 +13,12 @@ from PIL import Image
 from seg_runs import segment
 
 from beitv2_core.errors import ConfigError, DataError
-from beitv2_seg.build import build_dataset, build_segmentation, class_names
+from beitv2_seg.assembly import build_dataset, build_segmentation, class_names
 from beitv2_seg.config import find_config, read_config_file, refuse_for_paddleseg
-from beitv2_seg.coverage import coverage_lines
-from beitv2_seg.file_samples import read_image
-from beitv2_seg.predict import named_images, result_names
-from beitv2_seg.transforms import BEiTv2Normalize, BEiTv2Resize
+from beitv2_seg.data.coverage import coverage_lines
+from beitv2_seg.data.file_samples import read_image
+from beitv2_seg.data.transforms import BEiTv2Normalize, BEiTv2Resize
+from beitv2_seg.reading.predict import named_images, result_names
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 

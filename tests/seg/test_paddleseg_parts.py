@@ -14,7 +14,7 @@ from seg_runs import DIGITS, segment, train, write_ade20k
 
 from beitv2_core.engine.optim import set_weight_decay
 from beitv2_core.errors import ConfigError
-from beitv2_seg.build import build_segmentation
+from beitv2_seg.assembly import build_segmentation
 from beitv2_seg.config import Component, LossConfig, read_config_file
 from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates
 

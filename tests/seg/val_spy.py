@@ -19,7 +19,7 @@ if __name__ == "__main__":
     from paddleseg.utils import metrics
 
     from beitv2_seg.__main__ import main
-    from beitv2_seg.metrics import ConfusionMatrix
+    from beitv2_seg.reading.metrics import ConfusionMatrix
 
     count = metrics.calculate_area
     matrices = []

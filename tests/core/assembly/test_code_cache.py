@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from beitv2_core.assembly import build_training, load_tokenizer
+from beitv2_core.assembly.dry_run import run_one_step
 from beitv2_core.assembly.restore import fingerprint, save_untrained
 from beitv2_core.assembly.training import build_parts
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import ImageFolder, ShardSet
 from beitv2_core.data.code_cache import CODES
-from beitv2_core.data.shard_writer import write_shards
-from beitv2_core.dry_run import run_one_step
+from beitv2_core.data.sources.shard_writer import write_shards
 from beitv2_core.errors import ConfigError
 
 TRUNK = {"width": 24, "depth": 1, "num_heads": 2}

@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from beitv2_core import cli
 from beitv2_core.assembly import architecture_of, load_mim, load_tokenizer, restore_model
-from beitv2_core.assembly.convert import convert_file
 from beitv2_core.assembly.found import Hints, read_checkpoint, read_model, read_weights_for
 from beitv2_core.assembly.models import build_mim
 from beitv2_core.assembly.restore import FileConfig, build_file, read_config
 from beitv2_core.checkpoint.store import CheckpointStore
-from beitv2_core.checkpoint.writers import write_paddle, write_torch
 from beitv2_core.config import PretrainConfig
+from beitv2_core.conversion.convert import convert_file
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.weights.writers import write_paddle, write_torch
 
 
 def one(goldens_dir, stem):
@@ -232,8 +232,8 @@ def test_taps_that_cannot_be_told_are_asked_for_written_down_and_said(goldens_di
 
 
 def test_the_published_taps_are_taken_for_the_published_segmenter_alone_and_said(goldens_dir):
-    from beitv2_core.checkpoint.architecture import read_architecture
-    from beitv2_core.checkpoint.shapes import shapes_of
+    from beitv2_core.weights.architecture import read_architecture
+    from beitv2_core.weights.shapes import shapes_of
 
     model = one(goldens_dir, "upernet_model")
     small = read_model_of(model)
@@ -249,7 +249,7 @@ def test_the_published_taps_are_taken_for_the_published_segmenter_alone_and_said
 
 
 def read_model_of(model):
-    from beitv2_core.checkpoint.kinds import recognise
+    from beitv2_core.weights.kinds import recognise
 
     return recognise(model.state, **model.hints.told()).architecture
 

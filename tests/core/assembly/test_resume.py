@@ -13,7 +13,7 @@ from beitv2_core.assembly import build_training
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import ImageFolder
-from beitv2_core.data.shard_writer import write_shards
+from beitv2_core.data.sources.shard_writer import write_shards
 from beitv2_core.errors import DataError
 
 TRUNK = {"width": 24, "depth": 1, "num_heads": 2}

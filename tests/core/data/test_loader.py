@@ -23,7 +23,7 @@ from beitv2_core.data import (
     Sample,
     TokenizerTransform,
 )
-from beitv2_core.data.identity import identity
+from beitv2_core.data.sources.identity import identity
 from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
 

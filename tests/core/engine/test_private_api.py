@@ -12,8 +12,8 @@ import pytest
 from paddle import nn
 
 from beitv2_core.engine.optim import build_optimizer, load_optimizer_state, optimizer_state, set_weight_decay
-from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import as_written
+from beitv2_core.layers.fast.layer_norm import LayerNorm
+from beitv2_core.layers.fast.linear import as_written
 
 
 def stepped(kind="adamw"):
@@ -86,7 +86,7 @@ def test_layers_tell_their_hooks_and_settings():
     assert LayerNorm(4, epsilon=1e-3)._epsilon == 1e-3
     for register in (layer.register_forward_pre_hook, layer.register_forward_post_hook):
         hook = register(lambda *_: None)
-        assert not as_written(layer, nn.GELU), "layers/linear.py: as_written does not see hooks"
+        assert not as_written(layer, nn.GELU), "layers/fast/linear.py: as_written does not see hooks"
         hook.remove()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_core.data.pretrain_set import MimBatch, TokenizerBatch
+from beitv2_core.data.views.recipes import MimBatch, TokenizerBatch
 from beitv2_core.engine.tasks.mim_task import MimTask
 from beitv2_core.engine.tasks.vqkd_task import VQKDTask
 from beitv2_core.errors import ConfigError, ShapeError

@@ -20,11 +20,11 @@ from beitv2_core.assembly import build_mim
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes
-from beitv2_core.data.transforms import normalise
-from beitv2_core.deployed import load_exported
+from beitv2_core.data.views.transforms import normalise
 from beitv2_core.errors import BEiTError, ConfigError, ExportError, MissingDependencyError
 from beitv2_core.export import export_model, exportable_features, exportable_tokenizer, find_exportable
 from beitv2_core.export import onnx as onnx_module
+from beitv2_core.exported_model import load_exported
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 runner = CliRunner()

@@ -13,8 +13,8 @@ from beitv2_core.layers import block as block_file
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.drop_path import DropPath
-from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import Linear
+from beitv2_core.layers.fast.layer_norm import LayerNorm
+from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.mlp import Mlp
 
 READ = paddle.to_tensor([[0, 2], [3, 1]])

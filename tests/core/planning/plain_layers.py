@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from beitv2_core.layers.linear import SWITCH
+from beitv2_core.layers.fast.linear import SWITCH
 
 
 def use_plain_layers(monkeypatch) -> None:

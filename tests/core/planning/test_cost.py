@@ -12,9 +12,9 @@ import yaml
 from plain_layers import use_plain_layers
 
 from beitv2_core.assembly.costs import planned_run, tokenizer_costs
+from beitv2_core.assembly.dry_run import saved_for_backward
 from beitv2_core.assembly.models import build_mim, build_teacher, build_tokenizer
 from beitv2_core.config import load_config, parse_config
-from beitv2_core.dry_run import saved_for_backward
 from beitv2_core.layers.block import Block
 from beitv2_core.planning.cost import Bricks, Cost, total
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from beitv2_core import cli
+from beitv2_core.assembly.batches import plan_batches
 from beitv2_core.assembly.costs import planned_run
-from beitv2_core.assembly.plan import plan_batches
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
 from beitv2_core.errors import ConfigError, MissingDependencyError

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beitv2_core.data.image_file import decode
+from beitv2_core.data.sources.image_file import decode
 from beitv2_core.serve.picture import FORMATS, read_picture
 from beitv2_core.serve.problem import Problem
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from beitv2_core.assembly.restore import freeze
-from beitv2_core.codes import encode, picture_batches
-from beitv2_core.data import DigitScenes
+from beitv2_core.data import DigitScenes, eval_batches
 from beitv2_core.errors import ConfigError
-from beitv2_core.evaluate import cut_patches, eval_batches
+from beitv2_core.evaluation.codes import encode, picture_batches
+from beitv2_core.evaluation.evaluate import cut_patches
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
 from beitv2_core.serve import views

@@ -10,11 +10,11 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_core.checkpoint.registry import find_model
 from beitv2_core.errors import ConfigError, WeightsError
 from beitv2_core.teachers import build_teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, visual_from_state
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, vit_from_state
+from beitv2_core.weights.published.registry import find_model
 
 
 def official_state(layer, prefix="") -> dict[str, np.ndarray]:

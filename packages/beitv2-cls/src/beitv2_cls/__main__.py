@@ -9,7 +9,7 @@ given the path of a command that is the same: python -m paddle.distributed.launc
 
 from __future__ import annotations
 
-from beitv2_core.checkout import Project  # before Paddle: importing core sets threads and the MKL path
+from beitv2_core.commands.checkout import Project  # before Paddle: importing core sets threads and the MKL path
 
 PADDLECLAS = Project("PaddleClas", package="ppcls", sign="engine/engine.py",
                      scripts=("train.py", "eval.py", "infer.py", "export_model.py"),

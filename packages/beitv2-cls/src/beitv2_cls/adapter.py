@@ -32,15 +32,15 @@ from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.transfer import transfer_trunk
-from beitv2_core.checkout import missing_package
-from beitv2_core.checkpoint.remap import EXTRA
+from beitv2_core.commands.checkout import missing_package
 from beitv2_core.config.sections import SIZES
 from beitv2_core.data import SampleRng
-from beitv2_core.data.transforms import EvalCrop, RandomResizedCrop
+from beitv2_core.data.views.transforms import EvalCrop, RandomResizedCrop
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import clip_by_global_norm
 from beitv2_core.errors import CheckpointError, ConfigError, MissingDependencyError
 from beitv2_core.models.backbone import BEiTBackbone
+from beitv2_core.weights.remap import EXTRA
 
 LAYER_SCALE = {"base": 0.1, "large": 1e-5}
 MODELS = {f"BEiTv2_{size}_patch16_{pixels}": (size, pixels) for size in ("base", "large") for pixels in (224, 384)}

@@ -11,8 +11,8 @@ from typing import Any
 import paddle
 
 from beitv2_core.errors import ConfigError
+from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.init import trunc_normal
-from beitv2_core.layers.linear import Linear
 from beitv2_core.models.backbone import BEiTBackbone
 
 

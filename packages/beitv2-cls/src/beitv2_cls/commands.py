@@ -16,8 +16,8 @@ from beitv2_core.commands import options
 from beitv2_core.commands.report import run_folder_of
 from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
-from beitv2_core.deployed import is_exported, load_exported
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.exported_model import is_exported, load_exported
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def finetune(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Fine-tune a pretrained backbone as a classifier (stage 3)."""
-    from beitv2_cls.build import build_finetuning, finetuning_parts
+    from beitv2_cls.assembly import build_finetuning, finetuning_parts
     from beitv2_cls.config import FinetuneConfig
 
     settings, _ = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
@@ -56,7 +56,7 @@ def linear_probe(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Train linear classifiers on a frozen backbone: every layer, feature and learning rate in one pass."""
-    from beitv2_cls.build import PROBE_TABLE, build_linear_probe, linear_probe_parts
+    from beitv2_cls.assembly import PROBE_TABLE, build_linear_probe, linear_probe_parts
     from beitv2_cls.config import LinearProbeConfig
     from beitv2_core.engine import distributed
 
@@ -78,7 +78,7 @@ def linear_probe(
 
 
 def _dry_run(settings: Any, build: Any) -> None:
-    from beitv2_core.dry_run import run_one_step
+    from beitv2_core.assembly.dry_run import run_one_step
 
     for line in run_one_step(settings, build).lines():
         typer.echo(line)
@@ -104,11 +104,12 @@ def knn(
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
     """Classify by the nearest neighbours of frozen features."""
-    from beitv2_cls.build import load_backbone, untrained
+    from beitv2_cls.assembly import load_backbone, untrained
     from beitv2_cls.data import neighbour_sets
     from beitv2_cls.knn import knn_accuracy
     from beitv2_core.assembly.held_out import allow_pixels
-    from beitv2_core.evaluate import eval_batches, pooled_features
+    from beitv2_core.data import eval_batches
+    from beitv2_core.evaluation.evaluate import pooled_features
 
     if feature not in ("mean", "cls", "concat"):
         raise ConfigError(f"--feature {feature}: expected mean, cls or concat.")
@@ -144,14 +145,14 @@ def predict(
     from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
-    from beitv2_core.codes import list_pictures
+    from beitv2_core.evaluation.codes import list_pictures
 
     paths = list_pictures([str(path) for path in images])
     if is_exported(run):
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
                                        num_workers=num_workers, max_pixels=max_pixels)
     else:
-        from beitv2_cls.build import crop_share_of, load_classifier
+        from beitv2_cls.assembly import crop_share_of, load_classifier
         from beitv2_core.assembly.held_out import reading_of_run
 
         model, config, classes = load_classifier(run)
@@ -183,7 +184,7 @@ def evaluate(
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
-    from beitv2_cls.build import crop_share_of, load_classifier
+    from beitv2_cls.assembly import crop_share_of, load_classifier
     from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
     from beitv2_core.assembly.held_out import allow_pixels
@@ -272,7 +273,7 @@ def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file:
 
 
 def _subset(path: Optional[Path], classes: list[str]) -> Optional[list[int]]:
-    from beitv2_core.data.lists import read_words
+    from beitv2_core.data.sources.lists import read_words
 
     if path is None:
         return None

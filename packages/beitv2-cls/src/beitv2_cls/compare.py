@@ -14,19 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from beitv2_cls.build import load_backbone, untrained
+from beitv2_cls.assembly import load_backbone, untrained
 from beitv2_cls.config import FinetuneConfig
 from beitv2_cls.data import even_shares, refuse_shared, training_set, validation_set
 from beitv2_cls.knn import knn_accuracy
 from beitv2_core import runtime
 from beitv2_core.assembly import build_dataset
-from beitv2_core.assembly.plan import plan_batches
+from beitv2_core.assembly.batches import plan_batches
 from beitv2_core.commands.trials import run_trial
 from beitv2_core.config import load_config
-from beitv2_core.data.sample import spread
+from beitv2_core.data import eval_batches
+from beitv2_core.data.sources.sample import spread
 from beitv2_core.engine.run_folder import write_whole
 from beitv2_core.errors import ConfigError
-from beitv2_core.evaluate import eval_batches, linear_probe, pooled_features
+from beitv2_core.evaluation.evaluate import linear_probe, pooled_features
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")

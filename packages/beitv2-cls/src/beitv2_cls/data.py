@@ -21,7 +21,7 @@ from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.held_out import named_images
 from beitv2_core.config.sections import DataConfig
 from beitv2_core.data import DigitScenes, Reading
-from beitv2_core.data.folder import real_paths
+from beitv2_core.data.sources.folder import real_paths
 from beitv2_core.errors import ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")

@@ -18,7 +18,7 @@ import paddle.nn.functional as F
 
 from beitv2_cls.classes import printable
 from beitv2_core.data import eval_batches
-from beitv2_core.data.transforms import normalise
+from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import DataError
 from beitv2_core.layers.collective import all_reduce_sum

@@ -15,7 +15,7 @@ import paddle
 
 from beitv2_cls.classes import check_same
 from beitv2_cls.losses import soft_cross_entropy
-from beitv2_core.data.mixup import Mixup, soft_targets
+from beitv2_core.data.views.mixup import Mixup, soft_targets
 from beitv2_core.engine.ema import WeightAverage
 
 log = logging.getLogger("beitv2_cls")

@@ -19,11 +19,11 @@ import paddle.nn.functional as F
 from beitv2_cls.classes import check_same
 from beitv2_cls.evaluate import shard
 from beitv2_core.data import eval_batches
-from beitv2_core.data.transforms import normalise
+from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.layers.collective import all_reduce_sum
-from beitv2_core.layers.linear import Linear
+from beitv2_core.layers.fast.linear import Linear
 
 FEATURES = ("cls", "mean", "concat")
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from beitv2_core.codes import picture_batches
 from beitv2_core.data import Reading
-from beitv2_core.data.image_file import OFFICIAL
-from beitv2_core.data.transforms import normalise
-from beitv2_core.deployed import Exported
+from beitv2_core.data.sources.image_file import OFFICIAL
+from beitv2_core.data.views.transforms import normalise
+from beitv2_core.evaluation.codes import picture_batches
+from beitv2_core.exported_model import Exported
 
 
 class Prediction(NamedTuple):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from beitv2_core.checkout import Project  # before Paddle: importing core sets threads and the MKL path
+from beitv2_core.commands.checkout import Project  # before Paddle: importing core sets threads and the MKL path
 
 PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
                     scripts=("train.py", "val.py", "predict.py", "export.py"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import paddle
 
-from beitv2_core.checkout import missing_package
+from beitv2_core.commands.checkout import missing_package
 from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_seg.components import COMPONENTS, SCHEDULES
 

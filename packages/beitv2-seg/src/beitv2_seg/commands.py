@@ -45,7 +45,7 @@ def train(context: typer.Context) -> None:
     set_device(flags.device)
     if flags.use_vdl:
         _need_visualdl()
-    from beitv2_seg.build import build_segmentation
+    from beitv2_seg.assembly import build_segmentation
 
     if flags.dry_run:
         from beitv2_seg.dry_run import run_one_step
@@ -68,10 +68,10 @@ def evaluate(context: typer.Context) -> None:
     set_device(flags.device)
     from beitv2_core.commands.report import run_folder_of
     from beitv2_core.engine import distributed
-    from beitv2_seg.build import build_dataset
-    from beitv2_seg.evaluate import evaluate as measure
-    from beitv2_seg.evaluate import in_words, write_evaluation
-    from beitv2_seg.metrics import DEFINITION
+    from beitv2_seg.assembly import build_dataset
+    from beitv2_seg.reading.evaluate import evaluate as measure
+    from beitv2_seg.reading.evaluate import in_words, write_evaluation
+    from beitv2_seg.reading.metrics import DEFINITION
 
     distributed.init()
     found = _segmentor(flags)
@@ -95,7 +95,7 @@ def predict(context: typer.Context) -> None:
 
     flags = predict_flags(context.args, context.command_path)
     from beitv2_core.engine.progress import Progress
-    from beitv2_seg.predict import class_colours, named_images, predict_files, write_legend
+    from beitv2_seg.reading.predict import class_colours, named_images, predict_files, write_legend
 
     folder = _folder(flags, Path("output/result"))
     paths = named_images(flags.image_path, leave_out=folder)
@@ -120,7 +120,7 @@ def export(context: typer.Context) -> None:
     set_device(flags.device)
     from beitv2_core.commands.export import difference_lines
     from beitv2_core.export import export_model
-    from beitv2_seg.export import exportable_of
+    from beitv2_seg.plugins.export import exportable_of
 
     model = exportable_of(_segmentor(flags))
     height, width = model.facts["image_size"]
@@ -138,7 +138,7 @@ def compare(context: typer.Context) -> None:
     from beitv2_seg.flags import compare_flags
 
     flags = compare_flags(context.args, context.command_path)
-    from beitv2_seg.compare import draw_examples, rows_of, train_both, write_table
+    from beitv2_seg.reading.compare import draw_examples, rows_of, train_both, write_table
 
     output = Path(flags.output)
     table = train_both(flags.config, flags.pretrained, output, iters=flags.iters, opts=flags.opts)
@@ -166,9 +166,9 @@ def set_device(name: str | None) -> None:
 
 def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
     """Model, transforms, test settings and class names of --model_path: a run, weights, or an exported model."""
-    from beitv2_core.deployed import is_exported, load_exported
+    from beitv2_core.exported_model import is_exported, load_exported
     from beitv2_seg.config import TestConfig
-    from beitv2_seg.reading import exported_transforms
+    from beitv2_seg.reading.reader import exported_transforms
 
     if is_exported(flags.model_path):  # an ONNX model needs no Paddle: nothing here may import it
         model = load_exported(flags.model_path, kind="segmenter",
@@ -177,7 +177,7 @@ def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
         test = TestConfig(**{**reading.get("test_config", {}), **_reading_flags(flags)})
         return model, exported_transforms(model), test, list(model.description.classes or ())
     set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
-    from beitv2_seg.build import picture_transforms
+    from beitv2_seg.assembly import picture_transforms
 
     found = _segmentor(flags)
     return found.model, picture_transforms(found.config), found.config.test_config, found.classes
@@ -191,7 +191,7 @@ def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _segmentor(flags: argparse.Namespace) -> Any:
     """The model of --model_path with the settings of --config, --opts and the flags."""
-    from beitv2_seg.build import class_names, load_segmentor
+    from beitv2_seg.assembly import class_names, load_segmentor
     from beitv2_seg.config import apply_opts, read_config_file
 
     changes = {f"test_config.{key}": value for key, value in _reading_flags(flags).items()}

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
-from beitv2_seg import transforms
-from beitv2_seg.backbone import BEiTv2
-from beitv2_seg.digit_scenes import BEiTv2DigitScenes
-from beitv2_seg.file_samples import ListedSamples
-from beitv2_seg.losses import BEiTv2CrossEntropyLoss
-from beitv2_seg.optim import BEiTv2AdamW, BEiTv2WarmupPoly
-from beitv2_seg.segmentor import BEiTv2UPerNet
+from beitv2_seg.data import transforms
+from beitv2_seg.data.digit_scenes import BEiTv2DigitScenes
+from beitv2_seg.data.file_samples import ListedSamples
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.losses import BEiTv2CrossEntropyLoss
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.training.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 
 #: PaddleSeg's shelf -> ours on it; schedules have no shelf, PaddleSeg looks them up on paddle.optimizer.lr
 COMPONENTS: dict[str, tuple[type, ...]] = {

@@ -15,7 +15,7 @@ from beitv2_core.config import parse_config
 from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
-from beitv2_core.data.image_file import MAX_PIXELS
+from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -252,7 +252,7 @@ def _settings_named(names: Sequence[str], value: Any, where: str) -> Iterator[tu
 
 def read_names(path: str) -> list[str]:
     """The lines of a text file of class names, in any encoding that lists are read in; raises where it cannot be."""
-    from beitv2_core.data.lists import read_words
+    from beitv2_core.data.sources.lists import read_words
 
     try:
         return [text for _, text in read_words(path, what="classes")]

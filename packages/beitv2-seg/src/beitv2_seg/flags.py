@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from beitv2_core.data.image_file import MAX_PIXELS
+from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
 

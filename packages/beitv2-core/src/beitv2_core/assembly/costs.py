@@ -17,8 +17,8 @@ from ..errors import ConfigError, MissingDependencyError
 from ..models.vqkd import PUBLISHED
 from ..planning.cost import FULL, Bricks, Cost, total
 from ..planning.run import PlannedRun, Schedule
+from .batches import plan_batches
 from .data import build_dataset
-from .plan import plan_batches
 from .restore import read_config
 
 ENTRY_POINTS = "beitv2.plans"

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from ..checkpoint.architecture import default_taps
-from ..checkpoint.converted import is_converted, parse_converted
-from ..checkpoint.foreign import read_state
-from ..checkpoint.kinds import Recognised, recognise
-from ..checkpoint.places import flat, places_for
-from ..checkpoint.shapes import grid_of
 from ..checkpoint.store import CheckpointStore
 from ..errors import CheckpointError, ConfigError
+from ..weights.architecture import default_taps
+from ..weights.converted import is_converted, parse_converted
+from ..weights.kinds import Recognised, recognise
+from ..weights.places import flat, places_for
+from ..weights.reading.foreign import read_state
+from ..weights.shapes import grid_of
 
 log = logging.getLogger("beitv2_core")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pdparams", ".bin", ".ckpt", ".tar")
@@ -116,7 +116,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
     """
     path = Path(source)
     if "://" in source:
-        from ..checkpoint.weights import resolve_weights
+        from ..weights.published.download import resolve_weights
 
         path = Path(resolve_weights(source, sha256))
     elif not path.exists():
@@ -131,7 +131,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
         return Found(folder, weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
                      sum(value.nbytes for value in optimizer), classes=_classes_of_run(folder, saved.state))
     if "://" not in source and sha256 is not None:
-        from ..checkpoint.weights import resolve_weights
+        from ..weights.published.download import resolve_weights
 
         path = Path(resolve_weights(str(transformers_file(path) or path), sha256))
     file = transformers_file(path) or path

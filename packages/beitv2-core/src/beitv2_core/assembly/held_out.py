@@ -10,9 +10,9 @@ from typing import Any, Optional
 
 from ..config.sections import DataConfig
 from ..data import Reading
-from ..data.folder import class_folders, find_pictures, real_paths
-from ..data.lists import read_labelled
-from ..data.shards import find_shards
+from ..data.sources.folder import class_folders, find_pictures, real_paths
+from ..data.sources.lists import read_labelled
+from ..data.sources.shards import find_shards
 from ..errors import ConfigError, DataError
 from .data import build_dataset, reading_of
 from .restore import checkpoint_folder, read_config

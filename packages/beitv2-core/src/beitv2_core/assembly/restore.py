@@ -17,8 +17,8 @@ from ..config import PretrainConfig, TokenizerConfig, parse_config
 from ..config.schema import pair
 from ..errors import CheckpointError, ConfigError
 from ..models.vqkd import PUBLISHED, build_published
-from .described import build_described
 from .found import Found, Hints, checkpoint_folder, read_checkpoint
+from .from_architecture import build_described
 from .models import build_mim, build_tokenizer
 
 
@@ -221,7 +221,7 @@ def restore_model(source: str | Path) -> Any:
 
 def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
     """Write a tokenizer with random weights and codes as step 0 of `config.output`; returns the run folder."""
-    from .plan import seed_everything
+    from .batches import seed_everything
 
     seed_everything(config.seed)
     quantizer = config.quantizer.model_copy(update={"kmeans_init": False})  # random codes, ready to be used

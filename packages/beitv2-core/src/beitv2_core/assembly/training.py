@@ -21,9 +21,9 @@ from ..engine.step import Precision
 from ..engine.tasks.mim_task import MimTask
 from ..engine.tasks.vqkd_task import VQKDTask
 from ..errors import ConfigError
+from .batches import BatchPlan, plan_batches, seed_everything
 from .data import build_dataset, build_loader
 from .models import build_mim, build_teacher, build_tokenizer
-from .plan import BatchPlan, plan_batches, seed_everything
 from .restore import fingerprint, load_tokenizer
 
 log = logging.getLogger("beitv2_core")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..checkpoint.remap import expand_shared_bias, resize_rel_pos_bias
 from ..errors import CheckpointError
 from ..layers.interpolate import bicubic_resize
+from ..weights.remap import expand_shared_bias, resize_rel_pos_bias
 
 PRETRAINING_ONLY = ("mask_token", "norm.", "lm_head.", "cls_pt_layers.", "cls_pt_norm.", "cls_pt_lm_head.")
 TABLE = "relative_position_bias_table"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of our own and weights of others; reading one executes nothing."""
+"""How a run is saved: checkpoints that are either whole or absent."""

@@ -25,8 +25,8 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from beitv2_core.checkpoint.foreign import read_safetensors
 from beitv2_core.errors import CheckpointError
+from beitv2_core.weights.reading.foreign import read_safetensors
 
 log = logging.getLogger("beitv2_core")
 SCHEMA_VERSION = 1

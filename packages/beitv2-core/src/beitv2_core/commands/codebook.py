@@ -29,7 +29,8 @@ def codebook(
     from ..assembly import held_out, load_tokenizer, reading_of_run
     from ..assembly.held_out import data_of_run
     from ..config.schema import pair
-    from ..evaluate import eval_batches, nearest_patches
+    from ..data import eval_batches
+    from ..evaluation.evaluate import nearest_patches
     from ..viz.codebook import code_gallery, code_histogram
 
     model = load_tokenizer(run, name=name)

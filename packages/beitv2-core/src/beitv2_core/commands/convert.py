@@ -46,7 +46,7 @@ def convert(
                                                       "logits, or a run's classes.json (default: the source's)"),
 ) -> None:
     """Write weights in another format; from the official files to ours and back nothing is lost, bit for bit."""
-    from ..assembly.convert import convert_file
+    from ..conversion.convert import convert_file
 
     done = convert_file(src, dst, to, force=force, image_size=size_of(image_size, "--image-size"), backbone=backbone,
                         hints=hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema),
@@ -74,7 +74,7 @@ def verify(
     ema: Optional[bool] = _EMA,
 ) -> None:
     """Compare a converted model with its source, tensors and outputs on fixed pictures; exit code 1 if it differs."""
-    from ..assembly.verify import verify_file
+    from ..conversion.verify import verify_file
 
     hints = hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema)
     verdict = verify_file(ours, against, tolerance=tolerance, hints=hints)

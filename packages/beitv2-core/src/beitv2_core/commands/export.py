@@ -8,7 +8,7 @@ from typing import Optional
 
 import typer
 
-from ..deployed import Description
+from ..exported_model import Description
 from . import options
 from .report import run_folder_of
 

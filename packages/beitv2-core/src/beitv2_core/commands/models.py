@@ -11,9 +11,9 @@ from typing import Optional
 
 import typer
 
-from ..checkpoint import registry
-from ..checkpoint.registry import KINDS, Number, PublishedModel
 from ..errors import CheckpointError, ConfigError
+from ..weights.published import registry
+from ..weights.published.registry import KINDS, Number, PublishedModel
 
 
 def models(
@@ -53,14 +53,14 @@ def download(
 
     What the cache has is not fetched again.  BEITV2_MIRROR=URL fetches from a mirror that has the same paths.
     """
-    from ..checkpoint.weights import cache_folder, resolve_weights
+    from ..weights.published.download import cache_folder, resolve_weights
 
     model = registry.find_model(name)
     path = resolve_weights(model.url)
     if not convert:
         _report(model, path if output is None else _copy(path, output / model.filename if output.is_dir() else output))
         return
-    from ..assembly.convert import convert_file
+    from ..conversion.convert import convert_file
 
     if output is not None and output.is_dir():
         output = output / f"{name}.safetensors"

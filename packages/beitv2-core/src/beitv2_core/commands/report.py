@@ -30,7 +30,7 @@ def report(
     num_workers: int = options.WORKERS,
 ) -> None:
     """Evaluate both stages on test pictures; write summary.json and figures; print a table."""
-    from ..report import Settings, make_report
+    from ..evaluation.report import Settings, make_report
 
     settings = Settings(tokenizer_run, pretrain_run, data, pictures, train_pictures, batch_size, train, max_pixels,
                         num_workers)

@@ -22,7 +22,7 @@ def make_shards(
 ) -> None:
     """Write pictures into tar files that `data.dataset=shards` reads; the same folder gives the same bytes."""
     from ..data import ImageFolder
-    from ..data.shard_writer import write_shards
+    from ..data.sources.shard_writer import write_shards
 
     pictures = ImageFolder(folder, list_file=list_file, with_classes=with_classes)
     files = -(-len(pictures) // per_shard)

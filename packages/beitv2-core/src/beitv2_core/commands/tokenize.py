@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 import typer
 
-from ..deployed import Exported, is_exported, load_exported
 from ..errors import ConfigError
+from ..exported_model import Exported, is_exported, load_exported
 from . import options
 
 
@@ -27,7 +27,7 @@ def tokenize(
     """Write the codes of any number of pictures to a .npz; run it again to continue after a stop."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
-    from ..codes import encode_files, list_pictures
+    from ..evaluation.codes import encode_files, list_pictures
 
     paths = list_pictures([str(path) for path in images])
     if is_exported(tokenizer):

@@ -64,7 +64,7 @@ def init_tokenizer(
 
 def _train(settings: Any, resume: str, dry_run: bool) -> None:
     if dry_run:
-        from ..dry_run import run_one_step
+        from ..assembly.dry_run import run_one_step
 
         for line in run_one_step(settings).lines():
             typer.echo(line)

@@ -3,25 +3,18 @@
 
 from __future__ import annotations
 
-from .corrupt import CorruptFiles
-from .digit_scenes import DigitScenes
 from .eval_batches import ImageFiles, eval_batches
-from .folder import ImageFolder
-from .image_file import Reading, decode
-from .lists import read_images, read_labelled, read_pairs
 from .loader import Loader
-from .pretrain_set import (
-    EvalTransform,
-    LabelledBatch,
-    MimBatch,
-    MimTransform,
-    TokenizerBatch,
-    TokenizerTransform,
-)
 from .rng import SampleRng
-from .sample import Chosen, Dataset, Sample, spread
 from .sampler import ResumableSampler
-from .shards import ShardSet
+from .sources.corrupt import CorruptFiles
+from .sources.digit_scenes import DigitScenes
+from .sources.folder import ImageFolder
+from .sources.image_file import Reading, decode
+from .sources.lists import read_images, read_labelled, read_pairs
+from .sources.sample import Chosen, Dataset, Sample, spread
+from .sources.shards import ShardSet
+from .views.recipes import EvalTransform, LabelledBatch, MimBatch, MimTransform, TokenizerBatch, TokenizerTransform
 
 __all__ = [
     "Chosen",

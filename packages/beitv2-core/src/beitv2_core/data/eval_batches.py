@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .image_file import OFFICIAL, Reading, decode_path, explain
 from .loader import Loader
-from .pretrain_set import EvalTransform, LabelledBatch
-from .sample import Chosen, Sample, spread
 from .sampler import ResumableSampler
+from .sources.image_file import OFFICIAL, Reading, decode_path, explain
+from .sources.sample import Chosen, Sample, spread
+from .views.recipes import EvalTransform, LabelledBatch
 
 
 def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,

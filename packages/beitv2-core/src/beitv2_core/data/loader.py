@@ -25,10 +25,10 @@ import numpy as np
 
 from ..errors import BEiTError, DataError
 from ..runtime import one_thread
-from .identity import identity
 from .rng import SampleRng, derive_seed
-from .sample import Dataset
 from .sampler import ResumableSampler
+from .sources.identity import identity
+from .sources.sample import Dataset
 
 log = logging.getLogger("beitv2_core")
 #: seconds: between looks at the workers, until a batch that does not come is spoken of, and until a worker must end

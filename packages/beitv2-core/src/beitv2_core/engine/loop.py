@@ -3,7 +3,7 @@
 
 Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, picture), so a
 run that was killed at any moment and resumed from its newest checkpoint repeats the lost steps bit for bit, and the
-number of processes changes rounding only (mixing of pictures excepted, `data/mixup.py`).
+number of processes changes rounding only (mixing of pictures excepted, `data/views/mixup.py`).
 """
 
 from __future__ import annotations

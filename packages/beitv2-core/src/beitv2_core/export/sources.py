@@ -16,9 +16,9 @@ import paddle
 from .._entry_points import find_entry_points
 from ..assembly.held_out import data_of_run
 from ..assembly.restore import build_file, load_mim, load_tokenizer, read_checkpoint, read_config
-from ..codes import codes_and_gaps
-from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..data.views.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import ConfigError
+from ..evaluation.codes import codes_and_gaps
 from .graphs import FeaturesGraph, SingleGraph, TokenizerGraph
 
 ENTRY_POINTS = "beitv2.exporters"

@@ -18,10 +18,10 @@ import numpy as np
 import paddle
 
 from .. import __version__
-from ..codes import CLOSE_CALL
-from ..data.transforms import normalise
-from ..deployed import DESCRIPTION, GRAPH, Description, graph_file, load_exported, sha256_of
+from ..data.views.transforms import normalise
 from ..errors import ConfigError, ExportError
+from ..evaluation.codes import CLOSE_CALL
+from ..exported_model import DESCRIPTION, GRAPH, Description, graph_file, load_exported, sha256_of
 from .onnx import OPSET, require_onnx_tools, write_onnx
 from .sources import Exportable
 

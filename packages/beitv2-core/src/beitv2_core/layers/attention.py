@@ -9,10 +9,10 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from beitv2_core.layers.attend import attention_weights, fused_attention
 from beitv2_core.layers.dropout import Dropout
-from beitv2_core.layers.heads import bias_of_rows, flat_rows, split_heads
-from beitv2_core.layers.linear import Linear, as_written, linear
+from beitv2_core.layers.fast.fused_attention import attention_weights, fused_attention
+from beitv2_core.layers.fast.heads import bias_of_rows, flat_rows, split_heads
+from beitv2_core.layers.fast.linear import Linear, as_written, linear
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 
 

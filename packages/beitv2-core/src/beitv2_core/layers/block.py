@@ -7,12 +7,12 @@ import paddle
 from paddle import nn
 
 from beitv2_core.layers.attention import Attention
-from beitv2_core.layers.cpu_block import AttentionWeights, MlpWeights, attention_half, mlp_half
 from beitv2_core.layers.drop_path import DropPath
 from beitv2_core.layers.dropout import Dropout
-from beitv2_core.layers.heads import flat_rows
-from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import Linear, as_written, on_cpu
+from beitv2_core.layers.fast.cpu_block import AttentionWeights, MlpWeights, attention_half, mlp_half
+from beitv2_core.layers.fast.heads import flat_rows
+from beitv2_core.layers.fast.layer_norm import LayerNorm
+from beitv2_core.layers.fast.linear import Linear, as_written, on_cpu
 from beitv2_core.layers.mlp import Mlp
 
 

@@ -7,7 +7,7 @@ import paddle
 from paddle import nn
 
 from beitv2_core.layers.dropout import Dropout
-from beitv2_core.layers.linear import Linear
+from beitv2_core.layers.fast.linear import Linear
 
 
 class Mlp(nn.Layer):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from beitv2_core.window import relative_position_index, table_rows
+from beitv2_core.rel_pos_index import relative_position_index, table_rows
 
 
 class RelativePositionBias(nn.Layer):

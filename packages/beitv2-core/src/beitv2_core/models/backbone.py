@@ -15,9 +15,9 @@ from paddle import nn
 from beitv2_core.errors import ShapeError
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.dropout import Dropout
+from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.interpolate import bicubic_resize
-from beitv2_core.layers.layer_norm import LayerNorm
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
 

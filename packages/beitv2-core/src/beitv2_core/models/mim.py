@@ -12,10 +12,10 @@ import paddle
 from paddle import nn
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.layers.heads import flat_rows
+from beitv2_core.layers.fast.heads import flat_rows
+from beitv2_core.layers.fast.layer_norm import LayerNorm
+from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.init import kaiming_uniform_default, rescale_block, trunc_normal
-from beitv2_core.layers.layer_norm import LayerNorm
-from beitv2_core.layers.linear import Linear
 from beitv2_core.models.backbone import BEiTBackbone, drop_path_rates
 
 

@@ -12,8 +12,8 @@ import paddle
 from paddle import nn
 
 from beitv2_core.errors import ConfigError, ShapeError
+from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.init import init_linears
-from beitv2_core.layers.linear import Linear
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
 from beitv2_core.models.quantizer import NormEMAQuantizer, Quantized
 

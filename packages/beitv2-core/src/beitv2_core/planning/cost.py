@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from ..window import table_rows
+from ..rel_pos_index import table_rows
 
 FULL = 4  # bytes of a float32
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..data.image_file import (
+from ..data.sources.image_file import (
     FORMATS,
     KINDS,
     TURNS,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .._entry_points import find_entry_points
 from ..data import EvalTransform, Sample
-from ..data.transforms import to_unit_floats
+from ..data.views.transforms import to_unit_floats
 from ..errors import ConfigError
 from .results import CodeSeen, CodesResult, Result, hex_colour, picture_url, png_url
 
@@ -66,8 +66,8 @@ def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, up
     gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything); read once, here.  Codes are those of
     `beitv2 tokenize`.  upright: as the tokenizer's run reads images.
     """
-    from ..codes import encode
-    from ..evaluate import nearest_patches
+    from ..evaluation.codes import encode
+    from ..evaluation.evaluate import nearest_patches
     from ..viz.codebook import palette
 
     pictures = [0]

@@ -14,11 +14,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from beitv2_core.checkpoint.converted import is_converted, without_kept
-from beitv2_core.checkpoint.foreign import read_state
-from beitv2_core.checkpoint.kinds import tensors_of
 from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
+from beitv2_core.weights.converted import is_converted, without_kept
+from beitv2_core.weights.kinds import tensors_of
+from beitv2_core.weights.reading.foreign import read_state
 
 Size = tuple[int, int]
 

@@ -13,13 +13,13 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.checkpoint.keymaps.dino import from_dino, to_dino
-from beitv2_core.checkpoint.registry import find_model
-from beitv2_core.checkpoint.weights import resolve_weights
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.weights.keymaps.dino import from_dino, to_dino
+from beitv2_core.weights.published.download import resolve_weights
+from beitv2_core.weights.published.registry import find_model
 
 PUBLISHED = "dino_vit_b16"  # in checkpoint/published_models.yml
 HEAD_WIDTH = 64

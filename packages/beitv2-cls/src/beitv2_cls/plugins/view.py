@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fine-tuning run shows in `beitv2 serve`: the likeliest classes of a picture."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from beitv2_cls.assembly import crop_share_of, load_classifier
+from beitv2_cls.classes import printable
+from beitv2_cls.predict import likeliest
+from beitv2_core.assembly.held_out import reading_of_run
+from beitv2_core.serve.results import ClassesResult, ClassShare, picture_url
+from beitv2_core.serve.views import View, model_view
+
+TOP = 5
+
+
+def classifier_view(run: str) -> View:
+    """The five likeliest classes, with the crop the run was validated with, as `beitv2 predict` (entry point
+    `beitv2.views`).
+
+    Raises CheckpointError for a run of another kind.
+    """
+    model, config, names = load_classifier(run)
+    names = list(map(printable, names))
+    crop_share = crop_share_of(model, config)
+
+    def show(picture: Image.Image) -> ClassesResult:
+        seen, images = model_view(picture, model.image_size, crop_share)
+        found = likeliest(model, images, names, top=TOP)[0]
+        return ClassesResult(seen=picture_url(seen),
+                             classes=[ClassShare(name=name, probability=min(share, 1.0)) for name, share in found])
+
+    return View("classes", "Classes", f"The likeliest of {len(names)} classes.", show,
+                upright=reading_of_run(run).upright)

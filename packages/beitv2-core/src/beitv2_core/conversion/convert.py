@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights from one format into another, nothing lost, one tensor in memory more than the file holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..assembly.found import Hints, Size, grid_for, read_model
+from ..assembly.transfer import resize_pos_embed
+from ..errors import CheckpointError, ConfigError
+from ..weights.converted import write_converted
+from ..weights.formats import to_format, translate, trunk_alone
+from ..weights.keymaps.huggingface import config_of
+from ..weights.keymaps.official import INDEX, TABLE
+from ..weights.kinds import Recognised
+from ..weights.remap import resize_rel_pos_bias
+from ..weights.shapes import grid_of
+from ..weights.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
+
+log = logging.getLogger("beitv2_core")
+TARGETS = ("ours", "official", "huggingface", "timm", "paddleclas")
+#: key the released files of a kind have their weights under; None: at the top
+NESTS = {"segmentation": "state_dict", "clip": None, "dino": None}
+SUFFIXES = {"ours": ".safetensors", "official": ".pth", "timm": ".safetensors", "paddleclas": ".pdparams"}
+#: formats with a place for names of classes
+NAMED = ("ours", "huggingface")
+
+
+class Converted(NamedTuple):
+    """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
+
+    taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
+    classes_left_out: names of the source for which the format has no place.
+    """
+
+    path: Path
+    kind: str
+    origin: str
+    architecture: Mapping[str, Any]
+    tensors: int
+    kept: int
+    left_out: int
+    taken: str
+    classes: int
+    classes_left_out: int
+
+
+def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: bool = False,
+                 image_size: Size | None = None, backbone: bool = False, hints: Hints | None = None,
+                 classes: Sequence[str] | None = None) -> Converted:
+    """Write the model in `src` to `dst` in another format; returns what was written.
+
+    src: run folder, .pdckpt, weights file of any format, or a folder of transformers.  dst: a file (`SUFFIXES`), a
+    folder for huggingface.  image_size: (height, width) its position terms are fitted to: bias tables in geometric
+    progression, absolute positions bicubically, as the official loader.  backbone: write the trunk alone.
+    classes: names of the classes, in the order of the logits (default: those of the source); the formats `ours` and
+    `huggingface` hold them.
+    official -> ours -> official gives every tensor back bit for bit, those we never read included; what is not a tensor
+    (epoch, arguments, optimizer) is not carried along.  The file appears whole or not at all.
+    Raises CheckpointError for a source that is not recognised, a format the kind does not exist in, and a target that
+    exists (without `force`) or is the source; ConfigError for an unknown format, a size that is no whole number of
+    patches, and `classes` for a format without a place for them.
+    """
+    src, dst = Path(src), Path(dst)
+    if to not in TARGETS:
+        raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
+    if classes is not None and to not in NAMED:
+        raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {' and '.join(NAMED)} do. "
+                          "Leave it out; whoever reads the file needs the names beside it.")
+    _check_target(src, dst, to, force)
+    found = read_model(src, hints or Hints())
+    taken = found.taken()
+    try:
+        if classes is not None:
+            found = found._replace(classes=_checked_classes(found, classes))
+        if backbone:
+            weights, architecture = trunk_alone(found.kind, found.weights, found.architecture)
+            found = Recognised("backbone", found.origin, weights, architecture)
+        elif found.kind == "segmentation" and to == "ours":
+            _check_known(found)
+        if image_size is not None:
+            found = resize_model(found, image_size)
+        state = {} if to == "ours" else _state_of(found, to)
+    except CheckpointError as error:
+        raise CheckpointError(f"{src}: {error}") from None
+    left_out = 0
+    if to == "ours":
+        write_converted(dst, found)
+        tensors = len(found.weights)
+    else:
+        left_out = 0 if to == found.origin else len(found.kept)
+        _write(dst, to, found, state)
+        tensors = len(state)
+    if to == "paddleclas" and "fc_norm.weight" in found.weights:
+        log.warning("%s: that toolkit's own class pools the class token and does not read head.fc_norm: its outputs "
+                    "differ from this model's. Use the classes that beitv2-cls registers there, with `--to ours`.", dst)
+    names = len(found.classes or ())
+    written, unwritten = (names, 0) if to in NAMED else (0, names)
+    return Converted(dst, found.kind, found.origin, found.architecture, tensors,
+                     len(found.kept) if to == "ours" else 0, left_out, taken, written, unwritten)
+
+
+def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ...]:
+    count = found.architecture.get("num_classes")
+    if count is None:
+        raise CheckpointError(f"a {found.kind} model has no classes. Leave out --classes.")
+    if len(classes) != count or len(set(classes)) != count:
+        raise CheckpointError(f"{len(classes)} class names ({len(set(classes))} different) for a model of {count} "
+                              "classes. Give one name for each, in the order of the logits.")
+    return tuple(classes)
+
+
+def _check_known(found: Recognised) -> None:
+    """A segmenter whose taps or pooling are not known would answer something else, or nothing."""
+    for name in ("out_indices", "pool_scales"):
+        if found.architecture[name] is None or None in found.architecture[name]:
+            example = "3 5 7 11" if name == "out_indices" else "1,2,3,6"
+            raise CheckpointError(f"{name} of this segmenter is not in its weights. Say it as it was trained: "
+                                  f"--{name.replace('_', '-')} {example}.")
+
+
+def resize_model(found: Recognised, image_size: Size) -> Recognised:
+    """The model with its position terms fitted to pictures of `image_size` (height, width) pixels.
+
+    ConfigError where that is no whole number of patches.  Source: official run_class_finetuning.py.
+    """
+    weights, architecture = dict(found.weights), json.loads(json.dumps(found.architecture))
+    if found.kind == "clip":
+        patch, old = architecture["patch_size"], architecture["image_size"] // architecture["patch_size"]
+        new = grid_for(image_size, (patch, patch), "--image-size")
+        if new[0] != new[1]:
+            raise ConfigError(f"--image-size {image_size}: CLIP's position table is of a square. Give one number.")
+        table = weights["positional_embedding"]
+        weights["positional_embedding"] = _resize_positions(table[None], (old, old), new)[0]
+        architecture["image_size"] = new[0] * patch
+    else:
+        parts = {"tokenizer": ("encoder", "decoder"), "segmentation": ("backbone",)}.get(found.kind, ("",))
+        grid: Size | None = None
+        for part in parts:
+            trunk, prefix = (architecture[part], f"{part}.") if part else (architecture, "")
+            # The decoder reads the encoder's map of codes.
+            old, grid = grid_of(trunk), grid or grid_for(image_size, trunk["patch_size"], "--image-size")
+            for name in [name for name in weights if name.startswith(prefix)]:
+                if name.endswith(TABLE):
+                    weights[name] = resize_rel_pos_bias(weights[name], old, grid)
+                elif name == f"{prefix}pos_embed":
+                    weights[name] = _resize_positions(weights[name], old, grid)
+            trunk["image_size"] = [n * p for n, p in zip(grid, trunk["patch_size"])]
+    kept = {name: array for name, array in found.kept.items() if not name.endswith(INDEX)}
+    return found._replace(weights=weights, architecture=architecture, kept=kept)
+
+
+def _resize_positions(table: np.ndarray, old: Size, new: Size) -> np.ndarray:
+    return resize_pos_embed(table.astype(np.float32), old, new).astype(table.dtype)
+
+
+def _state_of(found: Recognised, to: str) -> dict[str, np.ndarray]:
+    if to != found.origin:
+        return to_format(to, found.kind, found.weights, found.architecture)
+    state = translate(to, found.kind, found.weights, found.architecture)
+    if to != "ours":
+        state = {found.prefix + name: array for name, array in state.items() if name not in found.absent}
+        state.update(found.kept)
+    return state
+
+
+def state_in_origin(found: Recognised) -> dict[str, np.ndarray]:
+    """The tensors of the file a model came from, under that file's names."""
+    return _state_of(found, found.origin)
+
+
+def _write(dst: Path, to: str, found: Recognised, state: Mapping[str, np.ndarray]) -> None:
+    if to == "official":
+        write_torch(dst, state, NESTS.get(found.kind, "model"))
+    elif to == "timm":
+        write_safetensors(dst, state, {"format": "pt"})
+    elif to == "paddleclas":
+        write_paddle(dst, state)
+    else:
+        with whole_or_absent(dst / "config.json") as file:
+            config = config_of(found.kind, found.architecture, found.classes)
+            file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
+        write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
+
+
+def _check_target(src: Path, dst: Path, to: str, force: bool) -> None:
+    if not src.exists():
+        raise CheckpointError(f"{src}: no such run folder, checkpoint or weights file. Check the path.")
+    suffix = SUFFIXES.get(to)
+    if suffix and dst.suffix != suffix:
+        raise CheckpointError(f"{dst}: expected a name ending in {suffix} for --to {to}.")
+    written = dst if suffix else dst / "model.safetensors"
+    if dst.resolve() == src.resolve() or written.resolve() == src.resolve():
+        raise CheckpointError(f"{dst}: this is the source itself. Choose another target.")
+    if suffix and dst.is_dir() or not suffix and dst.is_file():
+        raise CheckpointError(f"{dst}: is a {'folder' if dst.is_dir() else 'file'}, --to {to} writes a "
+                              f"{'file' if suffix else 'folder'}. Choose another target.")
+    if written.exists() and not force:
+        raise CheckpointError(f"{written}: exists already. Choose another target, or overwrite it with --force.")

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tar shards from a folder of pictures: the same folder gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import DataError
+from .folder import ImageFolder
+from .shards import CLASSES_FILE
+
+
+def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = "train", seed: int | None = 0,
+                 overwrite: bool = False) -> Iterator[int]:
+    """Write `out/NAME-000000.tar`, ... of `per_shard` pictures each, as they are; yields the number written so far.
+
+    Samples are NUMBER.EXTENSION and, with classes, NUMBER.cls (`classes.txt` lists the names); `NAME.txt` says which
+    file each was.  seed: of the order, so that every shard holds all kinds of pictures; None keeps the folder's.
+    A shard appears only when it is complete.  Raises DataError where shards of that name exist, unless `overwrite`
+    replaces them, and where a file cannot be read or written.
+    """
+    old = sorted([*out.glob(f"{name}-*.tar"), *out.glob(f"{name}-*.tar.index.npz")]) if out.is_dir() else []
+    if old and not overwrite:
+        raise DataError(f"{out}: already holds {old[0].name} ({len(old)} files {name}-*). Give an empty folder, "
+                        "another --name, or --overwrite.")
+    classes = os.fsencode("".join(f"{one}\n" for one in folder.classes or ()))
+    listed = out / CLASSES_FILE
+    if folder.classes is not None and not overwrite and listed.is_file() and listed.read_bytes() != classes:
+        raise DataError(f"{listed}: names other classes than {folder.root} has. Give another folder, or --overwrite.")
+    order = np.arange(len(folder)) if seed is None else np.random.RandomState(seed).permutation(len(folder))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in old:
+            path.unlink()
+        lines = []
+        for start in range(0, len(order), per_shard):
+            path = out / f"{name}-{start // per_shard:06d}.tar"
+            chosen = [int(index) for index in order[start : start + per_shard]]
+            _write_whole(path, _shard(folder, chosen, start))
+            lines += [f"{path.name}/{_member(folder, index, start + i)}\t{folder.paths[index]}\n"
+                      for i, index in enumerate(chosen)]
+            yield start + len(chosen)
+        _write_whole(out / f"{name}.txt", iter([os.fsencode("".join(lines))]))
+        if folder.classes is not None:
+            _write_whole(out / CLASSES_FILE, iter([classes]))
+    except OSError as error:
+        raise DataError(f"{error.filename or out}: {error.strerror or error}. The shards written so far are whole; "
+                        "free space or repair the file, then start again with --overwrite.") from error
+
+
+def _member(folder: ImageFolder, index: int, number: int) -> str:
+    return f"{number:08d}{os.path.splitext(folder.paths[index])[1].lower()}"
+
+
+def _shard(folder: ImageFolder, indices: list[int], first: int) -> Iterator[bytes]:
+    """The bytes of one tar file, piece by piece: no times, owners or machine in them."""
+    size = 0
+    for i, index in enumerate(indices):
+        files = [(_member(folder, index, first + i), (folder.root / folder.paths[index]).read_bytes())]
+        if folder.labels is not None:
+            files.append((f"{first + i:08d}.cls", str(int(folder.labels[index])).encode()))
+        for member, content in files:
+            info = tarfile.TarInfo(member)
+            info.size, info.mode = len(content), 0o644
+            piece = info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+            size += len(piece)
+            yield piece
+    end = 2 * tarfile.BLOCKSIZE
+    yield bytes(end + -(size + end) % tarfile.RECORDSIZE)
+
+
+def _write_whole(path: Path, pieces: Iterator[bytes]) -> None:
+    """Write a file so that it exists only when it is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the pictures of a tar file begin: found by one pass over its headers, kept in a small file for the next time.
+
+The layout is WebDataset's: files with the same name up to the first dot of the last part are one sample; a sample is
+its picture (`key.jpg`) and, where it has one, its label (`key.cls`, a whole number, or `key.json` with "label" or
+"cls").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import DataError
+from .folder import PathList
+from .image_file import FOREIGN_EXTENSIONS, readable_extensions, tell_foreign
+
+logger = logging.getLogger("beitv2_core")
+
+VERSION = 2
+NO_LABEL, BAD_LABEL = -1, -2
+MAX_LABEL_BYTES = 1 << 20
+BLOCK = 512
+
+
+class TarIndex(NamedTuple):
+    """The samples of one tar file in its order: names of the picture members, where their bytes are, labels.
+
+    offsets, sizes: int64 bytes; labels: int64, -1 where there is none, -2 where it is no whole number.
+    """
+
+    names: PathList
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+
+
+def read_index(path: Path, cache: Path) -> TarIndex:
+    """The index of a tar file: the one kept beside it or in `cache` if it is of this very file, else a new one.
+
+    A file counts as the same while size and time of change are.  A new index is kept beside the tar file, where that
+    folder cannot be written to in `cache`, else not at all.  Raises DataError naming file and member.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"data.root: {path} cannot be read ({error.strerror}); expected a tar file.") from error
+    stamp = [VERSION, stat.st_size, stat.st_mtime_ns]
+    beside = path.with_name(path.name + ".index.npz")
+    elsewhere = cache / f"{_name_of(path)}.index.npz"
+    for place in (beside, elsewhere):
+        found = _load(place, stamp)
+        if found is not None:
+            return found
+    index = scan_tar(path)
+    for place in (beside, elsewhere):
+        try:
+            _save(place, index, stamp)
+            break
+        except OSError as error:
+            logger.debug("%s: the index cannot be kept there (%s)", place, error)
+    return index
+
+
+def scan_tar(path: Path) -> TarIndex:
+    """Read all headers of a tar file once, in order.
+
+    Links, sparse files and devices are skipped with a warning, hidden names without.  Raises DataError for a damaged,
+    truncated or compressed file, one without pictures, names that lead out of the folder, two pictures of one name.
+    """
+    pictures: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    seen: set[str] = set()
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
+                _take(path, tar, member, pictures, labels, seen)
+            end = tar.offset  # type: ignore[attr-defined]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: not a whole, uncompressed tar file ({error}). Copy or write it again; a compressed one has to be "
+            "unpacked: pictures do not get smaller."
+        ) from error
+    _check_end(path, end)
+    tell_foreign(path, (name for name in seen if name.lower().endswith(FOREIGN_EXTENSIONS)))
+    if not pictures:
+        raise DataError(
+            f"{path}: no pictures among its {len(seen)} files; looked for {', '.join(readable_extensions())}. "
+            "Give shards in the WebDataset layout (key.jpg, key.cls), or write some with `beitv2 make-shards`."
+        )
+    names, offsets, sizes = zip(*pictures.values())
+    found = [labels.get(key, NO_LABEL) for key in pictures]
+    return TarIndex(PathList(names), *(np.asarray(values, dtype=np.int64) for values in (offsets, sizes, found)))
+
+
+def _take(path: Path, tar: Any, member: Any, pictures: dict[str, tuple[str, int, int]], labels: dict[str, int],
+          seen: set[str]) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{path}: member {member.name!r} leads out of the folder; names must be relative, without '..'."
+                        " Write the shard again.")
+    if member.isdir() or name.name.startswith("."):
+        return
+    if not member.isreg() or member.issparse():
+        kind = "a link" if member.islnk() or member.issym() else "a sparse file" if member.issparse() else "no file"
+        logger.warning("%s: member %s is %s; it is skipped. Store the file itself.", path, member.name, kind)
+        return
+    if member.name in seen:
+        raise DataError(f"{path}: member {member.name} comes twice. Sample names must be unique in a shard.")
+    seen.add(member.name)
+    stem, _, kind = name.name.partition(".")
+    key, kind = str(name.with_name(stem)) if stem else str(name), kind.lower()
+    if f".{kind}" in readable_extensions():
+        if key in pictures:
+            raise DataError(f"{path}: {pictures[key][0]} and {member.name} are pictures of one sample, {key}; expected "
+                            "one picture a sample. Rename one of them.")
+        pictures[key] = (member.name, member.offset_data, member.size)
+    elif kind in ("cls", "json"):
+        if kind == "cls" or labels.get(key, NO_LABEL) == NO_LABEL:  # .cls wins
+            content = tar.extractfile(member).read(MAX_LABEL_BYTES)
+            labels[key] = _number(content) if kind == "cls" else _label(content)
+
+
+def _number(content: bytes) -> int:
+    """The label in a .cls file; BAD_LABEL where it is no whole number of at least 0."""
+    text = content.strip()
+    return int(text) if text.isdigit() else BAD_LABEL
+
+
+def _label(content: bytes) -> int:
+    """The label in a .json file; NO_LABEL where it names none, BAD_LABEL where it is no whole number of at least 0."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return BAD_LABEL
+    if isinstance(value, dict):
+        value = value.get("label", value.get("cls"))
+        if value is None:
+            return NO_LABEL
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else BAD_LABEL
+
+
+def _check_end(path: Path, end: int) -> None:
+    """A tar file ends with a block of zeros; what `tarfile` takes for the end may be damage or a cut."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        block = file.read(BLOCK)
+    if block != bytes(BLOCK):
+        what = "a damaged header" if len(block) == BLOCK else "no closing block: the file is truncated"
+        raise DataError(f"{path}: at byte {end} there is {what}. Copy or write the file again.")
+
+
+def _name_of(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+
+
+def _load(place: Path, stamp: list[int]) -> TarIndex | None:
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            if file["stamp"].tolist() != stamp:
+                return None
+            return TarIndex(PathList.from_arrays(file["names"], file["ends"]), file["offsets"], file["sizes"],
+                            file["labels"])
+    except Exception as error:  # absent, torn or foreign: it is made again
+        logger.debug("%s: no index to use (%s)", place, error)
+        return None
+
+
+def _save(place: Path, index: TarIndex, stamp: list[int]) -> None:
+    """Write an index so that it exists only when it is complete."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    names, ends = index.names.arrays()
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, stamp=np.asarray(stamp, dtype=np.int64), names=names, ends=ends, offsets=index.offsets,
+                     sizes=index.sizes, labels=index.labels)
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crops and flips of Pillow pictures, and their way to floats, as torchvision 0.8.2 and the official code do them.
+
+Every transform takes its random numbers from the `SampleRng` it is given and returns a new picture.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Union
+
+import numpy as np
+from PIL import Image
+
+from ...errors import ConfigError
+from ..rng import SampleRng
+from ..sources.sample import Sample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+    "box": Image.Resampling.BOX,
+}
+RANDOM_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+CROP_ATTEMPTS = 10
+
+Box = tuple[int, int, int, int]
+Inner = tuple[float, float, float, float]
+Size = Union[int, tuple[int, int]]
+
+
+def find_interpolation(name: str) -> Image.Resampling:
+    """Return Pillow's filter of that name; ConfigError lists the names."""
+    try:
+        return INTERPOLATIONS[name]
+    except KeyError:
+        raise ConfigError(f"interpolation is {name!r}, expected one of {', '.join(INTERPOLATIONS)}.") from None
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Read a size in pixels given as one number (square) or as (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def draw_crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: random.Random
+) -> Box:
+    """Draw (top, left, height, width) of a crop with `scale` of the area and `ratio` width / height.
+
+    Ten tries; then the central crop nearest to the asked ratios.
+    Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic.get_params`, equal draw by draw.
+    """
+    area = width * height
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for _ in range(CROP_ATTEMPTS):
+        target = rng.uniform(*scale) * area
+        aspect = math.exp(rng.uniform(*log_ratio))
+        w = int(round(math.sqrt(target * aspect)))
+        h = int(round(math.sqrt(target / aspect)))
+        if w <= width and h <= height:
+            top = rng.randint(0, height - h)
+            left = rng.randint(0, width - w)
+            return top, left, h, w
+    in_ratio = width / height
+    if in_ratio < min(ratio):
+        w, h = width, int(round(width / min(ratio)))
+    elif in_ratio > max(ratio):
+        w, h = int(round(height * max(ratio))), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def edges(box: Box) -> Box:
+    """(left, top, right, bottom) of a box (top, left, height, width), as Pillow wants it."""
+    top, left, h, w = box
+    # A thin picture can give a crop of no rows or columns (the official code fails there); one is the least.
+    return left, top, left + max(w, 1), top + max(h, 1)
+
+
+def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
+    """The place of edges in a picture decoded `reduction` times smaller: whole pixels, and the exact place in them.
+
+    The second is None where nothing was reduced: then the pixels are the place.
+    """
+    if reduction == 1:
+        return outline, None
+    left, top, right, bottom = (edge / reduction for edge in outline)
+    outer = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    return outer, (left - outer[0], top - outer[1], right - outer[0], bottom - outer[1])
+
+
+class TwoViewCrop:
+    """One random crop of the picture, read at two sizes: (first view, second view).
+
+    size, second_size: pixels, int or (height, width); second_size None gives (view, None). interpolation may be
+    "random" (bilinear or bicubic, drawn after the box). When both views have the same size and filter the crop is
+    resized once and the same picture is returned twice.
+    Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic`.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        second_size: Size | None = None,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+        second_interpolation: str = "bicubic",
+    ) -> None:
+        self.size = height_and_width(size)
+        self.second_size = None if second_size is None else height_and_width(second_size)
+        self.scale = check_range("crop scale", scale)
+        self.ratio = check_range("crop ratio", ratio)
+        self.filters = RANDOM_INTERPOLATIONS if interpolation == "random" else (find_interpolation(interpolation),)
+        self.second_filter = find_interpolation(second_interpolation)
+
+    def draw(self, width: int, height: int, rng: SampleRng) -> tuple[Box, Image.Resampling]:
+        """The box (top, left, height, width) in a picture of that size, and the first view's filter."""
+        box = draw_crop_box(width, height, self.scale, self.ratio, rng.python)
+        # choice() on one element would consume a draw that the official code does not make
+        return box, self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
+
+    def reduction(self, box: Box) -> int:
+        """How much smaller a picture may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
+        sizes = [self.size, *([] if self.second_size is None else [self.second_size])]
+        least = min(min(box[2] // height, box[3] // width) for height, width in sizes)
+        return next((factor for factor in (8, 4, 2) if factor <= least), 1)
+
+    def read_sample(self, sample: Sample, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of one crop of a sample, which may have been decoded smaller."""
+        box, chosen = self.draw(*(sample.full_size or sample.image.size), rng)
+        outer, inner = reduced(edges(box), sample.reduction)
+        return self.read(sample.image.crop(outer), chosen, inner)
+
+    def read(
+        self, part: Image.Image, chosen: Image.Resampling, inner: Inner | None = None
+    ) -> tuple[Image.Image, Image.Image | None]:
+        """Both views of a part that was cut out, or of the place `inner` in it; nothing outside the part is read."""
+        first = _resized(part, self.size, chosen, inner)
+        if self.second_size is None:
+            return first, None
+        if self.second_size == self.size and self.second_filter == chosen:
+            return first, first
+        return first, _resized(part, self.second_size, self.second_filter, inner)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
+        """Return both views of one crop."""
+        box, chosen = self.draw(image.width, image.height, rng)
+        return self.read(image.crop(edges(box)), chosen)
+
+
+def _resized(
+    image: Image.Image, size: tuple[int, int], chosen: Image.Resampling, inner: Inner | None
+) -> Image.Image:
+    return image.resize((size[1], size[0]), chosen, box=inner)
+
+
+class RandomResizedCrop(TwoViewCrop):
+    """One random crop, resized to `size` (torchvision `RandomResizedCrop`); returns the picture alone."""
+
+    def __init__(
+        self,
+        size: Size,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__(size, None, scale, ratio, interpolation)
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:  # type: ignore[override]
+        """Return the resized crop."""
+        return super().__call__(image, rng)[0]
+
+
+class RandomHorizontalFlip:
+    """Mirror the picture left to right with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = prob
+
+    def draw(self, rng: SampleRng) -> bool:
+        """Whether to mirror; always consumes one draw."""
+        return rng.python.random() < self.prob
+
+    def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
+        """Return the picture or its mirror image."""
+        return mirrored(image) if self.draw(rng) else image
+
+
+def mirrored(image: Image.Image) -> Image.Image:
+    """The picture mirrored left to right."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def resized_short_side(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return (width, height) with the short side `size` and the long side rounded down (torchvision `Resize(int)`)."""
+    if width < height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+class EvalCrop:
+    """Resize the short side to int(size / crop_share) and cut the centre out: no randomness.
+
+    size: pixels, int or (height, width). Offsets are rounded half to even, as torchvision 0.8.2 does.
+    Source: official `datasets.py: build_transform` (crop_pct 224 / 256 = 0.875).
+    Departs: a non-square size, which the official code never has, is cut from the smallest picture that covers it.
+    """
+
+    def __init__(self, size: Size, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
+        if not 0 < crop_share <= 1:
+            raise ConfigError(f"EvalCrop: crop_share is {crop_share}, expected a number in (0, 1].")
+        self.size = height_and_width(size)
+        self.crop_share = crop_share
+        self.filter = find_interpolation(interpolation)
+
+    def __call__(self, image: Image.Image, rng: SampleRng | None = None) -> Image.Image:
+        """Return the central crop; `rng` is not used."""
+        height, width = self.size
+        if height == width:
+            resized = resized_short_side(image.width, image.height, int(height / self.crop_share))
+        else:
+            factor = max(height / self.crop_share / image.height, width / self.crop_share / image.width)
+            resized = (max(width, int(image.width * factor)), max(height, int(image.height * factor)))
+        if resized != image.size:
+            image = image.resize(resized, self.filter)
+        top = int(round((image.height - height) / 2.0))
+        left = int(round((image.width - width) / 2.0))
+        return image.crop((left, top, left + width, top + height))
+
+
+def check_range(what: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return the bounds as two floats; ConfigError when they are not 0 < low <= high."""
+    low, high = float(bounds[0]), float(bounds[1])
+    if not 0 < low <= high:
+        raise ConfigError(f"{what} is ({low}, {high}), expected 0 < low <= high.")
+    return low, high
+
+
+def to_unit_floats(pictures: np.ndarray) -> np.ndarray:
+    """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [0, 1] (torchvision `ToTensor`)."""
+    floats = np.ascontiguousarray(np.moveaxis(pictures, -1, -3), dtype=np.float32)
+    floats /= np.float32(255)
+    return floats
+
+
+def normalise(
+    floats: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> np.ndarray:
+    """float32 (..., 3, H, W) in [0, 1] -> (x - mean) / std per channel, as a new array (torchvision `Normalize`)."""
+    result = floats - np.asarray(mean, dtype=np.float32)[:, None, None]
+    result /= np.asarray(std, dtype=np.float32)[:, None, None]
+    return result

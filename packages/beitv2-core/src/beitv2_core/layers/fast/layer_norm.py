@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer normalisation whose gradient avoids Paddle's slow CPU kernel.
+
+Shape suffixes: R rows, D width.
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.autograd import PyLayer
+
+from beitv2_core.layers.fast.linear import sum_over_rows, uses_cpu_gradients
+
+
+def norm_gradient(x_RD: paddle.Tensor, dy_RD: paddle.Tensor, weight: paddle.Tensor,
+                  eps: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Gradients of layer normalisation by x (R, D), weight (D,) and bias (D,)."""
+    shape, width = x_RD.shape, x_RD.shape[-1]
+    average = paddle.full([width, 1], 1.0 / width, dtype=x_RD.dtype)
+    # Row means are products, expanded by hand: Paddle's CPU reductions and broadcasts are ten times slower.
+    xhat_RD = x_RD - paddle.matmul(x_RD, average).expand(shape)
+    rstd_RD = paddle.rsqrt(paddle.matmul(paddle.square(xhat_RD), average) + eps).expand(shape)
+    xhat_RD.multiply_(rstd_RD)
+    along_RD = dy_RD * xhat_RD
+    dweight, dbias = sum_over_rows(along_RD), sum_over_rows(dy_RD)
+    weighted = weight.reshape([width, 1]) / width
+    xhat_RD.multiply_(paddle.matmul(along_RD, weighted).expand(shape))
+    dx_RD = dy_RD * weight.expand(shape)
+    dx_RD.subtract_(paddle.matmul(dy_RD, weighted).expand(shape)).subtract_(xhat_RD).multiply_(rstd_RD)
+    return dx_RD, dweight, dbias
+
+
+class _LayerNormOnCpu(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return F.layer_norm(x, [x.shape[-1]], weight, bias, eps)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensor()
+        width = x.shape[-1]
+        dx_RD, dweight, dbias = norm_gradient(x.reshape([-1, width]), dy.reshape([-1, width]), weight, ctx.eps)
+        return dx_RD.reshape(x.shape), dweight, dbias
+
+
+class LayerNorm(nn.LayerNorm):
+    """`paddle.nn.LayerNorm` over the last axis; on the CPU its gradient is written as matrix products."""
+
+    def forward(self, input: paddle.Tensor) -> paddle.Tensor:
+        if uses_cpu_gradients(input) and not (input.stop_gradient or self.weight.stop_gradient):
+            return _LayerNormOnCpu.apply(input, self.weight, self.bias, self._epsilon)
+        return nn.LayerNorm.forward(self, input)  # not super(): Paddle 2.6 cannot export it

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file a conversion to our format leaves: safetensors under our names, what it is in the metadata.
+
+Tensors of the original file that our names cannot give back lie under `KEPT`; loaders leave them alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beitv2_core.errors import CheckpointError
+from beitv2_core.weights.kinds import KINDS, Recognised, check_shapes
+from beitv2_core.weights.shapes import shapes_of
+from beitv2_core.weights.writers import write_safetensors
+
+FORMAT = "beitv2"
+SCHEMA_VERSION = 1
+KEPT = "_kept/"
+
+
+def write_converted(path: Path, found: Recognised) -> None:
+    """Write a recognised model as one file of ours; CheckpointError where it cannot be written."""
+    metadata = {
+        "format": FORMAT, "schema_version": str(SCHEMA_VERSION), "kind": found.kind, "origin": found.origin,
+        "architecture": json.dumps(found.architecture), "prefix": found.prefix, "absent": json.dumps(found.absent),
+    }
+    if found.classes is not None:
+        metadata["classes"] = json.dumps(found.classes, ensure_ascii=False)
+    kept = {KEPT + name: array for name, array in found.kept.items()}
+    write_safetensors(path, {**found.weights, **kept}, metadata)
+
+
+def is_converted(metadata: Mapping[str, Any]) -> bool:
+    """Whether a file's metadata says that a conversion wrote it."""
+    return metadata.get("format") == FORMAT
+
+
+def without_kept(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of the model alone."""
+    return {name: array for name, array in tensors.items() if not name.startswith(KEPT)}
+
+
+def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Recognised:
+    """What was written, from a file's tensors and metadata.
+
+    Raises CheckpointError for another version of the format, for metadata that is no description, and for tensors that
+    are not those of the described architecture.
+    """
+    version = metadata.get("schema_version")
+    if version != str(SCHEMA_VERSION):
+        raise CheckpointError(f"written in version {version} of the converted format, this program reads "
+                              f"{SCHEMA_VERSION}. Use the version of beitv2-core that wrote it, or convert again.")
+    try:
+        kind, origin, prefix = metadata["kind"], metadata["origin"], metadata["prefix"]
+        architecture, absent = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
+        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}")
+        if classes is not None and len(classes) != architecture.get("num_classes"):
+            raise ValueError(f"{len(classes)} class names")
+        shapes = shapes_of(kind, architecture)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it "
+                              "again.") from None
+    weights = without_kept(tensors)
+    check_shapes(weights, shapes)
+    kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}
+    return Recognised(kind, origin, weights, architecture, prefix, kept, absent, classes=classes, converted=True)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenters as files that run without our code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beitv2_core.config.sections import pair
+from beitv2_core.errors import ConfigError
+from beitv2_core.export import Exportable, export_model
+from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exported_model import Description
+from beitv2_seg.assembly import Segmentor, load_segmentor
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+
+
+def exportable_run(run: str, features: bool) -> Exportable:
+    """The segmenter of a run (entry point `beitv2.exporters`); ConfigError for the features of one."""
+    if features:
+        raise ConfigError(f"{run}: --kind features is for pretraining and fine-tuning runs; this is a segmenter.")
+    return exportable_of(load_segmentor(run))
+
+
+def exportable_of(found: Segmentor) -> Exportable:
+    """A loaded segmentor with the transforms and the test settings its pictures are read by."""
+    size = pair(found.config.model.backbone.options().get("image_size", 512))
+    reading = {"transforms": found.config.val_dataset.options().get("transforms", []),
+               "test_config": found.config.test_config.model_dump(mode="json")}
+    return exportable_segmentor(found.model, image_size=size, classes=found.classes, reading=reading)
+
+
+def exportable_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], classes: Sequence[str],
+                         reading: Mapping[str, Any] | None = None) -> Exportable:
+    """A segmenter as `beitv2 export` wants it: one window in, its logits out.
+
+    image_size: (height, width) of a window in pixels, the one the position tables were made for.  classes: names by
+    number.  reading: `transforms` and `test_config` of the YAML; pictures of any size are read by `beitv2_seg.reading.reader`.
+    """
+    model.eval()
+    return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,
+                             reading=reading)
+
+
+def export_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], classes: Sequence[str], path: str | Path,
+                     form: str) -> Description:
+    """Write `model` to the new folder `path` and return its description: see `beitv2_core.export.export_model`.
+
+    form: "paddle" or "onnx".  Output: logits (B, classes, height, width).
+    """
+    return export_model(exportable_segmentor(model, image_size=image_size, classes=classes), path, form=form)

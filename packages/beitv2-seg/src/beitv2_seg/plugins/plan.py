@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a segmentation run costs, from its YAML (entry point `beitv2.plans`)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from beitv2_core.config.sections import pair
+from beitv2_core.errors import ConfigError
+from beitv2_core.models.backbone import SIZES
+from beitv2_core.planning.cost import FULL, Bricks, Cost, total
+from beitv2_core.planning.run import PlannedRun, Schedule
+from beitv2_seg.assembly import AMP, plan_accumulation
+from beitv2_seg.components import argument_names
+from beitv2_seg.config import SegmentConfig
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.pretrained import with_pretrained_settings
+
+#: moments the optimizers keep
+STATES = {"BEiTv2AdamW": 2}
+Trunk = dict[str, Any]
+
+
+def planned_segmentation(config: SegmentConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+    """A run of `BEiTv2UPerNet` on a `BEiTv2` backbone; ConfigError names a component whose cost is not known."""
+    source = config.model.backbone.options().get("pretrained")
+    if source is not None and Path(source).exists():  # a run that is still to come decides nothing yet
+        config = with_pretrained_settings(config)
+    _check_types(config)
+    model = _with_defaults(BEiTv2UPerNet, config.model.options())
+    trunk = trunk_of(config)
+    accumulate = plan_accumulation(config, devices)
+    total_batch = config.batch_size * devices * accumulate
+    if pictures is None:
+        pictures = config.train_dataset.options().get("size")  # of drawn pictures; a folder's are not needed
+    repeated = None if pictures is None else pictures * config.run.repeats
+    schedule = Schedule(config.batch_size, devices, accumulate, total_batch, config.iters, repeated,
+                        None if repeated is None else max(1, repeated // total_batch))
+
+    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
+        return total(_trunk(bricks, trunk), _pyramid(bricks, trunk),
+                     _decode_head(bricks, trunk, model, config.model.num_classes),
+                     _auxiliary_head(bricks, trunk, model, config.model.num_classes)), Cost()
+
+    return PlannedRun("segment", schedule, costs, states=STATES[config.optimizer.type], averaged=config.run.use_ema,
+                      amp=AMP[config.run.precision], recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
+
+
+def _check_types(config: SegmentConfig) -> None:
+    for where, found, known in (("model.type", config.model.type, ("BEiTv2UPerNet",)),
+                                ("model.backbone.type", config.model.backbone.type, ("BEiTv2",)),
+                                ("optimizer.type", config.optimizer.type, tuple(STATES))):
+        if found not in known:
+            raise ConfigError(f"{where}: what {found!r} costs is not known. Known: {', '.join(known)}.")
+
+
+def _with_defaults(kind: Any, given: Trunk) -> Trunk:
+    """The arguments of a component, those of its base classes included, defaults filled in."""
+    known: Trunk = {}
+    for owner in inspect.getmro(kind):
+        start = owner.__dict__.get("__init__")
+        if start is None or owner.__module__.startswith("paddle"):
+            continue
+        for name, parameter in inspect.signature(start).parameters.items():
+            if parameter.default is not parameter.empty:
+                known.setdefault(name, parameter.default)
+    unknown = sorted(set(given) - set(argument_names(kind) or given))
+    if unknown:
+        raise ConfigError(f"model: unknown key {unknown[0]!r} of {kind.__name__}. Known keys: "
+                          f"{', '.join(argument_names(kind) or ())}.")
+    return {**known, **given}
+
+
+def trunk_of(config: SegmentConfig) -> Trunk:
+    """The backbone's arguments with its defaults, and `grid`, `patches`, `tokens`."""
+    given = config.model.backbone.options()
+    size = given.get("size")
+    if size is not None and size not in SIZES:
+        raise ConfigError(f"model.backbone.size: {size!r} is not known. Known sizes: {', '.join(SIZES)}.")
+    trunk = _with_defaults(BEiTv2, {**(SIZES[size] if size else {}), **given})
+    (height, width), patch = pair(trunk["image_size"]), trunk["patch_size"]
+    grid = (height // patch, width // patch)
+    if patch not in (8, 16):
+        raise ConfigError(f"model.backbone.patch_size: {patch}; expected 8 or 16.")
+    return {**trunk, "grid": grid, "patches": grid[0] * grid[1], "pixels": height * width}
+
+
+def _trunk(bricks: Bricks, trunk: Trunk) -> Cost:
+    positions = ("shared_relative" if trunk["use_shared_rel_pos_bias"] else
+                 "relative" if trunk["use_rel_pos_bias"] else "absolute" if trunk["use_abs_pos_emb"] else "none")
+    width = trunk["width"]
+    return bricks.trunk(trunk["grid"], patch=trunk["patch_size"] ** 2, channels=trunk["in_channels"], width=width,
+                        depth=trunk["depth"], heads=trunk["num_heads"], hidden=int(width * trunk["mlp_ratio"]),
+                        positions=positions, norm=False, qkv_bias=trunk["qkv_bias"],
+                        layer_scale=bool(trunk["init_values"]), drop_path=trunk["drop_path"])
+
+
+def _batch_norm(pixels: float, channels: int, size: int) -> Cost:
+    """It keeps its input of `size` bytes a number; its running statistics are buffers."""
+    return Cost(parameters=2 * channels, buffers=2 * channels * FULL, kept=pixels * channels * size)
+
+
+def _conv_module(bricks: Bricks, pixels: float, channels: int, out: int, kernel: int) -> Cost:
+    """Convolution, batch norm, ReLU, which keeps what it gives; that is the next one's input."""
+    return total(bricks.convolution(pixels, channels, out, kernel), _batch_norm(pixels, out, bricks.half),
+                 Cost(kept=pixels * out * bricks.half))
+
+
+def _pyramid(bricks: Bricks, trunk: Trunk) -> Cost:
+    """The four levels of `pyramid.pyramid_levels`; each reads a map of its own, what it gives is the heads' input."""
+    patches, width = trunk["patches"], trunk["width"]
+    finest = bricks.transposed(patches, width, width)
+    map_bytes = float(patches * width * FULL)
+    coarsest = Cost(kept=map_bytes + _level_pixels(trunk)[3] * width * FULL)  # pooling keeps what it reads and gives
+    if trunk["patch_size"] == 8:
+        return total(finest, Cost(kept=map_bytes), coarsest)
+    return total(finest, _batch_norm(4 * patches, width, FULL), Cost(kept=4 * map_bytes),  # GELU's input
+                 bricks.transposed(4 * patches, width, width), bricks.transposed(patches, width, width), coarsest)
+
+
+def _level_pixels(trunk: Trunk) -> list[float]:
+    """Pixels of the four maps, finest first."""
+    return [trunk["pixels"] / stride**2 for stride in (4, 8, 16, 32)]
+
+
+def _decode_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Cost:
+    pixels, width, channels = _level_pixels(trunk), trunk["width"], model["channels"]
+    scales = list(model["pool_scales"])
+    pyramid = [total(_conv_module(bricks, bins**2, width, channels, 1), Cost(forward=2.0 * pixels[3] * bins**2 * width,
+                                                                           backward=2.0 * pixels[3] * bins**2 * width))
+               for bins in scales]
+    together = len(pixels) * channels
+    return total(
+        *pyramid, _conv_module(bricks, pixels[3], width + len(scales) * channels, channels, 3),
+        *(_conv_module(bricks, level, width, channels, 1) for level in pixels[:3]),
+        *(_conv_module(bricks, level, channels, channels, 3) for level in pixels[:3]),
+        _conv_module(bricks, pixels[0], together, channels, 3),
+        _classifier(bricks, pixels[0], trunk["pixels"], channels, classes, model["dropout"]),
+    )
+
+
+def _auxiliary_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Cost:
+    level, channels, width = _level_pixels(trunk)[2], model["aux_channels"], trunk["width"]
+    shared = Cost(kept=-level * width * bricks.half)  # it reads the map that the other head keeps
+    return total(_conv_module(bricks, level, width, channels, 3), shared,
+                 _classifier(bricks, level, trunk["pixels"], channels, classes, model["dropout"]))
+
+
+def _classifier(bricks: Bricks, level: float, pixels: float, channels: int, classes: int, dropout: float) -> Cost:
+    """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the picture's own size."""
+    cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes),
+                 Cost(kept=8.0 * pixels))  # labels
+    # Without dropout the convolution reads the very map the ReLU before it kept.
+    return replace(cost, kept=cost.kept - (0 if dropout else level * channels * bricks.half))

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mIoU of a segmentor on a data set, by one or several processes, and what is written about it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+
+from beitv2_core.engine import distributed
+from beitv2_core.engine.progress import Progress
+from beitv2_core.errors import BEiTError, DataError
+from beitv2_core.layers.collective import all_reduce_sum
+from beitv2_seg.config import SegmentConfig, TestConfig
+from beitv2_seg.data.coverage import coverage_lines
+from beitv2_seg.data.dataset import label_path_of, named, path_of, undecodable
+from beitv2_seg.data.file_samples import BrokenFile
+from beitv2_seg.data.label_files import label_counts
+from beitv2_seg.reading.metrics import DEFINITION, ConfusionMatrix, Scores
+from beitv2_seg.reading.reader import labels_of, readings
+
+Data = dict[str, Any]
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class Evaluation(NamedTuple):
+    """scores; counts: int64 (classes, classes), rows are labels; pictures: how many were measured; ignored: pixels
+    without a class."""
+
+    scores: Scores
+    counts: np.ndarray
+    pictures: int
+    ignored: int = 0
+
+    @property
+    def measured(self) -> str:
+        """What stands beside every mIoU."""
+        return f"{self.scores.measured} of {len(self.scores.iou)} classes measured"
+
+    def warnings(self, config: SegmentConfig, names: Sequence[str]) -> list[str]:
+        """Classes without a labelled pixel, by name, and what to do."""
+        counts = np.append(self.counts.sum(1), self.ignored)
+        return coverage_lines(counts, names, ignored=config.ignored, where=f"the evaluation ({self.pictures} images)",
+                              label_map=config.label_map)
+
+
+def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ignored: int = 255,
+             at_once: int = 4) -> Evaluation:
+    """Measure a segmentor on a PaddleSeg data set in "val" mode; every picture counts once on any number of processes.
+
+    ignored: label of pixels without a class; at_once: sliding windows computed together.  Raises DataError for an empty
+    set, an undecodable file, a label outside the classes, a label of another size than its picture.
+    """
+    if len(dataset) == 0:
+        raise DataError("evaluation: there is no picture. Check val_dataset.")
+    matrix, passed = ConfusionMatrix(num_classes, ignored), 0
+    numbers = range(distributed.rank(), len(dataset), distributed.world_size())
+    training, shown = model.training, time.monotonic()
+    model.eval()
+    with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress:
+        for done, index in enumerate(numbers, 1):
+            path = path_of(dataset, index)
+            data = readings(functools.partial(_read, dataset, index), getattr(dataset, "transforms", None),
+                            test.read_scales)
+            label = np.asarray(data[0]["label"])
+            label = label.reshape(label.shape[-2:])
+            passed += int(label_counts(label, num_classes, ignored, label_path_of(dataset, index))[-1])
+            found = labels_of(model, data, test, at_once=at_once)
+            if found.shape != label.shape:
+                raise DataError(f"{path}: the picture is {found.shape} pixels, its label {label.shape}. Picture and "
+                                "label must have the same size.")
+            matrix.add(found, label)
+            progress.advance(done)
+            if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                shown = time.monotonic()
+                so_far = matrix.scores()
+                progress.line(done, {"mIoU so far": so_far.miou, "classes measured": so_far.measured})
+    if training:
+        model.train()
+    distributed.meet()
+    sums = all_reduce_sum(paddle.to_tensor(np.append(matrix.counts.reshape(-1), passed))).numpy()
+    matrix.counts = sums[:-1].reshape(matrix.counts.shape)
+    return Evaluation(matrix.scores(), matrix.counts, len(dataset), int(sums[-1]))
+
+
+def _read(dataset: Any, index: int) -> Data:
+    try:
+        return dataset[index]
+    except BrokenFile as error:
+        raise DataError(f"{error.file}: cannot be read for the evaluation ({error.reason}). Repair the file; a measure "
+                        "must not leave images out.") from error
+    except BEiTError as error:
+        raise named(error, dataset, index) from error
+    except Exception as error:  # decoders raise anything on broken input
+        broken = undecodable(dataset, index) or (path_of(dataset, index), f"{type(error).__name__}: {error}")
+        raise DataError(f"{broken[0]}: cannot be read for the evaluation ({broken[1]}). Repair the file; a measure "
+                        "must not leave images out.") from error
+
+
+def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:
+    """evaluation.json, per_class_iou.csv, confusion.npy and a picture of the IoUs in `folder`; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = found.scores
+    table, summary, counts = (folder / name for name in ("per_class_iou.csv", "evaluation.json", "confusion.npy"))
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "labelled_pixels", "predicted_pixels", "iou", "accuracy"])
+        for i, name in enumerate(names):
+            writer.writerow([i, name, int(found.counts[i].sum()), int(found.counts[:, i].sum()),
+                             _cell(scores.iou[i]), _cell(scores.accuracy[i])])
+    values = {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
+    summary.write_text(json.dumps({name: None if np.isnan(value) else value for name, value in values.items()} |
+                                  {"classes_measured": scores.measured, "classes": len(scores.iou),
+                                   "pictures": found.pictures, "definition": DEFINITION}, indent=1) + "\n",
+                       encoding="utf-8")
+    np.save(counts, found.counts)
+    picture = folder / "figures" / "iou.png"
+    draw_iou(picture, found, names)
+    return [summary, table, counts, picture]
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"
+
+
+def in_words(found: Evaluation) -> str:
+    """The three means in per cent, and over how many classes; "not measured" where nothing is labelled."""
+    scores = found.scores
+    parts = [f"{name} " + ("not measured" if np.isnan(value) else f"{100 * value:.2f} %")
+             for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc))]
+    parts[0] += f" ({found.measured})"
+    return "   ".join(parts)
+
+
+def draw_iou(path: Path, found: Evaluation, names: Sequence[str], *, most: int = 50) -> None:
+    """Bars of the IoU of every class that is present, best first, as a PNG; of more than `most` the worst are shown."""
+    from beitv2_core.viz.canvas import ACCENT, Canvas
+
+    scores = found.scores
+    present = [i for i in np.argsort(-np.nan_to_num(scores.iou, nan=-1.0), kind="stable")
+               if not np.isnan(scores.iou[i])]
+    shown = present[-most:]
+    title = in_words(found).partition("   ")[0]
+    if len(shown) < len(present):
+        title += f", the {most} worst"
+    with Canvas(path, 6, 1.2 + 0.2 * max(len(shown), 1), title=title) as figure:
+        axes = figure.add_subplot()
+        bars = axes.barh(range(len(shown)), [100 * scores.iou[i] for i in shown], color=ACCENT)
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=7)
+        axes.set_yticks(range(len(shown)), [names[i] for i in shown])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("IoU, %")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exported classifier predicts what the run predicts, with and without Paddle."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from cls_runs import run
+
+from beitv2_cls.assembly import load_classifier
+from beitv2_cls.classifier import BEiTClassifier
+from beitv2_cls.predict import predict
+from beitv2_core.data import DigitScenes
+from beitv2_core.data.views.transforms import normalise
+from beitv2_core.errors import ConfigError
+from beitv2_core.export import export_model, exportable_features
+from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exported_model import load_exported
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "validation.size=40", "optim.steps=4",
+        "optim.warmup_steps=2", "pretrained.weights=null", "validation.crop_share=0.9"]
+missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(bool(missing) or paddle.__version__.startswith("2."),
+                                reason=f"not installed: {missing}" if missing else "paddle2onnx needs Paddle 3")
+FORMS = ["paddle", pytest.param("onnx", marks=needs_onnx)]
+NO_PADDLE = """
+import sys
+
+class NoPaddle:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "paddle":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoPaddle())
+from beitv2_core.cli import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    scenes = DigitScenes("test", size=5, image_size=48)
+    for index in range(5):
+        scenes.load(index).image.resize((48 + index, 40)).save(folder / f"{index}.png")
+    return folder
+
+
+def predictions(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def same(got: list[dict], expected: list[dict]) -> None:
+    assert len(got) == len(expected) == 5
+    for one, other in zip(got, expected):
+        assert one["path"] == other["path"]
+        shares, others = ({entry["name"]: entry["probability"] for entry in part["classes"]} for part in (one, other))
+        assert shares.keys() == others.keys() and len(shares) == 10
+        for name, share in others.items():
+            assert abs(shares[name] - share) < 1e-5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, pictures, tmp_path, form):
+    shown = run("export", classifier, "--format", form, "-o", tmp_path / "model")
+    assert "largest difference: logits" in shown
+    live, exported = (predictions(run("predict", source, pictures, "--json", "--top", "10"))
+                      for source in (classifier, tmp_path / "model"))
+    same(exported, live)
+    known = load_exported(tmp_path / "model").description
+    assert known.classes == tuple(load_classifier(str(classifier))[2]) and known.crop_share == 0.9
+    assert (known.kind, known.format, known.image_size) == ("classifier", form, (32, 32))
+
+
+@needs_onnx
+def test_an_onnx_classifier_needs_no_paddle(classifier, pictures, tmp_path):
+    run("export", classifier, "--format", "onnx", "-o", tmp_path / "model")
+    said = subprocess.run([sys.executable, "-c", NO_PADDLE, "predict", str(tmp_path / "model"), str(pictures), "--json",
+                           "--top", "10"], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    same(predictions(said.stdout), predictions(run("predict", classifier, pictures, "--json", "--top", "10")))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_of_a_fine_tuned_backbone_are_those_its_head_reads(classifier, form):
+    run("export", classifier, "--format", form, "--kind", "features")
+    model, _, _ = load_classifier(str(classifier))
+    images = np.random.default_rng(1).random((2, 3, 32, 32), dtype=np.float32)
+    batch = paddle.to_tensor(normalise(images))
+    got = load_exported(classifier / f"exported/features_{form}").run(images)
+    np.testing.assert_allclose(got["mean"], model.features(batch).numpy(), atol=1e-5)
+    np.testing.assert_allclose(got["patches"], model.patch_tokens(batch).numpy(), atol=1e-5)
+
+
+def test_a_classifier_that_pools_its_class_token_is_exported_too(tmp_path):
+    model = BEiTClassifier(num_classes=3, pooling="cls", image_size=16, patch_size=8, width=12, depth=2, num_heads=2,
+                           use_rel_pos_bias=True)
+    model.eval()
+    export_model(exportable_features(model), tmp_path / "features", form="paddle")
+    with pytest.raises(ConfigError, match="2 class names for a classifier of 3 classes"):
+        exportable_logits(model, kind="classifier", classes=("a", "b"), image_size=(16, 16), crop_share=1.0)
+
+
+@pytest.mark.parametrize("command", [["predict", "{folder}", "{pictures}"],
+                                     ["tokenize", "{pictures}", "-t", "{folder}", "-o", "{out}"]])
+def test_an_export_of_another_kind_is_refused(classifier, pictures, tmp_path, command):
+    folder = tmp_path / "features"
+    kind = [] if command[0] == "tokenize" else ["--kind", "features"]
+    run("export", classifier, "--format", "paddle", "-o", folder, *kind)
+    words = {"folder": folder, "pictures": pictures, "out": tmp_path / "out.npz"}
+    said = run(*[part.format(**words) for part in command], code=2)
+    assert "was expected" in " ".join(said.split())
+
+
+def test_the_likeliest_classes_come_first_and_all_are_given_where_there_are_few(classifier, pictures):
+    model, config, classes = load_classifier(str(classifier))
+    (found,) = predict(model, [str(pictures / "0.png")], config.data.image_size, classes, top=99)
+    shares = [share for _, share in found.classes]
+    assert len(shares) == 10 and shares == sorted(shares, reverse=True) and abs(sum(shares) - 1) < 1e-5

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling as a product, and an exported segmenter that labels pictures of any size as the live one does."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from seg_runs import segment, train
+
+from beitv2_core.errors import ShapeError
+from beitv2_core.exported_model import load_exported
+from beitv2_seg.model.backbone import BEiTv2
+from beitv2_seg.model.heads import AdaptiveAveragePool, resize
+from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.plugins.export import export_segmentor
+from beitv2_seg.reading.deployed import predict_labels, resized_rows, slide_logits
+from beitv2_seg.reading.inference import slide_logits as live_slide_logits
+
+missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(bool(missing) or paddle.__version__.startswith("2."),
+                                reason=f"not installed: {missing}" if missing else "paddle2onnx needs Paddle 3")
+FORMS = ["paddle", pytest.param("onnx", marks=needs_onnx)]
+CLASSES = ("sky", "tree", "car")
+SLIDE = ("--is_slide", "--crop_size", "64", "64", "--stride", "43", "43")
+WITHOUT_PADDLE = """
+import sys
+
+class NoPaddle:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "paddle":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoPaddle())
+from beitv2_core.cli import app
+app(["segment", "predict", *sys.argv[1:]])
+"""
+
+
+def segmentor(image_size=64, patch_size=8, width=12) -> BEiTv2UPerNet:
+    """Small, with weights and statistics that reach every part of the logits."""
+    paddle.seed(0)
+    backbone = BEiTv2(width=width, depth=4, num_heads=2, image_size=image_size, patch_size=patch_size)
+    model = BEiTv2UPerNet(len(CLASSES), backbone, channels=6, aux_channels=4)
+    for name, parameter in model.named_parameters():
+        if name.endswith("_variance"):
+            parameter.set_value(paddle.rand(parameter.shape) + 0.5)
+        elif parameter.ndim > 1:
+            parameter.set_value(paddle.randn(parameter.shape) * (2.0 / np.prod(parameter.shape[1:])) ** 0.5)
+    model.eval()
+    size = backbone.image_size
+    with paddle.no_grad():
+        means = model(paddle.randn([1, 3, *size]))[0].mean([0, 2, 3])
+    bias = model.decode_head.conv_seg.bias
+    bias.set_value(bias - means)  # every class wins somewhere
+    return model
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (5, 16), (3, 2), (1, 1)])
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_pooling_by_a_product_has_the_values_and_gradients_of_adaptive_pooling(size, bins):
+    x, weight = paddle.randn([2, 5, *size]), paddle.randn([2, 5, bins, bins])
+    found = []
+    for pool in (paddle.nn.AdaptiveAvgPool2D(bins), AdaptiveAveragePool(bins)):
+        leaf = x.clone().detach()
+        leaf.stop_gradient = False
+        out = pool(leaf)
+        (out * weight).sum().backward()
+        found.append((out.numpy(), leaf.grad.numpy()))
+    for theirs, ours in zip(*found):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_512_pixels_where_the_coarsest_map_is_no_multiple_of_the_bins(tmp_path, form):
+    """16 x 16 to 6 x 6: the pooling that ONNX has no operator for."""
+    model = segmentor(512, 16)
+    description = export_segmentor(model, image_size=(512, 512), classes=CLASSES, path=tmp_path / "model", form=form)
+    assert all(value < 1e-4 for sizes in description.differences.values() for outputs in sizes.values()
+               for value in outputs.values())
+    with paddle.no_grad():
+        assert float(model(paddle.randn([1, 3, 512, 512]))[0].std()) > 1e-2  # logits that a fault would show in
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rectangular_windows_label_a_picture_as_the_live_model_does(tmp_path, form):
+    model = segmentor((64, 96))
+    export_segmentor(model, image_size=(64, 96), classes=CLASSES, path=tmp_path / "model", form=form)
+    exported = load_exported(tmp_path / "model", kind="segmenter")
+    assert exported.description.classes == CLASSES
+    windows = dict(crop=(64, 96), stride=(42, 64))
+    images = [np.random.default_rng(seed).standard_normal((3, *size), dtype=np.float32)
+              for seed, size in enumerate([(50, 90), (100, 180)])]
+    shares = []
+    for image in images:
+        batch = paddle.to_tensor(image).unsqueeze(0)
+        with paddle.no_grad():
+            expected = live_slide_logits(model, batch, **windows)
+            mirrored = live_slide_logits(model, batch.flip(3), **windows).flip(3)
+        np.testing.assert_allclose(slide_logits(exported, image), expected[0].numpy(), atol=1e-4)
+        np.testing.assert_allclose(slide_logits(exported, image, flip=(2,)), mirrored[0].numpy(), atol=1e-4)
+        shares += [paddle.nn.functional.softmax(resize(part, (71, 133)), axis=1)[0].numpy()
+                   for part in (expected, mirrored)]
+    one = predict_labels(exported, images[:1], size=(71, 133))
+    assert one.dtype == np.int32 and len(np.unique(one)) == 3
+    assert (one == shares[0].argmax(0)).mean() > 0.999
+    several = predict_labels(exported, images, size=(71, 133), flips=((), (2,)), batch_size=2)
+    assert (several == np.mean(shares, axis=0).argmax(0)).mean() > 0.999
+    assert (several != one).any()
+    with pytest.raises(ShapeError, match="no picture"):
+        predict_labels(exported, [], size=(71, 133))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose model tells classes apart, a picture, and what the run predicts of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(folder / "run", opts=["lr_scheduler.learning_rate=0.02"])
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder, predicted(folder / "run", folder)
+
+
+def predicted(model, folder, *more) -> np.ndarray:
+    out = folder / f"found_{model.name}"
+    segment("predict", "--model_path", model, "--image_path", folder / "picture.png", "--save_dir", out, *SLIDE, *more)
+    return np.asarray(Image.open(out / "pseudo_color_prediction" / "picture.png"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_run_predicts_what_the_run_predicts(trained, form):
+    folder, expected = trained
+    output = segment("export", "--model_path", folder / "run", "--save_dir", folder / form, "--format", form,
+                     "--input_shape", 1, 3, 64, 64)
+    assert "largest difference" in output
+    np.testing.assert_array_equal(predicted(folder / form, folder), expected)
+    assert (folder / f"found_{form}" / "legend.png").is_file()
+
+
+def test_export_refuses_another_window_and_ops_that_windows_cannot_be_averaged_by(trained):
+    folder, _ = trained
+    assert "reads windows of 64 x 64 pixels" in segment(
+        "export", "--model_path", folder / "run", "--save_dir", folder / "no", "--input_shape", 1, 3, 32, 32, code=2)
+    assert "exports logits" in segment(
+        "export", "--model_path", folder / "run", "--save_dir", folder / "no", "--output_op", "argmax", code=2)
+    assert not (folder / "no").exists()
+
+
+@needs_onnx
+def test_an_onnx_segmenter_needs_no_paddle(trained):
+    folder, expected = trained
+    segment("export", "--model_path", folder / "run", "--save_dir", folder / "alone", "--format", "onnx")
+    arguments = ["--model_path", folder / "alone", "--image_path", folder / "picture.png", "--save_dir", folder / "out"]
+    said = subprocess.run([sys.executable, "-c", WITHOUT_PADDLE, *map(str, [*arguments, *SLIDE])], capture_output=True,
+                          text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    found = np.asarray(Image.open(folder / "out" / "pseudo_color_prediction" / "picture.png"))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (40, 31), (3, 100)])
+def test_rows_of_a_resized_map_are_those_of_the_whole(size):
+    x = np.random.default_rng(0).standard_normal((4, 9, 13), dtype=np.float32)
+    with paddle.no_grad():  # Paddle's own
+        expected = resize(paddle.to_tensor(x).unsqueeze(0), size)[0].numpy()
+    np.testing.assert_allclose(resized_rows(x, size, (0, size[0])), expected, atol=1e-5)
+    np.testing.assert_allclose(resized_rows(x, size, (1, 3)), expected[:, 1:3], atol=1e-5)
