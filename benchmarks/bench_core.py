@@ -92,7 +92,7 @@ def main() -> int:
         path = options.output or outcome.path_of(result)
         outcome.write(result, path)
         show.draw_bars(result, path.with_suffix(".png"))
-        console.print(f"written: {path} and its picture", markup=False, soft_wrap=True)
+        console.print(f"written: {path} and its image", markup=False, soft_wrap=True)
     if options.growth:
         subprocess.run([sys.executable, str(Path(__file__).with_name("bench_growth.py"))], check=True)
     if any(reason != runner.NO_PEER for reason in absent.values()):

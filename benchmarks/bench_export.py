@@ -6,7 +6,7 @@
 
 Weights are random in every place (biases, bias tables, layer scale and batch statistics too), so that a fault in any
 of them shows.  The differences are those `export_model` measures itself and refuses to write above 1e-4; batches of 1
-and 3.  Speed: tokenizing one picture and a batch of 8, live and exported in turns, the best of all rounds counts.
+and 3.  Speed: tokenizing one image and a batch of 8, live and exported in turns, the best of all rounds counts.
 Writes benchmarks/export_[hardware]_[yyyymm].json, in the form that benchmarks/README.md describes.
 """
 

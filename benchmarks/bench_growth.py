@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory grow with batch, picture, codes and tokens, each point in a process of its own.
+"""How time and memory grow with batch, image, codes and tokens, each point in a process of its own.
 
     python benchmarks/bench_growth.py                  # all curves
     python benchmarks/bench_growth.py --only codes --output part.json
 
-Writes benchmarks/growth_[hardware]_[yyyymm].json, a picture for each curve beside it, and prints a sentence for each.
+Writes benchmarks/growth_[hardware]_[yyyymm].json, an image for each curve beside it, and prints a sentence for each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def point(curve: str, place: int) -> dict[str, Any]:
 
     if curve == "batch":
         return finetuning.step(batch=place)
-    if curve == "picture":
+    if curve == "image":
         return finetuning.forward_backward(place)
     if curve == "codes":
         return bricks.quantizer(num_codes=place, repeats=3)
@@ -68,7 +68,7 @@ def main() -> int:
     outcome.write(result, path)
     for name in names:
         draw_curve(name, result["metrics"], path.with_name(f"{path.stem}_{name}.png"))
-    print(f"written: {path} and a picture for each curve")
+    print(f"written: {path} and an image for each curve")
     return 0
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the data pipelines on one core, against plain Pillow and numpy code that makes the same arrays.
 
-    python benchmarks/data_cases.py                    # pictures drawn with a fixed seed
-    python benchmarks/data_cases.py FOLDER             # pictures of your own
+    python benchmarks/data_cases.py                    # images drawn with a fixed seed
+    python benchmarks/data_cases.py FOLDER             # images of your own
 
-Each case works the same pictures through ours and through the plain pipeline in turns, so that both see the same
+Each case works the same images through ours and through the plain pipeline in turns, so that both see the same
 machine, and compares all arrays bit for bit.  Decoding is part of both.
 """
 
@@ -28,14 +28,14 @@ from beitv2_core.data.views.augment import erase
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.masking import BlockwiseMasking
 
-PICTURES, BATCH, ROUNDS = 48, 16, 4
+IMAGES, BATCH, ROUNDS = 48, 16, 4
 SIZES = ((500, 375), (375, 500), (500, 333), (500, 375), (480, 360), (500, 400))  # of ImageNet's usual kind
 MEAN, STD = (np.array(values, np.float32)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 Case = dict[str, Any]
 
 
-def draw_picture(number: int) -> Image.Image:
-    """A picture with smooth ground, edges and grain; the same for the same number."""
+def draw_image(number: int) -> Image.Image:
+    """An image with smooth ground, edges and grain; the same for the same number."""
     draws = np.random.RandomState(number)
     width, height = SIZES[number % len(SIZES)]
     ground = Image.fromarray(draws.randint(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -51,13 +51,13 @@ def draw_picture(number: int) -> Image.Image:
 
 
 @contextlib.contextmanager
-def pictures(folder: Path | None) -> Iterator[ImageFolder]:
-    """The pictures of a folder; drawn ones, as JPEG files of quality 90, where there is none."""
+def images(folder: Path | None) -> Iterator[ImageFolder]:
+    """The images of a folder; drawn ones, as JPEG files of quality 90, where there is none."""
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for number in range(PICTURES):
-                draw_picture(number).save(folder / f"{number:03d}.jpg", quality=90)
+            for number in range(IMAGES):
+                draw_image(number).save(folder / f"{number:03d}.jpg", quality=90)
         yield ImageFolder(folder)
 
 
@@ -76,7 +76,7 @@ def one_core() -> Iterator[None]:
 
 
 def in_turns(count: int, ours: Callable[[Sequence[int]], Any], plain: Callable[[Sequence[int]], Any]) -> Case:
-    """Seconds of both for all pictures, batch by batch in turns; the first round warms up and compares."""
+    """Seconds of both for all images, batch by batch in turns; the first round warms up and compares."""
     seconds: dict[str, list[float]] = {"seconds": [], "plain_seconds": []}
     identical = True
     with one_core():
@@ -95,7 +95,7 @@ def in_turns(count: int, ours: Callable[[Sequence[int]], Any], plain: Callable[[
             if number:
                 for name, values in seconds.items():
                     values.append(spent[name])
-    return {**seconds, "pictures": count, "identical": identical}
+    return {**seconds, "images": count, "identical": identical}
 
 
 def opened(path: str) -> Image.Image:
@@ -108,7 +108,7 @@ def to_floats(image: Image.Image) -> np.ndarray:
 
 
 def pretrain_views(folder: Path | None = None) -> Case:
-    """Two views and a mask, 224 pixels.  The plain pipeline recolours whole pictures, crops and resizes twice."""
+    """Two views and a mask, 224 pixels.  The plain pipeline recolours whole images, crops and resizes twice."""
     transform = MimTransform(224, BlockwiseMasking((14, 14), 75, min_block=16))
     enhancers = {"brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast,
                  "saturation": ImageEnhance.Color}
@@ -124,7 +124,7 @@ def pretrain_views(folder: Path | None = None) -> Case:
         views = [image.crop((left, top, left + width, top + height)).resize((224, 224), chosen) for _ in range(2)]
         return (to_floats(views[0]) - MEAN) / STD, to_floats(views[1]), transform.masking(rng).reshape(-1)
 
-    with pictures(folder) as found:
+    with images(folder) as found:
         def ours(indices: Sequence[int]) -> tuple[np.ndarray, ...]:
             made = [transform(found.load(i), SampleRng.for_sample(0, 0, i)) for i in indices]
             batch = transform.batch(stack_samples(made))
@@ -155,7 +155,7 @@ def finetune_transform(folder: Path | None = None) -> Case:
         erase(floats, boxes, np.random.RandomState(rng.python.getrandbits(32)))
         return floats
 
-    with pictures(folder) as found:
+    with images(folder) as found:
         def ours(indices: Sequence[int]) -> list[np.ndarray]:
             made = [transform(found.load(i), SampleRng.for_sample(0, 0, i)) for i in indices]
             return [transform.batch(stack_samples(made)).images]
@@ -230,7 +230,7 @@ def segment_transform(folder: Path | None = None) -> Case:
             data = step(data)
         return data["img"], data["label"]
 
-    with pictures(folder) as found:
+    with images(folder) as found:
         def run(one: Callable[..., Any], indices: Sequence[int]) -> list[np.ndarray]:
             made = []
             for index in indices:
@@ -253,7 +253,7 @@ def main() -> None:
     for name, case in CASES.items():
         found = case(folder)
         best, plain = min(found["seconds"]), min(found["plain_seconds"])
-        print(f"{name}: {found['pictures'] / best:.1f} pictures/s, plain {found['pictures'] / plain:.1f}, "
+        print(f"{name}: {found['images'] / best:.1f} images/s, plain {found['images'] / plain:.1f}, "
               f"ratio {plain / best:.2f}, identical: {found['identical']}")
 
 

@@ -14,7 +14,7 @@ from harness.timing import forget_peak, peak_bytes, resident_bytes, timed
 from cases.setting import load_paddle
 
 MATMUL_SECONDS = 3.0  # a neighbour's burst of a second or two must not hide the peak
-TOKENIZED = (64, 196)  # 64 pictures: 12,544 tokens
+TOKENIZED = (64, 196)  # 64 images: 12,544 tokens
 
 
 def matmul_peak() -> dict[str, Any]:

@@ -61,8 +61,8 @@ def static_graph() -> dict[str, Any]:
             super().__init__()
             self.model = model
 
-        def forward(self, pictures: Any) -> Any:
-            return self.model(pictures)
+        def forward(self, x: Any) -> Any:
+            return self.model(x)
 
     def backward(network: Any) -> None:
         loss = network(images).mean()
@@ -82,7 +82,7 @@ def static_graph() -> dict[str, Any]:
 
 
 def forward_backward(image_size: int) -> dict[str, Any]:
-    """One picture of any size, forward and backward, no update."""
+    """One image of any size, forward and backward, no update."""
     paddle = load_paddle()
     model = build_classifier(image_size)
     model.train()

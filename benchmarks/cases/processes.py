@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretraining step of eight pictures by two processes on half the cores each, against one process on all of them.
+"""A pretraining step of eight images by two processes on half the cores each, against one process on all of them.
 
 Run as a script this file is one of those processes: it writes its seconds, from step to step of the whole group.
 """

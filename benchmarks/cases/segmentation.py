@@ -21,7 +21,7 @@ def build_segmentor(drop_path: float = 0.0) -> Any:
 
 
 def step() -> dict[str, Any]:
-    """Both heads' losses, layer-wise rates; one picture."""
+    """Both heads' losses, layer-wise rates; one image."""
     paddle = load_paddle()
     from beitv2_seg.model.losses import pixel_cross_entropy
     from beitv2_seg.training.optim import BEiTv2AdamW
@@ -40,7 +40,7 @@ def step() -> dict[str, Any]:
 
 
 def slide() -> dict[str, Any]:
-    """The picture's two windows together and one by one, in turns, so that both see the same machine."""
+    """The image's two windows together and one by one, in turns, so that both see the same machine."""
     paddle = load_paddle()
     from beitv2_seg.reading.inference import slide_logits
 

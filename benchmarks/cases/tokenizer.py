@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of base size: pictures to codes, and its training step."""
+"""The tokenizer of base size: images to codes, and its training step."""
 
 from __future__ import annotations
 

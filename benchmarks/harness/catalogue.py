@@ -15,10 +15,10 @@ PEERS = ("transformers", "timm")
 
 
 class Case(NamedTuple):
-    """One piece of work, measured in a process of its own; of base size, and of 8 pictures unless `what` says else.
+    """One piece of work, measured in a process of its own; of base size, and of 8 images unless `what` says else.
 
     part: what `--only` may name; work: module and function that the process calls; cost: seconds of that process on two
-    cores, for the forecast only; pictures: of one call; gflop: of one picture; peer: package of the peers' environment
+    cores, for the forecast only; images: of one call; gflop: of one image; peer: package of the peers' environment
     that does the work; rounds: at most, for what varies little or takes long.
     """
 
@@ -26,7 +26,7 @@ class Case(NamedTuple):
     what: str
     work: str
     cost: float
-    pictures: int = 0
+    images: int = 0
     gflop: float = 0.0
     peer: str = ""
     rounds: int = 99
@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "static_graph": Case("finetune", "  the model as a static graph", "cases.finetuning:static_graph", 100, rounds=1),
     "upernet_step": Case("segment", "UPerNet training step, 512 px, batch 1", "cases.segmentation:step", 70, 1,
                          flop.SEGMENT_STEP),
-    "slide": Case("segment", "UPerNet, 512 x 683 picture, its 2 windows together", "cases.segmentation:slide", 60,
+    "slide": Case("segment", "UPerNet, 512 x 683 image, its 2 windows together", "cases.segmentation:slide", 60,
                   1, 2 * flop.SEGMENT_FORWARD, rounds=1),
     "quantizer": Case("quantizer", "quantizer, 12,544 x 8192 x 32, training mode", "cases.bricks:quantizer", 5),
     "pretrain_views": Case("data", "pretraining data, two views and a mask", "data_cases:pretrain_views", 10, rounds=1),
@@ -155,7 +155,7 @@ def _in_turns(key: str, other: str) -> Callable[[dict[str, Any]], float]:
 
 
 _DATA = (Extra("speed_over_plain", "", _over("seconds", "plain_seconds"), max),
-         Extra("images_per_second", "images/s", lambda one: one["pictures"] / min(one["seconds"]), max),
+         Extra("images_per_second", "images/s", lambda one: one["images"] / min(one["seconds"]), max),
          Extra("identical", "", lambda one: float(one["identical"])))
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "pretrain_step_skipping": (Extra("speed_over_all_tokens", "", _in_turns("seconds", "all_tokens"), max),),

@@ -39,11 +39,11 @@ def _of_every_case(name: str, case: Case, raw: Sequence[dict[str, Any]], peak: f
     if all("seconds" in one for one in raw):
         seconds = [min(one["seconds"]) for one in raw]
         found.append(Metric(name, "seconds", "s", min(seconds), seconds))
-        if case.pictures:
-            speeds = [case.pictures / one for one in seconds]
+        if case.images:
+            speeds = [case.images / one for one in seconds]
             found.append(Metric(name, "images_per_second", "images/s", max(speeds), speeds))
         if case.gflop:
-            speeds = [case.pictures * case.gflop / one for one in seconds]
+            speeds = [case.images * case.gflop / one for one in seconds]
             found.append(Metric(name, "gflops", "GFLOP/s", max(speeds), speeds))
             found.append(Metric(name, "share_of_peak", "", max(speeds) / peak, [one / peak for one in speeds]))
     if all("peak_bytes" in one for one in raw):

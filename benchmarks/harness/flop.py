@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GFLOP of one picture: what the official models compute, a multiplication and an addition counting as two.
+"""GFLOP of one image: what the official models compute, a multiplication and an addition counting as two.
 
 Counted are the matrix products; a backward pass costs twice the forward one, but for the patch embedding, whose input
 needs no gradient.  tests/house/test_benchmarks.py holds the numbers the results are quoted with.
@@ -30,7 +30,7 @@ def linear(rows: int, inputs: int, outputs: int) -> float:
 
 
 def patches_of(image_size: int) -> int:
-    """Patches of a square picture."""
+    """Patches of a square image."""
     return (image_size // PATCH) ** 2
 
 

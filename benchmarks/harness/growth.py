@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves: where they are measured, their exponents and their pictures."""
+"""Curves: where they are measured, their exponents and their images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Curve(NamedTuple):
 
 
 CURVES: dict[str, Curve] = {
-    "batch": Curve("fine-tuning step, base, 224 px", "pictures in a batch", (1, 2, 4, 8, 16), "peak_memory"),
-    "picture": Curve("fine-tuning forward and backward, base, one picture", "picture side, pixels",
+    "batch": Curve("fine-tuning step, base, 224 px", "images in a batch", (1, 2, 4, 8, 16), "peak_memory"),
+    "image": Curve("fine-tuning forward and backward, base, one image", "image side, pixels",
                      (224, 384, 512, 640), "peak_memory"),
     "codes": Curve("quantizer, 12,544 tokens, training mode", "codes", (1024, 4096, 8192, 16384, 65536),
                    "extra_memory"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table on the terminal and the pictures beside the result file."""
+"""The table on the terminal and the images beside the result file."""
 
 from __future__ import annotations
 

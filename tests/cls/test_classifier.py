@@ -48,7 +48,7 @@ def test_a_pretrained_trunk_gives_its_tokens_and_its_shared_bias_to_every_block(
 
 
 @pytest.mark.parametrize("size", [24, 32, (16, 24)])
-def test_the_bias_tables_are_fitted_to_another_picture_size(size):
+def test_the_bias_tables_are_fitted_to_another_image_size(size):
     model = classifier(size)
     transfer_trunk(model, pretrained(), "run", source_grid=(4, 4))
     height, width = (size, size) if isinstance(size, int) else size

@@ -54,13 +54,13 @@ def test_what_is_measured_is_never_trained_on(images, pretrained, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 24, 400])
 def test_few_labels_that_the_data_cannot_give_are_refused(images, pretrained, tmp_path, count):
-    with pytest.raises(BEiTError, match=f"--few-labels {count}.*24 pictures.*3 .one of each class. to 23"):
+    with pytest.raises(BEiTError, match=f"--few-labels {count}.*24 images.*3 .one of each class. to 23"):
         sets_of(images, pretrained, tmp_path, few_labels=count)
 
 
 @pytest.mark.parametrize("changed, said", [
-    ((), "--few-labels 5, .*train.batch_size: 6 pictures .* has 5"),
-    (("train.batch_size=3", "train.total_batch=6"), "--few-labels 5, .*train.total_batch: 6 pictures .* has 5"),
+    ((), "--few-labels 5, .*train.batch_size: 6 images .* has 5"),
+    (("train.batch_size=3", "train.total_batch=6"), "--few-labels 5, .*train.total_batch: 6 images .* has 5"),
     (("train.batch_size=5", "optim.warmup_steps=3"), "--few-labels 5, --few-steps 2: .*warm-up of 3 steps"),
 ])
 def test_few_labels_that_cannot_be_trained_are_refused_before_anything_is(images, pretrained, tmp_path, changed, said):
@@ -112,7 +112,7 @@ def test_frozen_features_are_of_the_settings_own_sets(images, pretrained, tmp_pa
     measure = compare.eval_batches
     monkeypatch.setattr(compare, "eval_batches",
                         lambda part, *args, **more: (seen.append(part), measure(part, *args, **more))[1])
-    found = frozen_features(sets, str(pretrained), train_pictures=6, test_pictures=9)
+    found = frozen_features(sets, str(pretrained), train_images=6, test_images=9)
     assert [len(part) for part in seen] == [6, 9, 6, 9]
     assert all(len(set(part.labels.tolist())) == 3 for part in seen), "the first files are one class"
     assert found["pretrained"]["linear probe"] == 1.0 and set(found["random"]) == set(found["pretrained"])
@@ -143,4 +143,4 @@ def test_knn_numbers_fewer_classes_by_those_that_vote(images, pretrained, tmp_pa
     (tmp_path / "two.txt").write_text("fox/0 val.png\tfox\ndog/1 val.png\tdog\n")
     shown = run("knn", pretrained, "--data", images / "train", "--test", images / "val", "--test-list-file",
                 tmp_path / "two.txt", "-k", "3")
-    assert "24 pictures vote on 2" in shown and "100.00 %" in shown
+    assert "24 images vote on 2" in shown and "100.00 %" in shown

@@ -65,8 +65,8 @@ def test_a_file_predicts_is_served_and_exported_like_its_run(made, tmp_path, fil
     assert shares[0] == shares[1]
     views = build_views(str(made / file), None, None, None, 0)
     assert [view.name for view in views] == ["classes"]
-    picture = Image.open(made / "val/fox/1.png").convert("RGB")
-    live, served = (view.show(picture).classes for view in (classifier_view(str(made / "run")), views[0]))
+    image = Image.open(made / "val/fox/1.png").convert("RGB")
+    live, served = (view.show(image).classes for view in (classifier_view(str(made / "run")), views[0]))
     assert [one.probability for one in live] == [one.probability for one in served] and served[0].name == names[2]
     run("export", made / file, "-f", "paddle", "-o", tmp_path / "model")
     assert json.loads((tmp_path / "model/model.json").read_text())["classes"] == names

@@ -39,8 +39,8 @@ def pretrained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("train", size=60, image_size=32)
     for index in range(len(scenes)):
         sample = scenes.load(index)
@@ -50,9 +50,9 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def folder_settings(pictures):
-    return ["data.dataset=folder", f"data.root={pictures}/train", "data.size=null", "train.batch_size=8",
-            f"validation.root={pictures}/val"]
+def folder_settings(images):
+    return ["data.dataset=folder", f"data.root={images}/train", "data.size=null", "train.batch_size=8",
+            f"validation.root={images}/val"]
 
 
 def final(folder):
@@ -96,7 +96,7 @@ def test_a_trained_classifier_is_measured_the_same_whatever_the_batch(pretrained
     finetune(tmp_path / "run", f"pretrained.weights={pretrained}/pretrain")
     shown = [run("evaluate", tmp_path / "run", "-b", size).splitlines()[0] for size in (1, 40)]
     assert shown[0] == shown[1]
-    assert "40 pictures" in shown[0]
+    assert "40 images" in shown[0]
     measured = json.loads((tmp_path / "run/evaluation.json").read_text())
     rows = (tmp_path / "run/per_class.csv").read_text().splitlines()[1:]
     counts, shares = zip(*((int(row.split(",")[1]), float(row.split(",")[2])) for row in rows))
@@ -109,7 +109,7 @@ def test_a_trained_classifier_is_measured_the_same_whatever_the_batch(pretrained
 
 
 def test_validation_values_are_told_and_logged_at_the_step_they_were_measured(tmp_path, caplog):
-    """96 pictures in batches of 16: an epoch ends after 6 steps, which is no log step here."""
+    """96 images in batches of 16: an epoch ends after 6 steps, which is no log step here."""
     from beitv2_cls.assembly import build_finetuning
 
     settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", "train.log_every=4", "optim.steps=8"]
@@ -155,57 +155,57 @@ def test_a_dry_run_takes_one_step_and_writes_nothing(tmp_path, command, config):
 
 
 @pytest.mark.slow
-def test_class_folders_train_and_measure(pictures, tmp_path):
-    finetune(tmp_path / "run", "pretrained.weights=null", *folder_settings(pictures))
+def test_class_folders_train_and_measure(images, tmp_path):
+    finetune(tmp_path / "run", "pretrained.weights=null", *folder_settings(images))
     assert json.loads((tmp_path / "run/classes.json").read_text()) == ["class_0", "class_1"]
-    assert "top-1" in run("evaluate", tmp_path / "run", "--data", pictures / "val")
+    assert "top-1" in run("evaluate", tmp_path / "run", "--data", images / "val")
 
 
-def refused(pictures, message, *changes):
+def refused(images, message, *changes):
     from beitv2_cls.assembly import build_finetuning
 
-    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), f"output={pictures}/none", *changes]
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(images), f"output={images}/none", *changes]
     with pytest.raises(BEiTError, match=message):
         build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
-    assert not (pictures / "none").exists()
+    assert not (images / "none").exists()
 
 
-def test_bad_data_is_named_before_training(pictures, tmp_path):
-    refused(pictures, "a single class", f"data.root={pictures}/val/class_0/..", f"data.list_file={one_class(pictures)}")
-    refused(pictures, "num_classes is 7, .* has 2", "model.num_classes=7")
+def test_bad_data_is_named_before_training(images, tmp_path):
+    refused(images, "a single class", f"data.root={images}/val/class_0/..", f"data.list_file={one_class(images)}")
+    refused(images, "num_classes is 7, .* has 2", "model.num_classes=7")
     (tmp_path / "other" / "class_9").mkdir(parents=True)
-    next((pictures / "val/class_0").iterdir()).rename(tmp_path / "other/class_9/x.png")
-    refused(pictures, r"class_9.*class_0, class_1; validation.root", f"validation.root={tmp_path}/other")
+    next((images / "val/class_0").iterdir()).rename(tmp_path / "other/class_9/x.png")
+    refused(images, r"class_9.*class_0, class_1; validation.root", f"validation.root={tmp_path}/other")
 
 
-def listed(pictures, name, labels) -> str:
-    """A list file over the validation pictures with these labels in turn."""
-    paths = sorted(path.relative_to(pictures / "val").as_posix() for path in (pictures / "val").rglob("*.png"))
+def listed(images, name, labels) -> str:
+    """A list file over the validation images with these labels in turn."""
+    paths = sorted(path.relative_to(images / "val").as_posix() for path in (images / "val").rglob("*.png"))
     lines = [f"{path} {labels[i % len(labels)]}\n" for i, path in enumerate(paths)]
-    (pictures / name).write_text("".join(lines))
-    return str(pictures / name)
+    (images / name).write_text("".join(lines))
+    return str(images / name)
 
 
-def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(pictures, caplog):
-    root = [f"data.root={pictures}/val", f"validation.root={pictures}/val"]
-    refused(pictures, r"no picture of class 1 \(1 in all\)", *root, "validation.root=null",
-            f"data.list_file={listed(pictures, 'gap.txt', [0, 2])}")
-    refused(pictures, r"fox.*cat, dog; validation.list_file", *root,
-            f"data.list_file={listed(pictures, 'train.txt', ['cat', 'dog'])}",
-            f"validation.list_file={listed(pictures, 'val.txt', ['dog', 'fox'])}")
+def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(images, caplog):
+    root = [f"data.root={images}/val", f"validation.root={images}/val"]
+    refused(images, r"no image of class 1 \(1 in all\)", *root, "validation.root=null",
+            f"data.list_file={listed(images, 'gap.txt', [0, 2])}")
+    refused(images, r"fox.*cat, dog; validation.list_file", *root,
+            f"data.list_file={listed(images, 'train.txt', ['cat', 'dog'])}",
+            f"validation.list_file={listed(images, 'val.txt', ['dog', 'fox'])}")
     from beitv2_cls.assembly import build_data
 
-    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), *root, f"output={pictures}/none",
-                f"data.list_file={listed(pictures, 'three.txt', [0, 1, 2])}",
-                f"validation.list_file={listed(pictures, 'two.txt', [0, 2])}"]
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(images), *root, f"output={images}/none",
+                f"data.list_file={listed(images, 'three.txt', [0, 1, 2])}",
+                f"validation.list_file={listed(images, 'two.txt', [0, 2])}"]
     build_data(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
     assert "no image of 1 class(es) (1)" in caplog.text and "not measured" in caplog.text
 
 
-def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agree(pictures, tmp_path):
+def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agree(images, tmp_path):
     from beitv2_cls.assembly import build_classifier, build_finetuning, load_trunk
 
-    settings = [*TINY, "pretrained.weights=null", *folder_settings(pictures), "optim.steps=2", "optim.warmup_steps=1",
+    settings = [*TINY, "pretrained.weights=null", *folder_settings(images), "optim.steps=2", "optim.warmup_steps=1",
                 f"output={tmp_path}/first"]
     loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
     loop.run()
@@ -220,19 +220,19 @@ def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agr
                 and np.array_equal(model.head.weight.numpy(), before["head.weight"].numpy())) == kept
 
 
-def one_class(pictures) -> Path:
-    names = sorted(path.name for path in (pictures / "val/class_0").iterdir())
-    (pictures / "list.txt").write_text("".join(f"class_0/{name} cat\n" for name in names))
-    return pictures / "list.txt"
+def one_class(images) -> Path:
+    names = sorted(path.name for path in (images / "val/class_0").iterdir())
+    (images / "list.txt").write_text("".join(f"class_0/{name} cat\n" for name in names))
+    return images / "list.txt"
 
 
-def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, pictures):
-    refused(pictures, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
-    refused(pictures, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
+def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, images):
+    refused(images, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
+    refused(images, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
             "model.width=48")
-    refused(pictures, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
+    refused(images, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
             "pretrained.image_size=64")
-    refused(pictures, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
+    refused(images, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
 
 
 def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):

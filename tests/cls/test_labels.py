@@ -68,7 +68,7 @@ LISTS = {
 def test_a_list_is_read_with_the_numbers_of_the_model(trained, images, tmp_path, text):
     (tmp_path / "list.txt").write_bytes(text.encode())
     found = measured(trained, tmp_path / "out", "--data", images / "val", "--list-file", tmp_path / "list.txt")
-    assert (found["top1"], found["pictures"]) == (1.0, len(text.split()) // 2)
+    assert (found["top1"], found["images"]) == (1.0, len(text.split()) // 2)
 
 
 @pytest.mark.parametrize("text, said", [("dog/0.png wolf\n", "wolf"), ("dog/0.png 3\n", "3"),
@@ -86,7 +86,7 @@ def test_folders_may_lack_a_class_but_not_have_another(trained, images, tmp_path
     paint(tmp_path / "two", 2, {name: COLOURS[name] for name in ("dog", "fox")})
     assert measured(trained, tmp_path, "--data", tmp_path / "two")["top1"] == 1.0
     rows = (tmp_path / "per_class.csv").read_text().splitlines()
-    assert rows == ["class,pictures,top1", "cat,0,nan", "dog,2,1.000000", "fox,2,1.000000"]
+    assert rows == ["class,images,top1", "cat,0,nan", "dog,2,1.000000", "fox,2,1.000000"]
     paint(tmp_path / "other", 1, {"dog": COLOURS["dog"], "wolf": COLOURS["fox"]})
     shown = " ".join(run("evaluate", trained, "--data", tmp_path / "other", code=2).split())
     assert "wolf" in shown and "--data" in shown and "cat, dog, fox" in shown
@@ -115,7 +115,7 @@ def test_a_training_list_that_counts_from_1_is_told_so(images, tmp_path):
     (tmp_path / "train.txt").write_text("".join(
         f"train/{name}/0.png {number}\n" for number, name in enumerate(COLOURS, start=1)))
     config = config_of(images, tmp_path / "run", f"data.root={images}", f"data.list_file={tmp_path}/train.txt")
-    with pytest.raises(BEiTError, match=r"train\.txt: no picture of class 0 .*from 1.*from 0"):
+    with pytest.raises(BEiTError, match=r"train\.txt: no image of class 0 .*from 1.*from 0"):
         build_data(config)
 
 

@@ -158,8 +158,8 @@ def test_a_path_that_is_no_checkout_is_named(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("train", size=24, image_size=90)
     lists: dict[str, list[str]] = {"train": [], "val": []}
     for index in range(len(scenes)):
@@ -173,12 +173,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def script(name, pictures, output, *options, launcher=(), folder=HOME):
+def script(name, images, output, *options, launcher=(), folder=HOME):
     given = {"Global.device": "cpu", "Global.output_dir": output, "Arch.class_num": 4, "AMP.use_amp": False,
              **{f"Arch.{key}": value for key, value in TINY.items()}}
     for part, split in (("Train", "train"), ("Eval", "val")):
-        given.update({f"DataLoader.{part}.dataset.image_root": pictures,
-                      f"DataLoader.{part}.dataset.cls_label_path": pictures / f"{split}.txt",
+        given.update({f"DataLoader.{part}.dataset.image_root": images,
+                      f"DataLoader.{part}.dataset.cls_label_path": images / f"{split}.txt",
                       f"DataLoader.{part}.sampler.batch_size": 4, f"DataLoader.{part}.loader.num_workers": 0})
     entry = [str(Path(adapter.__file__).with_name("__main__.py"))] if launcher else ["-m", "beitv2_cls"]
     tool = os.path.relpath(Path(HOME) / "tools" / f"{name}.py", folder)
@@ -200,35 +200,35 @@ def ran(*arguments, **options) -> str:
 
 @checkout
 @pytest.mark.slow
-def test_train_resume_eval_infer_and_export_with_unmodified_scripts(pictures, tmp_path):
+def test_train_resume_eval_infer_and_export_with_unmodified_scripts(images, tmp_path):
     saved(tiny(), tmp_path / "trunk.pdparams", drop=["head.", "fc_norm."])
-    said = ran("train", pictures, tmp_path / "out", "Global.epochs=1", "Optimizer.lr.warmup_epoch=0",
+    said = ran("train", images, tmp_path / "out", "Global.epochs=1", "Optimizer.lr.warmup_epoch=0",
                f"Global.pretrained_model={tmp_path}/trunk")
     assert "[Train][Epoch 1/1][Avg]" in said
     output = tmp_path / "out"
-    said = ran("train", pictures, tmp_path / "out", "Global.epochs=2", "Optimizer.lr.warmup_epoch=0",
+    said = ran("train", images, tmp_path / "out", "Global.epochs=2", "Optimizer.lr.warmup_epoch=0",
                f"Global.checkpoints={output}/latest", folder=tmp_path)
     assert "[Train][Epoch 2/2][Avg]" in said and "[Train][Epoch 1/2][Avg]" not in said
-    said = ran("eval", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest", folder=tmp_path)
+    said = ran("eval", images, tmp_path / "out", f"Global.pretrained_model={output}/latest", folder=tmp_path)
     assert "[Eval][Epoch 0][Avg]" in said
-    said = ran("infer", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest",
-               f"Infer.infer_imgs={pictures}/val/class_0", "Infer.PostProcess.topk=2",
+    said = ran("infer", images, tmp_path / "out", f"Global.pretrained_model={output}/latest",
+               f"Infer.infer_imgs={images}/val/class_0", "Infer.PostProcess.topk=2",
                "Infer.PostProcess.class_id_map_file=null", folder=tmp_path)
     assert "class_ids" in said
-    ran("export_model", pictures, tmp_path / "out", f"Global.pretrained_model={output}/latest",
+    ran("export_model", images, tmp_path / "out", f"Global.pretrained_model={output}/latest",
         f"Global.save_inference_dir={tmp_path}/inference", folder=Path(HOME) / "ppcls")
     assert list((tmp_path / "inference").glob("inference.pdiparams"))
-    code, said = script("eval", pictures, tmp_path / "out", f"Global.pretrained_model={tmp_path}/trunk")
+    code, said = script("eval", images, tmp_path / "out", f"Global.pretrained_model={tmp_path}/trunk")
     assert code != 0 and "no classifier head" in said
 
 
 @checkout
 @pytest.mark.slow
-def test_paddleclas_and_our_loop_agree_to_the_picture(pictures, tmp_path):
+def test_paddleclas_and_our_loop_agree_to_the_image(images, tmp_path):
     """The same weights on the same folder: PaddleClas's tools/eval.py, by one and two processes, and `evaluate`."""
     settings = ["model.width=24", "model.depth=2", "model.num_heads=2", "model.patch_size=16", "model.init_values=0.1",
-                "data.dataset=folder", f"data.root={pictures}/train", "data.size=null", "data.image_size=224",
-                f"validation.root={pictures}/val", "validation.crop_share=0.875", "train.batch_size=8",
+                "data.dataset=folder", f"data.root={images}/train", "data.size=null", "data.image_size=224",
+                f"validation.root={images}/val", "validation.crop_share=0.875", "train.batch_size=8",
                 "optim.steps=4", "optim.warmup_steps=1", "optim.lr=0.02", "pretrained.weights=null",
                 f"output={tmp_path}/run"]
     runner = CliRunner()
@@ -238,13 +238,13 @@ def test_paddleclas_and_our_loop_agree_to_the_picture(pictures, tmp_path):
         assert result.exit_code == 0, result.output
     ours = json.loads((tmp_path / "measured/evaluation.json").read_text())
     weights = f"Global.pretrained_model={tmp_path}/run"
-    theirs = ran("eval", pictures, tmp_path / "out", weights)
+    theirs = ran("eval", images, tmp_path / "out", weights)
     top1 = float(re.findall(r"\[Eval\]\[Epoch 0\]\[Avg\].*top1: ([0-9.]+)", theirs)[-1])
-    assert round(top1 * ours["pictures"]) == round(ours["top1"] * ours["pictures"])
+    assert round(top1 * ours["images"]) == round(ours["top1"] * ours["images"])
     loss = float(re.findall(r"CELoss: ([0-9.]+)", theirs)[-1])
     np.testing.assert_allclose(loss, ours["loss"], atol=2e-5)
     launcher = ("-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend", "gloo",
                 "--log_dir", str(tmp_path / "logs"))
-    ran("eval", pictures, tmp_path / "out", weights, launcher=launcher)
+    ran("eval", images, tmp_path / "out", weights, launcher=launcher)
     both = (tmp_path / "logs/workerlog.0").read_text()
     assert float(re.findall(r"\[Avg\].*top1: ([0-9.]+)", both)[-1]) == pytest.approx(top1, abs=1e-5)

@@ -106,21 +106,21 @@ def test_linear_probe_reports_every_classifier_and_resumes_exactly(tmp_path):
         np.testing.assert_array_equal(loop.task.model.state_dict()[name].numpy(), value.numpy(), err_msg=name)
 
 
-def test_linear_probe_without_validation_pictures_is_refused(tmp_path):
+def test_linear_probe_without_validation_images_is_refused(tmp_path):
     for index in range(4):
         (tmp_path / f"train/class_{index % 2}").mkdir(parents=True, exist_ok=True)
         DigitScenes("train", size=4, image_size=32).load(index).image.save(
             tmp_path / f"train/class_{index % 2}/{index}.png")
     settings = [*TINY, "data.dataset=folder", f"data.root={tmp_path}/train", "data.size=null", "train.batch_size=2",
                 f"output={tmp_path}/none"]
-    with pytest.raises(BEiTError, match="validation.root.*needs validation pictures"):
+    with pytest.raises(BEiTError, match="validation.root.*needs validation images"):
         build_linear_probe(load_config(PROBE, settings, LinearProbeConfig)[0])
 
 
 def test_knn_of_a_classifiers_trunk(classifier):
     output = run("knn", classifier, "--data", "digit_scenes", "--train-size", "60", "--test-size", "20", "-k", "1",
                  "-k", "5")
-    assert "60 pictures vote on 20, mean feature of 24 channels" in output
+    assert "60 images vote on 20, mean feature of 24 channels" in output
     assert "k = 1 " in output and "k = 5 " in output
     assert "different channels" not in run("knn", classifier, "--data", "digit_scenes", "--feature", "concat",
                                            "--train-size", "30", "--test-size", "10", "-k", "3")
@@ -128,10 +128,10 @@ def test_knn_of_a_classifiers_trunk(classifier):
 
 
 def test_knn_with_other_classes_in_the_test_folder_names_them(classifier, tmp_path):
-    picture = DigitScenes("train", size=1, image_size=32).load(0).image
+    image = DigitScenes("train", size=1, image_size=32).load(0).image
     for place in ("a/cat", "a/dog", "b/cat", "b/fox"):
         (tmp_path / place).mkdir(parents=True)
-        picture.save(tmp_path / place / "x.png")
+        image.save(tmp_path / place / "x.png")
     output = run("knn", classifier, "--data", tmp_path / "a", "--test", tmp_path / "b", code=2)
     assert "'fox' is none of the 2 classes known (cat, dog; --test)" in " ".join(output.split())
 
@@ -149,12 +149,12 @@ def test_predict_gives_probabilities_in_order(classifier, tmp_path):
         assert abs(sum(shares) - 1) < 1e-4
     table = run("predict", classifier, tmp_path / "0.png")
     assert table.count(" %  ") == 5
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     assert "broken.png" in run("predict", classifier, tmp_path / "broken.png", code=2)
 
 
-def test_drawn_test_pictures_are_those_of_the_run(tmp_path):
-    """Two digits on larger pictures: `--data digit_scenes` is the test set that `evaluate` takes by itself."""
+def test_drawn_test_images_are_those_of_the_run(tmp_path):
+    """Two digits on larger images: `--data digit_scenes` is the test set that `evaluate` takes by itself."""
     run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={tmp_path}/run", "optim.steps=6",
         "data.scene_digits=[2,3]", "data.scene_size=48", "data.scene_seed=3")
     for name, data in (("own", []), ("named", ["--data", "digit_scenes"])):

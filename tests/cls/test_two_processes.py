@@ -47,10 +47,10 @@ def test_two_processes_train_and_measure_as_one(tmp_path):
                for count in (1, 2)]
     np.testing.assert_allclose([line["loss"] for line in metrics[1]], [line["loss"] for line in metrics[0]], rtol=1e-5)
     finals = [json.loads((tmp_path / str(count) / "summary.json").read_text())["final"] for count in (1, 2)]
-    assert finals[0]["val_acc1"] == finals[1]["val_acc1"], "accuracy counts every picture once"
+    assert finals[0]["val_acc1"] == finals[1]["val_acc1"], "accuracy counts every image once"
     ended(*((launched(count, logs[count - 1], "evaluate", tmp_path / "1", "-o", tmp_path / f"eval{count}"),
              logs[count - 1]) for count in (1, 2)))
     found = [json.loads((tmp_path / f"eval{count}" / "evaluation.json").read_text()) for count in (1, 2)]
-    assert found[0]["pictures"] == found[1]["pictures"] == 33
+    assert found[0]["images"] == found[1]["images"] == 33
     assert found[0]["top1"] == found[1]["top1"]
     np.testing.assert_allclose(found[0]["loss"], found[1]["loss"], rtol=1e-6)

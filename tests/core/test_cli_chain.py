@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands one after the other on a few drawn pictures: each leaves what the next one reads."""
+"""The commands one after the other on a few drawn images: each leaves what the next one reads."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("test", size=9, image_size=48)
     for index in range(len(scenes)):
         scenes.load(index).image.save(folder / f"{index}.png")
@@ -54,13 +54,13 @@ def test_a_run_folder_holds_settings_metrics_and_checkpoints(runs):
         assert list((runs / name / "checkpoints").glob("step_*.pdckpt"))
 
 
-def test_codes_do_not_depend_on_the_batch_size_and_one_picture_is_shown(runs, pictures, tmp_path):
+def test_codes_do_not_depend_on_the_batch_size_and_one_image_is_shown(runs, images, tmp_path):
     for batch_size in (1, 4):
-        run("tokenize", pictures, "-t", runs / "tokenizer", "-o", tmp_path / f"{batch_size}.npz", "-b", batch_size)
+        run("tokenize", images, "-t", runs / "tokenizer", "-o", tmp_path / f"{batch_size}.npz", "-b", batch_size)
     alone, together = (np.load(tmp_path / f"{size}.npz")["codes"] for size in (1, 4))
     assert alone.shape == (9, 4, 4)
     assert np.array_equal(alone, together)
-    shown = run("tokenize", pictures / "3.png", "-t", runs / "tokenizer", "-o", tmp_path / "one.npz").splitlines()
+    shown = run("tokenize", images / "3.png", "-t", runs / "tokenizer", "-o", tmp_path / "one.npz").splitlines()
     grid = [[int(word) for word in line.split()] for line in shown if line.replace(" ", "").isdigit()]
     assert grid == alone[3].tolist()
 
@@ -68,7 +68,7 @@ def test_codes_do_not_depend_on_the_batch_size_and_one_picture_is_shown(runs, pi
 def test_a_dry_run_prints_the_arithmetic_and_writes_nothing(runs, tmp_path):
     settings = [*SMALL, f"output={tmp_path}/none", f"tokenizer.weights={runs}/tokenizer", "train.total_batch=32"]
     shown = run("pretrain", CONFIGS / "pretrain/digit_scenes.yml", "--dry-run", "--set", *settings)
-    for part in ("total batch: 32 = 16 pictures x 1 process(es) x 2 accumulated", "steps per epoch: 2", "activations"):
+    for part in ("total batch: 32 = 16 images x 1 process(es) x 2 accumulated", "steps per epoch: 2", "activations"):
         assert part in shown
     assert not (tmp_path / "none").exists()
 
@@ -90,7 +90,7 @@ def test_the_codebook_of_a_run_is_measured_and_drawn(runs):
 
 
 def test_the_report_holds_every_number_and_figure(runs):
-    run("report", runs / "tokenizer", runs / "pretrain", "--pictures", 40, "--train-pictures", 60)
+    run("report", runs / "tokenizer", runs / "pretrain", "--images", 40, "--train-images", 60)
     summary = json.loads((runs / "pretrain/summary.json").read_text())["report"]
     assert set(summary["masked_code_accuracy"]["heads"]) == {"mim", "cls"}
     assert summary["masked_code_accuracy"]["patches"] == 40 * 6
@@ -121,7 +121,7 @@ def test_a_tokenizer_or_batch_that_does_not_fit_is_refused_before_training(runs,
     assert message in output
 
 
-def test_the_weights_of_another_kind_of_run_are_refused(runs, pictures, tmp_path):
-    arguments = ["tokenize", str(pictures), "-t", str(runs / "pretrain"), "-o", str(tmp_path / "x.npz")]
+def test_the_weights_of_another_kind_of_run_are_refused(runs, images, tmp_path):
+    arguments = ["tokenize", str(images), "-t", str(runs / "pretrain"), "-o", str(tmp_path / "x.npz")]
     result = runner.invoke(cli.app, arguments)
     assert result.exit_code == 2

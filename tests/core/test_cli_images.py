@@ -71,15 +71,15 @@ def test_measuring_asks_for_test_images_and_refuses_those_of_the_training(runs, 
 
 def test_a_codebook_is_measured_on_images_of_every_class(runs, images, tmp_path):
     shown = run("codebook", runs / "tokenizer", "--data", images / "test", "--limit", 6, "-o", tmp_path)
-    assert json.loads((tmp_path / "codebook.json").read_text())["pictures"] == 6
+    assert json.loads((tmp_path / "codebook.json").read_text())["images"] == 6
     assert "usage: " in shown and " %" in shown.split("usage: ")[1].splitlines()[0]
 
 
 def test_a_report_on_class_folders_has_a_probe_whatever_their_names(runs, images):
-    run("report", runs / "tokenizer", runs / "pretrain", "--data", images / "test", "--pictures", 12,
-        "--train-pictures", 24)
+    run("report", runs / "tokenizer", runs / "pretrain", "--data", images / "test", "--images", 12,
+        "--train-images", 24)
     summary = json.loads((runs / "pretrain/summary.json").read_text())["report"]
-    assert summary["pictures"] == 12 and summary["linear_probe"]["train_pictures"] == 24
+    assert summary["images"] == 12 and summary["linear_probe"]["train_images"] == 24
     assert summary["linear_probe"]["random"] == 1.0  # three colours
     assert all(Path(figure).is_file() for figure in summary["figures"])
 
@@ -147,7 +147,7 @@ def test_tokens_exports_and_the_page_turn_photographs_as_the_run_does(tmp_path, 
     from beitv2_core.commands.serve import build_views
     from beitv2_core.evaluation.codes import encode_files
     from beitv2_core.exported_model import load_exported
-    from beitv2_core.serve.picture import read_picture
+    from beitv2_core.serve.image import read_image
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -164,7 +164,7 @@ def test_tokens_exports_and_the_page_turn_photographs_as_the_run_does(tmp_path, 
     np.testing.assert_array_equal(codes["photo.jpg"], codes["as_read.png"])
     assert reading_of_run(str(tmp_path / "run")).upright is upright
     (view,) = build_views(str(tmp_path / "run"), None, None, None, 0)
-    seen = read_picture(photograph.read_bytes(), max_pixels=10**6, upright=view.upright).image
+    seen = read_image(photograph.read_bytes(), max_pixels=10**6, upright=view.upright).image
     assert view.upright is upright
     np.testing.assert_array_equal(np.asarray(view.show(seen).grid), codes["photo.jpg"][0])
     run("export", tmp_path / "run", "--format", "paddle", "-o", tmp_path / "exported")

@@ -83,7 +83,7 @@ def test_another_kind_device_shape_or_type_is_refused(folder):
         load_exported(folder, device="tpu")
     model = load_exported(folder, threads=1)
     for images in (np.zeros((1, 3, 24, 32), np.float32), np.zeros((3, 32, 24), np.float32), np.zeros((1, 3, 32, 24))):
-        with pytest.raises(ShapeError, match=r"expected float32 of shape \(pictures, 3, 32, 24\)"):
+        with pytest.raises(ShapeError, match=r"expected float32 of shape \(images, 3, 32, 24\)"):
             model.run(images)
     with pytest.raises(ConfigError, match="a features has no num_codes"):
         _ = model.num_codes
@@ -106,7 +106,7 @@ def test_one_export_has_one_fingerprint_and_another_model_another(tmp_path):
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_picture_on_the_edge_between_codes_gets_those_it_has_alone():
+def test_a_image_on_the_edge_between_codes_gets_those_it_has_alone():
     """Codes of an exported tokenizer that change with the batch do so only where its gaps say so, and are redone."""
     def run(images):
         alone = len(images) == 1

@@ -5,7 +5,7 @@
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo --log_dir LOGS \\
         stages.py FOLDER BATCH STEPS STAGE...
 
-BATCH: pictures of a process at once.  Every stage trains with total batches of 8 pictures into FOLDER/STAGE;
+BATCH: images of a process at once.  Every stage trains with total batches of 8 images into FOLDER/STAGE;
 pretraining reads FOLDER/../tokens.
 """
 
@@ -20,7 +20,7 @@ import beitv2_core  # noqa: F401  before paddle
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TOTAL = 8
-#: of the three stages with core's settings; 100 pictures: an epoch of 12 updates, the rest is dropped
+#: of the three stages with core's settings; 100 images: an epoch of 12 updates, the rest is dropped
 COMMON = ["data.size=100", "optim.warmup_steps=2", "train.log_every=1", "train.save_every=10", "train.keep_last=100",
           f"train.total_batch={TOTAL}"]
 TRUNK = ["model.width=24", "model.num_heads=2", "model.drop_path=0.3"]
@@ -60,11 +60,11 @@ def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) 
 
 
 if __name__ == "__main__":
-    where, pictures, length, *rest = sys.argv[1:]
+    where, images, length, *rest = sys.argv[1:]
     parts = dict(word.split("=") for word in rest if word.startswith("stop_after="))
     settings = [word for word in rest if "=" in word and not word.startswith("stop_after=")]
     for name in [word for word in rest if "=" not in word]:
-        run = build(name, Path(where), int(pictures), int(length), settings)
+        run = build(name, Path(where), int(images), int(length), settings)
         run.run(stop_after=int(parts["stop_after"]) if parts else None)
         kept = sum(value.numpy().nbytes for values in run.optimizer._accumulators.values() for value in values.values())
         (Path(where) / name / f"optimizer_bytes_{os.environ.get('PADDLE_TRAINER_ID', 0)}").write_text(str(kept))

@@ -38,31 +38,31 @@ def test_pretraining_lowers_the_loss_of_both_heads(tokenizer_run, tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     scenes = DigitScenes("train", size=40, image_size=40)
     for index in range(len(scenes)):
         scenes.load(index).image.save(folder / f"{index:02d}.png")
-    (folder / "07.png").write_bytes(b"not a picture")
+    (folder / "07.png").write_bytes(b"not an image")
     return folder
 
 
-def folder_settings(pictures, output):
-    return [*TOKENIZER, "data.dataset=folder", f"data.root={pictures}", "data.size=null", "train.batch_size=8",
+def folder_settings(images, output):
+    return [*TOKENIZER, "data.dataset=folder", f"data.root={images}", "data.size=null", "train.batch_size=8",
             "optim.steps=10", "data.num_workers=2", f"output={output}"]
 
 
-def test_a_corrupt_picture_is_named_and_replaced(pictures, tmp_path):
-    output = finished(beitv2(*folder_settings(pictures, tmp_path / "run"), "data.max_corrupt=0.1"))
+def test_a_corrupt_image_is_named_and_replaced(images, tmp_path):
+    output = finished(beitv2(*folder_settings(images, tmp_path / "run"), "data.max_corrupt=0.1"))
     assert "07.png" in output
     assert final(tmp_path / "run").step == 10
 
 
-def test_too_many_corrupt_pictures_stop_the_run_with_the_list_in_a_file(pictures, tmp_path):
+def test_too_many_corrupt_images_stop_the_run_with_the_list_in_a_file(images, tmp_path):
     for name in ("11.png", "12.png", "13.png"):
-        (pictures / name).write_bytes(b"")
-    output = finished(beitv2(*folder_settings(pictures, tmp_path / "run"), "data.max_corrupt=0.05"), code=2)
+        (images / name).write_bytes(b"")
+    output = finished(beitv2(*folder_settings(images, tmp_path / "run"), "data.max_corrupt=0.05"), code=2)
     report = tmp_path / "run" / "corrupt_files.txt"
     assert str(report) in output
     listed = report.read_text()

@@ -156,7 +156,7 @@ def test_a_run_resumed_with_another_number_of_processes_goes_on_with_the_same_lo
 def test_a_resume_with_another_total_batch_is_refused_with_what_to_set(one, folder, stage, setting):
     shutil.copytree(one / stage, folder / f"{stage}_refused" / stage)
     loop = stages.build(stage, folder / f"{stage}_refused", 4, STEPS, [setting])
-    with pytest.raises(DataError, match="made with 8 pictures behind one update, now there are 4.*total_batch=8"):
+    with pytest.raises(DataError, match="made with 8 images behind one update, now there are 4.*total_batch=8"):
         loop.run()
 
 
@@ -193,7 +193,7 @@ def test_launchers_of_two_hosts_have_the_losses_of_one_with_two_processes(two, f
 
 
 def test_evaluations_and_a_linear_probe_give_the_same_numbers(one, folder):
-    """33 pictures for two processes: one of them has one more."""
+    """33 images for two processes: one of them has one more."""
     read, started = [], []
     for processes in (1, 2):
         where = folder / f"measured_{processes}"

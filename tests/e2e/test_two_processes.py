@@ -90,7 +90,7 @@ def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
 
 
 def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):
-    """Four pictures at once in both: batch norm sees them all, whoever holds them."""
+    """Four images at once in both: batch norm sees them all, whoever holds them."""
     found = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)

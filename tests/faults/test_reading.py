@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data workers that are killed or hang, disks that fail to read, pictures that vanish while a run reads them."""
+"""Data workers that are killed or hang, disks that fail to read, images that vanish while a run reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import fault_stages as stages
 import numpy as np
 import pytest
-from bad_pictures import picture
+from bad_images import image
 from e2e_runs import TOKENIZER, placed
 from troubled_data import DiesWhileSending, Slow
 
@@ -26,11 +26,11 @@ COUNT = 24
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(COUNT):
-        picture(random.Random(number), (24, 24)).save(folder / f"{number:02d}.png")
+        image(random.Random(number), (24, 24)).save(folder / f"{number:02d}.png")
     return folder
 
 
@@ -43,11 +43,11 @@ def take(loader, count):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_they_were(workers, pictures, case):
+def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_they_were(workers, images, case):
     """Each of N workers killed in turn, again and again: a DataError, and the next iteration continues exactly."""
-    wanted = take(loader_of(ImageFolder(pictures), 0), 40)
+    wanted = take(loader_of(ImageFolder(images), 0), 40)
     got = []
-    with loader_of(ImageFolder(pictures), workers) as loader:
+    with loader_of(ImageFolder(images), workers) as loader:
         for victim in range(2 * workers):
             batches = iter(loader)
             with pytest.raises(DataError, match=f"one of {workers} data workers ended without a word"):
@@ -62,13 +62,13 @@ def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_t
     case.check("DataError each time; the batches before and after are those of a run without workers")
 
 
-def test_a_worker_killed_while_it_sends_a_batch_is_noticed(pictures, monkeypatch, case):
+def test_a_worker_killed_while_it_sends_a_batch_is_noticed(images, monkeypatch, case):
     """The pool would wait for the rest of the batch for ever: a DataError, and the next iteration continues exactly."""
     monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.2)
-    wanted = take(loader_of(ImageFolder(pictures), 0), 8)
+    wanted = take(loader_of(ImageFolder(images), 0), 8)
     for index in range(3):
-        with loader_of(ImageFolder(pictures), 2) as loader:
-            whole, loader.transform = loader.transform, DiesWhileSending(pictures / f"{7 * index:02d}.png")
+        with loader_of(ImageFolder(images), 2) as loader:
+            whole, loader.transform = loader.transform, DiesWhileSending(images / f"{7 * index:02d}.png")
             with pytest.raises(DataError, match="one of 2 data workers ended without a word"):
                 take(loader, 8)
             case.inject("SIGKILL of a data worker in the middle of sending a batch")
@@ -93,13 +93,13 @@ def test_a_run_whose_workers_are_killed_ends_with_code_2_and_resumes_exactly(war
     case.check("exit code 2, checkpoint intact, resumed to the same end")
 
 
-def test_a_worker_that_hangs_is_spoken_of_and_killed_at_the_end(pictures, monkeypatch, caplog, case):
+def test_a_worker_that_hangs_is_spoken_of_and_killed_at_the_end(images, monkeypatch, caplog, case):
     """A slow read: the log says what is waited for, the batch is right when it comes; a hung worker does not stay."""
     monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(loader_module, "SLOW_BATCH", 0.3)
     monkeypatch.setattr(loader_module, "LAST_WORDS", 0.5)
-    wanted = take(loader_of(ImageFolder(pictures), 0), 8)
-    dataset = Slow(pictures)
+    wanted = take(loader_of(ImageFolder(images), 0), 8)
+    dataset = Slow(images)
     dataset.seconds = 1.5
     with caplog.at_level(logging.WARNING), loader_of(dataset) as loader:
         np.testing.assert_array_equal(take(loader, 8), wanted)
@@ -121,13 +121,13 @@ def test_a_worker_that_hangs_is_spoken_of_and_killed_at_the_end(pictures, monkey
 
 
 @pytest.mark.parametrize("times", [1, 2, -1])
-def test_read_errors_that_pass_change_nothing_and_those_that_stay_are_counted(times, pictures, warm, tmp_path, case):
+def test_read_errors_that_pass_change_nothing_and_those_that_stay_are_counted(times, images, warm, tmp_path, case):
     """EIO once or twice: the very same run; EIO for ever: named, replaced, and the share of corrupt files holds."""
-    command = [*TOKENIZER, "data.dataset=folder", f"data.root={pictures}", "data.size=null", "train.batch_size=8",
+    command = [*TOKENIZER, "data.dataset=folder", f"data.root={images}", "data.size=null", "train.batch_size=8",
                "optim.steps=9"]
     warm.run(tmp_path / "log", placed(command, tmp_path / "whole", 3))
     inject = ["read_error", "07.png", times]
-    case.inject("EIO while reading a picture" + (" for ever" if times < 0 else f", {times} x"))
+    case.inject("EIO while reading an image" + (" for ever" if times < 0 else f", {times} x"))
     if times > 0:
         output = warm.run(tmp_path / "log", placed(command, tmp_path / "run", 3), inject=inject)
         assert "07.png" in output and "tried again" in output
@@ -139,23 +139,23 @@ def test_read_errors_that_pass_change_nothing_and_those_that_stay_are_counted(ti
     output = warm.run(tmp_path / "log", placed([*command, "data.max_corrupt=0.05"], tmp_path / "run", 3),
                       inject=inject)
     assert "07.png cannot be decoded (OSError: [Errno 5] Input/output error" in output
-    case.check("above the share exit code 2 with the list; within it the picture is named and replaced")
+    case.check("above the share exit code 2 with the list; within it the image is named and replaced")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_that_vanish_while_a_run_reads_them_are_counted_and_named(workers, pictures, case):
-    """Pictures removed in mid-run are replaced by the next and listed; one too many ends the run with the list."""
-    dataset = ImageFolder(pictures, max_corrupt=2 / COUNT, report=pictures.parent / "report.txt")
+def test_images_that_vanish_while_a_run_reads_them_are_counted_and_named(workers, images, case):
+    """Images removed in mid-run are replaced by the next and listed; one too many ends the run with the list."""
+    dataset = ImageFolder(images, max_corrupt=2 / COUNT, report=images.parent / "report.txt")
     with loader_of(dataset, workers) as loader:
         take(loader, 2)
         for name in ("03.png", "04.png"):
-            (pictures / name).unlink()
+            (images / name).unlink()
         take(loader, 2 * COUNT // 3 + 4)
         assert {Path(path).name for path in dataset.corrupt.found} == {"03.png", "04.png"}
-        case.inject("picture removed in mid-run", 2)
-        (pictures / "15.png").unlink()
+        case.inject("image removed in mid-run", 2)
+        (images / "15.png").unlink()
         with pytest.raises(DataError, match="3 of 24 files cannot be decoded"):
             take(loader, 2 * COUNT // 3 + 4)
         case.inject("one more removed than allowed")
-    assert len((pictures.parent / "report.txt").read_text().splitlines()) == 3
+    assert len((images.parent / "report.txt").read_text().splitlines()) == 3
     case.check("named, replaced, counted over all workers; the list is in the report")

@@ -13,7 +13,7 @@ from beitv2_core.data import ImageFolder, TokenizerTransform
 
 
 class Slow(ImageFolder):
-    """Reading one picture takes so many seconds."""
+    """Reading one image takes so many seconds."""
 
     slow, seconds = 5, 0.0
 

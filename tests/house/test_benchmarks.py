@@ -25,7 +25,7 @@ def measured(**cases: list[dict]) -> dict[tuple[str, str], outcome.Metric]:
     (flop.tokenizer_encode(), 35.5), (flop.pretrain_step(), 128.3), (flop.finetune_step(), 105.2),
     (flop.finetune_forward(), 35.1), (flop.tokenizer_step(), 133.3),
     (flop.pretrain_step(head_layers=0, classified=(196,)), 112.6)])
-def test_the_work_of_a_picture_is_the_published_architectures(found, wanted):
+def test_the_work_of_a_image_is_the_published_architectures(found, wanted):
     assert found == pytest.approx(wanted, abs=0.06)
 
 
@@ -154,10 +154,10 @@ def test_a_power_is_found_again_and_nonsense_refused():
             growth.exponent(places, values)
 
 
-def test_a_curve_gives_points_exponents_a_sentence_and_a_picture(tmp_path):
+def test_a_curve_gives_points_exponents_a_sentence_and_a_image(tmp_path):
     raw = {place: {"seconds": [place / 100, place / 50], "peak_bytes": 1e9 * place**0.5} for place in (1, 2, 4, 8, 16)}
     metrics = [outcome.entry(one, True) for one in growth.curve_metrics("batch", raw)]
-    points = [one["at"]["pictures in a batch"] for one in metrics if one["metric"] == "seconds"]
+    points = [one["at"]["images in a batch"] for one in metrics if one["metric"] == "seconds"]
     assert points == [1, 2, 4, 8, 16]
     assert "1.00 (1.00 between the two largest)" in growth.sentence("batch", metrics)
     assert "with 0.50 (0.50)" in growth.sentence("batch", metrics)

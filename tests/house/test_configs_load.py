@@ -23,7 +23,7 @@ def label(path: Path) -> str:
 
 def load(name: str):
     path = CONFIGS / name
-    given = ["data.root=pictures"]
+    given = ["data.root=images"]
     if path.parent.name == "pretrain":
         given.append("tokenizer.weights=run")
     elif "vqkd" in path.name:

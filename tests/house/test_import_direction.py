@@ -15,34 +15,31 @@ PACKAGES = [path for path in ROOT.glob("packages/*/src/*") if path.is_dir() and 
 
 #: room of core -> rooms of core it imports; a room stands below the rooms that import it
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
     "_entry_points": set(),
-    "window": set(),
+    "errors": set(),
     "masking": set(),
+    "rel_pos_index": set(),
+    "config": {"_entry_points", "errors"},
+    "layers": {"errors", "rel_pos_index"},
+    "planning": {"errors", "rel_pos_index"},
     "runtime": {"errors"},
+    "viz": {"errors"},
+    "weights": {"errors", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
-    "checkout": {"errors", "runtime"},
-    "layers": {"errors", "window"},
-    "models": {"errors", "layers"},
-    "checkpoint": {"errors", "window"},
-    # A teacher is built from weights and their hash, so it reads them itself.
-    "teachers": {"_entry_points", "checkpoint", "errors", "layers"},
+    "checkpoint": {"errors", "weights"},
     "data": {"errors", "runtime"},  # runtime: threads of the workers
     "engine": {"errors", "layers", "runtime"},  # layers: the collectives
-    "config": {"_entry_points", "errors"},
-    "viz": {"errors"},
-    "planning": {"errors", "window"},
-    "deployed": {"data", "errors", "runtime"},  # runs where no Paddle is
-    "codes": {"data", "deployed", "errors"},
-    "evaluate": {"codes", "data", "errors"},
-    "assembly": {"_entry_points", "checkpoint", "config", "data", "engine", "errors", "layers", "masking", "models",
-                 "planning", "teachers", "viz"},
-    "dry_run": {"assembly", "engine"},
-    "export": {"_entry_points", "assembly", "codes", "data", "deployed", "errors"},
-    "report": {"assembly", "codes", "config", "data", "evaluate", "viz"},
-    "serve": {"_entry_points", "codes", "data", "errors", "evaluate", "viz"},  # models come in from the command
-    "commands": {"assembly", "checkpoint", "codes", "config", "data", "deployed", "dry_run", "errors", "evaluate",
-                 "export", "planning", "report", "serve", "viz"},
+    "models": {"errors", "layers"},
+    "teachers": {"_entry_points", "errors", "layers", "weights"},  # a teacher is built from weights and their hash
+    "assembly": {"_entry_points", "checkpoint", "config", "data", "engine", "errors", "layers", "masking",
+                 "models", "planning", "teachers", "viz", "weights"},
+    "exported_model": {"data", "errors", "runtime"},  # runs where no Paddle is
+    "conversion": {"assembly", "errors", "weights"},
+    "evaluation": {"assembly", "config", "data", "errors", "exported_model", "viz"},
+    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model"},
+    "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
+    "commands": {"assembly", "config", "conversion", "data", "errors", "evaluation", "export", "exported_model",
+                 "planning", "runtime", "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import
@@ -52,7 +49,7 @@ FORBIDDEN = {
     "data": {"paddle", "yaml", "pydantic"},
     "masking": {"paddle", "PIL", "yaml", "pydantic"},
     "config": {"paddle", "PIL"},
-    "checkpoint": {"paddle"},
+    "weights": {"paddle"},
     "viz": {"paddle"},
     "planning": {"paddle", "yaml", "pydantic"},
 }

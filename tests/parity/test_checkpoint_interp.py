@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Position tables fitted to another picture size, against the official fine-tuning loader."""
+"""Position tables fitted to another image size, against the official fine-tuning loader."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def importable_torchvision():
 
 @pytest.fixture(scope="module")
 def converted(request, tmp_path_factory):
-    """Folder with the official file and ours, the pictures and our logits."""
+    """Folder with the official file and ours, the images and our logits."""
     folder = tmp_path_factory.mktemp("full")
     folder_of_goldens = request.config.getoption("--goldens")
     schemas = golden_files(folder_of_goldens, "schemas_main")
@@ -58,13 +58,13 @@ def converted(request, tmp_path_factory):
 
 def test_transformers_gives_our_logits(converted, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed: `make test-peers`")
-    folder, pictures, logits = converted
+    folder, images, logits = converted
     convert_file(folder / "ours.safetensors", tmp_path / "hub", "huggingface")
     model, report = transformers.BeitForImageClassification.from_pretrained(
         tmp_path / "hub", local_files_only=True, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     with torch.no_grad():
-        got = model.eval()(torch.from_numpy(pictures)).logits.numpy()
+        got = model.eval()(torch.from_numpy(images)).logits.numpy()
     assert np.abs(got - logits).max() <= LIMIT
     convert_file(tmp_path / "hub", tmp_path / "again.safetensors")
     verdict = verify_file(tmp_path / "again.safetensors", tmp_path / "hub")
@@ -75,12 +75,12 @@ def test_timm_gives_our_logits(converted, tmp_path):
     timm = pytest.importorskip("timm", reason="timm is not installed: `make test-peers`")
     from safetensors.torch import load_file
 
-    folder, pictures, logits = converted
+    folder, images, logits = converted
     convert_file(folder / "ours.safetensors", tmp_path / "timm.safetensors", "timm")
     model = timm.create_model("beitv2_base_patch16_224")
     model.load_state_dict(load_file(tmp_path / "timm.safetensors"), strict=True)
     with torch.no_grad():
-        got = model.eval()(torch.from_numpy(pictures)).numpy()
+        got = model.eval()(torch.from_numpy(images)).numpy()
     assert np.abs(got - logits).max() <= LIMIT
     verdict = verify_file(folder / "ours.safetensors", folder / "official.pth")
     assert verdict.holds and "timm" in verdict.reference

@@ -129,7 +129,7 @@ def test_adamw_steps_with_layer_decay(fixture_path):
                 assert_close_update(before[name], parameter, reference[name], name, 0.1 * max(total, 1e-9) + 1e-9)
 
 
-def test_other_picture_sizes_are_served_or_refused_as_officially(fixture_path):
+def test_other_image_sizes_are_served_or_refused_as_officially(fixture_path):
     arrays, meta = load_golden(fixture_path)
     model = model_of(meta, arrays)
     model.eval()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixup and CutMix against timm: pictures, targets, shares and the number of draws, in every mode."""
+"""Mixup and CutMix against timm: images, targets, shares and the number of draws, in every mode."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ def test_whole_policies_and_the_draws_they_consume(fixture_path):
         augment = RandAugment(policy, fill=tuple(fill), interpolation=filter_name)
         for seed, recorded in meta["full"][case].items():
             rng, expected = SampleRng.from_seed(int(seed)), arrays[f"{case}/seed{seed}/out"]
-            for picture in expected if expected.ndim == 4 else [expected]:
-                np.testing.assert_array_equal(np.asarray(augment(image, rng)), picture, err_msg=f"{case} {seed}")
+            for wanted in expected if expected.ndim == 4 else [expected]:
+                np.testing.assert_array_equal(np.asarray(augment(image, rng)), wanted, err_msg=f"{case} {seed}")
             last = recorded[-1] if isinstance(recorded, list) else recorded
             assert rng.python.random() == last["next_python_random"]
             assert rng.numpy.rand() == last["next_numpy_rand"]

@@ -12,7 +12,7 @@ from beitv2_core.data.views.augment import RandomErasing, erase
 SUBJECT = ("random_erasing",)
 
 
-def test_boxes_of_consecutive_pictures(fixture_path):
+def test_boxes_of_consecutive_images(fixture_path):
     arrays, meta = load_golden(fixture_path)
     for case in meta["config"]["cases"]:
         rng, erasing = SampleRng.from_seed(meta["seed"]), RandomErasing(case["prob"], max_count=case["count"])

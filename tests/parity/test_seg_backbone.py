@@ -48,7 +48,7 @@ def test_maps_gradients_and_running_statistics(fixture_path, mode):
     loss = sum((level * paddle.to_tensor(expected[f"cotangent{i}"])).sum() for i, level in enumerate(maps, 1))
     assert_close_output(loss, expected["loss"], "loss")
     loss.backward()
-    assert_close_grad(x.grad, expected["grad_x"], "gradient of the picture")
+    assert_close_grad(x.grad, expected["grad_x"], "gradient of the image")
     reference = from_official(group(arrays, f"{mode}/grad"))
     assert reference
     parameters = dict(model.named_parameters())

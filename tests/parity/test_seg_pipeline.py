@@ -24,7 +24,7 @@ def seeds(arrays: dict, prefix: str) -> list[int]:
     return sorted({int(key.split("seed")[1].split("/")[0]) for key in arrays if key.startswith(prefix + "/seed")})
 
 
-def test_labels_sizes_and_resized_pictures(fixture_path):
+def test_labels_sizes_and_resized_images(fixture_path):
     arrays, meta = load_golden(fixture_path)
     config, names = meta["config"], {key.split("/")[1] for key in arrays if key.startswith("labels/")}
     for name in names:

@@ -68,7 +68,7 @@ def test_the_regression_target_matches(golden, kind):
 
 
 @pytest.mark.parametrize("kind, key", [("clip", "clip_target"), ("dino", "dino_patch_tokens")])
-def test_other_picture_sizes_match(golden, kind, key):
+def test_other_image_sizes_match(golden, kind, key):
     arrays, meta = golden
     for height, width in meta["config"]["other_sizes"]:
         name = f"other_size/{height}x{width}"

@@ -40,8 +40,8 @@ def load_fixture(path: Path):
     return load_golden(path)
 
 
-def source_picture(arrays, meta, name: str, fixture_path: Path):
-    """The picture and whether it was decoded to the very pixels that were recorded."""
+def source_image(arrays, meta, name: str, fixture_path: Path):
+    """The image and whether it was decoded to the very pixels that were recorded."""
     if f"{name}/source" in arrays:
         image = Image.fromarray(arrays[f"{name}/source"])
     elif f"{name}/jpeg_bytes" in arrays:
@@ -56,7 +56,7 @@ def source_picture(arrays, meta, name: str, fixture_path: Path):
     return image, recorded in (None, hashlib.sha256(image.tobytes()).hexdigest())
 
 
-def assert_same_picture(got: Image.Image, expected: np.ndarray, meta: dict, same_source: bool, name: str) -> None:
+def assert_same_image(got: Image.Image, expected: np.ndarray, meta: dict, same_source: bool, name: str) -> None:
     pixels = np.asarray(got)
     assert pixels.shape == expected.shape, name
     difference = np.abs(pixels.astype(int) - expected.astype(int))
@@ -89,17 +89,17 @@ def test_two_view_crops_equal_the_official_ones_draw_by_draw(fixture_path):
             continue
         image_name, case_name, seed = found.group(1), found.group(2), int(found.group(3))
         prefix = name[: -len("ijhw")]
-        image, same = source_picture(arrays, meta, image_name, fixture_path)
+        image, same = source_image(arrays, meta, image_name, fixture_path)
         crop = build(meta["cases"][case_name])
         box = draw_crop_box(image.width, image.height, crop.scale, crop.ratio, random.Random(seed))
         assert box == tuple(expected.tolist()), name
         rng = SampleRng.from_seed(seed)
         first, second = crop(image, rng)
         assert rng.python.random() == float(arrays[prefix + "next_random"]), f"{name}: number of draws"
-        assert_same_picture(first, arrays[prefix + "out1"], meta, same, prefix + "out1")
+        assert_same_image(first, arrays[prefix + "out1"], meta, same, prefix + "out1")
         assert (second is None) == (prefix + "out2" not in arrays)
         if second is not None:
-            assert_same_picture(second, arrays[prefix + "out2"], meta, same, prefix + "out2")
+            assert_same_image(second, arrays[prefix + "out2"], meta, same, prefix + "out2")
         compared += 1
     assert compared, f"{fixture_path} holds no crops"
 
@@ -109,7 +109,7 @@ def test_twenty_consecutive_boxes_equal_the_official_ones(fixture_path):
     for name in meta["images"]:
         if f"{name}/params20" not in arrays:
             continue
-        image, _ = source_picture(arrays, meta, name, fixture_path)
+        image, _ = source_image(arrays, meta, name, fixture_path)
         rng = random.Random(meta["seed"])
         boxes = [draw_crop_box(image.width, image.height, (0.08, 1.0), (3 / 4, 4 / 3), rng) for _ in range(20)]
         np.testing.assert_array_equal(boxes, arrays[f"{name}/params20"], err_msg=name)
@@ -124,8 +124,8 @@ def test_eval_crops_and_resized_sizes_equal_the_official_ones(fixture_path):
         for key, expected in arrays.items():
             found = re.fullmatch(re.escape(name) + r"/eval(\d+)", key)
             if found:
-                image, same = source_picture(arrays, meta, name, fixture_path)
-                assert_same_picture(EvalCrop(int(found.group(1)))(image), expected, meta, same, key)
+                image, same = source_image(arrays, meta, name, fixture_path)
+                assert_same_image(EvalCrop(int(found.group(1)))(image), expected, meta, same, key)
 
 
 def test_floats_and_normalisation_equal_the_official_ones(fixture_path):

@@ -125,4 +125,4 @@ def test_sliding_windows_rescaling_and_flip(fixture_path, batch_size):
                               arrays["eval/slide_pred"].reshape(1, *size))
         # recorded before the mirrored probabilities were mirrored back
         mirrored = mean_probabilities(model, [image], size=size, flips=[(3,)], windows=windows)
-        assert_close_output(mirrored, arrays["eval/slide_prob_flipped_input"], "probabilities of the mirrored picture")
+        assert_close_output(mirrored, arrays["eval/slide_prob_flipped_input"], "probabilities of the mirrored image")

@@ -84,7 +84,7 @@ def test_adamw_steps_and_codebook_updates_match(fixture_path):
                                 eps=c["eps"], no_decay=model.no_weight_decay())
     for step in range(1, c["steps"] + 1):
         if f"input/step{step}/image" not in arrays:
-            break  # later pictures were not recorded; the states up to here are
+            break  # later images were not recorded; the states up to here are
         out = model(*batch(arrays, step))
         np.testing.assert_array_equal(out["codes"].numpy(), arrays[f"output/step{step}/token_ids"])
         losses = [float(out[key]) for key in ("quant_loss", "rec_loss", "loss")]

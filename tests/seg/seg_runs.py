@@ -19,12 +19,12 @@ ADE = [*TINY, "model.backbone.depth=4", "model.backbone.out_indices=[0, 1, 2, 3]
        "lr_scheduler.warmup=2"]
 
 
-def write_ade20k(root: Path, *, pictures: int = 3, part: str = "validation", size: tuple[int, int] = (70, 90)) -> Path:
-    """Pictures and annotations as ADE20K's release has them: labels 0 (other) and 1 .. 10."""
+def write_ade20k(root: Path, *, images: int = 3, part: str = "validation", size: tuple[int, int] = (70, 90)) -> Path:
+    """Images and annotations as ADE20K's release has them: labels 0 (other) and 1 .. 10."""
     for kind in ("images", "annotations"):
         (root / kind / part).mkdir(parents=True, exist_ok=True)
-    scenes = DigitScenes("train", size=pictures, image_size=96, digits=(2, 3))
-    for index in range(pictures):
+    scenes = DigitScenes("train", size=images, image_size=96, digits=(2, 3))
+    for index in range(images):
         scene = scenes.load(index)
         name = f"ADE_val_{index:08d}"
         scene.image.resize(size[::-1]).save(root / "images" / part / f"{name}.jpg", quality=95)
@@ -43,6 +43,6 @@ def segment(*arguments: object, code: int = 0) -> str:
 
 
 def train(folder: Path, *more: object, opts: list[str] | None = None, code: int = 0) -> str:
-    """A short training on the embedded pictures."""
+    """A short training on the embedded images."""
     return segment("train", "--config", "digit_scenes", "--device", "cpu", "--save_dir", folder, "--iters", 6,
                    "--save_interval", 2, "--log_iters", 1, *more, "--opts", *DIGITS, *(opts or []), code=code)

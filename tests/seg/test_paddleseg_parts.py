@@ -292,7 +292,7 @@ def test_a_run_of_paddlesegs_parts_stopped_and_resumed_ends_as_the_uninterrupted
 
 
 def test_the_settings_of_the_readme_train_on_ones_own_files(tmp_path):
-    data = write_ade20k(tmp_path / "data", part="validation", pictures=4)
+    data = write_ade20k(tmp_path / "data", part="validation", images=4)
     for name in ("train", "val"):
         lines = [f"images/validation/{file.name} annotations/validation/{file.stem}.png"
                  for file in sorted((data / "images/validation").iterdir())]

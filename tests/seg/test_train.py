@@ -103,7 +103,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_checkpoint_and_batch(tmp_path
     (["test_config.is_slide=true"], "test_config.crop_size: required"),
     (["loss.coef=[1.0]"], "loss.coef: 1 weights for 2 losses"),
     (["train_dataset.mode=val"], "train_dataset.mode: 'val'; PaddleSeg gives labels"),
-    (["total_batch=6"], "total_batch: 6 is not a multiple of 4 pictures x 1 process(es)"),
+    (["total_batch=6"], "total_batch: 6 is not a multiple of 4 images x 1 process(es)"),
     (["lr_scheduler.total_iters=9"], "lr_scheduler.total_iters: 9, but the run has iters: 6"),
     (["optimizer.layer_decay=0"], "layer_decay is 0"),
 ])
@@ -159,7 +159,7 @@ def test_a_bare_name_is_found_among_the_packaged_configs_and_a_wrong_one_lists_t
         find_config("beitv2_upernett.yml")
 
 
-def test_the_recipe_sees_16_pictures_an_update_on_any_number_of_processes_until_a_flag_says_otherwise():
+def test_the_recipe_sees_16_images_an_update_on_any_number_of_processes_until_a_flag_says_otherwise():
     recipe = read_config_file("beitv2_upernet")
     assert [plan_accumulation(recipe, processes) for processes in (1, 2, 4, 8)] == [8, 4, 2, 1]
     assert plan_accumulation(read_config_file("beitv2_upernet", flags={"batch_size": 1}), 1) == 1
@@ -218,9 +218,9 @@ def test_a_missing_and_a_half_ade20k_name_the_layout_and_what_was_found(ade20k, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_corrupt_picture_is_named_and_replaced_and_too_many_stop_the_run(ade20k, tmp_path):
+def test_a_corrupt_image_is_named_and_replaced_and_too_many_stop_the_run(ade20k, tmp_path):
     broken = sorted((ade20k / "images" / "training").iterdir())[0]
-    broken.write_bytes(b"not a picture")
+    broken.write_bytes(b"not an image")
     assert train_ade(ade20k, tmp_path / "run", "--max_corrupt", 0.5) is not None
     assert final(tmp_path / "run").step == 3
     output = train_ade(ade20k, tmp_path / "other", code=2)
@@ -235,7 +235,7 @@ def test_labels_of_another_size_or_above_the_classes_are_named_with_their_file(a
     for path in (ade20k / "annotations" / "training").iterdir():
         Image.fromarray(np.ones((70, 91), dtype=np.uint8)).save(path)
     output = train_ade(ade20k, tmp_path / "run2", code=2)
-    assert "ADE_val_0000000" in output and "Picture and label must have the same size" in output
+    assert "ADE_val_0000000" in output and "Image and label must have the same size" in output
 
 
 def test_a_batch_without_labelled_pixels_trains_with_loss_zero(ade20k, tmp_path):

@@ -53,8 +53,8 @@ def classifier(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("test", size=5, image_size=48)
     for index in range(5):
         scenes.load(index).image.resize((48 + index, 40)).save(folder / f"{index}.png")
@@ -76,10 +76,10 @@ def same(got: list[dict], expected: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, pictures, tmp_path, form):
+def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, images, tmp_path, form):
     shown = run("export", classifier, "--format", form, "-o", tmp_path / "model")
     assert "largest difference: logits" in shown
-    live, exported = (predictions(run("predict", source, pictures, "--json", "--top", "10"))
+    live, exported = (predictions(run("predict", source, images, "--json", "--top", "10"))
                       for source in (classifier, tmp_path / "model"))
     same(exported, live)
     known = load_exported(tmp_path / "model").description
@@ -88,12 +88,12 @@ def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, pictu
 
 
 @needs_onnx
-def test_an_onnx_classifier_needs_no_paddle(classifier, pictures, tmp_path):
+def test_an_onnx_classifier_needs_no_paddle(classifier, images, tmp_path):
     run("export", classifier, "--format", "onnx", "-o", tmp_path / "model")
-    said = subprocess.run([sys.executable, "-c", NO_PADDLE, "predict", str(tmp_path / "model"), str(pictures), "--json",
+    said = subprocess.run([sys.executable, "-c", NO_PADDLE, "predict", str(tmp_path / "model"), str(images), "--json",
                            "--top", "10"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    same(predictions(said.stdout), predictions(run("predict", classifier, pictures, "--json", "--top", "10")))
+    same(predictions(said.stdout), predictions(run("predict", classifier, images, "--json", "--top", "10")))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -116,19 +116,19 @@ def test_a_classifier_that_pools_its_class_token_is_exported_too(tmp_path):
         exportable_logits(model, kind="classifier", classes=("a", "b"), image_size=(16, 16), crop_share=1.0)
 
 
-@pytest.mark.parametrize("command", [["predict", "{folder}", "{pictures}"],
-                                     ["tokenize", "{pictures}", "-t", "{folder}", "-o", "{out}"]])
-def test_an_export_of_another_kind_is_refused(classifier, pictures, tmp_path, command):
+@pytest.mark.parametrize("command", [["predict", "{folder}", "{images}"],
+                                     ["tokenize", "{images}", "-t", "{folder}", "-o", "{out}"]])
+def test_an_export_of_another_kind_is_refused(classifier, images, tmp_path, command):
     folder = tmp_path / "features"
     kind = [] if command[0] == "tokenize" else ["--kind", "features"]
     run("export", classifier, "--format", "paddle", "-o", folder, *kind)
-    words = {"folder": folder, "pictures": pictures, "out": tmp_path / "out.npz"}
+    words = {"folder": folder, "images": images, "out": tmp_path / "out.npz"}
     said = run(*[part.format(**words) for part in command], code=2)
     assert "was expected" in " ".join(said.split())
 
 
-def test_the_likeliest_classes_come_first_and_all_are_given_where_there_are_few(classifier, pictures):
+def test_the_likeliest_classes_come_first_and_all_are_given_where_there_are_few(classifier, images):
     model, config, classes = load_classifier(str(classifier))
-    (found,) = predict(model, [str(pictures / "0.png")], config.data.image_size, classes, top=99)
+    (found,) = predict(model, [str(images / "0.png")], config.data.image_size, classes, top=99)
     shares = [share for _, share in found.classes]
     assert len(shares) == 10 and shares == sorted(shares, reverse=True) and abs(sum(shares) - 1) < 1e-5

@@ -22,7 +22,7 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.planning.cost import Bricks
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "configs/cls").glob("*.yml"))
-MORE = ["model.num_classes=1000", "--pictures", "14197122"]
+MORE = ["model.num_classes=1000", "--images", "14197122"]
 RUN = {"output": "none", "optim": {"lr": 1.0, "steps": 1}, "pretrained": {"weights": None}}
 SIZES = {"small": (24, 48, 2, 3), "larger": (48, 128, 4, 4)}
 
@@ -36,7 +36,7 @@ def config_of(kind: str, size: str, *, train=None, **model):
 
 
 def cost_of(config, plan=planned_finetuning):
-    return plan(config, pictures=8, devices=1).costs(Bricks())
+    return plan(config, images=8, devices=1).costs(Bricks())
 
 
 def count(model) -> int:
@@ -75,7 +75,7 @@ def test_fine_tuning_saves_what_the_formula_says(monkeypatch, size, recompute):
 def test_a_base_fine_tuning_step_is_the_official_work():
     recipe = Path(__file__).resolve().parents[3] / "configs/cls/finetune_base_1600e_in1k.yml"
     config = load_config(recipe, ["data.root=none", "pretrained.weights=none", "model.num_classes=1000"])[0]
-    cost = planned_finetuning(config, pictures=10**6, devices=1).costs(Bricks())[0]
+    cost = planned_finetuning(config, images=10**6, devices=1).costs(Bricks())[0]
     assert cost.step_flop(False) / 1e9 == pytest.approx(105.2, rel=0.02)
 
 
@@ -83,7 +83,7 @@ def test_unknown_classes_are_named():
     config = config_of("finetune", "small")
     config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": "folder", "root": "gone"})})
     with pytest.raises(ConfigError, match="model.num_classes: not set"):
-        planned_finetuning(config, pictures=8, devices=1)
+        planned_finetuning(config, images=8, devices=1)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -55,7 +55,7 @@ def test_a_fine_tuning_run_is_served_alone_and_together_with_a_tokenizer(runs):
     assert [view.name for view in alone] == ["classes"]
     both = build_views(str(runs / "finetune"), str(runs / "tokenizer"), None, "digit_scenes", 5)
     assert [view.name for view in both] == ["classes", "codes"]
-    assert both[1].show(Image.new("RGB", (40, 40))).gallery_pictures == 5
+    assert both[1].show(Image.new("RGB", (40, 40))).gallery_images == 5
 
 
 def test_a_run_of_another_kind_is_refused(runs):

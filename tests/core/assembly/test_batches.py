@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic between pictures and updates."""
+"""The arithmetic between images and updates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_accumulation_makes_up_for_missing_processes(processes, accumulate):
 
 
 def test_a_total_batch_that_does_not_divide_names_the_numbers():
-    with pytest.raises(ConfigError, match=r"total_batch: 100 is not a multiple of 32 pictures x 2 process\(es\) = 64"):
+    with pytest.raises(ConfigError, match=r"total_batch: 100 is not a multiple of 32 images x 2 process\(es\) = 64"):
         plan_batches(OptimConfig(lr=1, steps=1), TrainConfig(batch_size=32, total_batch=100), 1000, 2)
 
 
-def test_fewer_pictures_than_one_update_is_an_error():
-    with pytest.raises(ConfigError, match="64 pictures behind one update, but the data has 63"):
+def test_fewer_images_than_one_update_is_an_error():
+    with pytest.raises(ConfigError, match="64 images behind one update, but the data has 63"):
         plan_batches(OptimConfig(lr=1, steps=1), TrainConfig(batch_size=64), 63, 1)
 
 
@@ -48,7 +48,7 @@ def test_a_warm_up_longer_than_the_run_is_an_error():
 def test_the_lines_show_where_the_rate_comes_from():
     optim = OptimConfig(lr=5e-5, lr_batch=128, steps=5)
     lines = plan_batches(optim, TrainConfig(batch_size=4, total_batch=8), 100, 1).lines(optim)
-    assert "total batch: 8 = 4 pictures x 1 process(es) x 2 accumulated" in lines
+    assert "total batch: 8 = 4 images x 1 process(es) x 2 accumulated" in lines
     assert any("3.125e-06 = 5e-05 x 8 / 128" in line for line in lines)
 
 

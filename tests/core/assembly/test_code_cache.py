@@ -65,7 +65,7 @@ def assert_same(one, other):
 
 
 def test_a_full_cache_gives_the_same_weights_without_the_tokenizer(settings):
-    first = settings.cached("first", steps=60)  # 5 batches of 4 among 22 pictures: some views come late
+    first = settings.cached("first", steps=60)  # 5 batches of 4 among 22 images: some views come late
     build_training(first).run()
     again = settings.cached("again", steps=60)
     loop = build_training(again)
@@ -115,7 +115,7 @@ def test_a_cache_of_other_settings_is_refused_and_named(settings):
     build_parts(settings.cached("run", data={"num_workers": 1}))
     for more, match in (({"seed": 1}, "seed: 0 -> 1"), ({"views": 3}, "views: 2 -> 3"),
                         ({"data": {"crop_scale": [0.5, 1.0]}}, "crop_scale"),
-                        ({"data": {"size": 20}}, "pictures: 22 -> 20")):
+                        ({"data": {"size": 20}}, "images: 22 -> 20")):
         with pytest.raises(ConfigError, match=match):
             build_parts(settings.cached("run", **more))
 
@@ -162,11 +162,11 @@ def test_a_dry_run_writes_no_codes(settings, tmp_path):
 
 
 def test_pretraining_reads_shards_in_their_own_order_and_keeps_their_codes(settings, tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(22):
         Image.fromarray(np.random.RandomState(i).randint(0, 256, (20, 20, 3), dtype=np.uint8)).save(
-            tmp_path / "pictures" / f"{i:02}.png")
-    list(write_shards(ImageFolder(tmp_path / "pictures"), tmp_path / "shards", per_shard=5))
+            tmp_path / "images" / f"{i:02}.png")
+    list(write_shards(ImageFolder(tmp_path / "images"), tmp_path / "shards", per_shard=5))
     data = {"dataset": "shards", "root": str(tmp_path / "shards"), "shard_window": 2, "size": None}
     whole, parted = (settings.cached(name, name + "-codes", data=data) for name in ("whole", "parted"))
     loop = build_training(whole)

@@ -35,7 +35,7 @@ def run_of(folder, *, average=None, classes=None, **model):
     settings = {"width": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "early_layers": 2, "head_layers": 1,
                 "positions": "shared_relative", "norm_eps": 1e-5, "init_values": 0.2, **model}
     config = PretrainConfig.model_validate({
-        "data": {"dataset": "folder", "root": "pictures", "image_size": [16, 32]}, "model": settings,
+        "data": {"dataset": "folder", "root": "images", "image_size": [16, 32]}, "model": settings,
         "output": str(folder), "tokenizer": {"weights": "none"}, "mask": {"num_masked": 3, "min_block": 1},
         "optim": {"epochs": 1, "lr": 1e-3}, "train": {"batch_size": 2}})
     network = build_mim(config.model, image_size=config.data.image_size, num_codes=16)

@@ -126,7 +126,7 @@ def test_a_wrong_type_names_what_came_and_what_was_expected(minimal):
     [
         ("mask.num_masked=75", r"mask.num_masked: 75 masked of 16 patches \(4x4\)"),
         ("model.early_layers=4", "early_layers is 4 but the backbone has 3 blocks; expected 1 to 3"),
-        ("data.image_size=30", "a picture of 30x30 pixels is not a whole number of 8x8 patches"),
+        ("data.image_size=30", "an image of 30x30 pixels is not a whole number of 8x8 patches"),
         ("data.image_size=[32, 36]", "32x36 pixels is not a whole number of 8x8 patches"),
         ("model.num_heads=5", "5 heads do not divide the width 96"),
         ("mask.min_block=7", "blocks of 7 patches, but only 6 masked"),
@@ -213,7 +213,7 @@ def test_shards_take_a_pattern_or_a_list_and_a_folder_only_one_path(minimal):
         load_config(minimal, ["data.dataset=folder", "data.root=[a, b]"])
 
 
-def test_drawn_pictures_cannot_be_decoded_smaller(minimal):
+def test_drawn_images_cannot_be_decoded_smaller(minimal):
     with pytest.raises(ConfigError, match="data.draft: .*digit_scenes does not read"):
         load_config(minimal, ["data.draft=true"])
 

@@ -141,7 +141,7 @@ def test_a_trunk_alone_answers_as_in_its_model(goldens_dir, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (48, 64), (16, 64)])
-def test_another_picture_size_gives_tables_of_that_window(goldens_dir, tmp_path, size):
+def test_another_image_size_gives_tables_of_that_window(goldens_dir, tmp_path, size):
     for stem in ("finetune", "finetune_abs", "vqkd", "pretrain_cls_a", "upernet_model"):
         model = one(goldens_dir, stem)
         source, target = model.write(tmp_path), tmp_path / f"{stem}.safetensors"
@@ -245,7 +245,7 @@ def test_a_run_is_written_for_others_with_the_settings_it_was_trained_with(tmp_p
     model = {"width": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "early_layers": 2, "head_layers": 1,
              "positions": "shared_relative", "norm_eps": 1e-5}
     config = PretrainConfig.model_validate({
-        "data": {"dataset": "folder", "root": "pictures", "image_size": [16, 32]},
+        "data": {"dataset": "folder", "root": "images", "image_size": [16, 32]},
         "model": model, "output": str(tmp_path / "run"),
         "tokenizer": {"weights": "none"}, "mask": {"num_masked": 3, "min_block": 1}, "optim": {"epochs": 1, "lr": 1e-3},
         "train": {"batch_size": 2},

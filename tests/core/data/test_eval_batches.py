@@ -13,7 +13,7 @@ from beitv2_core.errors import DataError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three classes of 5 pictures, sorted by class, each of its own grey."""
+    """Three classes of 5 images, sorted by class, each of its own grey."""
     root = tmp_path_factory.mktemp("sorted")
     for number in range(15):
         path = root / "abc"[number // 5] / f"{number:02d}.png"
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_every_picture_comes_once_in_order_with_label_and_path(folder):
+def test_every_image_comes_once_in_order_with_label_and_path(folder):
     dataset = ImageFolder(folder, with_classes=True)
     batches = list(eval_batches(dataset, 32, batch_size=4))
     assert [len(batch.images) for batch in batches] == [4, 4, 4, 3]
@@ -44,7 +44,7 @@ def test_worker_processes_give_the_same_batches_to_the_bit(folder):
         assert one.paths == other.paths and one.labels.dtype == other.labels.dtype == np.int64
 
 
-def test_a_limit_takes_pictures_of_every_class_of_a_sorted_folder(folder):
+def test_a_limit_takes_images_of_every_class_of_a_sorted_folder(folder):
     dataset = ImageFolder(folder, with_classes=True)
     (batch,) = eval_batches(dataset, 32, limit=6)
     assert batch.labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -56,12 +56,12 @@ def test_a_part_of_the_numbers_can_be_asked_for_and_an_empty_part_gives_no_batch
     assert list(eval_batches(dataset, 32, numbers=[])) == []
 
 
-def test_pictures_without_labels_are_minus_one(folder):
+def test_images_without_labels_are_minus_one(folder):
     (batch,) = eval_batches(ImageFolder(folder), 32, limit=2)
     assert batch.labels.tolist() == [-1, -1]
 
 
-def test_spread_pictures_reach_from_the_first_to_the_last():
+def test_spread_images_reach_from_the_first_to_the_last():
     scenes = DigitScenes("test", size=12, image_size=32)
     chosen = spread(scenes, 3)
     assert len(chosen) == 3 and chosen.classes == scenes.classes

@@ -29,7 +29,7 @@ from beitv2_core.masking import BlockwiseMasking
 
 
 class Numbers:
-    """Picture i has the grey value i."""
+    """Image i has the grey value i."""
 
     classes = None
 
@@ -107,7 +107,7 @@ def test_one_pass_visits_everything_once_and_leaves_the_position_alone():
 def test_an_exception_in_a_worker_is_a_data_error_that_names_it():
     too_long = ResumableSampler(9, batch_size=1, shuffle=False)
     with Loader(DigitScenes(size=8), TokenizerTransform(8), too_long, num_workers=1) as loader:
-        with pytest.raises(DataError, match="IndexError: DigitScenes: picture 8"):
+        with pytest.raises(DataError, match="IndexError: DigitScenes: image 8"):
             take(loader, 9)
         assert loader.state()["picture"] == 8  # everything before the failure was handed out
 
@@ -214,7 +214,7 @@ def test_no_more_batches_are_prepared_ahead_than_were_asked_for(tmp_path, prefet
 
 
 class Large:
-    """Pictures of 3 MB, and the memory of whoever decodes them."""
+    """Images of 3 MB, and the memory of whoever decodes them."""
 
     classes = None
 

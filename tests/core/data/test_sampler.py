@@ -18,7 +18,7 @@ def take(sampler, count):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4), st.booleans())
-def test_an_epoch_visits_every_picture_at_most_once_and_drops_less_than_a_batch(length, batch, ranks, shuffle):
+def test_an_epoch_visits_every_image_at_most_once_and_drops_less_than_a_batch(length, batch, ranks, shuffle):
     if length < batch * ranks:
         return
     seen = []
@@ -44,7 +44,7 @@ def test_several_ranks_together_see_what_one_with_the_larger_batch_sees(length, 
 
 
 def updates(length, batch, ranks, accumulate, count):
-    """The pictures of `count` updates in the order of their rows: (epoch, pictures)."""
+    """The images of `count` updates in the order of their rows: (epoch, images)."""
     samplers = [ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, accumulate=accumulate, seed=3)
                 for rank in range(ranks)]
     dealt = [take(sampler, count * accumulate) for sampler in samplers]
@@ -60,14 +60,14 @@ def updates(length, batch, ranks, accumulate, count):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(8, 60), st.sampled_from([(1, 1, 8), (2, 1, 4), (4, 2, 1), (1, 4, 2), (2, 4, 1), (2, 2, 2)]))
-def test_an_update_is_made_of_the_same_pictures_whatever_processes_and_accumulation(length, factors):
+def test_an_update_is_made_of_the_same_images_whatever_processes_and_accumulation(length, factors):
     batch, ranks, accumulate = factors
     assert updates(length, batch, ranks, accumulate, 15) == updates(length, 8, 1, 1, 15)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(8, 60), st.integers(0, 20), st.sampled_from([(1, 1, 8), (2, 1, 4), (4, 2, 1), (2, 2, 2)]))
-def test_a_run_resumed_by_other_processes_sees_the_pictures_that_were_left(length, done, factors):
+def test_a_run_resumed_by_other_processes_sees_the_images_that_were_left(length, done, factors):
     batch, ranks, accumulate = factors
     first = ResumableSampler(length, batch_size=8, seed=3)
     take(first, done)
@@ -76,10 +76,10 @@ def test_a_run_resumed_by_other_processes_sees_the_pictures_that_were_left(lengt
                 for rank in range(ranks)]
     for sampler in samplers:
         sampler.load_state(state)
-    for epoch, pictures in take(first, 10):
+    for epoch, images in take(first, 10):
         dealt = [part for sampler in samplers for part in take(sampler, accumulate)]
         assert {part[0] for part in dealt} == {epoch}
-        assert sorted(index for part in dealt for index in part[1]) == sorted(pictures)
+        assert sorted(index for part in dealt for index in part[1]) == sorted(images)
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,18 +117,18 @@ def test_keeping_the_last_batch_visits_everything_and_leaves_no_rank_without(len
 
 
 def test_wrong_numbers_and_other_data_are_named():
-    with pytest.raises(DataError, match="7 pictures do not fill one batch of 4 x 2"):
+    with pytest.raises(DataError, match="7 images do not fill one batch of 4 x 2"):
         ResumableSampler(7, batch_size=4, world_size=2)
     with pytest.raises(DataError, match="rank 2 of 2"):
         ResumableSampler(7, batch_size=1, rank=2, world_size=2)
     state = ResumableSampler(20, batch_size=4).state()
-    with pytest.raises(DataError, match="20 pictures in the data set, now there are 21"):
+    with pytest.raises(DataError, match="20 images in the data set, now there are 21"):
         ResumableSampler(21, batch_size=4).load_state(state)
-    with pytest.raises(DataError, match="7 pictures do not fill one batch of 2 x 2 processes x 2 accumulated"):
+    with pytest.raises(DataError, match="7 images do not fill one batch of 2 x 2 processes x 2 accumulated"):
         ResumableSampler(7, batch_size=2, world_size=2, accumulate=2)
     with pytest.raises(DataError, match="accumulate 2 with drop_last False"):
         ResumableSampler(7, batch_size=2, accumulate=2, drop_last=False)
-    with pytest.raises(DataError, match="4 pictures behind one update, now there are 5.*set train.total_batch=4"):
+    with pytest.raises(DataError, match="4 images behind one update, now there are 5.*set train.total_batch=4"):
         ResumableSampler(20, batch_size=5).load_state(state)
     with pytest.raises(DataError, match="given by batch, epoch; expected epoch, length"):
         ResumableSampler(20, batch_size=4).load_state({"epoch": 0, "batch": 3})

@@ -113,7 +113,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path):
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path):
     class Halves(toy.ToyLoader):
-        """The same pictures as the large loader's, half a batch at a time."""
+        """The same images as the large loader's, half a batch at a time."""
 
         def __iter__(self):
             while True:
@@ -134,7 +134,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
 
 def test_a_non_finite_loss_names_everything_saves_the_batch_and_keeps_the_checkpoint(tmp_path):
     loop = toy.make_loop(tmp_path, poison=12)
-    with pytest.raises(NonFiniteLossError, match=r"step 12: loss is nan at lr=.*gradient norm.*picture_13"):
+    with pytest.raises(NonFiniteLossError, match=r"step 12: loss is nan at lr=.*gradient norm.*image_13"):
         loop.run()
     with np.load(tmp_path / "failing_batch_step_12_rank_0.npz") as saved:
         np.testing.assert_array_equal(saved["x"], np.random.RandomState(12).randn(8, 6).astype("float32"))
@@ -237,7 +237,7 @@ def test_a_step_without_memory_says_which_batch_to_try(tmp_path, error, batch, a
     loop = toy.make_loop(tmp_path, batch=batch, accumulate=accumulate, config={"train": {"batch_size": batch}})
     original = loop.task.loss
     loop.task.loss = lambda batch, *, step: original(batch, step=step) if step < 6 else failing(error)
-    with pytest.raises(OutOfMemoryError, match=f"step 6: out of memory with {batch} pictures at once") as caught:
+    with pytest.raises(OutOfMemoryError, match=f"step 6: out of memory with {batch} images at once") as caught:
         loop.run()
     asked = f"train.batch_size={half} and train.total_batch={batch * accumulate}"
     assert (asked in str(caught.value)) == (half is not None)

@@ -33,14 +33,14 @@ def teacher(images):
     return paddle.nn.functional.avg_pool2d(images, 4, 4).flatten(2).transpose([0, 2, 1])
 
 
-def pictures(count=4, seed=0):
+def random_images(count=4, seed=0):
     return TokenizerBatch(np.random.RandomState(seed).rand(count, 3, 16, 16).astype("float32"), ["a"] * count)
 
 
 def run(task, steps, start=0):
     task.model.train()
     for step in range(start, start + steps):
-        batch = pictures(seed=step)
+        batch = random_images(seed=step)
         task.before_step(batch, step=step)
         task.loss(batch, step=step)
 
@@ -74,7 +74,7 @@ def test_eval_mode_counts_and_replaces_nothing():
     task = VQKDTask(tokenizer(), teacher, seed=0, revive_after=1)
     task.model.eval()
     before = {name: value.numpy().copy() for name, value in task.model.state_dict().items()}
-    task.loss(pictures(), step=5)
+    task.loss(random_images(), step=5)
     assert all(np.array_equal(value.numpy(), before[name]) for name, value in task.model.state_dict().items())
     assert task.usage.counts.sum() == 0
 
@@ -117,7 +117,7 @@ def student(**changes):
 
 def test_pretraining_reads_the_codes_of_hidden_patches_only():
     task = MimTask(student(), tokenizer())
-    images = pictures().images
+    images = random_images().images
     mask = np.random.RandomState(1).rand(4, 16) < 0.4
     loss, metrics = task.loss(MimBatch(images, images, mask, ["a"] * 4), step=0)
     assert float(loss) == pytest.approx(float(metrics["loss_mim"]) + float(metrics["loss_cls"]), rel=1e-6)
@@ -129,8 +129,8 @@ def test_pretraining_reads_the_codes_of_hidden_patches_only():
 
 def test_a_mask_for_another_grid_names_both_numbers():
     task = MimTask(student(), tokenizer())
-    with pytest.raises(ShapeError, match="16 codes a picture, the mask has 9"):
-        task.masked_codes(pictures().images, np.ones((4, 9), dtype=bool))
+    with pytest.raises(ShapeError, match="16 codes an image, the mask has 9"):
+        task.masked_codes(random_images().images, np.ones((4, 9), dtype=bool))
 
 
 @pytest.mark.parametrize("early", [0, 3])
@@ -142,7 +142,7 @@ def test_an_early_layer_outside_the_trunk_is_refused(early):
 def test_logits_of_the_head_are_those_of_every_patch_at_the_masked_ones():
     model = student()
     model.eval()
-    images = paddle.to_tensor(pictures().images)
+    images = paddle.to_tensor(random_images().images)
     mask = np.random.RandomState(1).rand(4, 16) < 0.4
     chosen = model(images, paddle.to_tensor(mask))
     every = model.all_logits(images, paddle.to_tensor(mask))
@@ -153,7 +153,7 @@ def test_logits_of_the_head_are_those_of_every_patch_at_the_masked_ones():
 def test_recomputed_activations_give_the_same_gradients():
     plain, saving = student(), student(recompute=True)
     saving.set_state_dict(plain.state_dict())
-    images, mask = paddle.to_tensor(pictures().images), paddle.to_tensor(np.eye(4, 16, dtype=bool))
+    images, mask = paddle.to_tensor(random_images().images), paddle.to_tensor(np.eye(4, 16, dtype=bool))
     for model in (plain, saving):
         model.train()
         sum(logits.square().mean() for logits in model(images, mask).values()).backward()

@@ -40,7 +40,7 @@ class ToyLoader:
         while True:
             x = np.random.RandomState(self.position).randn(self.size, 6).astype("float32")
             self.position += 1
-            yield Batch(x, [f"picture_{self.position}"])
+            yield Batch(x, [f"image_{self.position}"])
 
     def state(self) -> dict[str, Any]:
         return {"position": self.position}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beitv2_core.errors import DataError
 from beitv2_core.evaluation import codes as module
-from beitv2_core.evaluation.codes import code_dtype, encode_files, list_pictures
+from beitv2_core.evaluation.codes import code_dtype, encode_files, list_images
 
 
 class TinyTokenizer:
@@ -41,10 +41,10 @@ class TinyTokenizer:
 def folder(tmp_path):
     draws = np.random.RandomState(1)
     for number in range(7):
-        path = tmp_path / "pictures" / f"deep{number % 2}" / f"{number}.png"
+        path = tmp_path / "images" / f"deep{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draws.randint(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def run(tokenizer, paths, output, **options):
@@ -52,7 +52,7 @@ def run(tokenizer, paths, output, **options):
 
 
 def test_the_file_holds_codes_in_the_order_of_the_paths(folder, tmp_path):
-    paths = list_pictures([folder])
+    paths = list_images([folder])
     assert run(TinyTokenizer(), paths, tmp_path / "out.npz") == [3, 6, 7]
     with np.load(tmp_path / "out.npz") as saved:
         assert saved["codes"].shape == (7, 2, 2)
@@ -64,7 +64,7 @@ def test_the_file_holds_codes_in_the_order_of_the_paths(folder, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_codes_do_not_depend_on_the_batch_size(folder, tmp_path, batch_size):
-    paths = list_pictures([folder])
+    paths = list_images([folder])
     run(TinyTokenizer(), paths, tmp_path / "one.npz", batch_size=1)
     run(TinyTokenizer(), paths, tmp_path / "many.npz", batch_size=batch_size)
     assert np.array_equal(np.load(tmp_path / "one.npz")["codes"], np.load(tmp_path / "many.npz")["codes"])
@@ -83,13 +83,13 @@ class Undecided(TinyTokenizer):
         return paddle.full([len(unit)], int(len(unit) > 4), dtype="int64")
 
 
-def test_a_picture_on_the_edge_between_codes_gets_those_it_has_alone():
+def test_a_image_on_the_edge_between_codes_gets_those_it_has_alone():
     images = np.random.RandomState(2).rand(3, 3, 8, 8).astype("float32")
     assert module.encode(Undecided(), images).max() == 0
 
 
 def test_a_stopped_run_continues_where_it_was(folder, tmp_path):
-    paths, output = list_pictures([folder]), tmp_path / "out.npz"
+    paths, output = list_images([folder]), tmp_path / "out.npz"
     stream = encode_files(TinyTokenizer(), paths, output, part_size=3, batch_size=8, fingerprint="a")
     next(stream)
     next(stream)
@@ -102,7 +102,7 @@ def test_a_stopped_run_continues_where_it_was(folder, tmp_path):
 
 
 def test_parts_of_another_tokenizer_are_not_used(folder, tmp_path):
-    paths, output = list_pictures([folder]), tmp_path / "out.npz"
+    paths, output = list_images([folder]), tmp_path / "out.npz"
     stream = encode_files(TinyTokenizer(), paths, output, part_size=3, fingerprint="a")
     next(stream)
     stream.close()
@@ -115,16 +115,16 @@ def test_parts_of_another_tokenizer_are_not_used(folder, tmp_path):
 
 def test_a_broken_file_is_named(tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png: cannot be read"):
         run(TinyTokenizer(), [str(broken)], tmp_path / "out.npz")
 
 
 def test_a_missing_or_empty_input_is_named(tmp_path):
     with pytest.raises(DataError, match="gone: no such file or folder"):
-        list_pictures([tmp_path / "gone"])
-    with pytest.raises(DataError, match=r"no pictures in .*looked for \.jpg"):
-        list_pictures([tmp_path])
+        list_images([tmp_path / "gone"])
+    with pytest.raises(DataError, match=r"no images in .*looked for \.jpg"):
+        list_images([tmp_path])
 
 
 @pytest.mark.parametrize(("num_codes", "dtype"), [(64, "uint8"), (256, "uint8"), (257, "uint16"), (8192, "uint16")])

@@ -53,7 +53,7 @@ def test_a_perfect_head_scores_one_and_a_constant_head_the_share_of_its_code():
     tokenizer = CodeIsBrightness()
     draws = np.random.RandomState(0)
     blocks = draws.rand(20, 1, 2, 2) > 0.3
-    pictures = np.repeat(np.repeat(np.repeat(blocks, 3, 1), 4, 2), 4, 3).astype("float32")
+    scenes = np.repeat(np.repeat(np.repeat(blocks, 3, 1), 4, 2), 4, 3).astype("float32")
     class Student:
         def __call__(self, images, mask):
             codes = tokenizer.tokenize((images > 0).astype("float32")).numpy()[mask.numpy()]
@@ -66,7 +66,7 @@ def test_a_perfect_head_scores_one_and_a_constant_head_the_share_of_its_code():
         mask.flat[rng.numpy.choice(4, 2, replace=False)] = True
         return mask
 
-    result = masked_code_accuracy(Student(), tokenizer, masking, [(pictures, np.zeros(20))])
+    result = masked_code_accuracy(Student(), tokenizer, masking, [(scenes, np.zeros(20))])
     assert result.patches == 40
     assert result.heads["mim"] == 1.0
     assert result.heads["cls"] == pytest.approx(result.most_frequent)

@@ -58,8 +58,8 @@ def pretraining_run(tmp_path_factory, tokenizer_run):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("test", size=5, image_size=40)
     for index in range(5):
         scenes.load(index).image.save(folder / f"{index}.png")
@@ -67,12 +67,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_exported_tokenizer_gives_the_codes_of_the_run_at_any_batch_size(tokenizer_run, pictures, tmp_path, form):
+def test_an_exported_tokenizer_gives_the_codes_of_the_run_at_any_batch_size(tokenizer_run, images, tmp_path, form):
     shown = run("export", tokenizer_run, "--format", form, "-o", tmp_path / "model")
     assert "codes 0 unequal" in shown and "batch 1" in shown and "batch 3" in shown
     for batch_size in (1, 2, 5):
         for name, source in (("live", tokenizer_run), ("exported", tmp_path / "model")):
-            run("tokenize", pictures, "-t", source, "-o", tmp_path / f"{name}.npz", "-b", batch_size)
+            run("tokenize", images, "-t", source, "-o", tmp_path / f"{name}.npz", "-b", batch_size)
         live, exported = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("live", "exported"))
         assert live.keys() == exported.keys()
         for key, value in live.items():
@@ -81,17 +81,17 @@ def test_an_exported_tokenizer_gives_the_codes_of_the_run_at_any_batch_size(toke
 
 
 @needs_onnx
-def test_an_onnx_tokenizer_needs_no_paddle(tokenizer_run, pictures, tmp_path):
+def test_an_onnx_tokenizer_needs_no_paddle(tokenizer_run, images, tmp_path):
     run("export", tokenizer_run, "--format", "onnx", "-o", tmp_path / "model")
-    run("tokenize", pictures, "-t", tokenizer_run, "-o", tmp_path / "live.npz")
-    said = subprocess.run(without_paddle(["tokenize", str(pictures), "-t", str(tmp_path / "model"), "-o",
+    run("tokenize", images, "-t", tokenizer_run, "-o", tmp_path / "live.npz")
+    said = subprocess.run(without_paddle(["tokenize", str(images), "-t", str(tmp_path / "model"), "-o",
                                           str(tmp_path / "out.npz")]), capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["codes"], np.load(tmp_path / "live.npz")["codes"])
 
 
-def test_without_paddle_a_run_still_says_what_is_missing(tokenizer_run, pictures, tmp_path):
-    said = subprocess.run(without_paddle(["tokenize", str(pictures), "-t", str(tokenizer_run), "-o",
+def test_without_paddle_a_run_still_says_what_is_missing(tokenizer_run, images, tmp_path):
+    said = subprocess.run(without_paddle(["tokenize", str(images), "-t", str(tokenizer_run), "-o",
                                           str(tmp_path / "out.npz")]), capture_output=True, text=True, check=False)
     assert said.returncode == 2 and "Paddle is not installed" in said.stderr
 
@@ -113,7 +113,7 @@ def test_features_of_a_pretraining_run(pretraining_run, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rectangular_pictures_and_other_batches_than_the_checked_ones(tmp_path, form):
+def test_rectangular_images_and_other_batches_than_the_checked_ones(tmp_path, form):
     model = tokenizer((32, 24))
     description = export_model(exportable_tokenizer(model), tmp_path / "model", form=form)
     assert description.image_size == (32, 24) and description.grid == (4, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is drawn for a picture does not depend on who computes it."""
+"""What is drawn for an image does not depend on who computes it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trunk for every picture size its positions allow; what it cannot serve is named."""
+"""One trunk for every image size its positions allow; what it cannot serve is named."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_impossible_sizes_are_named(changes, message):
 
 def test_wrong_inputs_are_named():
     model = BEiTBackbone(image_size=8, **SMALL)
-    with pytest.raises(ShapeError, match="pictures have 1 channels, the model was built for 3"):
+    with pytest.raises(ShapeError, match="images have 1 channels, the model was built for 3"):
         model(images(8, 8)[:, :1])
     with pytest.raises(ShapeError, match="no whole number of patches"):
         model(images(9, 8))

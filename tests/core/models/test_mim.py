@@ -55,7 +55,7 @@ def test_skipping_unread_tokens_changes_no_logit_and_no_gradient(head, recompute
 
 
 @pytest.mark.parametrize("counts", [(4, 6, 5), (3, 0, 6)])
-def test_pictures_that_hide_unequal_numbers_of_patches(counts):
+def test_images_that_hide_unequal_numbers_of_patches(counts):
     model, images, mask = build(early_layers=2), paddle.randn([3, 3, 32, 32]), masks(*counts)
     logits, every = model(images, mask), model.all_logits(images, mask)
     for head, value in logits.items():

@@ -25,7 +25,7 @@ def build(grid=(2, 3), decoder_grid=None, **kwargs) -> VQKD:
     return model
 
 
-def pictures(count=3, grid=(2, 3)):
+def random_images(count=3, grid=(2, 3)):
     return paddle.rand([count, 3, grid[0] * 4, grid[1] * 4])
 
 
@@ -43,7 +43,7 @@ def test_tokenizing_changes_no_state_in_any_mode_and_needs_no_gradient():
     for mode in (model.eval, model.train):
         mode()
         before = snapshot(model)
-        codes = model.tokenize(pictures())
+        codes = model.tokenize(random_images())
         assert codes.shape == [3, 6] and codes.dtype == paddle.int64 and codes.stop_gradient
         for name, value in snapshot(model).items():
             np.testing.assert_array_equal(value, before[name], err_msg=name)
@@ -53,7 +53,7 @@ def test_eval_mode_forward_changes_nothing():
     model = build()
     model.eval()
     before = snapshot(model)
-    model(pictures(), paddle.randn([3, 6, 7]))
+    model(random_images(), paddle.randn([3, 6, 7]))
     for name, value in snapshot(model).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
@@ -61,7 +61,7 @@ def test_eval_mode_forward_changes_nothing():
 def test_lookup_and_decode_lead_from_codes_to_the_teacher_space():
     model = build()
     model.eval()
-    images, target = pictures(), paddle.randn([3, 6, 7])
+    images, target = random_images(), paddle.randn([3, 6, 7])
     codes = model.tokenize(images)
     np.testing.assert_array_equal(model.lookup(codes).numpy(), model.quantize.codebook.numpy()[codes.numpy()])
     rec_loss = model.reconstruction_loss(model.decode(codes), target)
@@ -76,7 +76,7 @@ def test_reconstruction_loss_is_one_minus_the_cosine():
 
 def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter():
     model = build()
-    out = model(pictures(), paddle.randn([3, 6, 7]))
+    out = model(random_images(), paddle.randn([3, 6, 7]))
     np.testing.assert_allclose(float(out["loss"]), float(out["rec_loss"]) + float(out["quant_loss"]), rtol=1e-6)
     out["loss"].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.numpy().any()]
@@ -85,7 +85,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter():
 
 def test_unquantised_training_decodes_the_features_and_leaves_the_codebook_alone():
     model = build(kmeans_init=True)
-    images, target = pictures(), paddle.randn([3, 6, 7])
+    images, target = random_images(), paddle.randn([3, 6, 7])
     before = snapshot(model.quantize)
     out = model(images, target, quantized=False)
     assert "codes" not in out and float(out["quant_loss"]) == 0 and float(out["loss"]) == float(out["rec_loss"])
@@ -101,7 +101,7 @@ def test_unquantised_training_decodes_the_features_and_leaves_the_codebook_alone
 def test_mixed_precision_leaves_projection_and_codes_in_float32():
     model = build()
     model.eval()
-    images = pictures()
+    images = random_images()
     with paddle.amp.auto_cast(dtype="bfloat16"):
         assert model.features(images).dtype == paddle.float32
         codes_mixed = model.tokenize(images)
@@ -109,9 +109,9 @@ def test_mixed_precision_leaves_projection_and_codes_in_float32():
 
 
 def test_the_input_range_is_declared_not_guessed():
-    dark = 0.2 * pictures()
+    dark = 0.2 * random_images()
     np.testing.assert_allclose(build().preprocess(dark).numpy(), 2 * dark.numpy() - 1, atol=1e-6)
-    bright = 300 * pictures()  # out of range: mapped like any other, never treated as 0 .. 255
+    bright = 300 * random_images()  # out of range: mapped like any other, never treated as 0 .. 255
     np.testing.assert_allclose(build().preprocess(bright).numpy(), 2 * bright.numpy() - 1, rtol=1e-5)
     mean = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
     grey = build(input_range="imagenet").preprocess(paddle.to_tensor(np.broadcast_to(mean, (1, 3, 8, 12)).copy()))
@@ -129,12 +129,12 @@ def test_a_decoder_for_another_grid_names_both_grids():
 
 
 def test_a_target_of_another_shape_names_both_shapes():
-    with pytest.raises(ShapeError, match=r"have shape \[3, 6, 8\], these pictures need \[3, 6, 7\]"):
-        build()(pictures(), paddle.randn([3, 6, 8]))
+    with pytest.raises(ShapeError, match=r"have shape \[3, 6, 8\], these images need \[3, 6, 7\]"):
+        build()(random_images(), paddle.randn([3, 6, 8]))
 
 
 def test_decoding_needs_a_code_for_every_patch():
-    with pytest.raises(ShapeError, match=r"codes have shape \[3, 4\]; expected \(pictures, 6\)"):
+    with pytest.raises(ShapeError, match=r"codes have shape \[3, 4\]; expected \(images, 6\)"):
         build().decode(paddle.zeros([3, 4], dtype="int64"))
 
 

@@ -48,7 +48,7 @@ def pretrain_config(size: str, tmp_path, recompute: bool = False, **model):
 
 
 def trained(config) -> Cost:
-    return planned_run(config, pictures=10**6, devices=1).costs(Bricks())[0]
+    return planned_run(config, images=10**6, devices=1).costs(Bricks())[0]
 
 
 def built(config):
@@ -159,7 +159,7 @@ def test_mixed_precision_keeps_the_attention_weights_twice_and_halves_what_produ
     assert mixed.kept == 4 * 4 * td + 2 * 14 * td + 6 * table + statistics
 
 
-def test_work_a_picture_is_that_of_the_official_models():
+def test_work_a_image_is_that_of_the_official_models():
     given = ["data.root=none", "tokenizer.weights=none"]
     vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])[0]
     encode = tokenizer_costs(Bricks(), vqkd, 512)[0]

@@ -51,7 +51,7 @@ def test_every_settings_file_has_a_plan_without_data_and_weights(path):
     if path == CONFIGS / "pretrain/digit_scenes.yml":
         more = ["--set", f"tokenizer.weights={CONFIGS / 'tokenizer/digit_scenes.yml'}"]
     if "digit_scenes" not in path.name:
-        more = ["--pictures", IMAGENET]
+        more = ["--images", IMAGENET]
     found = planned(path, *more)
     assert found["parameters"]["trained"] > 1e4
     assert found["work"]["pflop_days"] > 0
@@ -62,34 +62,34 @@ def test_every_settings_file_has_a_plan_without_data_and_weights(path):
 
 @pytest.mark.parametrize("devices", [1, 4, 16])
 def test_the_schedule_is_the_trainings_own(devices):
-    found = planned(PRETRAIN, "--pictures", IMAGENET, "--devices", devices)["schedule"]
+    found = planned(PRETRAIN, "--images", IMAGENET, "--devices", devices)["schedule"]
     config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
     plan = plan_batches(config.optim, config.train, IMAGENET, devices)
-    for name in ("batch_size", "accumulate", "total_batch", "total_steps", "steps_per_epoch", "pictures"):
+    for name in ("batch_size", "accumulate", "total_batch", "total_steps", "steps_per_epoch", "images"):
         assert found[name] == getattr(plan, name)
     assert (found["devices"], found["epochs"]) == (devices, 1600)
 
 
 def test_the_table_shows_what_the_json_holds():
-    text = shown(run(PRETRAIN, "--pictures", IMAGENET, "--devices", 16))
-    found = planned(PRETRAIN, "--pictures", IMAGENET, "--devices", 16)
+    text = shown(run(PRETRAIN, "--images", IMAGENET, "--devices", 16))
+    found = planned(PRETRAIN, "--images", IMAGENET, "--devices", 16)
     assert f"{found['parameters']['trained']:,} trained" in text
     assert f"{found['memory'][0]['total_gb']:.2f}" in text
-    assert "2048 = 128 pictures x 16 device(s) x 1 accumulated" in text
+    assert "2048 = 128 images x 16 device(s) x 1 accumulated" in text
     assert "assuming 35 % of 15.7 TFLOP/s" in text
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ([PRETRAIN, "--devices", 12, "--pictures", IMAGENET],
-     "train.total_batch: 2048 is not a multiple of 128 pictures x 12 process(es) = 1536"),
-    ([PRETRAIN], "the number of pictures is not known. Add --pictures N"),
+    ([PRETRAIN, "--devices", 12, "--images", IMAGENET],
+     "train.total_batch: 2048 is not a multiple of 128 images x 12 process(es) = 1536"),
+    ([PRETRAIN], "the number of images is not known. Add --images N"),
     ([PRETRAIN, "--device", "v1000"], "--device 'v1000' is not known. Known: v100-16g, v100-32g"),
     ([PRETRAIN, "--device", "custom"], "Add --memory-gb N"),
-    ([PRETRAIN, "--pictures", IMAGENET, "--set", "train.amp=bf16"], "v100-32g has no units for bfloat16"),
-    ([PRETRAIN, "--pictures", IMAGENET, "--throughput", 1, "--measured", "x.json"], "Give one of them"),
-    ([PRETRAIN, "--pictures", IMAGENET, "--measured", "gone.json"], "--measured gone.json: cannot be read"),
+    ([PRETRAIN, "--images", IMAGENET, "--set", "train.amp=bf16"], "v100-32g has no units for bfloat16"),
+    ([PRETRAIN, "--images", IMAGENET, "--throughput", 1, "--measured", "x.json"], "Give one of them"),
+    ([PRETRAIN, "--images", IMAGENET, "--measured", "gone.json"], "--measured gone.json: cannot be read"),
     ([CONFIGS / "pretrain/digit_scenes.yml"], "Set tokenizer.weights to its run or to its YAML file"),
-    ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--pictures", IMAGENET],
+    ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--images", IMAGENET],
      "teacher.name: what 'sam' costs is not known. Known: clip, dino, hog"),
     ([CONFIGS / "_base_/optim_adamw.yml"], "kind: is missing"),
 ])
@@ -136,7 +136,7 @@ def test_sharding_divides_what_it_says_and_decides_what_fits():
 
 
 def test_configured_sharding_is_planned():
-    plain, sharded = (planned(PRETRAIN, *more, "--pictures", IMAGENET, "--devices", 16)["memory"][0]
+    plain, sharded = (planned(PRETRAIN, *more, "--images", IMAGENET, "--devices", 16)["memory"][0]
                       for more in ((), ("train.sharding=stage1",)))
     assert sharded["optimizer_gb"] == pytest.approx(plain["optimizer_gb"] / 16)
     assert sharded["total_gb"] == pytest.approx(plain["total_sharding_stage1_gb"])
@@ -156,17 +156,17 @@ def test_averaged_weights_and_sgd_change_the_memory():
 def test_an_estimate_is_the_share_of_the_peak_and_says_so():
     device = find_device("a100-80g")
     speed = estimated_speed(toy(amp="bf16"), device, 0.5)
-    assert speed.pictures == pytest.approx(0.5 * 312e12 / 3e9)
+    assert speed.images == pytest.approx(0.5 * 312e12 / 3e9)
     assert "estimate, assuming 50 % of 312 TFLOP/s" in speed.source
     slower = estimated_speed(toy(amp="bf16", frozen_flop=1e9), device, 0.5)  # that part stays in float32
-    assert 1 / slower.pictures == pytest.approx(2 * (3e9 / 312e12 + 1e9 / 19.5e12))
+    assert 1 / slower.images == pytest.approx(2 * (3e9 / 312e12 + 1e9 / 19.5e12))
     assert "of 19.5 for 1.0 GFLOP that stay in float32" in slower.source
 
 
 def test_without_a_peak_the_time_is_not_known():
     here = estimated_speed(toy(), find_device("cpu"), 0.5)
-    assert here.pictures is None and "--dry-run" in here.source and "--throughput" in here.source
-    assert estimated_speed(toy(), find_device("cpu", peak_tflops=1.0), 0.5).pictures is not None
+    assert here.images is None and "--dry-run" in here.source and "--throughput" in here.source
+    assert estimated_speed(toy(), find_device("cpu", peak_tflops=1.0), 0.5).images is not None
 
 
 def test_recomputing_counts_as_work():
@@ -174,7 +174,7 @@ def test_recomputing_counts_as_work():
 
 
 def test_a_given_throughput_sets_the_time():
-    found = planned(PRETRAIN, "--pictures", IMAGENET, "--devices", 16, "--throughput", 100)["time"]
+    found = planned(PRETRAIN, "--images", IMAGENET, "--devices", 16, "--throughput", 100)["time"]
     assert found["device_hours"] == pytest.approx(1_000_000 * 2048 / 100 / 3600)
     assert found["hours"] == pytest.approx(found["device_hours"] / 16)
     assert "--throughput" in found["source"]
@@ -184,9 +184,9 @@ def test_a_measured_file_is_scaled_by_the_work():
     outcome = {"hardware": {"processor": "P", "cores": 2}, "metrics": [
         {"case": "matmul_peak", "metric": "gflops", "value": 200.0},
         {"case": "finetune_step", "metric": "share_of_peak", "value": 0.75}]}
-    assert measured_speed(toy(), outcome, "x").pictures == pytest.approx(150 / 3)
+    assert measured_speed(toy(), outcome, "x").images == pytest.approx(150 / 3)
     skips = toy()._replace(costs=lambda bricks: (Cost(forward=0.5e9, backward=1e9, skipped=0.5e9), Cost()))
-    assert measured_speed(skips, outcome, "x").pictures == pytest.approx(150 / 3)  # the share counts official work
+    assert measured_speed(skips, outcome, "x").images == pytest.approx(150 / 3)  # the share counts official work
     with pytest.raises(ConfigError, match="holds no step of a 'segment' run, only finetune_step"):
         measured_speed(toy()._replace(kind="segment"), outcome, "x")
     with pytest.raises(ConfigError, match="no result file"):
@@ -195,7 +195,7 @@ def test_a_measured_file_is_scaled_by_the_work():
 
 def test_the_shipped_measurement_can_be_read():
     file = next((ROOT / "benchmarks").glob("core_*.json"))
-    found = planned(PRETRAIN, "--pictures", IMAGENET, "--measured", file)["time"]
+    found = planned(PRETRAIN, "--images", IMAGENET, "--measured", file)["time"]
     assert "pretrain_step measured on" in found["source"]
 
 
@@ -209,12 +209,12 @@ def test_settings_without_a_kind_belong_to_the_schema_that_has_their_keys():
 
 def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
     with pytest.raises(MissingDependencyError, match="no installed package can plan a 'paint' run. Known kinds: token"):
-        planned_run(SimpleNamespace(kind="paint"), pictures=None, devices=1)
+        planned_run(SimpleNamespace(kind="paint"), images=None, devices=1)
 
 
 def test_a_pretraining_step_leaves_the_tokenizer_in_float32():
     config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
-    trained, frozen = planned_run(config, pictures=IMAGENET, devices=16).costs(Bricks(amp=True))
+    trained, frozen = planned_run(config, images=IMAGENET, devices=16).costs(Bricks(amp=True))
     assert (trained.full_flop, frozen.full_flop) == (0, frozen.forward)
 
 

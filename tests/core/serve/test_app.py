@@ -21,21 +21,21 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from beitv2_core.errors import ConfigError, ShapeError  # noqa: E402
 from beitv2_core.serve.app import Limits, create_app  # noqa: E402
-from beitv2_core.serve.results import ClassesResult, ClassShare, picture_url, segmentation_result  # noqa: E402
+from beitv2_core.serve.results import ClassesResult, ClassShare, image_url, segmentation_result  # noqa: E402
 from beitv2_core.serve.security import content_policy, host_name  # noqa: E402
 from beitv2_core.serve.views import View  # noqa: E402
 
 PNG = {"Content-Type": "image/png"}
 
 
-def picture(size=(32, 24), colour="red") -> bytes:
+def png_bytes(size=(32, 24), colour="red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
 
 
 def show_classes(image):
-    return ClassesResult(seen=picture_url(image), classes=[ClassShare(name="cat", probability=0.75)])
+    return ClassesResult(seen=image_url(image), classes=[ClassShare(name="cat", probability=0.75)])
 
 
 def show_halves(image):
@@ -74,15 +74,15 @@ def post(app, receive):
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
-def test_a_picture_gets_the_result_of_each_view():
+def test_a_image_gets_the_result_of_each_view():
     here = client()
-    answer = here.post("/api/views/classes", content=picture(), headers=PNG).json()
+    answer = here.post("/api/views/classes", content=png_bytes(), headers=PNG).json()
     assert answer["view"] == "classes"
-    assert answer["picture"] == {"format": "PNG", "width": 32, "height": 24, "notes": []}
+    assert answer["image"] == {"format": "PNG", "width": 32, "height": 24, "notes": []}
     assert answer["result"]["classes"] == [{"name": "cat", "probability": 0.75}]
     assert 0 < answer["seconds"] < 10
     octets = {"Content-Type": "application/octet-stream"}
-    answer = here.post("/api/views/segmentation", content=picture(), headers=octets).json()
+    answer = here.post("/api/views/segmentation", content=png_bytes(), headers=octets).json()
     assert [(one["name"], one["share"]) for one in answer["result"]["classes"]] == [("left", 0.5), ("right", 0.5)]
 
 
@@ -150,7 +150,7 @@ def test_an_unannounced_size_is_refused_while_reading():
 
 
 def test_a_body_that_ends_early_is_told():
-    parts = [{"type": "http.request", "body": picture()[:20], "more_body": True}, {"type": "http.disconnect"}]
+    parts = [{"type": "http.request", "body": png_bytes()[:20], "more_body": True}, {"type": "http.disconnect"}]
 
     async def receive():
         return parts.pop(0)
@@ -160,29 +160,29 @@ def test_a_body_that_ends_early_is_told():
 
 
 def test_the_limit_itself_is_allowed():
-    data = picture()
+    data = png_bytes()
     assert client(limits=Limits(max_bytes=len(data))).post("/api/views/classes", content=data,
                                                            headers=PNG).status_code == 200
 
 
 def test_pixels_over_the_limit_are_refused():
     here = client(limits=Limits(max_pixels=700))
-    assert "32 x 24" in error(here.post("/api/views/classes", content=picture(), headers=PNG), 413)
+    assert "32 x 24" in error(here.post("/api/views/classes", content=png_bytes(), headers=PNG), 413)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded",
                                   "application/json", None])
 def test_what_a_foreign_form_can_send_is_refused(kind):
     headers = {} if kind is None else {"Content-Type": kind}
-    answer = client().post("/api/views/classes", content=picture(), headers=headers)
+    answer = client().post("/api/views/classes", content=png_bytes(), headers=headers)
     assert "curl --data-binary" in error(answer, 415)
 
 
-def test_no_picture_and_a_damaged_one_are_told_apart():
+def test_no_image_and_a_damaged_one_are_told_apart():
     here = client()
     assert "empty" in error(here.post("/api/views/classes", content=b"", headers=PNG), 400)
-    assert "no picture" in error(here.post("/api/views/classes", content=b"<html>", headers=PNG), 415)
-    assert "cannot be decoded" in error(here.post("/api/views/classes", content=picture()[:50], headers=PNG), 422)
+    assert "no image" in error(here.post("/api/views/classes", content=b"<html>", headers=PNG), 415)
+    assert "cannot be decoded" in error(here.post("/api/views/classes", content=png_bytes()[:50], headers=PNG), 422)
 
 
 def test_a_failing_view_shows_a_reference_and_nothing_of_the_machine(caplog, monkeypatch):
@@ -191,7 +191,8 @@ def test_a_failing_view_shows_a_reference_and_nothing_of_the_machine(caplog, mon
     def fail(image):
         raise ShapeError("/secret/runs/7: weights are (3, 4)")
 
-    answer = client(View("broken", "Broken", "Fails.", fail)).post("/api/views/broken", content=picture(), headers=PNG)
+    here = client(View("broken", "Broken", "Fails.", fail))
+    answer = here.post("/api/views/broken", content=png_bytes(), headers=PNG)
     words = error(answer, 500)
     assert "secret" not in answer.text
     reference = re.search(r"reference (\w{8})", words).group(1)
@@ -200,7 +201,7 @@ def test_a_failing_view_shows_a_reference_and_nothing_of_the_machine(caplog, mon
 
 def test_a_view_that_answers_something_else_is_a_failure_of_the_server():
     answer = client(View("odd", "Odd", "No result.", lambda image: {"kind": "poem"})).post(
-        "/api/views/odd", content=picture(), headers=PNG)
+        "/api/views/odd", content=png_bytes(), headers=PNG)
     error(answer, 500)
 
 
@@ -255,13 +256,13 @@ async def until(condition):
     raise AssertionError("did not happen within 10 seconds")
 
 
-def test_one_picture_is_computed_at_a_time_in_order_and_a_full_queue_is_told():
+def test_one_image_is_computed_at_a_time_in_order_and_a_full_queue_is_told():
     gate = Gate()
     app = create_app([View("slow", "Slow", "Waits.", gate)], limits=Limits(waiting=2, timeout=20))
 
     async def work(here):
         async def send(width):
-            return await here.post("/api/views/slow", content=picture((width, 24)))
+            return await here.post("/api/views/slow", content=png_bytes((width, 24)))
 
         tasks = []
         for width in (30, 31, 32):
@@ -285,7 +286,7 @@ def test_a_result_that_takes_too_long_is_given_up_and_its_place_comes_back_when_
     app = create_app([View("slow", "Slow", "Waits.", gate)], limits=Limits(waiting=1, timeout=0.2))
 
     async def work(here):
-        tasks = [asyncio.create_task(here.post("/api/views/slow", content=picture())) for _ in range(2)]
+        tasks = [asyncio.create_task(here.post("/api/views/slow", content=png_bytes())) for _ in range(2)]
         for answer in await asyncio.gather(*tasks):
             assert "--timeout" in error(answer, 504)
         # The waiting request is forgotten, the running one still has the thread.
@@ -294,15 +295,15 @@ def test_a_result_that_takes_too_long_is_given_up_and_its_place_comes_back_when_
         await until(lambda: gate._inside == 0)
         await asyncio.sleep(0.05)
         assert (await here.get("/health")).json()["taken"] == 0
-        assert (await here.post("/api/views/slow", content=picture())).status_code == 200
+        assert (await here.post("/api/views/slow", content=png_bytes())).status_code == 200
 
     in_one_loop(app, work)
     assert len(gate.seen) == 2
 
 
-def test_a_picture_that_does_not_arrive_is_given_up_and_its_place_comes_back():
+def test_a_image_that_does_not_arrive_is_given_up_and_its_place_comes_back():
     app = create_app([CLASSES], limits=Limits(timeout=0.1, waiting=0))
-    parts = [{"type": "http.request", "body": picture()[:20], "more_body": True}]
+    parts = [{"type": "http.request", "body": png_bytes()[:20], "more_body": True}]
 
     async def receive():
         if not parts:

@@ -82,10 +82,10 @@ def test_a_tokenizer_shows_its_codes_with_and_without_a_gallery(tokenizer):
     for gallery in (0, 6):
         views = build_views(str(tokenizer), None, None, None, gallery)
         assert [view.name for view in views] == ["codes"]
-        assert views[0].show(Image.new("RGB", (50, 40), "green")).gallery_pictures == gallery
+        assert views[0].show(Image.new("RGB", (50, 40), "green")).gallery_images == gallery
 
 
-def test_pictures_that_do_not_exist_are_named(tokenizer, tmp_path):
+def test_images_that_do_not_exist_are_named(tokenizer, tmp_path):
     with pytest.raises(BEiTError, match="gone"):
         build_views(str(tokenizer), None, None, str(tmp_path / "gone"), 6)
 

@@ -26,7 +26,7 @@ from beitv2_core.serve.results import (  # noqa: E402
     ClassShare,
     CodeSeen,
     CodesResult,
-    picture_url,
+    image_url,
     png_url,
     segmentation_result,
 )
@@ -41,7 +41,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def show_classes(image):
-    return ClassesResult(seen=picture_url(image), classes=[ClassShare(name="a cat", probability=0.62),
+    return ClassesResult(seen=image_url(image), classes=[ClassShare(name="a cat", probability=0.62),
                                                            ClassShare(name=HOSTILE, probability=0.0504)])
 
 
@@ -56,7 +56,7 @@ def show_codes(image):
     codes = [CodeSeen(code=5, colour="#102030", count=4, gallery_count=9, patches=patches, num_patches=2),
              CodeSeen(code=0, colour="#f0e0d0", count=1, gallery_count=0, patches=None, num_patches=0),
              CodeSeen(code=3, colour="#00ff00", count=1, gallery_count=1, patches=patches, num_patches=2)]
-    return CodesResult(seen=picture_url(image.resize((48, 32))), grid=GRID, num_codes=16, gallery_pictures=7,
+    return CodesResult(seen=image_url(image.resize((48, 32))), grid=GRID, num_codes=16, gallery_images=7,
                        codes=codes)
 
 
@@ -117,10 +117,10 @@ def page(browser, server):
     assert wrong == []
 
 
-def picture(kind="PNG", size=(60, 40), **options) -> dict:
+def upload(kind="PNG", size=(60, 40), **options) -> dict:
     file = io.BytesIO()
     Image.new("RGB", size, (30, 160, 200)).save(file, kind, **options)
-    return {"name": "some picture", "mimeType": f"image/{kind.lower()}", "buffer": file.getvalue()}
+    return {"name": "some image", "mimeType": f"image/{kind.lower()}", "buffer": file.getvalue()}
 
 
 def give(page, file):
@@ -143,7 +143,7 @@ def test_the_page_tells_run_and_limits(page):
 
 
 def test_the_likeliest_classes_are_listed_and_names_are_never_markup(page):
-    give(page, picture())
+    give(page, upload())
     done(page)
     items = page.locator("#view-classes li")
     assert [text.split("\n") for text in items.all_inner_texts()] == [["a cat", "62 %"], [HOSTILE, "5.0 %"]]
@@ -152,12 +152,12 @@ def test_the_likeliest_classes_are_listed_and_names_are_never_markup(page):
     np.testing.assert_allclose(widths, [0.62, 0.0504], atol=0.01)
 
 
-def test_the_segmentation_lies_over_the_picture_and_can_be_faded(page):
-    give(page, picture())
+def test_the_segmentation_lies_over_the_image_and_can_be_faded(page):
+    give(page, upload())
     done(page)
     section = page.locator("#view-segmentation")
     overlay = section.get_by_alt_text("segmentation: sky 75 %, sea 25 %")
-    seen = section.get_by_alt_text("your picture", exact=True)
+    seen = section.get_by_alt_text("your image", exact=True)
     expect(overlay).to_be_visible()
     assert overlay.bounding_box() == seen.bounding_box()
     assert overlay.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
@@ -173,7 +173,7 @@ def test_the_segmentation_lies_over_the_picture_and_can_be_faded(page):
 
 
 def test_the_codes_are_a_grid_that_arrow_keys_walk_through(page):
-    give(page, picture())
+    give(page, upload())
     done(page)
     cells = page.get_by_role("gridcell")
     assert cells.all_inner_texts() == ["5", "5", "0", "3", "5", "5"]
@@ -187,10 +187,10 @@ def test_the_codes_are_a_grid_that_arrow_keys_walk_through(page):
     for key in ("ArrowRight", "ArrowRight", "ArrowRight"):  # the last one leads out of the grid and is ignored
         page.keyboard.press(key)
     expect(page.get_by_text("Code 0 of 16")).to_be_visible()
-    expect(page.locator(".detail")).to_contain_text("None of the gallery's 7 pictures has a patch of this code.")
+    expect(page.locator(".detail")).to_contain_text("None of the gallery's 7 images has a patch of this code.")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Home")
-    expect(page.locator(".detail")).to_contain_text("once in this picture, once in 7 pictures of the gallery.")
+    expect(page.locator(".detail")).to_contain_text("once in this image, once in 7 images of the gallery.")
     strip = page.locator(".detail").get_by_alt_text("the 2 patches of the gallery nearest to code 3, nearest first")
     assert strip.evaluate("image => image.naturalWidth") == 17
     marked = page.locator(".marks > i").evaluate_all("all => all.map(mark => mark.className)")
@@ -210,9 +210,9 @@ FILE = """const bytes = Uint8Array.from(atob(document.querySelector('body').data
           transfer.items.add(new File([bytes], 'dropped.png', {type: 'image/png'}))"""
 
 
-def test_a_picture_can_be_dropped_or_pasted(page):
+def test_a_image_can_be_dropped_or_pasted(page):
     page.evaluate("bytes => { document.body.dataset.bytes = bytes; }",
-                  base64.b64encode(picture()["buffer"]).decode("ascii"))
+                  base64.b64encode(upload()["buffer"]).decode("ascii"))
     drop(page, FILE)
     assert done(page).startswith("dropped.png")
     assert page.locator("section").count() == 3
@@ -224,23 +224,23 @@ def test_a_picture_can_be_dropped_or_pasted(page):
     done(page)
 
 
-def test_how_the_picture_was_read_is_said(page):
+def test_how_the_image_was_read_is_said(page):
     exif = Image.Exif()
     exif[0x0112] = 6
-    give(page, picture("JPEG", exif=exif))
+    give(page, upload("JPEG", exif=exif))
     assert "its EXIF data ask for a turn, which this run does not apply" in done(page)
-    seen = page.get_by_alt_text("your picture", exact=True)
+    seen = page.get_by_alt_text("your image", exact=True)
     assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
 
 
-def test_errors_are_said_in_words_and_the_next_picture_works(page):
+def test_errors_are_said_in_words_and_the_next_image_works(page):
     alert = page.get_by_role("alert")
     give(page, {"name": "letter.png", "mimeType": "image/png", "buffer": b"Dear Sir"})
-    expect(alert).to_contain_text("The picture: 8 bytes that are no picture read here came.")
+    expect(alert).to_contain_text("The image: 8 bytes that are no image read here came.")
     expect(page.locator("#status")).to_have_text("No result.")
     give(page, {"name": "huge.png", "mimeType": "image/png", "buffer": b"x" * 200_001})
     expect(alert).to_contain_text("huge.png: It has 200,001 bytes.")
-    give(page, picture())
+    give(page, upload())
     done(page)
     expect(alert).to_be_empty()
 
@@ -251,12 +251,12 @@ def test_a_server_that_is_gone_is_said(browser):
     with Running(create_app(VIEWS)) as running:
         page.goto(running.address)
         expect(page.locator("#limits")).not_to_be_empty()
-    give(page, picture())
+    give(page, upload())
     expect(page.get_by_role("alert")).to_contain_text("The server: It does not answer.")
     context.close()
 
 
-def test_while_it_computes_the_page_says_so_and_a_new_picture_takes_over(browser):
+def test_while_it_computes_the_page_says_so_and_a_new_image_takes_over(browser):
     gate = threading.Event()
 
     def slow(image):
@@ -267,10 +267,10 @@ def test_while_it_computes_the_page_says_so_and_a_new_picture_takes_over(browser
     page = context.new_page()
     with Running(create_app([View("classes", "Classes", "Slowly.", slow)])) as running:
         page.goto(running.address)
-        give(page, {**picture(), "name": "first.png"})
+        give(page, {**upload(), "name": "first.png"})
         expect(page.locator("#status")).to_have_text("Computing: classes ...")
         expect(page.get_by_role("progressbar", name="working")).to_be_visible()
-        give(page, {**picture(size=(50, 40)), "name": "second.png"})
+        give(page, {**upload(size=(50, 40)), "name": "second.png"})
         gate.set()
         assert done(page).startswith("second.png")
         expect(page.get_by_role("progressbar", name="working")).to_be_hidden()
@@ -283,7 +283,7 @@ def test_texts_can_be_read_in_light_and_dark_and_nothing_is_wider_than_a_phone(b
     context = browser.new_context(color_scheme=scheme, viewport={"width": 360, "height": 640})
     page = context.new_page()
     page.goto(server.address)
-    give(page, picture(size=(200, 30)))
+    give(page, upload(size=(200, 30)))
     done(page)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     ground, dim, link = page.evaluate("""() => ['body', '.muted', 'header a'].map((where, i) => {
@@ -304,7 +304,7 @@ def luminance(colour: str) -> float:
 
 
 def test_everything_has_a_name_for_a_screen_reader(page):
-    give(page, picture())
+    give(page, upload())
     done(page)
     assert page.locator("img:not([alt]), img[alt='']").count() == 0
     assert page.locator("html").get_attribute("lang") == "en"
@@ -313,7 +313,7 @@ def test_everything_has_a_name_for_a_screen_reader(page):
     page.locator("body").press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.id") == "file"
-    assert page.get_by_label("Drop a picture here").get_attribute("id") == "file"
+    assert page.get_by_label("Drop an image here").get_attribute("id") == "file"
 
 
 def test_the_api_page_works_without_another_server(page, server):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.serve.results import picture_url, segmentation_result
+from beitv2_core.serve.results import image_url, segmentation_result
 
 
 def opened(address: str) -> Image.Image:
@@ -29,7 +29,7 @@ def test_a_label_map_becomes_an_overlay_with_its_colours_and_shares():
     assert opened(result.seen).size == (10, 6)
 
 
-def test_large_pictures_are_reduced_together_with_their_overlay():
+def test_large_images_are_reduced_together_with_their_overlay():
     labels = np.repeat([[0, 1]], 1500, axis=1).reshape(1, -1).repeat(1000, axis=0)
     result = segmentation_result(Image.new("RGB", (3000, 1000), "red"), labels, ["a", "b"])
     assert opened(result.seen).size == opened(result.overlay).size == (1024, 341)
@@ -47,6 +47,6 @@ def test_labels_that_do_not_fit_are_named(labels, message):
         segmentation_result(Image.new("RGB", (10, 6)), labels, ["a", "b", "c"])
 
 
-def test_small_pictures_are_sent_back_exactly():
+def test_small_images_are_sent_back_exactly():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(np.asarray(opened(picture_url(Image.fromarray(pixels)))), pixels)
+    np.testing.assert_array_equal(np.asarray(opened(image_url(Image.fromarray(pixels)))), pixels)

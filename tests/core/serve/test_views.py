@@ -15,7 +15,7 @@ from PIL import Image
 from beitv2_core.assembly.restore import freeze
 from beitv2_core.data import DigitScenes, eval_batches
 from beitv2_core.errors import ConfigError
-from beitv2_core.evaluation.codes import encode, picture_batches
+from beitv2_core.evaluation.codes import encode, image_batches
 from beitv2_core.evaluation.evaluate import cut_patches
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
@@ -40,7 +40,7 @@ def scenes():
 def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
     image = scenes.load(3).image
     image.save(tmp_path / "x.png")
-    images = next(picture_batches([str(tmp_path / "x.png")], tokenizer.image_size, batch_size=1))
+    images = next(image_batches([str(tmp_path / "x.png")], tokenizer.image_size, batch_size=1))
     result = codes_view(tokenizer).show(image)
     np.testing.assert_array_equal(result.grid, encode(tokenizer, images)[0].reshape(2, 3))
     assert result.num_codes == 16
@@ -51,7 +51,7 @@ def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
         red = int(one.colour[1:3], 16)
         assert red == round(255 * palette(np.array([one.code]))[0, 0])
         assert (one.patches, one.num_patches, one.gallery_count) == (None, 0, 0)
-    assert result.gallery_pictures == 0
+    assert result.gallery_images == 0
 
 
 def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
@@ -61,7 +61,7 @@ def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
     codes = encode(tokenizer, images)
     patches = cut_patches(images, tokenizer.grid)
     result = view.show(scenes.load(0).image)
-    assert result.gallery_pictures == 12
+    assert result.gallery_images == 12
     for one in result.codes:
         assert one.gallery_count == (codes == one.code).sum()
         assert one.num_patches == min(3, one.gallery_count)

@@ -31,7 +31,7 @@ def test_a_teacher_reports_its_grid_and_width():
     assert list(teacher(paddle.rand([2, 3, 32, 48])).shape) == [2, 6, 3]
 
 
-def test_no_gradient_reaches_the_teacher_or_the_pictures():
+def test_no_gradient_reaches_the_teacher_or_the_images():
     teacher, images = Colours(image_size=32, patch_size=16), paddle.rand([1, 3, 32, 32])
     images.stop_gradient = False
     assert teacher(images).stop_gradient
@@ -44,7 +44,7 @@ def test_train_leaves_a_teacher_in_eval_mode():
     assert not teacher.training
 
 
-def test_pictures_of_another_size_are_resized_and_stay_in_range():
+def test_images_of_another_size_are_resized_and_stay_in_range():
     teacher = Colours(image_size=32, patch_size=16, input_size=64)
     features = teacher((paddle.rand([2, 3, 32, 32]) > 0.5).astype("float32"))
     assert list(teacher.seen.shape) == [2, 3, 64, 64]
@@ -52,12 +52,12 @@ def test_pictures_of_another_size_are_resized_and_stay_in_range():
     assert list(features.shape) == [2, 4, 3]
 
 
-def test_a_picture_of_one_channel_is_refused_with_its_shape():
+def test_a_image_of_one_channel_is_refused_with_its_shape():
     with pytest.raises(ShapeError, match=r"\[2, 1, 32, 32\].*RGB"):
         Colours(image_size=32, patch_size=16)(paddle.rand([2, 1, 32, 32]))
 
 
-def test_a_picture_that_is_no_whole_number_of_patches_names_both_sizes():
+def test_a_image_that_is_no_whole_number_of_patches_names_both_sizes():
     with pytest.raises(ShapeError, match="40 x 32.*16 x 16"):
         Colours(image_size=(40, 32), patch_size=16)
 

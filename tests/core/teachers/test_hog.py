@@ -75,7 +75,7 @@ def test_colour_can_be_left_out():
     assert with_colour < without
 
 
-def test_values_are_finite_for_black_white_and_out_of_range_pictures():
+def test_values_are_finite_for_black_white_and_out_of_range_images():
     images = [np.full((3, 32, 32), value, np.float32) for value in (0.0, 1.0, 7.0)]
     out = features(images)
     assert np.isfinite(out).all()
@@ -87,7 +87,7 @@ def test_an_odd_patch_is_refused():
         build_teacher("hog", image_size=28, patch_size=7)
 
 
-def test_a_picture_of_half_a_patch_more_is_refused():
+def test_a_image_of_half_a_patch_more_is_refused():
     with pytest.raises(ShapeError, match="36 x 36"):
         build_teacher("hog", image_size=36, patch_size=8)
 

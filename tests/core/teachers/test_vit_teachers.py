@@ -108,7 +108,7 @@ def test_a_teacher_follows_the_tokenizer_grid_whatever_its_own_patch(teacher, ne
     assert all(parameter.stop_gradient for parameter in built.parameters())
 
 
-def test_the_mean_picture_is_black_nowhere_and_zero_for_clip():
+def test_the_mean_image_is_black_nowhere_and_zero_for_clip():
     built = CLIPTeacher(clip_visual(), image_size=16, patch_size=4)
     mean = paddle.to_tensor(CLIPTeacher.mean).reshape([1, 3, 1, 1]).expand([1, 3, 16, 16])
     assert float(built.normalise(mean).abs().max()) < 1e-6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Light on a picture where attention is."""
+"""Light on an image where attention is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from beitv2_core.viz.attention import lit
 
 def test_light_falls_where_the_weight_is():
     weight = np.array([[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]])
-    picture = np.full((8, 12, 3), 200, dtype=np.uint8)
-    shown = lit(picture, weight)
+    image = np.full((8, 12, 3), 200, dtype=np.uint8)
+    shown = lit(image, weight)
     np.testing.assert_array_equal(shown[:4, 8:], 200)
     assert (shown[:4, :4] < shown[:4, 4:8]).all() and (shown[4:] == shown[0, 0]).all()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers and colours behind the pictures of a codebook."""
+"""The numbers and colours behind the images of a codebook."""
 
 from __future__ import annotations
 

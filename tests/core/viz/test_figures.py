@@ -50,9 +50,9 @@ FIGURES = {
 
 
 def pixels(path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize("name", FIGURES)

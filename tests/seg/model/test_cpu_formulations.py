@@ -30,7 +30,7 @@ def test_a_3x3_convolution_equals_paddles(shape):
     assert_equal(layer(x), F.conv2d(x, layer.weight, padding=1), [x, layer.weight])
 
 
-def test_a_frozen_kernel_and_a_picture_without_gradient():
+def test_a_frozen_kernel_and_a_image_without_gradient():
     layer, x = Conv3x3(2, 3), paddle.randn([1, 2, 4, 4])
     (layer(x) ** 2).sum().backward()
     assert x.grad is None and layer.weight.grad.shape == [3, 2, 3, 3]

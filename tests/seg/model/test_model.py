@@ -15,8 +15,8 @@ from beitv2_seg.model.losses import pixel_cross_entropy
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
 from beitv2_seg.reading.inference import (
     Windows,
+    image_logits,
     mean_probabilities,
-    picture_logits,
     predict_labels,
     slide_logits,
     window_corners,
@@ -57,7 +57,7 @@ def test_a_label_above_the_classes_is_named():
 
 
 @pytest.mark.parametrize("patch", [8, 16])
-def test_four_strides_from_either_patch_and_rectangular_pictures(patch):
+def test_four_strides_from_either_patch_and_rectangular_images(patch):
     model = BEiTv2(**{**SMALL, "patch_size": patch, "image_size": (64, 96)})
     model.eval()
     shapes = [level.shape[2:] for level in model(paddle.rand([1, 3, 64, 96]))]
@@ -98,7 +98,7 @@ def test_windows_cover_every_pixel_and_gaps_are_refused():
         window_corners((64, 64), (32, 32), (33, 32))
 
 
-def test_a_picture_smaller_than_the_window_is_padded_and_cut_back():
+def test_a_image_smaller_than_the_window_is_padded_and_cut_back():
     model, image = segmentor(), paddle.rand([1, 3, 20, 50])
     with paddle.no_grad():
         logits = slide_logits(model, image, crop=(32, 32), stride=(21, 21))
@@ -112,23 +112,23 @@ def test_scales_and_flips_are_averaged_as_probabilities_in_stripes_of_any_height
     images, flips = [paddle.rand([1, 3, 40, 52]), paddle.rand([1, 3, 60, 78])], [(), (3,), (2,), (2, 3)]
     with paddle.no_grad():
         mean = mean_probabilities(model, images, size=size, flips=flips, windows=windows)
-        parts = [F.softmax(resize(picture_logits(model, image, windows, flip=flip), size), axis=1)
+        parts = [F.softmax(resize(image_logits(model, image, windows, flip=flip), size), axis=1)
                  for image in images for flip in flips]
         expected = np.mean([part.numpy() for part in parts], axis=0)
         np.testing.assert_allclose(mean.numpy(), expected, atol=1e-6)
         assert np.array_equal(predict_labels(model, images, size=size, flips=flips, windows=windows),
                               mean.numpy()[0].argmax(0))
-        alone = resize(picture_logits(model, images[0], windows), size).numpy()[0].argmax(0)
+        alone = resize(image_logits(model, images[0], windows), size).numpy()[0].argmax(0)
         assert np.array_equal(predict_labels(model, images[:1], size=size, windows=windows), alone)
     np.testing.assert_allclose(mean.numpy().sum(1), 1, atol=1e-5)
 
 
-def test_a_mirrored_picture_is_mirrored_back():
+def test_a_mirrored_image_is_mirrored_back():
     model, image = segmentor(), paddle.rand([1, 3, 40, 52])
     windows = Windows((32, 32), (21, 21))
     with paddle.no_grad():
-        there = picture_logits(model, image.flip([3]), windows).flip([3])
-        np.testing.assert_array_equal(picture_logits(model, image, windows, flip=(3,)), there)
+        there = image_logits(model, image.flip([3]), windows).flip([3])
+        np.testing.assert_array_equal(image_logits(model, image, windows, flip=(3,)), there)
 
 
 def test_a_pretrained_trunk_is_loaded_strictly_with_its_shared_bias_resized(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling as a product, and an exported segmenter that labels pictures of any size as the live one does."""
+"""Pooling as a product, and an exported segmenter that labels images of any size as the live one does."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_512_pixels_where_the_coarsest_map_is_no_multiple_of_the_bins(tmp_path, 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_rectangular_windows_label_a_picture_as_the_live_model_does(tmp_path, form):
+def test_rectangular_windows_label_a_image_as_the_live_model_does(tmp_path, form):
     model = segmentor((64, 96))
     export_segmentor(model, image_size=(64, 96), classes=CLASSES, path=tmp_path / "model", form=form)
     exported = load_exported(tmp_path / "model", kind="segmenter")
@@ -112,24 +112,24 @@ def test_rectangular_windows_label_a_picture_as_the_live_model_does(tmp_path, fo
     several = predict_labels(exported, images, size=(71, 133), flips=((), (2,)), batch_size=2)
     assert (several == np.mean(shares, axis=0).argmax(0)).mean() > 0.999
     assert (several != one).any()
-    with pytest.raises(ShapeError, match="no picture"):
+    with pytest.raises(ShapeError, match="no image"):
         predict_labels(exported, [], size=(71, 133))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run whose model tells classes apart, a picture, and what the run predicts of it."""
+    """A run whose model tells classes apart, an image, and what the run predicts of it."""
     folder = tmp_path_factory.mktemp("trained")
     train(folder / "run", opts=["lr_scheduler.learning_rate=0.02"])
     pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(folder / "picture.png")
+    Image.fromarray(pixels).save(folder / "image.png")
     return folder, predicted(folder / "run", folder)
 
 
 def predicted(model, folder, *more) -> np.ndarray:
     out = folder / f"found_{model.name}"
-    segment("predict", "--model_path", model, "--image_path", folder / "picture.png", "--save_dir", out, *SLIDE, *more)
-    return np.asarray(Image.open(out / "pseudo_color_prediction" / "picture.png"))
+    segment("predict", "--model_path", model, "--image_path", folder / "image.png", "--save_dir", out, *SLIDE, *more)
+    return np.asarray(Image.open(out / "pseudo_color_prediction" / "image.png"))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -155,11 +155,11 @@ def test_export_refuses_another_window_and_ops_that_windows_cannot_be_averaged_b
 def test_an_onnx_segmenter_needs_no_paddle(trained):
     folder, expected = trained
     segment("export", "--model_path", folder / "run", "--save_dir", folder / "alone", "--format", "onnx")
-    arguments = ["--model_path", folder / "alone", "--image_path", folder / "picture.png", "--save_dir", folder / "out"]
+    arguments = ["--model_path", folder / "alone", "--image_path", folder / "image.png", "--save_dir", folder / "out"]
     said = subprocess.run([sys.executable, "-c", WITHOUT_PADDLE, *map(str, [*arguments, *SLIDE])], capture_output=True,
                           text=True, check=False)
     assert said.returncode == 0, said.stderr
-    found = np.asarray(Image.open(folder / "out" / "pseudo_color_prediction" / "picture.png"))
+    found = np.asarray(Image.open(folder / "out" / "pseudo_color_prediction" / "image.png"))
     np.testing.assert_array_equal(found, expected)
 
 

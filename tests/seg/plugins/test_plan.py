@@ -24,7 +24,7 @@ from beitv2_seg.model.losses import pixel_cross_entropy
 from beitv2_seg.plugins.plan import planned_segmentation
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "configs/seg").glob("*.yml"))
-MORE = ["--pictures", "20210"]
+MORE = ["--images", "20210"]
 #: (pixels, width, heads, head channels, dropout); patches of 16 pixels, four blocks
 SIZES = {"small": (64, 24, 3, 12, 0.1), "larger": (96, 48, 4, 32, 0.0)}
 
@@ -40,7 +40,7 @@ def settings(size: str, patch: int = 16, *more: str):
 
 
 def cost_of(config):
-    return planned_segmentation(config, pictures=None, devices=1).costs(Bricks())[0]
+    return planned_segmentation(config, images=None, devices=1).costs(Bricks())[0]
 
 
 @pytest.mark.parametrize("patch", [8, 16])
@@ -75,7 +75,7 @@ def test_the_recipe_is_the_official_work():
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_the_schedule_is_the_trainings_own(devices):
     config = read_config_file("beitv2_upernet")
-    schedule = planned_segmentation(config, pictures=20_210, devices=devices).schedule
+    schedule = planned_segmentation(config, images=20_210, devices=devices).schedule
     assert schedule.accumulate == plan_accumulation(config, devices)
     assert (schedule.total_batch, schedule.total_steps, schedule.steps_per_epoch) == (16, 160_000, 1263)
 
@@ -87,12 +87,12 @@ def test_the_schedule_is_the_trainings_own(devices):
 ])
 def test_what_cannot_be_planned_is_named(more, message):
     with pytest.raises(ConfigError, match=message):
-        planned_segmentation(settings("small", 16, more), pictures=None, devices=1)
+        planned_segmentation(settings("small", 16, more), images=None, devices=1)
 
 
 def test_a_total_batch_that_the_devices_do_not_divide_is_named():
-    with pytest.raises(ConfigError, match=r"total_batch: 16 is not a multiple of 2 pictures x 16 process\(es\) = 32"):
-        planned_segmentation(read_config_file("beitv2_upernet"), pictures=None, devices=16)
+    with pytest.raises(ConfigError, match=r"total_batch: 16 is not a multiple of 2 images x 16 process\(es\) = 32"):
+        planned_segmentation(read_config_file("beitv2_upernet"), images=None, devices=16)
 
 
 def test_paddlesegs_yaml_is_recognised_by_its_keys():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation and prediction: windows together or alone, scales, files written, pictures of any size."""
+"""Evaluation and prediction: windows together or alone, scales, files written, images of any size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 from seg_runs import DIGITS, segment, train
 
 from beitv2_core.errors import ConfigError, DataError, ShapeError
-from beitv2_seg.assembly import build_dataset, build_model, load_segmentor, picture_transforms
+from beitv2_seg.assembly import build_dataset, build_model, image_transforms, load_segmentor
 from beitv2_seg.config import TestConfig, read_config_file
 from beitv2_seg.data.transforms import BEiTv2Normalize, BEiTv2Resize
 from beitv2_seg.reading.evaluate import evaluate
-from beitv2_seg.reading.predict import class_colours, predict_picture
+from beitv2_seg.reading.predict import class_colours, predict_image
 from beitv2_seg.reading.reader import labels_of, readings
 
 SLIDE = dict(is_slide=True, crop_size=(64, 64), stride=(43, 43))
@@ -45,7 +45,7 @@ def test_the_windows_computed_together_do_not_change_the_confusion_matrix(settin
     np.testing.assert_array_equal(counts[0], counts[2])
 
 
-def test_scales_are_read_from_the_original_picture():
+def test_scales_are_read_from_the_original_image():
     pixels = np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)
     steps = [BEiTv2Resize(scale=(128, 32)), BEiTv2Normalize()]
 
@@ -80,7 +80,7 @@ def test_a_window_is_written_width_first_as_paddleseg_does(settings):
         labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(65, 64)))
 
 
-def test_without_windows_in_the_settings_a_picture_of_another_size_is_read_by_windows_of_the_models_size(settings):
+def test_without_windows_in_the_settings_a_image_of_another_size_is_read_by_windows_of_the_models_size(settings):
     model = build_model(settings)
     model.eval()
     data = {"img": np.random.RandomState(0).rand(3, 70, 100).astype(np.float32)}
@@ -88,7 +88,7 @@ def test_without_windows_in_the_settings_a_picture_of_another_size_is_read_by_wi
     np.testing.assert_array_equal(labels_of(model, [data], TestConfig()), slid)
 
 
-def test_an_undecodable_picture_stops_an_evaluation_by_name(settings):
+def test_an_undecodable_image_stops_an_evaluation_by_name(settings):
     class Broken:
         num_classes, file_list = 11, [["missing.jpg", "missing.png"]]
         transforms = ()
@@ -97,16 +97,16 @@ def test_an_undecodable_picture_stops_an_evaluation_by_name(settings):
             return 1
 
         def __getitem__(self, index):
-            raise ValueError("no picture")
+            raise ValueError("no image")
 
     with pytest.raises(DataError, match=r"missing.jpg: cannot be read .* a measure must not leave images out"):
         evaluate(build_model(settings), Broken(), TestConfig(), num_classes=11)
 
 
-def test_evaluate_writes_numbers_table_matrix_and_picture(run, tmp_path):
+def test_evaluate_writes_numbers_table_matrix_and_image(run, tmp_path):
     output = segment("evaluate", "--model_path", run, "--device", "cpu", "--save_dir", tmp_path)
     values = json.loads((tmp_path / "evaluation.json").read_text())
-    assert values["pictures"] == 5 and f"mIoU {100 * values['miou']:.2f} %" in output
+    assert values["images"] == 5 and f"mIoU {100 * values['miou']:.2f} %" in output
     with open(tmp_path / "per_class_iou.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     counts = np.load(tmp_path / "confusion.npy")
@@ -122,14 +122,14 @@ def test_evaluate_writes_numbers_table_matrix_and_picture(run, tmp_path):
 
 
 def test_predict_writes_overlay_raw_labels_and_legend_of_folders_files_and_any_size(run, tmp_path):
-    pictures = tmp_path / "pictures"
-    (pictures / "deep").mkdir(parents=True)
+    images = tmp_path / "images"
+    (images / "deep").mkdir(parents=True)
     random = np.random.RandomState(0)
     for name, mode, size in (("a.jpg", "RGB", (130, 70)), ("deep/b.png", "RGBA", (20, 33)), ("c.png", "L", (64, 64))):
         channels = {"RGB": (3,), "RGBA": (4,), "L": ()}[mode]
-        Image.fromarray(random.randint(0, 256, (size[1], size[0], *channels)).astype(np.uint8)).save(pictures / name)
+        Image.fromarray(random.randint(0, 256, (size[1], size[0], *channels)).astype(np.uint8)).save(images / name)
     found = tmp_path / "found"
-    output = segment("predict", "--model_path", run, "--image_path", pictures, "--save_dir", found,
+    output = segment("predict", "--model_path", run, "--image_path", images, "--save_dir", found,
                      "--is_slide", "--crop_size", 64, 64, "--stride", 43, 43, "--custom_color", 1, 2, 3)
     for name, size in (("a", (130, 70)), ("deep/b", (20, 33)), ("c", (64, 64))):
         raw = Image.open(found / "pseudo_color_prediction" / f"{name}.png")
@@ -137,19 +137,19 @@ def test_predict_writes_overlay_raw_labels_and_legend_of_folders_files_and_any_s
         assert Image.open(found / "added_prediction" / f"{name}.png").size == size
         assert f"{name}.png" in output
     segmentor = load_segmentor(str(run))
-    expected = predict_picture(segmentor.model, np.asarray(Image.open(pictures / "a.jpg")),
-                               picture_transforms(segmentor.config), TestConfig(**SLIDE))
+    expected = predict_image(segmentor.model, np.asarray(Image.open(images / "a.jpg")),
+                               image_transforms(segmentor.config), TestConfig(**SLIDE))
     np.testing.assert_array_equal(np.asarray(Image.open(found / "pseudo_color_prediction" / "a.png")), expected)
     with open(found / "legend.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["pixels"]) for row in rows) == 130 * 70 + 20 * 33 + 64 * 64
     assert (found / "legend.png").is_file()
-    (tmp_path / "list.txt").write_text("pictures/a.jpg\n")
+    (tmp_path / "list.txt").write_text("images/a.jpg\n")
     segment("predict", "--model_path", run, "--image_path", tmp_path / "list.txt", "--save_dir", tmp_path / "one",
             "--is_slide", "--crop_size", 64, 64, "--stride", 43, 43)
     assert [path.name for path in (tmp_path / "one" / "added_prediction").iterdir()] == ["a.png"]
-    (pictures / "c.png").write_bytes(b"nothing")
-    output = segment("predict", "--model_path", run, "--image_path", pictures / "c.png", "--save_dir", tmp_path / "two",
+    (images / "c.png").write_bytes(b"nothing")
+    output = segment("predict", "--model_path", run, "--image_path", images / "c.png", "--save_dir", tmp_path / "two",
                      code=2)
     assert "c.png: cannot be read as an image" in output
 
@@ -165,11 +165,11 @@ def test_the_browser_view_shows_what_predict_finds(run):
     pytest.importorskip("fastapi", reason="beitv2-core[serve] is not installed")
     from beitv2_seg.plugins.view import segmentor_view
 
-    picture = Image.fromarray(np.random.RandomState(1).randint(0, 256, (64, 64, 3)).astype(np.uint8))
+    image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (64, 64, 3)).astype(np.uint8))
     segmentor = load_segmentor(str(run))
-    expected = predict_picture(segmentor.model, np.asarray(picture), picture_transforms(segmentor.config),
+    expected = predict_image(segmentor.model, np.asarray(image), image_transforms(segmentor.config),
                                segmentor.config.test_config)
-    found = segmentor_view(str(run)).show(picture)
+    found = segmentor_view(str(run)).show(image)
     numbers = {name: i for i, name in enumerate(segmentor.classes)}
     assert {numbers[part.name]: part.share for part in found.classes} == {
         int(i): np.mean(expected == i) for i in np.unique(expected)}

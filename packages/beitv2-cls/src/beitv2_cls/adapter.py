@@ -4,7 +4,7 @@
 From the wheel (`paddleclas`), `register()` makes the models known to `paddleclas.ppcls.arch.build_model`.  In a source
 checkout (`ppcls`) it also adds operators, a loss and an optimizer by name, and replaces two functions of the engine:
 - `RandCropImage`, `ResizeImage` draw or round otherwise than torchvision: `BEiTv2RandomCrop`, `BEiTv2EvalCrop`;
-- `CELoss` without epsilon takes the softmax of soft labels, wrong for mixed pictures: `BEiTv2SoftTargetLoss`;
+- `CELoss` without epsilon takes the softmax of soft labels, wrong for mixed images: `BEiTv2SoftTargetLoss`;
 - `AdamWDL` decays weights twice and drops the clipping, `clip_norm` is per tensor: `BEiTv2AdamW`;
 - `load_dygraph_pretrain` runs what a file asks it to and ignores missing keys: `load_pretrained`, for our models only;
 - `ParallelEnv().device_id` does not exist on the CPU, so two processes cannot evaluate there: given a value.
@@ -189,7 +189,7 @@ class LayerDecayAdamW:
 
 
 class RandomCropOperator:
-    """torchvision's RandomResizedCrop in a PaddleClas pipeline: PIL picture -> uint8 (size, size, 3).
+    """torchvision's RandomResizedCrop in a PaddleClas pipeline: PIL image -> uint8 (size, size, 3).
 
     Draws from Python's global generator, as PaddleClas's own operators do.
     """
@@ -197,13 +197,13 @@ class RandomCropOperator:
     def __init__(self, size: int, *, scale: Sequence[float] = (0.08, 1.0), interpolation: str = "bicubic"):
         self.crop = RandomResizedCrop(size, scale=(scale[0], scale[1]), interpolation=interpolation)
 
-    def __call__(self, picture: Image.Image) -> np.ndarray:
-        """Cut and resize one picture."""
-        return np.asarray(self.crop(picture.convert("RGB"), SampleRng.from_seed(random.getrandbits(32))))
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Cut and resize one image."""
+        return np.asarray(self.crop(image.convert("RGB"), SampleRng.from_seed(random.getrandbits(32))))
 
 
 class EvalCropOperator:
-    """The published evaluation crop in a PaddleClas pipeline: PIL picture -> uint8 (size, size, 3).
+    """The published evaluation crop in a PaddleClas pipeline: PIL image -> uint8 (size, size, 3).
 
     The short side becomes size / crop_share, the long side is rounded down, the centre is kept.
     """
@@ -211,9 +211,9 @@ class EvalCropOperator:
     def __init__(self, size: int, *, crop_share: float = 0.875, interpolation: str = "bicubic"):
         self.crop = EvalCrop(size, crop_share=crop_share, interpolation=interpolation)
 
-    def __call__(self, picture: Image.Image) -> np.ndarray:
-        """Resize and cut one picture."""
-        return np.asarray(self.crop(picture.convert("RGB")))
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Resize and cut one image."""
+        return np.asarray(self.crop(image.convert("RGB")))
 
 
 # -- registration -----------------------------------------------------------------------------------------------------

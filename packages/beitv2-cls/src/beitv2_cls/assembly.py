@@ -95,7 +95,7 @@ def finetuning_parts(config: FinetuneConfig) -> Parts:
 def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
     """A loop ready to `run(resume=...)`: every linear classifier is trained in one pass, the best is reported.
 
-    Raises DataError without validation pictures: there would be no best.
+    Raises DataError without validation images: there would be no best.
     """
     parts = linear_probe_parts(config)
     probes: list[Probe] = parts.task.model.probes
@@ -121,7 +121,7 @@ def linear_probe_parts(config: LinearProbeConfig) -> Parts:
     distributed.init()
     train_set, validation = build_data(config)
     if validation is None:
-        raise DataError("validation.root: a linear probe is a comparison and needs validation pictures. Set it to a "
+        raise DataError("validation.root: a linear probe is a comparison and needs validation images. Set it to a "
                         "folder of class folders.")
     refuse_shared(train_set, validation, "data.root and validation.root: a linear probe is measured on what it was not "
                   "fitted to")
@@ -258,7 +258,7 @@ def untrained(backbone: Backbone) -> Any:
 def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float:
     """Share of the short side a classifier's images keep: of its run, or, of a file, as the published are measured.
 
-    Source: official datasets.py, build_transform: 224/256 below 384 pixels, the whole picture from there on.
+    Source: official datasets.py, build_transform: 224/256 below 384 pixels, the whole image from there on.
     """
     if config is not None:
         return config.validation.crop_share

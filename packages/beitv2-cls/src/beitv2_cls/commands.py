@@ -87,19 +87,19 @@ def _dry_run(settings: Any, build: Any) -> None:
 def knn(
     run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, a checkpoint, or a file "
                                         "of weights", show_default=False),
-    data: str = typer.Option(..., help="labelled pictures that vote: folder of class folders, tar files, or "
+    data: str = typer.Option(..., help="labelled images that vote: folder of class folders, tar files, or "
                                        "digit_scenes", show_default=False),
-    test: Optional[str] = typer.Option(None, help="other pictures of the same classes, to classify; with digit_scenes "
-                                                  "its test pictures"),
+    test: Optional[str] = typer.Option(None, help="other images of the same classes, to classify; with digit_scenes "
+                                                  "its test images"),
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data"),
     test_list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --test"),
     feature: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token) or concat"),
     neighbours: list[int] = typer.Option([10, 20, 100], "-k", min=1, help="neighbours that vote"),
     temperature: float = typer.Option(0.07, min=1e-6, help="a neighbour's vote is exp(cosine / temperature)"),
     crop_share: float = typer.Option(0.875, min=0.1, max=1.0, help="share of the short side that the crop keeps"),
-    train_size: int = typer.Option(3000, min=1, help="training pictures of digit_scenes"),
-    test_size: int = typer.Option(1000, min=1, help="test pictures of digit_scenes"),
-    random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the pictures "
+    train_size: int = typer.Option(3000, min=1, help="training images of digit_scenes"),
+    test_size: int = typer.Option(1000, min=1, help="test images of digit_scenes"),
+    random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the images "
                                                         "alone give"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
@@ -124,7 +124,7 @@ def knn(
         train, measured = (pooled_features(model, eval_batches(part, size, crop_share=crop_share), feature)
                            for part in (known, asked))
         found[name] = knn_accuracy(train, measured, neighbours=neighbours, temperature=temperature)
-    typer.echo(f"{len(known)} pictures vote on {len(asked)}, {feature} feature of {train[0].shape[1]} channels")
+    typer.echo(f"{len(known)} images vote on {len(asked)}, {feature} feature of {train[0].shape[1]} channels")
     for k, value in found[""].items():
         beside = "".join(f"   {name} {100 * other[k]:6.2f} %" for name, other in found.items() if name)
         typer.echo(f"k = {k:<6}{100 * value:6.2f} %{beside}")
@@ -133,21 +133,21 @@ def knn(
 def predict(
     run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, a file of weights, "
                                         "or an exported classifier", show_default=False),
-    images: list[Path] = typer.Argument(..., help="pictures, folders of pictures, or lists of them (.txt, .csv)",
+    images: list[Path] = typer.Argument(..., help="images, folders of images, or lists of them (.txt, .csv)",
                                         show_default=False),
-    top: int = typer.Option(5, min=1, help="classes to show for each picture"),
+    top: int = typer.Option(5, min=1, help="classes to show for each image"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
-    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
+    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
-    """Name the likeliest classes of pictures, with probabilities."""
+    """Name the likeliest classes of images, with probabilities."""
     from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
-    from beitv2_core.evaluation.codes import list_pictures
+    from beitv2_core.evaluation.codes import list_images
 
-    paths = list_pictures([str(path) for path in images])
+    paths = list_images([str(path) for path in images])
     if is_exported(run):
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
                                        num_workers=num_workers, max_pixels=max_pixels)
@@ -174,16 +174,16 @@ def evaluate(
     run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, or a file of weights",
                               show_default=False),
     data: Optional[str] = typer.Option(None, help="folder of class folders, tar files, or digit_scenes; default: the "
-                                                  "validation pictures of the run"),
+                                                  "validation images of the run"),
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data; labels are "
                                                         "the model's class names or their numbers"),
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
-    num_workers: int = typer.Option(0, min=0, help="processes that decode pictures; does not change the result"),
+    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
-    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as a picture."""
+    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as an image."""
     from beitv2_cls.assembly import crop_share_of, load_classifier
     from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
@@ -192,21 +192,21 @@ def evaluate(
 
     distributed.init()
     model, config, classes = load_classifier(run)
-    pictures = _pictures(run, model, config, data, list_file, classes)
-    allow_pixels((pictures,), max_pixels)
+    images = _images(run, model, config, data, list_file, classes)
+    allow_pixels((images,), max_pixels)
     chosen = _subset(subset, classes)
-    found = measure(model, pictures, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
+    found = measure(model, images, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
                     subset=chosen, num_workers=num_workers)
     if not distributed.is_main():
         return
     folder = output or run_folder_of(run)
     write_results(folder, found, classes)
     typer.echo(f"top-1 {100 * found.top1:.2f} %   top-5 {100 * found.top5:.2f} %   loss {found.loss:.4f}   "
-               f"{found.pictures} pictures")
+               f"{found.images} images")
     typer.echo(f"written: {folder / 'per_class.csv'}")
-    picture = folder / "figures" / "confusion.png"
-    draw_confusion(picture, found.confusion, classes)
-    typer.echo(f"written: {picture}")
+    image = folder / "figures" / "confusion.png"
+    draw_confusion(image, found.confusion, classes)
+    typer.echo(f"written: {image}")
 
 
 def compare(
@@ -215,15 +215,15 @@ def compare(
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     seeds: int = typer.Option(3, min=1, help="runs of each kind"),
-    few_labels: int = typer.Option(400, min=0, help="labelled pictures of the second comparison, evenly over the "
+    few_labels: int = typer.Option(400, min=0, help="labelled images of the second comparison, evenly over the "
                                                      "classes; 0: leave it out"),
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
-    probe_pictures: int = typer.Option(3000, min=16, help="training pictures of linear probe and kNN"),
-    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the picture"),
+    probe_images: int = typer.Option(3000, min=16, help="training images of linear probe and kNN"),
+    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the image"),
 ) -> None:
     """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels.
 
-    Everything is measured on the validation pictures of the settings (validation.root; digit_scenes: its own).
+    Everything is measured on the validation images of the settings (validation.root; digit_scenes: its own).
     """
     from beitv2_cls.compare import draw, find_sets, fine_tune_all, frozen_features, rows_of
 
@@ -231,12 +231,12 @@ def compare(
     sets = find_sets(config, settings, pretrained, output, few_labels=few_labels, few_steps=few_steps)
     table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
-    frozen = frozen_features(sets, pretrained, train_pictures=probe_pictures, test_pictures=1000)
+    frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000)
     figure = output / "figures" / "compare.png"
     draw(table, figure)
     (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
                                          encoding="utf-8")
-    typer.echo(f"top-1 on {len(sets.test)} test pictures, mean and spread of {seeds} seed(s)")
+    typer.echo(f"top-1 on {len(sets.test)} test images, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")
     typer.echo(f"written: {output / 'summary.json'}")
@@ -256,7 +256,7 @@ def utf8_json(value: Any) -> bytes:
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8")
 
 
-def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file: Optional[Path],
+def _images(run: str, model: Any, config: Any, data: Optional[str], list_file: Optional[Path],
               classes: list[str]) -> Any:
     from beitv2_cls.classes import has_names
     from beitv2_cls.data import asked_set, validation_set
@@ -268,7 +268,7 @@ def _pictures(run: str, model: Any, config: Any, data: Optional[str], list_file:
         raise ConfigError(f"--list-file {list_file}: below which folder are its paths? Add --data FOLDER.")
     validation = None if config is None else validation_set(config, classes)
     if validation is None:
-        raise DataError(f"{run}: no validation pictures are known. Give --data FOLDER of class folders.")
+        raise DataError(f"{run}: no validation images are known. Give --data FOLDER of class folders.")
     return validation
 
 

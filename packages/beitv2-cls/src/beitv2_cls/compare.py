@@ -185,15 +185,15 @@ def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
     return saved == load_config(config, changes, FinetuneConfig)[0].resolved()
 
 
-def frozen_features(sets: Sets, pretrained: str, *, train_pictures: int,
-                    test_pictures: int) -> dict[str, dict[str, float]]:
+def frozen_features(sets: Sets, pretrained: str, *, train_images: int,
+                    test_images: int) -> dict[str, dict[str, float]]:
     """Linear probe and kNN of the pretrained trunk's mean patch feature and a random one's: {start: {what: top-1}}."""
     backbone = load_backbone(pretrained)
     train, test = sets.train, sets.test
     if sets.config.data.dataset == "digit_scenes":  # drawn: any part is as good as another
-        train = build_dataset(sets.config.data, split="train", size=train_pictures)
-        test = build_dataset(sets.config.data, split="test", size=test_pictures)
-    parts, crop_share = (spread(train, train_pictures), spread(test, test_pictures)), sets.config.validation.crop_share
+        train = build_dataset(sets.config.data, split="train", size=train_images)
+        test = build_dataset(sets.config.data, split="test", size=test_images)
+    parts, crop_share = (spread(train, train_images), spread(test, test_images)), sets.config.validation.crop_share
     result = {}
     for name, model in (("pretrained", backbone.model), ("random", untrained(backbone))):
         log.info("compare: linear probe and kNN of %s weights, %d training and %d test images", name, *map(len, parts))
@@ -233,6 +233,6 @@ def draw(table: dict[str, dict[str, list[float]]], path: Path) -> None:
             for place, starts in zip(places, table.values()):
                 axes.plot([place] * len(starts[start]), [100 * value for value in starts[start]], "k.", markersize=4)
         axes.set_xticks(range(len(table)), [f"{labels} labels" for labels in table])
-        axes.set_ylabel("top-1 on test pictures, %")
+        axes.set_ylabel("top-1 on test images, %")
         axes.set_ylim(0, 100)
         axes.legend()

@@ -59,10 +59,10 @@ class FinetuneOptimConfig(OptimConfig):
 class AugmentConfig(Section):
     """Augmentation with timm's semantics."""
 
-    flip: float = Field(default=0.5, ge=0, le=1, description="share of pictures mirrored left to right")
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of images mirrored left to right")
     policy: Optional[str] = Field(default="rand-m9-mstd0.5-inc1", description="RandAugment; null is none")
-    erase_prob: float = Field(default=0.25, ge=0, le=1, description="share of pictures with a random box of noise")
-    erase_count: int = Field(default=1, gt=0, description="most boxes in a picture")
+    erase_prob: float = Field(default=0.25, ge=0, le=1, description="share of images with a random box of noise")
+    erase_count: int = Field(default=1, gt=0, description="most boxes in an image")
     mixup: float = Field(default=0.8, ge=0, description="alpha of mixup; 0 is off")
     cutmix: float = Field(default=1.0, ge=0, description="alpha of CutMix; 0 is off")
     mix_prob: float = Field(default=1.0, ge=0, le=1, description="share of batches that are mixed")
@@ -72,21 +72,21 @@ class AugmentConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Pictures the model is measured on after each epoch."""
+    """Images the model is measured on after each epoch."""
 
     root: Optional[str] = Field(
         default=None, description="folder of class folders, or tar files where data.root are; null: none "
         "(digit_scenes: test)"
     )
     list_file: Optional[str] = Field(default=None, description="text file with `path label` lines, below root")
-    size: int = Field(default=1000, gt=0, description="test pictures of digit_scenes")
+    size: int = Field(default=1000, gt=0, description="test images of digit_scenes")
     crop_share: float = Field(default=0.875, gt=0, le=1, description="share of the resized short side that is kept")
-    batch_size: int = Field(default=64, gt=0, description="pictures measured at once; does not change the result")
+    batch_size: int = Field(default=64, gt=0, description="images measured at once; does not change the result")
     every_epochs: int = Field(default=1, gt=0, description="epochs between two measurements")
 
 
 class LabelledRunConfig(RunConfig):
-    """What the runs on labelled pictures share."""
+    """What the runs on labelled images share."""
 
     model: ClassifierConfig
     validation: ValidationConfig = ValidationConfig()
@@ -125,7 +125,7 @@ class LabelledRunConfig(RunConfig):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of one picture."""
+        """(rows, columns) of patches of one image."""
         return grid_of(self.data.image_size, self.model.patch_size)
 
     @model_validator(mode="after")
@@ -162,7 +162,7 @@ class ProbeConfig(Section):
         description="class token, mean of the patch tokens, or both one after the other"
     )
     rates: tuple[float, ...] = Field(default=(4e-3,), min_length=1, description="learning rates, at their peak")
-    flip: float = Field(default=0.5, ge=0, le=1, description="share of pictures mirrored left to right")
+    flip: float = Field(default=0.5, ge=0, le=1, description="share of images mirrored left to right")
 
     @model_validator(mode="after")
     def _once_each(self) -> ProbeConfig:

@@ -74,7 +74,7 @@ def training_set(config: LabelledRunConfig) -> Any:
         from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
         advice = "The labels count from 1: number the classes from 0, or write names" if from_1 else \
             "Add some, or remove the class"
-        raise DataError(f"{data.list_file or repr(train_set)}: no picture of class {', '.join(empty[:5])} "
+        raise DataError(f"{data.list_file or repr(train_set)}: no image of class {', '.join(empty[:5])} "
                         f"({len(empty)} in all). {advice}.")
     return train_set
 

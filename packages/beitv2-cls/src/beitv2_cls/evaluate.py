@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of a classifier on labelled pictures, by one or several processes.
+"""Accuracy of a classifier on labelled images, by one or several processes.
 
 Shape suffixes: B batch, C classes.
 """
@@ -25,22 +25,22 @@ from beitv2_core.layers.collective import all_reduce_sum
 
 
 class Accuracy(NamedTuple):
-    """top1, top5 and loss are means over the pictures; confusion: int64 (classes, classes), rows are labels."""
+    """top1, top5 and loss are means over the images; confusion: int64 (classes, classes), rows are labels."""
 
     top1: float
     top5: float
     loss: float
-    pictures: int
+    images: int
     confusion: np.ndarray
 
     def per_class(self) -> np.ndarray:
-        """Top-1 accuracy (classes,) of each class, NaN without pictures."""
+        """Top-1 accuracy (classes,) of each class, NaN without images."""
         totals = self.confusion.sum(1)
         return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
 
 
 def shard(count: int) -> list[int]:
-    """This process's picture numbers: every picture belongs to exactly one process."""
+    """This process's image numbers: every image belongs to exactly one process."""
     return list(range(distributed.rank(), count, distributed.world_size()))
 
 
@@ -51,7 +51,7 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
 
     num_workers: processes that decode images; the result is the same to the bit for any number.
     Raises DataError for a label the model has no class for, and for an empty data set.
-    Source: official engine_for_finetuning.py, evaluate; each picture counts once however many processes there are.
+    Source: official engine_for_finetuning.py, evaluate; each image counts once however many processes there are.
     """
     classes = model.num_classes
     sums, confusion = np.zeros(4), np.zeros((classes, classes), dtype=np.int64)
@@ -61,7 +61,7 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
                                           numbers=shard(len(dataset)), num_workers=num_workers):
         if labels.min() < 0 or labels.max() >= classes:
-            raise DataError(f"evaluation: a picture has label {int(labels.max())}, the model has {classes} classes "
+            raise DataError(f"evaluation: an image has label {int(labels.max())}, the model has {classes} classes "
                             f"(0 .. {classes - 1}). Use the data the model was trained for, or class folders.")
         logits_BC = model(paddle.to_tensor(normalise(images))).astype("float32")
         loss = F.cross_entropy(logits_BC, paddle.to_tensor(labels), reduction="sum")
@@ -79,7 +79,7 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     sums = all_reduce_sum(paddle.to_tensor(sums)).numpy()
     confusion = all_reduce_sum(paddle.to_tensor(confusion)).numpy()
     if sums[0] == 0:
-        raise DataError("evaluation: there is no picture. Give a folder of class folders, or a list file.")
+        raise DataError("evaluation: there is no image. Give a folder of class folders, or a list file.")
     return Accuracy(sums[1] / sums[0], sums[2] / sums[0], sums[3] / sums[0], int(sums[0]), confusion)
 
 
@@ -88,18 +88,18 @@ def write_results(folder: Path, found: Accuracy, names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["class", "pictures", "top1"])
+        writer.writerow(["class", "images", "top1"])
         for name, total, value in zip(names, found.confusion.sum(1), found.per_class()):
             writer.writerow([printable(name), int(total), f"{value:.6f}"])
-    values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "pictures": found.pictures}
+    values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "images": found.images}
     (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, most: int = 40) -> None:
-    """Share of each class's pictures (rows) predicted as each class (columns), as a PNG.
+    """Share of each class's images (rows) predicted as each class (columns), as a PNG.
 
     confusion: counts (classes, classes), rows are labels.  Of more than `most` classes only those with the lowest
-    accuracy are shown, and the title says so.  Classes without pictures are left out.
+    accuracy are shown, and the title says so.  Classes without images are left out.
     """
     from beitv2_core.viz.canvas import Canvas
 
@@ -108,13 +108,13 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, m
     worst = np.sort(seen[np.argsort((np.diag(confusion)[seen] / totals[seen]), kind="stable")[:most]])
     share = confusion[np.ix_(worst, worst)] / totals[worst][:, None]
     side = 2.2 + 0.24 * len(worst)
-    title = "share of the label's pictures" if len(worst) == len(seen) else f"the {most} least accurate classes"
+    title = "share of the label's images" if len(worst) == len(seen) else f"the {most} least accurate classes"
     with Canvas(path, side + 0.8, side, title=title) as figure:
         axes = figure.add_subplot()
-        picture = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+        image = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
         labels = [printable(names[i]) for i in worst]
         axes.set_xticks(range(len(worst)), labels, rotation=90)
         axes.set_yticks(range(len(worst)), labels)
         axes.set_xlabel("predicted")
         axes.set_ylabel("label")
-        figure.colorbar(picture, ax=axes, shrink=0.7)
+        figure.colorbar(image, ax=axes, shrink=0.7)

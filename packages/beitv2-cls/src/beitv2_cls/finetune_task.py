@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3: train a classifier on mixed pictures and soft targets.
+"""Stage 3: train a classifier on mixed images and soft targets.
 
 Shape suffixes: B batch, C classes.
 """
@@ -42,7 +42,7 @@ class FinetuneTask:
         self._last: dict[str, float] | None = None
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
-        """Loss and the share of pictures whose own label is predicted, of one `TrainBatch` of numpy arrays."""
+        """Loss and the share of images whose own label is predicted, of one `TrainBatch` of numpy arrays."""
         images, lam = (batch.images, 1.0) if self.mix is None else self.mix(batch.images, np.random)
         targets_BC = soft_targets(batch.labels, self.model.num_classes, lam=lam, smoothing=self.smoothing)
         logits_BC = self.network(paddle.to_tensor(images))

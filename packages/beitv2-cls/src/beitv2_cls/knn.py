@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weighted nearest neighbours on frozen features.
 
-Shape suffixes: N training pictures, M test pictures, D width, C classes.
+Shape suffixes: N training images, M test images, D width, C classes.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class LinearProbeTask:
         loss = paddle.add_n([F.cross_entropy(one_BC.astype("float32"), labels) for one_BC in logits])
         with paddle.no_grad():
             right = paddle.stack([(one_BC.argmax(-1) == labels).astype("float32").mean() for one_BC in logits])
-        best = distributed.all_reduce_mean(right).max()  # over all processes' pictures
+        best = distributed.all_reduce_mean(right).max()  # over all processes' images
         return loss, {"loss": loss.detach() / len(logits), "best_acc": best}
 
     def before_step(self, batch: Any, *, step: int) -> None:
@@ -160,17 +160,17 @@ class LinearProbeTask:
 @paddle.no_grad()
 def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_share: float,
                    batch_size: int, num_workers: int = 0) -> np.ndarray:
-    """Top-1 (classifiers,) on the labelled pictures, shared among the processes.  Raises DataError for no picture."""
-    right, pictures = np.zeros(len(probes.probes)), 0
+    """Top-1 (classifiers,) on the labelled images, shared among the processes.  Raises DataError for no image."""
+    right, seen = np.zeros(len(probes.probes)), 0
     for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
                                           numbers=shard(len(dataset)), num_workers=num_workers):
         for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
-        pictures += len(labels)
+        seen += len(labels)
     distributed.meet()
-    total = all_reduce_sum(paddle.to_tensor(np.append(right, pictures))).numpy()
+    total = all_reduce_sum(paddle.to_tensor(np.append(right, seen))).numpy()
     if total[-1] == 0:
-        raise DataError("linear probe: there is no validation picture. Give a folder of class folders, or a list file.")
+        raise DataError("linear probe: there is no validation image. Give a folder of class folders, or a list file.")
     return total[:-1] / total[-1]
 
 

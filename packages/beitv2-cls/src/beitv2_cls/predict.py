@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The likeliest classes of pictures.
+"""The likeliest classes of images.
 
 Shape suffixes: B batch, C classes.
 """
@@ -15,12 +15,12 @@ from scipy.special import softmax
 from beitv2_core.data import Reading
 from beitv2_core.data.sources.image_file import OFFICIAL
 from beitv2_core.data.views.transforms import normalise
-from beitv2_core.evaluation.codes import picture_batches
+from beitv2_core.evaluation.codes import image_batches
 from beitv2_core.exported_model import Exported
 
 
 class Prediction(NamedTuple):
-    """A picture's likeliest classes, (name, probability), likeliest first."""
+    """An image's likeliest classes, (name, probability), likeliest first."""
 
     path: str
     classes: list[tuple[str, float]]
@@ -29,21 +29,21 @@ class Prediction(NamedTuple):
 def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[str], *, top: int = 5,
             crop_share: float = 0.875, batch_size: int = 64, reading: Reading = OFFICIAL,
             num_workers: int = 0) -> Iterator[Prediction]:
-    """The `top` likeliest classes of every picture, in order; all of them where the model has fewer.
+    """The `top` likeliest classes of every image, in order; all of them where the model has fewer.
 
     names: class names by number.  reading: how its run reads image files; num_workers: processes that decode them.
      model: a classifier, or an exported one, which needs no Paddle.
     Raises DataError naming a file that cannot be decoded.
     """
     left = iter(paths)
-    for images in picture_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share, reading=reading,
+    for images in image_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share, reading=reading,
                                   num_workers=num_workers):
         for classes, path in zip(likeliest(model, images, names, top=top), left):
             yield Prediction(path, classes)
 
 
 def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int = 5) -> list[list[tuple[str, float]]]:
-    """The `top` likeliest classes, (name, probability), of every picture of float32 (B, 3, H, W) in [0, 1]."""
+    """The `top` likeliest classes, (name, probability), of every image of float32 (B, 3, H, W) in [0, 1]."""
     shares_BC = softmax(_logits(model, images), axis=-1)
     order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
     return [[(names[i], float(shares[i])) for i in best] for shares, best in zip(shares_BC, order)]
@@ -59,7 +59,7 @@ def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5, bat
 
 
 def _logits(model: Any, images: np.ndarray) -> np.ndarray:
-    """Logits (B, C) float32 of pictures (B, 3, H, W) in [0, 1]."""
+    """Logits (B, C) float32 of images (B, 3, H, W) in [0, 1]."""
     if isinstance(model, Exported):
         return model.run(images)["logits"]
     import paddle

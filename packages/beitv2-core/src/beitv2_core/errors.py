@@ -13,7 +13,7 @@ class ConfigError(BEiTError, ValueError):
 
 
 class ShapeError(BEiTError, ValueError):
-    """An array or picture has a size the model cannot take; the message names both sizes."""
+    """An array or image has a size the model cannot take; the message names both sizes."""
 
 
 class DataError(BEiTError):

@@ -32,8 +32,8 @@ class Description(BaseModel):
     """What one must know to run an exported model: `model.json`.
 
     An image file is read as `data.image_file.decode(upright=exif_orientation)` does.
-    A picture is cut as `EvalCrop(image_size, crop_share, interpolation)` does, scaled to [0, 1], then, with mean and
-    std, (x - mean) / std per channel.  reading: of a segmenter, whose pictures have any size: the run's
+    An image is cut as `EvalCrop(image_size, crop_share, interpolation)` does, scaled to [0, 1], then, with mean and
+    std, (x - mean) / std per channel.  reading: of a segmenter, whose images have any size: the run's
     `val_dataset.transforms` and `test_config`.  outputs: names in the graph's order.  differences: by runner, batch
     size and output, the largest absolute difference from the live model when exported (of codes: how many differ).
     """
@@ -73,7 +73,7 @@ class Exported:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures it takes, in pixels."""
+        """(height, width) of the images it takes, in pixels."""
         return self.description.image_size
 
     @property
@@ -83,7 +83,7 @@ class Exported:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of one picture."""
+        """(rows, columns) of patches of one image."""
         return self._known("grid")
 
     @property
@@ -92,7 +92,7 @@ class Exported:
         return self._known("num_codes")
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name, (B, ...), of pictures (B, 3, H, W) float32 in [0, 1], any number of them.
+        """Outputs by name, (B, ...), of images (B, 3, H, W) float32 in [0, 1], any number of them.
 
         A tokenizer gives codes (B, N) int64 and gaps (B,): how near its least decided patch is to another code, as a
         difference of cosines.  A classifier gives logits (B, classes), a segmenter logits (B, classes, H, W).  Features
@@ -103,7 +103,7 @@ class Exported:
         return self.run_normalised(images if mean is None or std is None else normalise(images, mean, std))
 
     def run_normalised(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """`run` of pictures (B, 3, H, W) that went through mean and std already: windows of a padded picture."""
+        """`run` of images (B, 3, H, W) that went through mean and std already: windows of a padded image."""
         self._check(images)
         return dict(zip(self.description.outputs, self._run(np.ascontiguousarray(images))))
 
@@ -115,8 +115,8 @@ class Exported:
     def _check(self, images: np.ndarray) -> None:
         if images.ndim != 4 or images.shape[1:] != (3, *self.image_size) or images.dtype != np.float32:
             raise ShapeError(
-                f"{self.folder}: pictures are {images.dtype} of shape {tuple(images.shape)}; expected float32 of shape "
-                f"(pictures, 3, {self.image_size[0]}, {self.image_size[1]}), the size this model was exported for."
+                f"{self.folder}: images are {images.dtype} of shape {tuple(images.shape)}; expected float32 of shape "
+                f"(images, 3, {self.image_size[0]}, {self.image_size[1]}), the size this model was exported for."
             )
 
     def _known(self, name: str) -> Any:

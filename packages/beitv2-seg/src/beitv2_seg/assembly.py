@@ -122,7 +122,7 @@ def plan_accumulation(config: SegmentConfig, processes: int) -> int:
     at_once = config.batch_size * processes
     total = config.total_batch or at_once
     if total % at_once:
-        raise ConfigError(f"total_batch: {total} is not a multiple of {config.batch_size} pictures x {processes} "
+        raise ConfigError(f"total_batch: {total} is not a multiple of {config.batch_size} images x {processes} "
                           f"process(es) = {at_once}. Change batch_size or total_batch.")
     return total // at_once
 
@@ -136,7 +136,7 @@ def build_dataset(config: SegmentConfig, where: str) -> Any:
     options, num_classes = spec.options(), config.model.num_classes
     if where == "train_dataset" and options.get("mode", "train") != "train":
         raise ConfigError(f"train_dataset.mode: {options['mode']!r}; PaddleSeg gives labels to the transforms only in "
-                          "'train'. To train on other pictures, put them where the data set looks for training ones.")
+                          "'train'. To train on other images, put them where the data set looks for training ones.")
     if spec.type == "ADE20K":
         check_ade20k(options.get("dataset_root"), options.get("mode", "train"), where)
     tree = with_ignored(spec.model_dump(), where, config.ignored)
@@ -228,8 +228,8 @@ def class_names(config: SegmentConfig) -> list[str]:
     return list(names) if names is not None and len(names) == count else [str(i) for i in range(count)]
 
 
-def picture_transforms(config: SegmentConfig) -> list[Any]:
-    """The transforms a picture goes through before it is predicted: those of val_dataset."""
+def image_transforms(config: SegmentConfig) -> list[Any]:
+    """The transforms an image goes through before it is predicted: those of val_dataset."""
     steps: list[Mapping[str, Any]] = config.val_dataset.options().get("transforms", [])
     return [build_component(with_ignored(step, f"val_dataset.transforms[{i}]", config.ignored),
                             f"val_dataset.transforms[{i}]") for i, step in enumerate(steps)]

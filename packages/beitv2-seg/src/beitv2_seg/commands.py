@@ -61,7 +61,7 @@ def train(context: typer.Context) -> None:
 
 
 def evaluate(context: typer.Context) -> None:
-    """Measure a segmentor: mIoU, mAcc, aAcc; the IoU of every class as CSV and as a picture."""
+    """Measure a segmentor: mIoU, mAcc, aAcc; the IoU of every class as CSV and as an image."""
     from beitv2_seg.flags import evaluate_flags
 
     flags = evaluate_flags(context.args, context.command_path)
@@ -80,7 +80,7 @@ def evaluate(context: typer.Context) -> None:
                      num_classes=config.model.num_classes, at_once=flags.windows)
     if not distributed.is_main():
         return
-    typer.echo(f"{in_words(result)}   {result.pictures} images")
+    typer.echo(f"{in_words(result)}   {result.images} images")
     typer.echo(f"({DEFINITION})")
     for line in result.warnings(config, found.classes):
         typer.echo(f"warning: {line}", err=True)
@@ -90,7 +90,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def predict(context: typer.Context) -> None:
-    """Label every pixel of pictures of any size: overlays, raw label maps, a legend with class names."""
+    """Label every pixel of images of any size: overlays, raw label maps, a legend with class names."""
     from beitv2_seg.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
@@ -126,7 +126,7 @@ def export(context: typer.Context) -> None:
     height, width = model.facts["image_size"]
     if flags.input_shape is not None and flags.input_shape[1:] != [3, height, width]:
         raise ConfigError(f"--input_shape {flags.input_shape}: this model reads windows of {height} x {width} pixels; "
-                          f"expected [any, 3, {height}, {width}]. Larger pictures are read by windows.")
+                          f"expected [any, 3, {height}, {width}]. Larger images are read by windows.")
     folder = _folder(flags, Path("output/inference_model"))
     for line in difference_lines(export_model(model, folder, form=flags.format)):
         typer.echo(line)
@@ -143,7 +143,7 @@ def compare(context: typer.Context) -> None:
     output = Path(flags.output)
     table = train_both(flags.config, flags.pretrained, output, iters=flags.iters, opts=flags.opts)
     figure = output / "figures" / "compare.png"
-    draw_examples(output, figure, most=flags.pictures)
+    draw_examples(output, figure, most=flags.images)
     summary = write_table(table, output)
     for row in rows_of(table):
         typer.echo(f"{row[0]:<14}" + "".join(f"  {cell:>12}" for cell in row[1:]))
@@ -177,14 +177,14 @@ def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
         test = TestConfig(**{**reading.get("test_config", {}), **_reading_flags(flags)})
         return model, exported_transforms(model), test, list(model.description.classes or ())
     set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
-    from beitv2_seg.assembly import picture_transforms
+    from beitv2_seg.assembly import image_transforms
 
     found = _segmentor(flags)
-    return found.model, picture_transforms(found.config), found.config.test_config, found.classes
+    return found.model, image_transforms(found.config), found.config.test_config, found.classes
 
 
 def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:
-    """The flags that change how pictures are read, as test_config's keys; those that were given."""
+    """The flags that change how images are read, as test_config's keys; those that were given."""
     names = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
     return {key: getattr(flags, key) for key in names if getattr(flags, key, None) is not None}
 

@@ -35,7 +35,7 @@ ALL = {**COMPONENTS, "SCHEDULES": SCHEDULES}
 KINDS = {"BACKBONES": "a backbone", "MODELS": "a model", "LOSSES": "a loss", "OPTIMIZERS": "an optimizer",
          "DATASETS": "a data set", "TRANSFORMS": "a transform", "SCHEDULES": "a schedule"}
 OWN_FILES = ("For your own files: {type: Dataset, dataset_root: FOLDER, mode: train, train_path: LIST, num_classes: N, "
-             "transforms: [...]}; a line of LIST is PICTURE LABELS.")
+             "transforms: [...]}; a line of LIST is IMAGE LABELS.")
 
 
 def find_component(name: str, where: str) -> Any:

@@ -70,13 +70,13 @@ class LossConfig(Section):
 
 
 class TestConfig(Section):
-    """How pictures are read when they are evaluated or predicted; PaddleSeg's keys."""
+    """How images are read when they are evaluated or predicted; PaddleSeg's keys."""
 
     __test__ = False  # pytest must not take this for a test
     is_slide: bool = Field(default=False, description="sliding windows")
     crop_size: Optional[tuple[int, int]] = Field(default=None, description="(width, height) of a window, pixels")
     stride: Optional[tuple[int, int]] = Field(default=None, description="(width, height) between windows, pixels")
-    aug_eval: bool = Field(default=False, description="several scales and mirrored pictures, probabilities averaged")
+    aug_eval: bool = Field(default=False, description="several scales and mirrored images, probabilities averaged")
     scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="scales of aug_eval")
     flip_horizontal: bool = Field(default=False, description="aug_eval: also mirrored left to right")
     flip_vertical: bool = Field(default=False, description="aug_eval: also upside down")
@@ -102,7 +102,7 @@ class TestConfig(Section):
 
     @property
     def read_scales(self) -> tuple[float, ...]:
-        """The scales a picture is read at."""
+        """The scales an image is read at."""
         return self.scales if self.aug_eval else (1.0,)
 
     @property
@@ -120,7 +120,7 @@ class RunSection(Section):
     """What PaddleSeg takes from flags only; here a flag that is given wins over the YAML and `--opts`."""
 
     seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
-    num_workers: int = Field(default=0, ge=0, description="processes that decode pictures; 0: the training process")
+    num_workers: int = Field(default=0, ge=0, description="processes that decode images; 0: the training process")
     save_interval: int = Field(default=1000, gt=0, description="iterations between checkpoints and evaluations")
     log_iters: int = Field(default=10, gt=0, description="iterations between log lines")
     keep_checkpoint_max: int = Field(default=5, gt=0, description="newest checkpoints kept")
@@ -152,8 +152,8 @@ class SegmentConfig(Section):
         "are numbers, or colours 'R,G,B' of coloured label maps")
     classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
                                          "with a name a line; null: the data set's own, or numbers")
-    batch_size: int = Field(gt=0, description="pictures a process handles at once")
-    total_batch: Optional[int] = Field(default=None, gt=0, description="pictures behind one update: batch_size x "
+    batch_size: int = Field(gt=0, description="images a process handles at once")
+    total_batch: Optional[int] = Field(default=None, gt=0, description="images behind one update: batch_size x "
                                        "processes x accumulation; null: no accumulating")
     iters: int = Field(gt=0, description="updates")
     model: SegmentorConfig
@@ -285,7 +285,7 @@ def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str,
     """The settings of a YAML file, of `--opts key=value` and of flags ({dotted key: value}); flags win.
 
     `iters` among the flags or opts also sets the schedule's length, and a `batch_size` flag means what it means in
-    PaddleSeg: an update sees batch_size x processes pictures.
+    PaddleSeg: an update sees batch_size x processes images.
     """
     path, flags = find_config(name), dict(flags or {})
     keys = [text.partition("=")[0].strip() for text in opts]

@@ -28,7 +28,7 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--resume_model", "--resume", metavar="auto|RUN|CHECKPOINT",
                         help="continue a run: auto takes the newest checkpoint of --save_dir, if any")
     parser.add_argument("--iters", type=int, help="iterations; the schedule's length follows")
-    parser.add_argument("--batch_size", type=int, help="pictures of one process behind one update: no accumulating")
+    parser.add_argument("--batch_size", type=int, help="images of one process behind one update: no accumulating")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate")
     parser.add_argument("--save_interval", type=int, help="iterations between checkpoints (default 1000)")
     parser.add_argument("--log_iters", type=int, help="iterations between log lines (default: 10)")
@@ -61,16 +61,16 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
 def evaluate_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/val.py."""
     parser = _parser(prog, "Measure a segmentor: mIoU, mAcc, aAcc, IoU of every class.", model=True)
-    parser.add_argument("--num_workers", type=int, default=0, help="accepted; pictures are read one by one")
-    parser.add_argument("--save_dir", help="folder of the tables and the picture (default: the run's, or ./output)")
+    parser.add_argument("--num_workers", type=int, default=0, help="accepted; images are read one by one")
+    parser.add_argument("--save_dir", help="folder of the tables and the image (default: the run's, or ./output)")
     _reading(parser, "aug_eval")
     return _parse(parser, arguments)
 
 
 def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/predict.py."""
-    parser = _parser(prog, "Label every pixel of pictures; write overlays, label maps and a legend.", model=True)
-    parser.add_argument("--image_path", nargs="+", required=True, help="pictures, folders, or a text file of paths")
+    parser = _parser(prog, "Label every pixel of images; write overlays, label maps and a legend.", model=True)
+    parser.add_argument("--image_path", nargs="+", required=True, help="images, folders, or a text file of paths")
     parser.add_argument("--save_dir", help="folder to write (default: `--opts output=...`, or ./output/result)")
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS,
                         help=f"most pixels of an image that is decoded (default: {MAX_PIXELS}; not PaddleSeg's)")
@@ -89,7 +89,7 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--input_shape", nargs=4, type=int, metavar=("BATCH", "3", "HEIGHT", "WIDTH"),
                         help="must be the window's size; any number of windows fits")
     parser.add_argument("--output_op", default="none", choices=["argmax", "softmax", "none"],
-                        help="none: logits, which the windows of a large picture are averaged by")
+                        help="none: logits, which the windows of a large image are averaged by")
     parser.add_argument("--for_fd", action="store_true", help="refused: FastDeploy's layout is PaddleSeg's own")
     flags = _parse(parser, arguments)
     if flags.output_op != "none" or flags.for_fd:
@@ -106,12 +106,12 @@ def compare_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("config", help="YAML file, or the name of a packaged one")
     parser.add_argument("--pretrained", required=True, help="pretraining run the one side starts from")
     parser.add_argument("--output", "-o", required=True, help="folder of both runs, the table and the figure")
-    parser.add_argument("--pictures", type=int, default=6, help="images to show (default: 6)")
+    parser.add_argument("--images", type=int, default=6, help="images to show (default: 6)")
     parser.add_argument("--iters", type=int, help="iterations of both; the schedule's length follows")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the YAML")
     flags = parser.parse_args(list(arguments))
-    if flags.pictures < 1:
-        raise ConfigError(f"--pictures {flags.pictures}: expected at least 1.")
+    if flags.images < 1:
+        raise ConfigError(f"--images {flags.images}: expected at least 1.")
     return flags
 
 
@@ -127,9 +127,9 @@ def _parser(prog: str, description: str, *, model: bool = False) -> argparse.Arg
 
 
 def _reading(parser: argparse.ArgumentParser, augmented: str) -> None:
-    """How pictures are read; what is not given stays as test_config says."""
+    """How images are read; what is not given stays as test_config says."""
     parser.add_argument(f"--{augmented}", dest="aug_eval", action="store_true", default=None,
-                        help="several scales and mirrored pictures")
+                        help="several scales and mirrored images")
     parser.add_argument("--scales", nargs="+", type=float, help="scales, e.g. 0.75 1.0 1.25")
     parser.add_argument("--flip_horizontal", action="store_true", default=None, help="also mirrored left to right")
     parser.add_argument("--flip_vertical", action="store_true", default=None, help="also upside down")

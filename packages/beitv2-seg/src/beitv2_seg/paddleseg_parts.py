@@ -31,7 +31,7 @@ OTHER_INPUTS = {
     "DistillCrossEntropyLoss": "a second model's logits", "DistillationLoss": "a second model's logits",
     "KLLoss": "a second model's logits", "L1Loss": "values like the logits", "MSELoss": "values like the logits",
     "MaskFormerLoss": "the queries of MaskFormer", "PixelContrastCrossEntropyLoss": "embeddings of the pixels",
-    "PointCrossEntropyLoss": "the points of PointRend", "SECrossEntropyLoss": "one vector of classes a picture",
+    "PointCrossEntropyLoss": "the points of PointRend", "SECrossEntropyLoss": "one vector of classes an image",
 }
 
 

@@ -12,7 +12,7 @@ from beitv2_core.data.sources.digit_scenes import load_sources
 from beitv2_core.errors import DataError, MissingDependencyError
 
 
-def test_a_picture_depends_on_seed_split_and_index_only():
+def test_a_image_depends_on_seed_split_and_index_only():
     first = DigitScenes("train", size=30, seed=1)
     last = DigitScenes("train", size=10, seed=1, cache=False)
     for index in (7, 3, 3, 9):
@@ -50,7 +50,7 @@ def test_digits_stand_out_from_their_background():
     assert min(gaps) > 30 and np.mean(gaps) > 80
 
 
-def test_several_digits_share_a_picture_and_the_label_is_the_largest():
+def test_several_digits_share_a_image_and_the_label_is_the_largest():
     scenes = DigitScenes("train", size=60, image_size=64, digits=(2, 3))
     several = 0
     for index in range(60):
@@ -73,7 +73,7 @@ def test_train_and_test_share_no_digit_and_no_photograph_half():
         np.testing.assert_array_equal(np.asarray(right), whole[:, whole.shape[1] - right.width :])
 
 
-def test_a_pickled_copy_leaves_the_drawn_pictures_behind_and_draws_the_same():
+def test_a_pickled_copy_leaves_the_drawn_images_behind_and_draws_the_same():
     scenes = DigitScenes("train", size=50)
     before = scenes.load(4)
     copy = pickle.loads(pickle.dumps(scenes))
@@ -81,7 +81,7 @@ def test_a_pickled_copy_leaves_the_drawn_pictures_behind_and_draws_the_same():
     assert copy.load(4).image.tobytes() == before.image.tobytes()
 
 
-def test_changing_a_picture_does_not_change_the_data_set():
+def test_changing_a_image_does_not_change_the_data_set():
     scenes = DigitScenes("train", size=5)
     before = scenes.load(0).image.tobytes()
     scenes.load(0).image.paste((0, 0, 0), (0, 0, 32, 32))

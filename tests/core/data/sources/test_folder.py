@@ -21,10 +21,10 @@ def write(path, value=100, mode="RGB", size=(12, 10), **options):
     return path
 
 
-def test_nested_pictures_are_found_in_sorted_order_and_other_files_are_not(tmp_path):
+def test_nested_images_are_found_in_sorted_order_and_other_files_are_not(tmp_path):
     for name in ("b/x.JPG", "a/deep/y.png", "z.webp", "a/w.bmp", "a/v.tiff", "a/u.tif", ".hidden/h.png", "b/.h.png"):
         write(tmp_path / name)
-    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
     folder = ImageFolder(tmp_path)
     assert list(folder.paths) == ["a/deep/y.png", "a/u.tif", "a/v.tiff", "a/w.bmp", "b/x.JPG", "z.webp"]
     sample = folder.load(0)
@@ -93,12 +93,12 @@ def test_every_8_bit_mode_becomes_rgb_as_pillow_converts_it(tmp_path, mode, name
 
 def broken_folder(tmp_path, good=6):
     for number in range(good):
-        write(tmp_path / "pictures" / f"{number}.png", value=number)
-    (tmp_path / "pictures" / "1.png").write_bytes(b"not a picture")
-    truncated = tmp_path / "pictures" / "3.png"
+        write(tmp_path / "images" / f"{number}.png", value=number)
+    (tmp_path / "images" / "1.png").write_bytes(b"not an image")
+    truncated = tmp_path / "images" / "3.png"
     Image.fromarray(np.random.RandomState(0).randint(0, 256, (20, 20, 3), dtype=np.uint8)).save(truncated)
     truncated.write_bytes(truncated.read_bytes()[:600])
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def test_an_undecodable_file_is_named_and_replaced_by_the_same_sample_each_time(tmp_path, caplog):
@@ -125,11 +125,11 @@ def test_too_many_undecodable_files_stop_with_the_list_in_a_file(tmp_path):
 def test_a_folder_of_broken_files_ends_with_an_error(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(DataError, match="none of 2 pictures"):
+    with pytest.raises(DataError, match="none of 2 images"):
         ImageFolder(tmp_path, max_corrupt=1.0).load(0)
 
 
-def test_a_picture_of_too_many_pixels_is_named_with_size_limit_and_setting(tmp_path):
+def test_a_image_of_too_many_pixels_is_named_with_size_limit_and_setting(tmp_path):
     write(tmp_path / "a.png", size=(12, 10))
     write(tmp_path / "b.png", size=(5, 5))
     folder = ImageFolder(tmp_path, max_corrupt=0.5, reading=Reading(max_pixels=100))
@@ -139,7 +139,7 @@ def test_a_picture_of_too_many_pixels_is_named_with_size_limit_and_setting(tmp_p
     assert ImageFolder(tmp_path, reading=Reading(max_pixels=120)).load(0).image.size == (12, 10)
 
 
-def test_a_pipe_named_as_a_picture_is_not_waited_for(tmp_path):
+def test_a_pipe_named_as_a_image_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     write(tmp_path / "b.png")
     folder = ImageFolder(tmp_path, max_corrupt=0.5)
@@ -153,7 +153,7 @@ def test_missing_and_empty_folders_say_what_was_looked_for(tmp_path):
     (tmp_path / "text.txt").write_text("x")
     with pytest.raises(DataError, match="text.txt is a file"):
         ImageFolder(tmp_path / "text.txt")
-    with pytest.raises(DataError, match="no pictures found.*jpg"):
+    with pytest.raises(DataError, match="no images found.*jpg"):
         ImageFolder(tmp_path)
     with pytest.raises(DataError, match="no folders.*one folder per class"):
         ImageFolder(tmp_path, with_classes=True)

@@ -10,7 +10,7 @@ import pytest
 
 from beitv2_core.data import ImageFolder, read_images, read_labelled, read_pairs
 from beitv2_core.errors import DataError
-from beitv2_core.evaluation.codes import list_pictures
+from beitv2_core.evaluation.codes import list_images
 
 IMAGES = ("images/p 1.png", "images/车牌2.png", "images/c.JPG")
 
@@ -182,8 +182,8 @@ def test_a_pair_with_a_missing_file_is_named(root, text, facts):
 def test_commands_take_lists_among_files_and_folders(root):
     path = root / "only.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "images/车牌2.png\r\nimages/p 1.png labels/p 1.png\r\n\r\n".encode())
-    assert list_pictures([path, root / "images/c.JPG"]) == [str(root / name) for name in
+    assert list_images([path, root / "images/c.JPG"]) == [str(root / name) for name in
                                                             ("images/车牌2.png", "images/p 1.png", "images/c.JPG")]
     path.write_text("images/gone.png\n")
     with pytest.raises(DataError, match="only.txt, line 1.*gone.png"):
-        list_pictures([path])
+        list_images([path])

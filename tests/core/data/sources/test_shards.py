@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tar shards: the same pictures as the folder they were made from, found where they lie, and what is wrong is named."""
+"""Tar shards: the same images as the folder they were made from, found where they lie, and what is wrong is named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from beitv2_core.errors import DataError
 from beitv2_core.masking import BlockwiseMasking
 
 
-def picture_bytes(value=0, kind="PNG", size=(12, 10)):
+def image_bytes(value=0, kind="PNG", size=(12, 10)):
     pixels = np.random.RandomState(value).randint(0, 256, (*size[::-1], 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
@@ -56,10 +56,10 @@ def link(name, target, kind=tarfile.SYMTYPE):
 @pytest.fixture
 def folder(tmp_path):
     for number in range(23):
-        path = tmp_path / "pictures" / "ab"[number % 2] / f"{number:02}.png"
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture_bytes(number))
-    return tmp_path / "pictures"
+        path.write_bytes(image_bytes(number))
+    return tmp_path / "images"
 
 
 def make(folder, out, **options):
@@ -72,7 +72,7 @@ def contents(out):
     return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.suffix != ".npz"}
 
 
-def test_shards_hold_the_pictures_and_labels_of_the_folder(folder, tmp_path):
+def test_shards_hold_the_images_and_labels_of_the_folder(folder, tmp_path):
     assert make(folder, tmp_path / "out", with_classes=True) == [4, 8, 12, 16, 20, 23]
     found = ShardSet(tmp_path / "out", with_classes=True)
     assert len(found) == 23 and found.classes == ["a", "b"] and len(found.files) == 6
@@ -159,7 +159,7 @@ def test_a_process_killed_in_the_middle_leaves_shards_that_continue(folder, tmp_
     assert same(list(itertools.islice(other, 2)), again[3:])
 
 
-def test_an_epoch_reads_every_picture_once_and_stays_within_a_window_of_files(folder, tmp_path):
+def test_an_epoch_reads_every_image_once_and_stays_within_a_window_of_files(folder, tmp_path):
     make(folder, tmp_path / "out")
     found = ShardSet(tmp_path / "out", window=2)
     orders = [found.order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
@@ -173,21 +173,21 @@ def test_an_epoch_reads_every_picture_once_and_stays_within_a_window_of_files(fo
 
 
 def test_an_index_is_made_once_and_anew_when_the_tar_file_changes(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "a.tar", [("x.png", picture_bytes(1)), ("x.cls", b"3")])
+    path = write_tar(tmp_path / "a.tar", [("x.png", image_bytes(1)), ("x.cls", b"3")])
     calls = []
     scan = tar_index.scan_tar
     monkeypatch.setattr(tar_index, "scan_tar", lambda path: calls.append(path) or scan(path))
     for _ in range(2):
         assert ShardSet(path).load(0).image.size == (12, 10)
     assert len(calls) == 1 and (tmp_path / "a.tar.index.npz").exists()
-    write_tar(path, [("x.png", picture_bytes(1, size=(9, 9))), ("y.png", picture_bytes(2))])
+    write_tar(path, [("x.png", image_bytes(1, size=(9, 9))), ("y.png", image_bytes(2))])
     assert len(ShardSet(path)) == 2 and len(calls) == 2
     (tmp_path / "a.tar.index.npz").write_bytes(b"torn")
     assert len(ShardSet(path)) == 2 and len(calls) == 3
 
 
 def test_an_index_beside_shards_that_cannot_be_written_to_goes_to_the_cache(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "a.tar", [("x.png", picture_bytes(1))])
+    path = write_tar(tmp_path / "a.tar", [("x.png", image_bytes(1))])
     monkeypatch.setenv("BEITV2_CACHE", str(tmp_path / "cache"))
     save = tar_index._save
 
@@ -206,25 +206,25 @@ def test_an_index_beside_shards_that_cannot_be_written_to_goes_to_the_cache(tmp_
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_any_kind_of_tar_and_long_names_are_read(tmp_path, form):
     name = "d" * 90 + "/" + "ä" * 30 + ".JPG"
-    path = write_tar(tmp_path / "a.tar", [("d/", b""), (name, picture_bytes(4, "JPEG")), ("d/.hidden.png", b"?")], form)
+    path = write_tar(tmp_path / "a.tar", [("d/", b""), (name, image_bytes(4, "JPEG")), ("d/.hidden.png", b"?")], form)
     found = ShardSet(path)
     assert len(found) == 1 and found.load(0).path == f"{path}/{name}"
 
 
 def test_labels_come_from_cls_or_json_and_missing_or_odd_ones_are_named(tmp_path):
-    picture = picture_bytes(1)
-    write_tar(tmp_path / "a.tar", [("x.png", picture), ("x.cls", b"2\n"), ("x.json", b'{"label": 7}'),
-                                   ("y.png", picture), ("y.json", b'{"label": 0, "more": 1}'),
-                                   ("z.png", picture), ("z.json", b'{"cls": 1}')])
+    image = image_bytes(1)
+    write_tar(tmp_path / "a.tar", [("x.png", image), ("x.cls", b"2\n"), ("x.json", b'{"label": 7}'),
+                                   ("y.png", image), ("y.json", b'{"label": 0, "more": 1}'),
+                                   ("z.png", image), ("z.json", b'{"cls": 1}')])
     found = ShardSet(tmp_path, with_classes=True)
     assert [found.load(i).label for i in range(3)] == [2, 0, 1] and found.classes == ["0", "1", "2"]
     (tmp_path / "classes.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match=r"x.png: label 2, but .*classes.txt names 2 classes"):
         ShardSet(tmp_path, with_classes=True)
-    write_tar(tmp_path / "b.tar", [("w.png", picture)])
+    write_tar(tmp_path / "b.tar", [("w.png", image)])
     with pytest.raises(DataError, match=r"b.tar/w.png: no label \(1 of 4"):
         ShardSet(tmp_path, with_classes=True)
-    write_tar(tmp_path / "b.tar", [("w.png", picture), ("w.cls", b"zebra")])
+    write_tar(tmp_path / "b.tar", [("w.png", image), ("w.cls", b"zebra")])
     with pytest.raises(DataError, match="b.tar/w.png: a label that is no whole number"):
         ShardSet(tmp_path, with_classes=True)
     assert len(ShardSet(tmp_path)) == 4
@@ -232,20 +232,20 @@ def test_labels_come_from_cls_or_json_and_missing_or_odd_ones_are_named(tmp_path
 
 @pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png"])
 def test_a_name_that_leads_out_is_refused(tmp_path, name):
-    path = write_tar(tmp_path / "a.tar", [(name, picture_bytes())])
+    path = write_tar(tmp_path / "a.tar", [(name, image_bytes())])
     with pytest.raises(DataError, match="a.tar: member .*x.png' leads out"):
         ShardSet(path)
 
 
 @pytest.mark.parametrize("names", [("x.png", "x.png"), ("x.png", "x.jpg"), ("d/x.png", "y.png", "d/x.png")])
-def test_two_pictures_of_one_name_are_refused(tmp_path, names):
-    path = write_tar(tmp_path / "a.tar", [(name, picture_bytes()) for name in names])
+def test_two_images_of_one_name_are_refused(tmp_path, names):
+    path = write_tar(tmp_path / "a.tar", [(name, image_bytes()) for name in names])
     with pytest.raises(DataError, match="a.tar: .*x.png"):
         ShardSet(path)
 
 
 def test_links_are_skipped_and_named(tmp_path, caplog):
-    path = write_tar(tmp_path / "a.tar", [("x.png", picture_bytes()), link("y.png", "x.png"),
+    path = write_tar(tmp_path / "a.tar", [("x.png", image_bytes()), link("y.png", "x.png"),
                                           link("z.png", "x.png", tarfile.LNKTYPE), link("w.png", "", tarfile.FIFOTYPE)])
     assert len(ShardSet(path)) == 1
     assert all(what in caplog.text for what in ("y.png is a link", "z.png is a link", "w.png is no file"))
@@ -255,12 +255,12 @@ def test_a_sparse_member_is_skipped_and_named(tmp_path, caplog):
     info = tarfile.TarInfo("s.png")
     info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "0,1",
                         "GNU.sparse.size": "1", "GNU.sparse.numblocks": "1"}
-    path = write_tar(tmp_path / "a.tar", [info, ("x.png", picture_bytes())], tarfile.PAX_FORMAT)
+    path = write_tar(tmp_path / "a.tar", [info, ("x.png", image_bytes())], tarfile.PAX_FORMAT)
     assert len(ShardSet(path)) == 1 and "s.png is a sparse file" in caplog.text
 
 
 def test_damaged_tar_files_are_errors_that_name_them(tmp_path):
-    whole = write_tar(tmp_path / "a.tar", [(f"{i}.png", picture_bytes(i)) for i in range(4)]).read_bytes()
+    whole = write_tar(tmp_path / "a.tar", [(f"{i}.png", image_bytes(i)) for i in range(4)]).read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         second = tar.getmembers()[1].offset
     path = tmp_path / "b.tar"
@@ -270,13 +270,13 @@ def test_damaged_tar_files_are_errors_that_name_them(tmp_path):
         (whole[:second] + b"x" * 512 + whole[second + 512:], "b.tar: at byte .* a damaged header"),
         (b"", "b.tar: not a whole"),
         (b"text" * 1000, "b.tar: not a whole"),
-        (bytes(10240), "b.tar: no pictures among its 0"),
+        (bytes(10240), "b.tar: no images among its 0"),
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=match):
             ShardSet(path)
     write_tar(path, [("a.txt", b"x")])
-    with pytest.raises(DataError, match="no pictures among its 1 files; looked for .jpg"):
+    with pytest.raises(DataError, match="no images among its 1 files; looked for .jpg"):
         ShardSet(path)
     with tarfile.open(tmp_path / "c.tar", "w:gz"):
         pass
@@ -285,7 +285,7 @@ def test_damaged_tar_files_are_errors_that_name_them(tmp_path):
 
 
 def test_a_corrupt_member_is_replaced_by_the_same_sample_each_time_and_counted(tmp_path, caplog):
-    members = [(f"{i}.png", b"?" if i in (1, 2) else picture_bytes(i)) for i in range(6)]
+    members = [(f"{i}.png", b"?" if i in (1, 2) else image_bytes(i)) for i in range(6)]
     path = write_tar(tmp_path / "a.tar", members)
     found = ShardSet(path, max_corrupt=0.4)
     assert [found.load(i).path for i in (1, 2, 1)] == [f"{path}/3.png"] * 3
@@ -298,7 +298,7 @@ def test_a_corrupt_member_is_replaced_by_the_same_sample_each_time_and_counted(t
 
 
 def test_a_shard_cut_while_it_is_read_counts_as_corrupt(tmp_path):
-    path = write_tar(tmp_path / "a.tar", [(f"{i}.png", picture_bytes(i)) for i in range(3)])
+    path = write_tar(tmp_path / "a.tar", [(f"{i}.png", image_bytes(i)) for i in range(3)])
     found = ShardSet(path, max_corrupt=1)
     os.truncate(path, 1300)
     assert found.load(2).path == f"{path}/0.png"
@@ -308,7 +308,7 @@ def test_a_shard_cut_while_it_is_read_counts_as_corrupt(tmp_path):
 def test_few_files_stay_open_however_many_shards_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "MAX_OPEN", 2)
     for i in range(5):
-        write_tar(tmp_path / f"{i}.tar", [("x.png", picture_bytes(i))])
+        write_tar(tmp_path / f"{i}.tar", [("x.png", image_bytes(i))])
     found = ShardSet(tmp_path)
     first = [found.load(i).image.tobytes() for i in range(5)]
     assert len(found._open) == 2 and [found.load(i).image.tobytes() for i in range(5)] == first
@@ -320,7 +320,7 @@ def test_patterns_lists_and_folders_name_the_shards(tmp_path):
     assert expand_braces("t-{008..011}.tar") == ["t-008.tar", "t-009.tar", "t-010.tar", "t-011.tar"]
     assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"] and expand_braces("x.tar") == ["x.tar"]
     for i in range(3):
-        write_tar(tmp_path / f"t-{i:02}.tar", [("x.png", picture_bytes(i))])
+        write_tar(tmp_path / f"t-{i:02}.tar", [("x.png", image_bytes(i))])
     every = [tmp_path / f"t-{i:02}.tar" for i in range(3)]
     assert find_shards(tmp_path) == find_shards(f"{tmp_path}/t-{{00..02}}.tar") == find_shards(map(str, every)) == every
     with pytest.raises(DataError, match=r"2 of 5 shards .* do not exist \(the first: .*t-03.tar"):
@@ -333,5 +333,5 @@ def test_patterns_lists_and_folders_name_the_shards(tmp_path):
 def test_the_command_writes_shards_and_says_how_to_read_them(folder, tmp_path):
     done = subprocess.run([sys.executable, "-m", "beitv2_core.cli", "make-shards", str(folder), str(tmp_path / "out"),
                            "--per-shard", "10", "--with-classes"], capture_output=True, text=True)
-    assert done.returncode == 0 and "23 picture(s) in 3 file(s) train-*.tar, 2 classes" in done.stdout
-    assert "20 of 23 pictures" in done.stderr and Path(tmp_path / "out" / "classes.txt").read_text() == "a\nb\n"
+    assert done.returncode == 0 and "23 image(s) in 3 file(s) train-*.tar, 2 classes" in done.stdout
+    assert "20 of 23 images" in done.stderr and Path(tmp_path / "out" / "classes.txt").read_text() == "a\nb\n"

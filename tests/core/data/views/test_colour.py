@@ -30,7 +30,7 @@ def test_colour_changes_equal_pillows_image_enhance(name, factor):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.permutations(NAMES), st.integers(0, 3), st.integers(1, 30), st.integers(1, 30))
-def test_a_recoloured_part_has_the_pixels_of_the_whole_recoloured_picture(data, names, count, width, height):
+def test_a_recoloured_part_has_the_pixels_of_the_whole_recoloured_image(data, names, count, width, height):
     changes = [(name, data.draw(st.floats(0.0, 2.0))) for name in names[:count]]
     left, top = data.draw(st.integers(0, width)), data.draw(st.integers(0, height))
     box = (left, top, data.draw(st.integers(left + 1, width + 2)), data.draw(st.integers(top + 1, height + 2)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding at reduced scale: the same draws, nearly the same pictures, and only where the crop allows."""
+"""Decoding at reduced scale: the same draws, nearly the same images, and only where the crop allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def smooth(width, height, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     for i, size in enumerate([(300, 210), (211, 333), (97, 101), (33, 40), (250, 251), (640, 480)]):
         smooth(*size, i).save(root / f"{i}.jpg", quality=95)
     smooth(300, 200, 9).save(root / "9.png")
@@ -45,7 +45,7 @@ def batches(folder, transform, num_workers=0, count=12):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_masks_order_and_boxes_stay_and_pictures_hardly_change(folder, name):
+def test_masks_order_and_boxes_stay_and_images_hardly_change(folder, name):
     whole, draft = (batches(folder, MAKERS[name](draft=value)) for value in (False, True))
     largest = 0.0
     for one, other in zip(whole, draft):
@@ -97,12 +97,12 @@ def test_a_jpeg_is_decoded_smaller_and_other_formats_are_not(folder):
     assert asked == [(211, 333)]
 
 
-def test_the_place_of_a_box_in_a_smaller_picture_is_exact():
+def test_the_place_of_a_box_in_a_smaller_image_is_exact():
     assert reduced((10, 20, 30, 41), 1) == ((10, 20, 30, 41), None)
     assert reduced((10, 20, 30, 41), 4) == ((2, 5, 8, 11), (0.5, 0.0, 5.5, 5.25))
 
 
-def test_a_replaced_picture_is_asked_for_anew(tmp_path):
+def test_a_replaced_image_is_asked_for_anew(tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"?")
     smooth(640, 480, 1).save(tmp_path / "1.jpg")
     transform = TokenizerTransform(32, draft=True)

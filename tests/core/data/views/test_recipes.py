@@ -25,11 +25,11 @@ def make_batch(transform, count=4):
 def test_pretraining_jitters_flips_crops_and_masks_in_the_official_order_pixel_for_pixel(size):
     masking = BlockwiseMasking((4, 4), 7, min_block=2)
     pixels = np.random.RandomState(0).randint(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    picture = Sample(Image.fromarray(pixels), 3, "0.png", None)
+    sample = Sample(Image.fromarray(pixels), 3, "0.png", None)
     for seed in range(40):
-        got = MimTransform(32, masking, token_size=16)(picture, SampleRng.from_seed(seed))
+        got = MimTransform(32, masking, token_size=16)(sample, SampleRng.from_seed(seed))
         rng = SampleRng.from_seed(seed)
-        image = RandomHorizontalFlip()(ColorJitter()(picture.image, rng), rng)
+        image = RandomHorizontalFlip()(ColorJitter()(sample.image, rng), rng)
         patch_view, token_view = TwoViewCrop(32, 16, scale=(0.2, 1.0))(image, rng)
         np.testing.assert_array_equal(got["patch_view"], np.asarray(patch_view))
         np.testing.assert_array_equal(got["token_view"], np.asarray(token_view))

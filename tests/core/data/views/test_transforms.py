@@ -37,17 +37,17 @@ def test_both_views_show_the_same_crop():
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6))
-def test_a_crop_box_lies_inside_the_picture(width, height, seed):
+def test_a_crop_box_lies_inside_the_image(width, height, seed):
     top, left, h, w = T.draw_crop_box(width, height, (0.08, 1.0), (3 / 4, 4 / 3), random.Random(seed))
     assert 0 <= top and 0 <= left and 0 <= h <= height - top and 0 <= w <= width - left
 
 
-def test_a_picture_of_one_pixel_can_be_cropped():
+def test_a_image_of_one_pixel_can_be_cropped():
     for seed in range(20):
         assert T.RandomResizedCrop(8)(noise(1, 1), SampleRng.from_seed(seed)).size == (8, 8)
 
 
-def test_flip_mirrors_half_of_the_pictures():
+def test_flip_mirrors_half_of_the_images():
     image = noise()
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
     flipped = [T.RandomHorizontalFlip()(image, SampleRng.from_seed(s)).tobytes() == mirrored for s in range(400)]
@@ -64,7 +64,7 @@ def test_eval_crop_is_the_centre_and_needs_no_randomness(size):
     assert 7 <= row <= 8 and 7 <= column <= 8
 
 
-def test_eval_crop_keeps_a_picture_that_already_has_the_size():
+def test_eval_crop_keeps_a_image_that_already_has_the_size():
     image = noise(32, 32)
     assert T.EvalCrop(32, crop_share=1.0)(image).tobytes() == image.tobytes()
 

@@ -290,7 +290,7 @@ def test_other_files_are_refused(tmp_path, content):
 
 
 def test_a_zip_of_something_else_and_a_missing_file_are_named(tmp_path):
-    path = tmp_path / "pictures.pth"
+    path = tmp_path / "images.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", b"")
     assert "data.pkl" in refused(path)

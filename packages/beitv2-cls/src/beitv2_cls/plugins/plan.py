@@ -7,15 +7,15 @@ from typing import Any, Optional
 
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
 from beitv2_core.assembly import build_dataset
-from beitv2_core.assembly.costs import STATES, count_pictures, patch_area, schedule_of, trunk_cost
+from beitv2_core.assembly.costs import STATES, count_images, patch_area, schedule_of, trunk_cost
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.planning.cost import FULL, Bricks, Cost, total
 from beitv2_core.planning.run import PlannedRun
 
 
-def planned_finetuning(config: FinetuneConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
-    """A fine-tuning run; ConfigError where neither data nor settings tell pictures or classes."""
-    count, model = count_pictures(config.data, pictures), config.model
+def planned_finetuning(config: FinetuneConfig, *, images: Optional[int], devices: int) -> PlannedRun:
+    """A fine-tuning run; ConfigError where neither data nor settings tell images or classes."""
+    count, model = count_images(config.data, images), config.model
     classes = count_classes(config)
 
     def costs(bricks: Bricks) -> tuple[Cost, Cost]:
@@ -27,9 +27,9 @@ def planned_finetuning(config: FinetuneConfig, *, pictures: Optional[int], devic
                       averaged=config.ema_decay is not None, **_common(config))
 
 
-def planned_linear_probe(config: LinearProbeConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+def planned_linear_probe(config: LinearProbeConfig, *, images: Optional[int], devices: int) -> PlannedRun:
     """A linear evaluation: the trunk is frozen, its features are read once for all classifiers."""
-    count, model, probe = count_pictures(config.data, pictures), config.model, config.probe
+    count, model, probe = count_images(config.data, images), config.model, config.probe
     classes = count_classes(config)
     layers = model.depth if probe.layers is None else len(probe.layers)
 
@@ -53,7 +53,7 @@ def count_classes(config: LabelledRunConfig) -> int:
     try:
         return len(build_dataset(config.data, with_classes=True).classes)
     except DataError as error:
-        raise ConfigError("model.num_classes: not set, and there are no pictures in data.root to tell it. Add --set "
+        raise ConfigError("model.num_classes: not set, and there are no images in data.root to tell it. Add --set "
                           "model.num_classes=N (ImageNet-1k: 1000).") from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run shows in `beitv2 serve`: the likeliest classes of a picture."""
+"""What a fine-tuning run shows in `beitv2 serve`: the likeliest classes of an image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from beitv2_cls.assembly import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
 from beitv2_cls.predict import likeliest
 from beitv2_core.assembly.held_out import reading_of_run
-from beitv2_core.serve.results import ClassesResult, ClassShare, picture_url
+from beitv2_core.serve.results import ClassesResult, ClassShare, image_url
 from beitv2_core.serve.views import View, model_view
 
 TOP = 5
@@ -25,10 +25,10 @@ def classifier_view(run: str) -> View:
     names = list(map(printable, names))
     crop_share = crop_share_of(model, config)
 
-    def show(picture: Image.Image) -> ClassesResult:
-        seen, images = model_view(picture, model.image_size, crop_share)
+    def show(image: Image.Image) -> ClassesResult:
+        seen, images = model_view(image, model.image_size, crop_share)
         found = likeliest(model, images, names, top=TOP)[0]
-        return ClassesResult(seen=picture_url(seen),
+        return ClassesResult(seen=image_url(seen),
                              classes=[ClassShare(name=name, probability=min(share, 1.0)) for name, share in found])
 
     return View("classes", "Classes", f"The likeliest of {len(names)} classes.", show,

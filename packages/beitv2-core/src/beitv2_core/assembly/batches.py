@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of a run: pictures, batches, steps, rates. And its seed."""
+"""The arithmetic of a run: images, batches, steps, rates. And its seed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..errors import ConfigError
 
 
 class BatchPlan(NamedTuple):
-    """How pictures become updates: sizes in pictures, lengths in optimizer steps, rates after scaling."""
+    """How images become updates: sizes in images, lengths in optimizer steps, rates after scaling."""
 
-    pictures: int
+    images: int
     batch_size: int
     processes: int
     accumulate: int
@@ -32,31 +32,31 @@ class BatchPlan(NamedTuple):
         if optim.lr_batch is not None:
             rate += f" = {optim.lr:.4g} x {self.total_batch} / {optim.lr_batch}"
         return [
-            f"total batch: {self.total_batch} = {self.batch_size} pictures x {self.processes} process(es) "
+            f"total batch: {self.total_batch} = {self.batch_size} images x {self.processes} process(es) "
             f"x {self.accumulate} accumulated",
-            f"steps per epoch: {self.steps_per_epoch} ({self.pictures} pictures)",
+            f"steps per epoch: {self.steps_per_epoch} ({self.images} images)",
             f"steps: {self.total_steps}, of them {self.warmup_steps} warm-up",
             f"peak learning rate: {rate}, final {optim.min_lr:.4g}",
         ]
 
 
-def plan_batches(optim: OptimConfig, train: TrainConfig, pictures: int, processes: int) -> BatchPlan:
+def plan_batches(optim: OptimConfig, train: TrainConfig, images: int, processes: int) -> BatchPlan:
     """Derive accumulation, steps and the peak rate; ConfigError when the numbers do not divide or leave no step."""
     at_once = train.batch_size * processes
     total_batch = train.total_batch or at_once
     if total_batch % at_once:
         raise ConfigError(
-            f"train.total_batch: {total_batch} is not a multiple of {train.batch_size} pictures x {processes} "
+            f"train.total_batch: {total_batch} is not a multiple of {train.batch_size} images x {processes} "
             f"process(es) = {at_once}. Change train.batch_size or train.total_batch."
         )
     accumulate = total_batch // at_once
-    steps_per_epoch = pictures // total_batch  # what is left over is dropped, as the sampler does
+    steps_per_epoch = images // total_batch  # what is left over is dropped, as the sampler does
     if steps_per_epoch < 1:
         key, lower = ("train.batch_size",) * 2 if train.total_batch is None else (
             "train.total_batch", "train.batch_size and train.total_batch")
         raise ConfigError(
-            f"{key}: {total_batch} pictures behind one update, but the data has {pictures}. Lower {lower}, or give "
-            "more pictures."
+            f"{key}: {total_batch} images behind one update, but the data has {images}. Lower {lower}, or give "
+            "more images."
         )
     total_steps = optim.steps if optim.steps is not None else (optim.epochs or 0) * steps_per_epoch
     warmup = optim.warmup_steps if optim.warmup_steps is not None else (optim.warmup_epochs or 0) * steps_per_epoch
@@ -67,7 +67,7 @@ def plan_batches(optim: OptimConfig, train: TrainConfig, pictures: int, processe
         )
     scale = 1.0 if optim.lr_batch is None else total_batch / optim.lr_batch
     return BatchPlan(
-        pictures,
+        images,
         train.batch_size,
         processes,
         accumulate,

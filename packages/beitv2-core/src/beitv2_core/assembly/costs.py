@@ -28,10 +28,10 @@ TEACHER_WIDTHS = {"clip": 512, "dino": 768}
 Trunk = Mapping[str, Any]
 
 
-def planned_run(config: Any, *, pictures: Optional[int], devices: int) -> PlannedRun:
+def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedRun:
     """The costs of a run of any kind; other packages give theirs by the entry points 'beitv2.plans'.
 
-    pictures: of the data set where it is not on this machine.  Raises ConfigError naming what is missing or does not
+    images: of the data set where it is not on this machine.  Raises ConfigError naming what is missing or does not
     divide, MissingDependencyError for a kind of a package that is not installed.
     """
     plans: dict[str, Callable[..., PlannedRun]] = {"tokenizer": _tokenizer, "pretrain": _pretraining}
@@ -41,23 +41,23 @@ def planned_run(config: Any, *, pictures: Optional[int], devices: int) -> Planne
     if config.kind not in plans:
         raise MissingDependencyError(f"no installed package can plan a {config.kind!r} run. Known kinds: "
                                      f"{', '.join(plans)}; packages add theirs by the entry points {ENTRY_POINTS!r}.")
-    return plans[config.kind](config, pictures=pictures, devices=devices)
+    return plans[config.kind](config, images=images, devices=devices)
 
 
-def count_pictures(data: DataConfig, given: Optional[int]) -> int:
-    """The pictures of the data: as given, as drawn, or as they lie in data.root; ConfigError where nothing tells."""
+def count_images(data: DataConfig, given: Optional[int]) -> int:
+    """The images of the data: as given, as drawn, or as they lie in data.root; ConfigError where nothing tells."""
     if given is not None:
         return given
     if data.dataset == "folder" and not Path(str(data.root or "")).is_dir():
-        raise ConfigError("data.root: there is no such folder here, so the number of pictures is not known. Add "
-                          "--pictures N (ImageNet-1k: 1281167), or set data.root.")
+        raise ConfigError("data.root: there is no such folder here, so the number of images is not known. Add "
+                          "--images N (ImageNet-1k: 1281167), or set data.root.")
     return len(build_dataset(data))
 
 
-def schedule_of(optim: OptimConfig, train: TrainConfig, pictures: int, devices: int) -> Schedule:
+def schedule_of(optim: OptimConfig, train: TrainConfig, images: int, devices: int) -> Schedule:
     """The arithmetic of the training itself (`build.plan`)."""
-    plan = plan_batches(optim, train, pictures, devices)
-    return Schedule(plan.batch_size, devices, plan.accumulate, plan.total_batch, plan.total_steps, pictures,
+    plan = plan_batches(optim, train, images, devices)
+    return Schedule(plan.batch_size, devices, plan.accumulate, plan.total_batch, plan.total_steps, images,
                     plan.steps_per_epoch)
 
 
@@ -76,21 +76,21 @@ def patch_area(patch_size: Any) -> int:
     return height * width
 
 
-def _tokenizer(config: TokenizerConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+def _tokenizer(config: TokenizerConfig, *, images: Optional[int], devices: int) -> PlannedRun:
     width = _teacher_width(config)
 
     def costs(bricks: Bricks) -> tuple[Cost, Cost]:
         encoder, decoder = tokenizer_costs(bricks, config, width)
         return encoder + decoder, _teacher_cost(bricks, config)
 
-    count = count_pictures(config.data, pictures)
+    count = count_images(config.data, images)
     return PlannedRun("tokenizer", schedule_of(config.optim, config.train, count, devices), costs,
                       beside=f"teacher {config.teacher.name}", states=STATES[config.optim.kind], amp=config.train.amp,
                       recompute=config.train.recompute, sharding=config.train.sharding)
 
 
 def tokenizer_costs(bricks: Bricks, config: TokenizerConfig, teacher_width: int) -> tuple[Cost, Cost]:
-    """(pictures to codes, codes to the teacher's features) of a tokenizer (`models.vqkd.VQKD`)."""
+    """(images to codes, codes to the teacher's features) of a tokenizer (`models.vqkd.VQKD`)."""
     grid, quantizer, encoder, decoder = config.grid, config.quantizer, config.encoder, config.decoder
     patches = grid[0] * grid[1]
     tokens, code = patches + 1, quantizer.code_dim
@@ -107,7 +107,7 @@ def tokenizer_costs(bricks: Bricks, config: TokenizerConfig, teacher_width: int)
         *_projection(bricks, patches, decoder.width, teacher_width),
         Cost(kept=3.0 * patches * teacher_width * FULL),  # cosine: features, both divided by their lengths
     )
-    # Unlike a picture, the code map wants its gradient.
+    # Unlike an image, the code map wants its gradient.
     return to_codes, to_features + Cost(backward=2.0 * patches * code * decoder.width)
 
 
@@ -115,7 +115,7 @@ def _projection(bricks: Bricks, rows: int, width: int, out: int) -> tuple[Cost, 
     return bricks.product(rows, width, width), bricks.product(rows, width, out)
 
 
-def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int) -> PlannedRun:
     tokenizer, teacher_width = _find_tokenizer(config)
     model, num_codes = config.model, tokenizer.quantizer.num_codes
     asked = config.tokenizer.num_codes
@@ -140,7 +140,7 @@ def _pretraining(config: PretrainConfig, *, pictures: Optional[int], devices: in
         encoder, decoder = tokenizer_costs(Bricks(), tokenizer, teacher_width)
         return trained, bricks.in_full((encoder + Cost(parameters=decoder.parameters)).frozen())
 
-    count = count_pictures(config.data, pictures)
+    count = count_images(config.data, images)
     return PlannedRun("pretrain", schedule_of(config.optim, config.train, count, devices), costs, beside="tokenizer",
                       states=STATES[config.optim.kind], amp=config.train.amp, recompute=config.train.recompute,
                       sharding=config.train.sharding)

@@ -39,14 +39,14 @@ def build_dataset(
     with_classes: bool = False, classes: Sequence[str] | None = None, setting: str = "data.root",
     list_setting: str = "data.list_file"
 ) -> Any:
-    """The pictures of the settings; `split` ("train", "test") and `size` choose among drawn pictures only.
+    """The images of the settings; `split` ("train", "test") and `size` choose among drawn images only.
 
     classes: the names that labels are numbers of; setting, list_setting: what the user gave folder and list by.
     Raises ConfigError where a folder or shards are asked for a split or a size: they are what they are.
     """
     if data.dataset == "digit_scenes":
         if data.root:
-            log.warning("data.root: %s is not read: data.dataset is digit_scenes, which draws its pictures. Add "
+            log.warning("data.root: %s is not read: data.dataset is digit_scenes, which draws its images. Add "
                         "data.dataset=folder, or leave data.root out.", data.root)
         height, width = pair(data.image_size)
         return DigitScenes(
@@ -57,7 +57,7 @@ def build_dataset(
             digits=data.scene_digits,
         )
     if split != "train" or size is not None:
-        asked = f"split {split!r}" if split != "train" else f"{size} pictures"
+        asked = f"split {split!r}" if split != "train" else f"{size} images"
         raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
                           "split. Give a folder of its own for each purpose.")
     if data.dataset == "shards":

@@ -33,7 +33,7 @@ Size = tuple[int, int]
 class Hints(NamedTuple):
     """What weights do not tell, and which of a file's models is meant.
 
-    size: (height, width) in pixels of the pictures; early_layers: blocks before the [CLS] head; out_indices: the four
+    size: (height, width) in pixels of the images; early_layers: blocks before the [CLS] head; out_indices: the four
     blocks a segmenter taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others,
     None for the trained ones where there are both.
     """
@@ -188,7 +188,7 @@ def transformers_file(folder: Path) -> Path | None:
 
 
 def grid_for(size: Size, patch: Sequence[int], flag: str) -> Size:
-    """(rows, columns) of patches in a picture; ConfigError naming the flag where that is no whole number."""
+    """(rows, columns) of patches in an image; ConfigError naming the flag where that is no whole number."""
     if any(pixels < p or pixels % p for pixels, p in zip(size, patch)):
         raise ConfigError(f"{flag} {size[0]},{size[1]}: no whole number of patches of {patch[0]} x {patch[1]} pixels. "
                           "Give multiples of the patch.")

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from ..config.sections import DataConfig
 from ..data import Reading
-from ..data.sources.folder import class_folders, find_pictures, real_paths
+from ..data.sources.folder import class_folders, find_images, real_paths
 from ..data.sources.lists import read_labelled
 from ..data.sources.shards import find_shards
 from ..errors import ConfigError, DataError
@@ -46,10 +46,10 @@ def data_of_run(source: str) -> Optional[DataConfig]:
 def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *, run: str, image_size: Any, size: int,
              reading: Reading, option: str = "--data", labelled: bool = False,
              classes: Optional[Sequence[str]] = None) -> Any:
-    """The test images that are named, or the test split of the drawn pictures a run was trained on.
+    """The test images that are named, or the test split of the drawn images a run was trained on.
 
     named: a folder of images, or of class folders (then they have labels), tar files, or "digit_scenes"; None: of the
-    run.  trained_on: data settings of the runs that are measured; size: of drawn pictures; labelled: with labels where
+    run.  trained_on: data settings of the runs that are measured; size: of drawn images; labelled: with labels where
     they are class folders; classes: the names that labels are numbers of.
     Raises ConfigError where nothing is named for runs on files, and for images that one of the runs was trained on.
     """
@@ -110,7 +110,7 @@ def _files(data: DataConfig) -> set[str]:
         if data.list_file is not None:
             paths = [line.path for line in read_labelled(data.list_file, root, labels=False, may_miss=1.0)]
         else:
-            paths = list(find_pictures(root, tell=False))
+            paths = list(find_images(root, tell=False))
     except DataError:  # moved since: nothing to compare with
         return set()
     return set(real_paths(root, paths))

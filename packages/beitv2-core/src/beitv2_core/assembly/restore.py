@@ -39,8 +39,8 @@ class FileConfig(NamedTuple):
 
     @property
     def data(self) -> Any:
-        """Nothing: ConfigError, since a file does not say on which pictures it was trained."""
-        raise ConfigError(f"{self.source}: a file of weights does not name its pictures. Say which: --data FOLDER, or "
+        """Nothing: ConfigError, since a file does not say on which images it was trained."""
+        raise ConfigError(f"{self.source}: a file of weights does not name its images. Say which: --data FOLDER, or "
                           "--data digit_scenes.")
 
     @property

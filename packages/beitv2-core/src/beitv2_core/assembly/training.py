@@ -132,7 +132,7 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
         teacher = build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
         if tuple(teacher.grid) != config.grid:
             raise ConfigError(
-                f"teacher {config.teacher.name!r} gives {tuple(teacher.grid)} features for a picture, the encoder "
+                f"teacher {config.teacher.name!r} gives {tuple(teacher.grid)} features for an image, the encoder "
                 f"{config.grid} patches. Change data.image_size, encoder.patch_size or teacher.options."
             )
         seed_everything(config.seed)  # the weights must not depend on what the teacher drew while it was built
@@ -168,7 +168,7 @@ def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> Co
     pixels = pair(data.token_image_size or data.image_size)
     identity = {
         "tokenizer": fingerprint(tokenizer), "amp": config.tokenizer.amp, "grid": list(tokenizer.grid),
-        "seed": config.seed, "views": asked.views, "pictures": len(dataset),
+        "seed": config.seed, "views": asked.views, "images": len(dataset),
         "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
         "token_image_size": list(pixels),
         "draft": list(pair(data.image_size)) if data.draft else None,  # the larger view decides how much is decoded
@@ -181,7 +181,7 @@ def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> Co
 
 
 def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:
-    """ConfigError when the tokenizer's codes, picture size or grid are not those the settings ask for."""
+    """ConfigError when the tokenizer's codes, image size or grid are not those the settings ask for."""
     source, wanted = config.tokenizer, config.data.token_image_size or config.data.image_size
     found = (tokenizer.num_codes, getattr(tokenizer, "code_dim", source.code_dim))
     asked = (source.num_codes or found[0], source.code_dim or found[1])
@@ -199,6 +199,6 @@ def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:
     grid = grid_of(config.data.image_size, config.model.patch_size)
     if tuple(tokenizer.grid) != grid:
         raise ConfigError(
-            f"{source.weights}: the tokenizer gives {tuple(tokenizer.grid)} codes for a picture, the model has {grid} "
+            f"{source.weights}: the tokenizer gives {tuple(tokenizer.grid)} codes for an image, the model has {grid} "
             "patches. Change data.image_size, model.patch_size or data.token_image_size so that the grids agree."
         )

@@ -59,7 +59,7 @@ class Trunk(NamedTuple):
             return (224, 224) if given is None else pair(given)
         if given is not None and pair(given) != self.image_size:
             own = _shown(list(self.image_size))
-            raise ConfigError(f"{where}: {_shown(given)} came, but {self.source} was made for pictures of {own} "
+            raise ConfigError(f"{where}: {_shown(given)} came, but {self.source} was made for images of {own} "
                               "pixels. Remove the setting: the size is read from there.")
         return self.image_size
 
@@ -97,7 +97,7 @@ def architecture_of(source: str | Path, *, sha256: str | None = None, hints: Hin
     """The trunk of a run folder, a .pdckpt, or a file of anybody's weights, converted or not.
 
     hints: what a file does not tell.  Raises CheckpointError for a source that cannot be read, is not recognised or
-    has no trunk for pictures (a tokenizer, a teacher).
+    has no trunk for images (a tokenizer, a teacher).
     """
     path: str | Path = source
     if "://" in str(source) or sha256 is not None or not Path(source).exists():  # fetched, checked, or missed by name

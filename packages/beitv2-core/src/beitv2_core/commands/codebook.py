@@ -15,9 +15,9 @@ from . import options
 def codebook(
     run: str = typer.Argument(..., help="tokenizer run folder, .pdckpt checkpoint or weights file", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of test pictures, or digit_scenes (default of a tokenizer trained on them: its test split)"
+        None, help="folder of test images, or digit_scenes (default of a tokenizer trained on them: its test split)"
     ),
-    limit: int = typer.Option(2000, min=1, help="most pictures looked at, spread over all"),
+    limit: int = typer.Option(2000, min=1, help="most images looked at, spread over all"),
     codes: int = typer.Option(16, min=1, help="most and least used codes in the gallery, each"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
     name: Optional[str] = options.NAME,
@@ -46,7 +46,7 @@ def codebook(
     chosen = list(dict.fromkeys(used[:codes] + used[-codes:]))
     code_gallery({code: gallery[code] for code in chosen}, stats.counts, folder / "code_gallery.png")
     summary = {
-        "pictures": min(limit, len(dataset)),
+        "images": min(limit, len(dataset)),
         "num_codes": model.num_codes,
         "codes_used": int((stats.counts > 0).sum()),
         "usage": stats.used,

@@ -73,7 +73,7 @@ def verify(
     pool_scales: Optional[str] = _SCALES,
     ema: Optional[bool] = _EMA,
 ) -> None:
-    """Compare a converted model with its source, tensors and outputs on fixed pictures; exit code 1 if it differs."""
+    """Compare a converted model with its source, tensors and outputs on fixed images; exit code 1 if it differs."""
     from ..conversion.verify import verify_file
 
     hints = hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema)

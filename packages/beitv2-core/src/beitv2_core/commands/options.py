@@ -21,7 +21,7 @@ NAME = typer.Option(
     None, "--name", help="which tokenizer a weights file must be (default: it is recognised), "
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
-BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="pictures handled at once; does not change the result")
+BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images handled at once; does not change the result")
 MAX_PIXELS = typer.Option(
     None, "--max-pixels", min=1, help="most pixels of an image file; default: the run's data.max_pixels"
 )

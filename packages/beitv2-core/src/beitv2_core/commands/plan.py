@@ -22,8 +22,8 @@ def plan(
     set_: Optional[list[str]] = options.SET,
     devices: int = typer.Option(1, min=1, help="devices that share the total batch"),
     device: str = typer.Option("v100-32g", help=f"{', '.join(DEVICES)}, cpu (this machine) or custom"),
-    pictures: Optional[int] = typer.Option(None, min=1, help="pictures of the data set, where it is not here"),
-    throughput: Optional[float] = typer.Option(None, min=1e-9, help="pictures a second of one device, as measured"),
+    images: Optional[int] = typer.Option(None, min=1, help="images of the data set, where it is not here"),
+    throughput: Optional[float] = typer.Option(None, min=1e-9, help="images a second of one device, as measured"),
     measured: Optional[Path] = typer.Option(None, help="result file of benchmarks/: time on that machine's kind"),
     share: float = typer.Option(0.35, min=0.001, max=1.0, help="assumed share of the device's peak, where nothing was "
                                                                "measured"),
@@ -41,7 +41,7 @@ def plan(
         raise ConfigError("--throughput and --measured both say how fast it is. Give one of them.")
     target = find_device(device, memory_gb=memory_gb, peak_tflops=peak_tflops)
     settings = _settings(config, options.all_overrides(set_, more))
-    run = planned_run(settings, pictures=pictures, devices=devices)
+    run = planned_run(settings, images=images, devices=devices)
     target.peak(run.amp)  # a precision the device does not have
     if throughput is not None:
         speed = Speed(throughput, "as given by --throughput")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 report`: what a tokenizer and a backbone learnt, in numbers and pictures."""
+"""`beitv2 report`: what a tokenizer and a backbone learnt, in numbers and figures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ def report(
     tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
     pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of test pictures (class folders: with a linear probe), or digit_scenes (default of a run "
+        None, help="folder of test images (class folders: with a linear probe), or digit_scenes (default of a run "
         "trained on them: its test split)"
     ),
     train: Optional[str] = typer.Option(
-        None, help="class folders the linear probe is fitted on; default: the pretraining run's own pictures"
+        None, help="class folders the linear probe is fitted on; default: the pretraining run's own images"
     ),
-    pictures: int = typer.Option(1000, min=8, help="test pictures, spread over all"),
-    train_pictures: int = typer.Option(3000, min=16, help="training pictures of the linear probe"),
+    images: int = typer.Option(1000, min=8, help="test images, spread over all"),
+    train_images: int = typer.Option(3000, min=16, help="training images of the linear probe"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
     batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: int = options.WORKERS,
 ) -> None:
-    """Evaluate both stages on test pictures; write summary.json and figures; print a table."""
+    """Evaluate both stages on test images; write summary.json and figures; print a table."""
     from ..evaluation.report import Settings, make_report
 
-    settings = Settings(tokenizer_run, pretrain_run, data, pictures, train_pictures, batch_size, train, max_pixels,
+    settings = Settings(tokenizer_run, pretrain_run, data, images, train_images, batch_size, train, max_pixels,
                         num_workers)
     folder = output or run_folder_of(pretrain_run)
     summary = make_report(settings, folder)
@@ -87,7 +87,7 @@ def print_table(summary: dict[str, Any], folder: Path) -> None:
 
     console = Console()
     rows = table_rows(summary)
-    title = f"{summary['pictures']} test pictures"
+    title = f"{summary['images']} test images"
     if console.is_terminal:
         table = Table(title=title)
         for heading in ("what", "measured", "compare"):

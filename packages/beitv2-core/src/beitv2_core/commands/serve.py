@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 serve`: a page and a JSON API that show what a run makes of a picture."""
+"""`beitv2 serve`: a page and a JSON API that show what a run makes of an image."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def serve(
     ),
     name: Optional[str] = options.NAME,
     data: Optional[str] = typer.Option(
-        None, help="pictures whose patches explain the codes: folder, or digit_scenes; default: the tokenizer's own"
+        None, help="images whose patches explain the codes: folder, or digit_scenes; default: the tokenizer's own"
     ),
-    gallery: int = typer.Option(200, min=0, help="how many of these pictures; 0: none"),
+    gallery: int = typer.Option(200, min=0, help="how many of these images; 0: none"),
     host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: let other machines in"),
     port: int = typer.Option(8000, min=0, max=65535, help="port; 0: any free one"),
     allow_host: Optional[list[str]] = typer.Option(
         None, help="name of this server in the address bar, besides localhost (a proxy, other machines); repeatable"
     ),
-    max_upload: float = typer.Option(10.0, min=0.001, help="largest picture file in megabytes"),
-    max_pixels: int = typer.Option(50_000_000, min=1, help="most pixels of a picture"),
-    timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving a picture, and for its result"),
+    max_upload: float = typer.Option(10.0, min=0.001, help="largest image file in megabytes"),
+    max_pixels: int = typer.Option(50_000_000, min=1, help="most pixels of an image"),
+    timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
 ) -> None:
-    """Show in the browser what a run makes of a picture: classes, segmentation, codes."""
+    """Show in the browser what a run makes of an image: classes, segmentation, codes."""
     try:
         import uvicorn
 
@@ -92,7 +92,7 @@ def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) 
 def build_views(
     run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int
 ) -> list[Any]:
-    """The views of a run and of a tokenizer, each tried once on a grey picture.
+    """The views of a run and of a tokenizer, each tried once on a grey image.
 
     Raises ConfigError when there is nothing to show.
     """
@@ -141,13 +141,13 @@ def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> A
     if not gallery:
         return codes_view(model, upright=reading.upright)
     if data is None and trained_on is not None and trained_on.dataset != "digit_scenes":
-        pictures = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
+        images = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
     else:
-        pictures = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),
+        images = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),
                             size=gallery, reading=reading)
-    pictures = spread(pictures, gallery)
-    log.info("gallery: looking for the nearest patches in %d pictures (--gallery 0 leaves this out).", len(pictures))
-    return codes_view(model, eval_batches(pictures, model.image_size, batch_size=16), upright=reading.upright)
+    images = spread(images, gallery)
+    log.info("gallery: looking for the nearest patches in %d images (--gallery 0 leaves this out).", len(images))
+    return codes_view(model, eval_batches(images, model.image_size, batch_size=16), upright=reading.upright)
 
 
 def open_port(host: str, port: int) -> socket.socket:

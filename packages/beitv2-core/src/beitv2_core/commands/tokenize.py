@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 tokenize`: pictures to codes."""
+"""`beitv2 tokenize`: images to codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import options
 
 
 def tokenize(
-    images: list[Path] = typer.Argument(..., help="pictures, folders of pictures, or lists of them (.txt, .csv)",
+    images: list[Path] = typer.Argument(..., help="images, folders of images, or lists of them (.txt, .csv)",
                                         show_default=False),
     tokenizer: str = options.TOKENIZER,
     output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes (.npz)"),
@@ -24,12 +24,12 @@ def tokenize(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: int = options.WORKERS,
 ) -> None:
-    """Write the codes of any number of pictures to a .npz; run it again to continue after a stop."""
+    """Write the codes of any number of images to a .npz; run it again to continue after a stop."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
-    from ..evaluation.codes import encode_files, list_pictures
+    from ..evaluation.codes import encode_files, list_images
 
-    paths = list_pictures([str(path) for path in images])
+    paths = list_images([str(path) for path in images])
     if is_exported(tokenizer):
         model: Any = load_exported(tokenizer, kind="tokenizer")
         reading = model.reading
@@ -46,11 +46,11 @@ def tokenize(
         reading=reading, num_workers=num_workers
     ):
         if len(paths) > done:
-            typer.echo(f"{done} of {len(paths)} pictures", err=True)
+            typer.echo(f"{done} of {len(paths)} images", err=True)
     if len(paths) == 1:
         _print_grid(output)
     rows, columns = model.grid
-    typer.echo(f"{output}: {done} picture(s), {rows}x{columns} codes each, codebook of {model.num_codes}")
+    typer.echo(f"{output}: {done} image(s), {rows}x{columns} codes each, codebook of {model.num_codes}")
 
 
 def fingerprint(model: Any) -> str:
@@ -63,7 +63,7 @@ def fingerprint(model: Any) -> str:
 
 
 def _print_grid(output: Path) -> None:
-    """Show one picture's codes: numbers, on a terminal over colours that tell codes apart."""
+    """Show one image's codes: numbers, on a terminal over colours that tell codes apart."""
     import numpy as np
     from rich.console import Console
     from rich.text import Text

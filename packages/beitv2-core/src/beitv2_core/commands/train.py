@@ -28,7 +28,7 @@ def train_tokenizer(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Train a VQ-KD tokenizer: pictures become codes that a teacher's features can be read from (stage 1)."""
+    """Train a VQ-KD tokenizer: images become codes that a teacher's features can be read from (stage 1)."""
     settings, _ = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
     _train(settings, resume, dry_run)
 

@@ -33,11 +33,11 @@ __all__ = ["SIZES", "PretrainConfig", "RunConfig", "TokenizerConfig", "grid_of",
 
 
 def grid_of(image_size: Pixels, patch_size: Pixels, key: str = "image_size") -> tuple[int, int]:
-    """(rows, columns) of patches in a picture; a size that patches do not tile is an error naming both numbers."""
+    """(rows, columns) of patches in an image; a size that patches do not tile is an error naming both numbers."""
     (height, width), (patch_h, patch_w) = pair(image_size), pair(patch_size)
     if height % patch_h or width % patch_w:
         raise impossible(
-            key, f"a picture of {height}x{width} pixels is not a whole number of {patch_h}x{patch_w} patches"
+            key, f"an image of {height}x{width} pixels is not a whole number of {patch_h}x{patch_w} patches"
         )
     return height // patch_h, width // patch_w
 
@@ -77,14 +77,14 @@ class TokenizerConfig(RunConfig):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of codes of one picture."""
+        """(rows, columns) of codes of one image."""
         return grid_of(self.data.image_size, self.encoder.patch_size)
 
     @model_validator(mode="after")
     def _fits(self) -> TokenizerConfig:
         grid_of(self.data.image_size, self.encoder.patch_size, "data.image_size")
         if self.data.color_jitter:
-            raise impossible("data.color_jitter", "the tokenizer's pictures keep their colours; expected 0")
+            raise impossible("data.color_jitter", "the tokenizer's images keep their colours; expected 0")
         steps, free = self.optim.steps, self.health.unquantized_steps
         if steps is not None and free >= steps:
             raise impossible("health.unquantized_steps", f"{free} of {steps} steps leave none for the codebook")
@@ -103,7 +103,7 @@ class PretrainConfig(RunConfig):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches of one picture."""
+        """(rows, columns) of patches of one image."""
         return grid_of(self.data.image_size, self.model.patch_size)
 
     @model_validator(mode="after")

@@ -61,26 +61,26 @@ def pair(value: Pixels) -> tuple[int, int]:
 
 
 class DataConfig(Section):
-    """Where pictures come from and how they are cropped.
+    """Where images come from and how they are cropped.
 
-    Departs: `draft` decodes a JPEG smaller where its crop allows; the official code decodes every picture whole.
+    Departs: `draft` decodes a JPEG smaller where its crop allows; the official code decodes every image whole.
     `exif_orientation` turns photographs; the official loader does not.
     """
 
     dataset: Literal["folder", "shards", "digit_scenes"] = Field(
-        description="folder: pictures below data.root; shards: pictures in tar files, WebDataset's layout; "
+        description="folder: images below data.root; shards: images in tar files, WebDataset's layout; "
         "digit_scenes: drawn on the fly, no files"
     )
     root: Optional[Union[str, list[str]]] = Field(
         default=None,
-        description="folder of pictures, nested or flat (dataset: folder); folder of .tar files, a pattern such as "
+        description="folder of images, nested or flat (dataset: folder); folder of .tar files, a pattern such as "
         "train-{000..146}.tar, or a list of these (dataset: shards)",
     )
     shard_window: int = Field(
-        default=4, gt=0, description="tar files whose pictures are mixed with each other (dataset: shards)"
+        default=4, gt=0, description="tar files whose images are mixed with each other (dataset: shards)"
     )
     list_file: Optional[str] = Field(
-        default=None, description="text file naming the pictures, one a line, below data.root"
+        default=None, description="text file naming the images, one a line, below data.root"
     )
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
     exif_orientation: bool = Field(
@@ -91,18 +91,18 @@ class DataConfig(Section):
     max_pixels: int = Field(
         default=MAX_PIXELS, gt=0, description="most pixels of an image file (Pillow's limit against files that explode)"
     )
-    size: Optional[int] = Field(default=None, gt=0, description="number of pictures (dataset: digit_scenes)")
+    size: Optional[int] = Field(default=None, gt=0, description="number of images (dataset: digit_scenes)")
     scene_size: Optional[int] = Field(
-        default=None, gt=0, description="side in pixels of a drawn picture; default image_size"
+        default=None, gt=0, description="side in pixels of a drawn image; default image_size"
     )
-    scene_digits: tuple[int, int] = Field(default=(1, 1), description="fewest and most digits in a drawn picture")
-    scene_seed: int = Field(default=0, description="seed of the drawn pictures, apart from the run's seed")
+    scene_digits: tuple[int, int] = Field(default=(1, 1), description="fewest and most digits in a drawn image")
+    scene_seed: int = Field(default=0, description="seed of the drawn images, apart from the run's seed")
     image_size: Pixels = Field(description="pixels the model sees: one side, or [height, width]")
     token_image_size: Optional[Pixels] = Field(
         default=None, description="pixels the tokenizer sees in pretraining; default image_size"
     )
     crop_scale: tuple[float, float] = Field(
-        default=(0.08, 1.0), description="area of the random crop, share of the picture"
+        default=(0.08, 1.0), description="area of the random crop, share of the image"
     )
     interpolation: Interpolation = Field(default="bicubic", description="resampling of the model's view")
     token_interpolation: Interpolation = Field(default="bicubic", description="resampling of the tokenizer's view")
@@ -110,10 +110,10 @@ class DataConfig(Section):
     draft: bool = Field(
         default=False,
         description="decode JPEG files 2, 4 or 8 times smaller where the crop still has the output's size: faster for "
-        "large pictures, not the same pixels",
+        "large images, not the same pixels",
     )
     num_workers: int = Field(
-        default=0, ge=0, description="processes that decode pictures; 0 decodes in the training process"
+        default=0, ge=0, description="processes that decode images; 0 decodes in the training process"
     )
 
     @field_validator("image_size", "token_image_size")
@@ -131,21 +131,21 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _source_is_complete(self) -> DataConfig:
         if self.dataset == "folder" and not self.root:
-            raise required("root", "the folder with the training pictures")
+            raise required("root", "the folder with the training images")
         if self.dataset == "shards":
             if not self.root:
-                raise required("root", "the tar files with the training pictures: a folder, a pattern or a list")
+                raise required("root", "the tar files with the training images: a folder, a pattern or a list")
         elif isinstance(self.root, list):
             raise impossible("root", "a list of paths came, expected one folder (only dataset: shards takes a list)")
         if self.dataset == "digit_scenes" and self.size is None:
-            raise required("size", "the number of pictures to draw")
+            raise required("size", "the number of images to draw")
         self._refuse_unread("data")
         for name in ("crop_scale", "scene_digits"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise impossible(name, f"[{low}, {high}] is not a range: expected 0 < first <= second")
         if self.crop_scale[1] > 1:
-            raise impossible("crop_scale", f"{self.crop_scale[1]} is more than the whole picture; expected at most 1")
+            raise impossible("crop_scale", f"{self.crop_scale[1]} is more than the whole image; expected at most 1")
         return self
 
 
@@ -191,7 +191,7 @@ class TrunkConfig(Section):
 
 
 class EncoderConfig(TrunkConfig):
-    """A trunk that reads pictures."""
+    """A trunk that reads images."""
 
     patch_size: Pixels = Field(default=16, description="pixels of a patch: one side, or [height, width]")
 
@@ -249,12 +249,12 @@ class TeacherConfig(Section):
 class CodeCacheConfig(Section):
     """Codes kept on the disk, so that a view is tokenized once.
 
-    Departs: every picture has `views` fixed crops, flips and colours that come round again; the official code draws new
+    Departs: every image has `views` fixed crops, flips and colours that come round again; the official code draws new
     ones in every epoch. Masks are drawn anew all the same.
     """
 
     path: str = Field(description="folder of the codes; made where it is missing, shared by all processes")
-    views: int = Field(gt=0, description="fixed views of a picture; epoch e shows view e mod views")
+    views: int = Field(gt=0, description="fixed views of an image; epoch e shows view e mod views")
 
 
 class TokenizerSourceConfig(Section):
@@ -272,7 +272,7 @@ class TokenizerSourceConfig(Section):
         default=None, gt=0, description="expected channels of a code; null takes what is there"
     )
     batch_size: Optional[int] = Field(
-        default=None, gt=0, description="pictures the tokenizer reads at once; null: the whole batch"
+        default=None, gt=0, description="images the tokenizer reads at once; null: the whole batch"
     )
     amp: Amp = Field(
         default="off",
@@ -287,7 +287,7 @@ class MaskConfig(Section):
     kind: str = Field(
         default="blockwise", description="blockwise, random, or a name from the entry points 'beitv2.masks'"
     )
-    num_masked: int = Field(gt=0, description="hidden patches of each picture, exactly")
+    num_masked: int = Field(gt=0, description="hidden patches of each image, exactly")
     min_block: int = Field(default=16, gt=0, description="fewest patches in one rectangle")
     max_block: Optional[int] = Field(
         default=None, gt=0, description="most patches in one rectangle; default num_masked"
@@ -360,11 +360,11 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """Batches, precision, logging and checkpoints."""
 
-    batch_size: int = Field(gt=0, description="pictures a process handles at once")
+    batch_size: int = Field(gt=0, description="images a process handles at once")
     total_batch: Optional[int] = Field(
         default=None,
         gt=0,
-        description="pictures behind one update: batch_size x processes x accumulation; default: no accumulating",
+        description="images behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
     amp: Amp = Field(default="off", description="mixed precision; refused without a GPU")
     sharding: Sharding = Field(

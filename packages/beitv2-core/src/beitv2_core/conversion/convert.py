@@ -126,7 +126,7 @@ def _check_known(found: Recognised) -> None:
 
 
 def resize_model(found: Recognised, image_size: Size) -> Recognised:
-    """The model with its position terms fitted to pictures of `image_size` (height, width) pixels.
+    """The model with its position terms fitted to images of `image_size` (height, width) pixels.
 
     ConfigError where that is no whole number of patches.  Source: official run_class_finetuning.py.
     """

@@ -26,7 +26,7 @@ def torch_outputs(source: Recognised, path: Path | None, inputs: list[np.ndarray
     """Who answered, and the answer by output name; none where no class for this kind is installed.
 
     source: the model under our names; path: where it came from: a folder of transformers is loaded by transformers
-    itself.  inputs: pictures (B, 3, H, W).
+    itself.  inputs: images (B, 3, H, W).
     """
     if source.kind not in _KEYS:
         return NO_REFERENCE, {}

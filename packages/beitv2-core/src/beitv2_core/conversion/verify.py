@@ -23,7 +23,7 @@ from .convert import resize_model, state_in_origin
 from .reference import torch_outputs
 
 GOLDEN_LIMIT = 1e-5  # absolute, and relative to the largest value: what the recorded values' README allows
-#: what a recorded fixture holds of each kind: weights, inputs (pictures, mask) and the outputs in our order
+#: what a recorded fixture holds of each kind: weights, inputs (images, mask) and the outputs in our order
 _GOLDENS = {
     "classifier": ("init", ["input/step1/x_raw"], ["output/eval/logits"]),
     "pretraining": ("init", ["input/step1/x", "input/step1/mask"],
@@ -67,10 +67,10 @@ def verify_file(ours: str | Path, against: str | Path, *, tolerance: float = 1e-
     """Compare the model in `ours` (a converted file, a run) with its source `against`.
 
     Always: every tensor with the source's, under our names; where `ours` came from a file of that format, every tensor
-    of the file with what conversion gives back, dead ones included.  Position terms of another picture size are
+    of the file with what conversion gives back, dead ones included.  Position terms of another image size are
     compared after the source's were fitted to it; a trunk written alone with the source's trunk.
-    Then the outputs on fixed pictures (a normal sample of seed 0, two of them; uniform in [0, 1] for a tokenizer):
-    - against a recorded fixture (.npz beside .json): its pictures and outputs, within 1e-5 + 1e-5 of the largest;
+    Then the outputs on fixed images (a normal sample of seed 0, two of them; uniform in [0, 1] for a tokenizer):
+    - against a recorded fixture (.npz beside .json): its images and outputs, within 1e-5 + 1e-5 of the largest;
     - against a folder of transformers: its own class, on the folder itself;
     - classifier, backbone, pretraining without [CLS] head: timm's or transformers' class holding the source's weights,
       where installed, within `tolerance` absolute;
@@ -114,7 +114,7 @@ def build(found: Recognised, source: str) -> Any:
 
 
 def fixed_inputs(found: Recognised, count: int = 2) -> list[np.ndarray]:
-    """Pictures (count, C, H, W) float32 of the model's size, the same every time."""
+    """Images (count, C, H, W) float32 of the model's size, the same every time."""
     rng = np.random.RandomState(0)
     height, width = _image_size(found)
     shape = (count, _trunk(found).get("in_chans", 3), height, width)
@@ -124,7 +124,7 @@ def fixed_inputs(found: Recognised, count: int = 2) -> list[np.ndarray]:
 def outputs_of(kind: str, model: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     """What a model of a kind answers: logits, features, codes and what they decode to, by name.
 
-    inputs: pictures (B, C, H, W), and for pretraining a mask (B, N) where only hidden patches are asked for.
+    inputs: images (B, C, H, W), and for pretraining a mask (B, N) where only hidden patches are asked for.
     """
     tensors = [paddle.to_tensor(array) for array in inputs]
     with paddle.no_grad():
@@ -146,7 +146,7 @@ def _against_golden(found: Recognised, path: Path, ours: str) -> Verdict:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         part, inputs, expected = _GOLDENS[found.kind]
-        pictures = [arrays[name] for name in inputs]
+        images = [arrays[name] for name in inputs]
         config = meta["config"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: holds no recorded {found.kind} outputs ({type(error).__name__}: {error}). Give "
@@ -157,7 +157,7 @@ def _against_golden(found: Recognised, path: Path, ours: str) -> Verdict:
     model = build(found, ours)
     if found.kind == "tokenizer":
         model.input_range = "imagenet" if "imagenet" in config["process_type"] else "unit"
-    outputs = outputs_of(found.kind, model, pictures)
+    outputs = outputs_of(found.kind, model, images)
     differences = [_tensors(found.weights, source.weights)]
     for (name, value), key in zip(outputs.items(), expected):
         limit = 0.0 if arrays[key].dtype.kind in "iu" else GOLDEN_LIMIT * (1 + float(np.abs(arrays[key]).max()))

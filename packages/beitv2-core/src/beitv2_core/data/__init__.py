@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures, from the disk or drawn on the fly, to batches of numpy arrays. Needs numpy and Pillow, not Paddle."""
+"""Images, from the disk or drawn on the fly, to batches of numpy arrays. Needs numpy and Pillow, not Paddle."""
 
 from __future__ import annotations
 

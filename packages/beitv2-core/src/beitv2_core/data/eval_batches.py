@@ -18,8 +18,8 @@ def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_s
                  num_workers: int = 0) -> Iterator[LabelledBatch]:
     """Batches (images float32 (B, 3, H, W) in [0, 1], labels int64 (B,), -1 = none, paths) in the data set's order.
 
-    limit: that many pictures, spread evenly over the data set; numbers: these pictures (a process's part) instead.
-    num_workers: processes that decode; the batches are the same to the bit for any number.  Without a picture there is
+    limit: that many images, spread evenly over the data set; numbers: these images (a process's part) instead.
+    num_workers: processes that decode; the batches are the same to the bit for any number.  Without an image there is
     no batch.
     """
     chosen = spread(dataset, limit) if numbers is None else Chosen(dataset, numbers)

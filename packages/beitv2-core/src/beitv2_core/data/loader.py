@@ -53,12 +53,12 @@ def stack_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
 def make_stack(dataset: Dataset, transform: Transform, seed: int, epoch: int, indices: list[int]) -> dict[str, Any]:
     """Load and augment one batch; each sample has its own generators from (seed, epoch, index).
 
-    A transform with a `shrink(full size, rng) -> 1, 2, 4 or 8` is asked how much smaller a picture may be decoded.
+    A transform with a `shrink(full size, rng) -> 1, 2, 4 or 8` is asked how much smaller an image may be decoded.
     """
     shrink = getattr(transform, "shrink", None)
     made = []
     for index in indices:
-        # Generators of its own for every question: a replaced picture asks again, and the transform draws the same.
+        # Generators of its own for every question: a replaced image asks again, and the transform draws the same.
         ask = None if shrink is None else lambda size, at=index: shrink(size, SampleRng.for_sample(seed, epoch, at))
         sample = dataset.load(index) if ask is None else dataset.load(index, ask)  # type: ignore[call-arg]
         made.append(transform(sample, SampleRng.for_sample(seed, epoch, index)))

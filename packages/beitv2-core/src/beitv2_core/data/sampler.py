@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which picture comes next: the same for every world size, and resumable at any batch."""
+"""Which image comes next: the same for every world size, and resumable at any batch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .rng import derive_seed
 class ResumableSampler:
     """An endless stream of batches of indices; epoch after epoch, each in its own order.
 
-    length: pictures; batch_size: per rank; accumulate: batches behind one update. The order of an epoch depends on
-    (seed, epoch) only and is cut into total batches of batch_size * R * accumulate pictures; an epoch is a whole number
-    of them, so that an update is made of the same pictures whatever the factors. A total batch is cut into its
+    length: images; batch_size: per rank; accumulate: batches behind one update. The order of an epoch depends on
+    (seed, epoch) only and is cut into total batches of batch_size * R * accumulate images; an epoch is a whole number
+    of them, so that an update is made of the same images whatever the factors. A total batch is cut into its
     micro-batches, and rank r of R takes every R-th index of each, from r on.
     drop_last False keeps the short last batch; it is filled up from the start of the order to a multiple of R, so that
     no rank goes without. order(seed, epoch), where given, makes the shuffled order (int64, every index once) instead.
@@ -62,8 +62,8 @@ class ResumableSampler:
         if self.steps_per_epoch < 1:
             accumulated = f" x {accumulate} accumulated" if accumulate > 1 else ""
             raise DataError(
-                f"{length} pictures do not fill one batch of {batch_size} x {world_size} processes{accumulated}. Lower "
-                "train.batch_size (segmentation: batch_size) or give more pictures."
+                f"{length} images do not fill one batch of {batch_size} x {world_size} processes{accumulated}. Lower "
+                "train.batch_size (segmentation: batch_size) or give more images."
             )
         self.epoch = 0
         self.batch = 0
@@ -129,10 +129,10 @@ class ResumableSampler:
                 f"{', '.join(sorted(self.state()))}. Another version wrote it: start a new run from its weights."
             )
         for key, name, here, remedy in (
-            ("length", "pictures in the data set", self.length, "Resume with the same data"),
+            ("length", "images in the data set", self.length, "Resume with the same data"),
             (
                 "total_batch",
-                "pictures behind one update",
+                "images behind one update",
                 self.total_batch,
                 f"total batch = batch size x processes x accumulation: set train.total_batch={state['total_batch']} "
                 f"(segmentation: total_batch), with a batch size that divides it by {self.world_size} process(es)",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: steps, logging, checkpoints and exact resume. It knows no method.
 
-Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, picture), so a
+Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, image), so a
 run that was killed at any moment and resumed from its newest checkpoint repeats the lost steps bit for bit, and the
-number of processes changes rounding only (mixing of pictures excepted, `data/views/mixup.py`).
+number of processes changes rounding only (mixing of images excepted, `data/views/mixup.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TrainLoop:
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process) and
     `identity()` (text that tells its images from others, or None);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
-    images_per_step: pictures of all processes behind one update; at_end: called in every process after the last
+    images_per_step: images of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
@@ -296,8 +296,8 @@ class TrainLoop:
         at_once = saved.state.get("at_once", self._at_once)
         if at_once != self._at_once and distributed.is_main():
             log.warning(
-                "%s: made with %d pictures at once (batch size x processes), now there are %d. Updates are made of "
-                "the same pictures, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
+                "%s: made with %d images at once (batch size x processes), now there are %d. Updates are made of "
+                "the same images, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
                 "computed from others.", found, at_once, self._at_once)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
 

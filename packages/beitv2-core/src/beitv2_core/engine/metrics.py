@@ -22,7 +22,7 @@ class CodeUsage:
         positions = self.counts.shape[0]
         if codes.ndim != 2 or codes.shape[1] != positions:
             raise ShapeError(
-                f"CodeUsage: codes have shape {codes.shape}; expected (pictures, {positions}), one code for every "
+                f"CodeUsage: codes have shape {codes.shape}; expected (images, {positions}), one code for every "
                 "patch of the grid. Count the codes of one tokenizer only."
             )
         np.add.at(self.counts, (np.arange(positions), codes), 1)

@@ -53,7 +53,7 @@ class Progress:
             self._bar.update(self._task, completed=done)
 
     def images_per_second(self, done: int) -> float:
-        """Pictures per second of all processes since the last call."""
+        """Images per second of all processes since the last call."""
         now = time.monotonic()
         (before, then), self._last = self._last, (done, now)
         return (done - before) * self.images_per_step / max(now - then, 1e-9)

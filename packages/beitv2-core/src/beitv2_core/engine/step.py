@@ -166,7 +166,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: Exception, where: str, images_per_step: int, batches: int, *, settings: Mapping[str, Any],
                   saved: bool) -> OutOfMemoryError:
-    """The error to raise for a step that found no memory: which smaller batch to try, with as many pictures an update.
+    """The error to raise for a step that found no memory: which smaller batch to try, with as many images an update.
 
     batches: behind one update, over all processes; saved: whether there may be checkpoints to continue.
     """
@@ -174,21 +174,21 @@ def out_of_memory(error: Exception, where: str, images_per_step: int, batches: i
     half = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=None)
     # Segmentation keeps PaddleSeg's names.
     section, recompute = ("train.", "train.") if "train" in settings else ("", "model.backbone.")
-    advice = "Use smaller pictures or a smaller model" if half is None else (
+    advice = "Use smaller images or a smaller model" if half is None else (
         f"Set {section}batch_size={half} and {section}total_batch={images_per_step}: more batches are accumulated, the "
-        "recipe keeps its pictures per update")
+        "recipe keeps its images per update")
     advice += f"; {recompute}recompute=true saves memory at any batch size"
     if saved:
         advice += ". Checkpoints saved before are intact; --resume auto continues them with these settings"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return OutOfMemoryError(f"{where}: out of memory with {size} pictures at once ({reason}). {advice}.")
+    return OutOfMemoryError(f"{where}: out of memory with {size} images at once ({reason}). {advice}.")
 
 
 def _non_finite(what: str, norm: float, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
     paths = list(getattr(batch, "paths", []))
     shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
     error = NonFiniteLossError(
-        f"step {step}: {what} at lr={optimizer.get_lr():.3g}, gradient norm {norm:.4g}; pictures: {shown}. "
+        f"step {step}: {what} at lr={optimizer.get_lr():.3g}, gradient norm {norm:.4g}; images: {shown}. "
         "The last checkpoint is intact; "
         "see docs/troubleshooting.md#non-finite-loss."
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From picture files to codes, in a stream that can be stopped and continued.
+"""From image files to codes, in a stream that can be stopped and continued.
 
 Codes are written in parts beside the output while the work goes on; a second run reads the finished parts instead of
 computing them, and the parts become one .npz at the end.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..data import ImageFiles, Reading, eval_batches, read_images
-from ..data.sources.folder import find_pictures
+from ..data.sources.folder import find_images
 from ..data.sources.image_file import EXTENSIONS, OFFICIAL
 from ..data.sources.lists import is_list
 from ..errors import DataError
@@ -28,29 +28,29 @@ from ..exported_model import Exported
 
 log = logging.getLogger("beitv2_core")
 PART_SIZE = 256
-# Two codes whose cosines differ by less are decided by the picture alone: rounding depends on the batch it is in.
+# Two codes whose cosines differ by less are decided by the image alone: rounding depends on the batch it is in.
 CLOSE_CALL = 2e-5
 
 
-def list_pictures(inputs: Sequence[str | Path]) -> list[str]:
-    """The picture files that are named, listed in the named lists (.txt, .csv, ...) or lie below the named folders.
+def list_images(inputs: Sequence[str | Path]) -> list[str]:
+    """The image files that are named, listed in the named lists (.txt, .csv, ...) or lie below the named folders.
 
     In that order.  DataError when there is none, for a missing one, and for a list's line that names no file.
     """
     paths: list[str] = []
     for item in map(Path, inputs):
         if item.is_dir():
-            paths += [str(item / path) for path in sorted(find_pictures(item))]
+            paths += [str(item / path) for path in sorted(find_images(item))]
         elif item.is_file():
             paths += read_images(item) if is_list(item) else [str(item)]
         else:
-            raise DataError(f"{item}: no such file or folder. Give pictures, folders of pictures, or lists of them.")
+            raise DataError(f"{item}: no such file or folder. Give images, folders of images, or lists of them.")
     if not paths:
-        raise DataError(f"no pictures in {', '.join(map(str, inputs))}; looked for {', '.join(EXTENSIONS)}.")
+        raise DataError(f"no images in {', '.join(map(str, inputs))}; looked for {', '.join(EXTENSIONS)}.")
     return paths
 
 
-def picture_batches(
+def image_batches(
     paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic",
     reading: Reading = OFFICIAL, num_workers: int = 0,
 ) -> Iterator[np.ndarray]:
@@ -64,10 +64,10 @@ def picture_batches(
 
 
 def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
-    """Codes int64 (B, N) of pictures (B, 3, H, W) in [0, 1]: those the picture has on its own, whatever the batch.
+    """Codes int64 (B, N) of images (B, 3, H, W) in [0, 1]: those the image has on its own, whatever the batch.
 
     tokenizer: a VQKD, or an exported one, which needs no Paddle.  Matrix products round differently for other batch
-    sizes. A picture with a patch between two almost equally near codes is therefore encoded again alone.
+    sizes. An image with a patch between two almost equally near codes is therefore encoded again alone.
     """
     if isinstance(tokenizer, Exported):
         found = tokenizer.run(images)
@@ -86,7 +86,7 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
 
 
 def codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among a picture's patches."""
+    """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among an image's patches."""
     import paddle
     import paddle.nn.functional as F
 
@@ -95,7 +95,7 @@ def codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
         unit_BNE = F.normalize(tokenizer.features(batch).astype("float32"), axis=-1)
         codes = tokenizer.quantize.nearest_codes(unit_BNE.reshape([-1, unit_BNE.shape[-1]]))
         gaps = []
-        for unit_NE in unit_BNE:  # a picture at a time: the (patches x codes) table stays small
+        for unit_NE in unit_BNE:  # an image at a time: the (patches x codes) table stays small
             best, _ = paddle.topk(paddle.matmul(unit_NE, codebook, transpose_y=True), 2, axis=-1)
             gaps.append(float((best[:, 0] - best[:, 1]).min()))
         return codes.reshape(unit_BNE.shape[:2]).numpy(), np.asarray(gaps)
@@ -118,9 +118,9 @@ def encode_files(
     reading: Reading = OFFICIAL,
     num_workers: int = 0,
 ) -> Iterator[int]:
-    """Write the codes of all files to `output` (.npz); yields the number of pictures done, part by part.
+    """Write the codes of all files to `output` (.npz); yields the number of images done, part by part.
 
-    The file holds codes (pictures, rows, columns), paths, num_codes.  fingerprint: identifies the tokenizer; parts left
+    The file holds codes (images, rows, columns), paths, num_codes.  fingerprint: identifies the tokenizer; parts left
     by another tokenizer, other files or another crop are not used.  reading: how the tokenizer's run reads image files;
     num_workers: processes that decode them.
     Raises DataError for a folder of the parts' name that holds other files: it is somebody's.
@@ -134,7 +134,7 @@ def encode_files(
         name = parts / f"part_{start // part_size:06d}.npy"
         names.append(name)
         if not name.exists():
-            images = picture_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
+            images = image_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
                                      reading=reading, num_workers=num_workers)
             codes = np.concatenate([encode(tokenizer, batch) for batch in images])
             grid = tuple(tokenizer.grid)
@@ -151,7 +151,7 @@ def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int,
         stat = os.stat(path)
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return {
-        "pictures": len(paths),
+        "images": len(paths),
         "files": digest.hexdigest(),
         "tokenizer": fingerprint,
         "image_size": list(np.atleast_1d(tokenizer.image_size).tolist()),
@@ -176,7 +176,7 @@ def _open_parts(parts: Path, key: dict[str, Any]) -> None:
         if strange:
             raise DataError(f"{parts}: holds {strange[0]}, which is no part of codes; it is left alone. Give another "
                             "--output, or move the folder away.")
-        log.warning("%s: parts of other pictures or another tokenizer; they are computed anew.", parts)
+        log.warning("%s: parts of other images or another tokenizer; they are computed anew.", parts)
         shutil.rmtree(parts)
     parts.mkdir(parents=True)
     manifest.write_text(json.dumps(key), encoding="utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tokenizer and a pretrained backbone learnt, in numbers, on pictures they were not trained on."""
+"""What a tokenizer and a pretrained backbone learnt, in numbers, on images they were not trained on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def codebook_stats(counts: np.ndarray) -> CodebookStats:
 
 
 def count_codes(tokenizer: Any, batches: Iterable[Any]) -> CodebookStats:
-    """Usage of the codebook over the pictures."""
+    """Usage of the codebook over the images."""
     counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
     for images, *_ in batches:
         counts += np.bincount(encode(tokenizer, images).ravel(), minlength=tokenizer.num_codes)
@@ -85,7 +85,7 @@ def _cosines(tokenizer: Any, images: np.ndarray, codes: np.ndarray) -> np.ndarra
 
 
 def cut_patches(images: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Pictures (B, 3, H, W) in [0, 1] as patches uint8 (B, N, h, w, 3), row by row."""
+    """Images (B, 3, H, W) in [0, 1] as patches uint8 (B, N, h, w, 3), row by row."""
     rows, columns = grid
     count, channels, height, width = images.shape
     tiles = images.reshape(count, channels, rows, height // rows, columns, width // columns)
@@ -104,9 +104,9 @@ class MaskedAccuracy(NamedTuple):
 def masked_code_accuracy(
     student: Any, tokenizer: Any, masking: Any, batches: Iterable[Any], *, seed: int = 0
 ) -> MaskedAccuracy:
-    """Accuracy at hidden patches; masks are drawn from (seed, picture number), so the result repeats.
+    """Accuracy at hidden patches; masks are drawn from (seed, image number), so the result repeats.
 
-    Student and tokenizer see pictures of the same size here.
+    Student and tokenizer see images of the same size here.
     """
     right: dict[str, int] = {}
     counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
@@ -130,7 +130,7 @@ def masked_code_accuracy(
 def pooled_features(
     backbone: Any, batches: Iterable[Any], feature: str = "mean"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One raw feature of the last block for each picture, float32 (pictures, width), and the labels (pictures,).
+    """One raw feature of the last block for each image, float32 (images, width), and the labels (images,).
 
     feature: "mean" of the patch tokens, "cls" (class token) or "concat" (both, class token first).
     """

@@ -29,7 +29,7 @@ from .codes import encode
 from .evaluate import linear_probe, masked_code_accuracy, nearest_patches, pooled_features
 
 log = logging.getLogger("beitv2_core")
-SHOWN = 8  # pictures in a figure
+SHOWN = 8  # images in a figure
 GALLERY_CODES = 16  # most used and least used codes in the gallery, each
 
 
@@ -39,8 +39,8 @@ class Settings(NamedTuple):
     tokenizer_run: str
     pretrain_run: str
     data: str | None = None
-    pictures: int = 1000
-    train_pictures: int = 2000
+    images: int = 1000
+    train_images: int = 2000
     batch_size: int = 128
     train: str | None = None
     max_pixels: int | None = None
@@ -57,7 +57,7 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(settings.tokenizer_run)
     student, config = load_mim(settings.pretrain_run)
     reading = reading_of_run(settings.pretrain_run, max_pixels=settings.max_pixels)
-    size, limit = config.data.image_size, settings.pictures
+    size, limit = config.data.image_size, settings.images
     trained_on = [config.data, data_of_run(settings.tokenizer_run)]
     train_set = probe_images(settings, config.data, reading)
     classes = None if train_set is None or settings.data == "digit_scenes" else train_set.classes
@@ -67,17 +67,17 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
         test = held_out(settings.data, trained_on, run=settings.pretrain_run, image_size=pair(size), size=limit,
                         reading=reading, classes=classes)
 
-    def pictures(dataset: Any = test, image_size: Any = size, most: int = limit) -> Any:
+    def batches(dataset: Any = test, image_size: Any = size, most: int = limit) -> Any:
         return eval_batches(dataset, image_size, batch_size=settings.batch_size, limit=most,
                             num_workers=settings.num_workers)
 
-    stats, gallery = nearest_patches(tokenizer, pictures(image_size=tokenizer.image_size))
+    stats, gallery = nearest_patches(tokenizer, batches(image_size=tokenizer.image_size))
     masking = build_masking(config.mask, config.grid)
-    masked = masked_code_accuracy(student, tokenizer, masking, pictures(), seed=config.seed)
+    masked = masked_code_accuracy(student, tokenizer, masking, batches(), seed=config.seed)
     summary: dict[str, Any] = {
         "tokenizer_run": settings.tokenizer_run,
         "pretrain_run": settings.pretrain_run,
-        "pictures": min(limit, len(test)),
+        "images": min(limit, len(test)),
         "codebook": {
             "num_codes": tokenizer.num_codes,
             "codes_used": int((stats.counts > 0).sum()),
@@ -96,9 +96,9 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
         log.info("no linear probe: %s. Give class folders, and --train FOLDER with training images in such.", missing)
     else:
         summary["linear_probe"] = probe_gain(student, config, tokenizer.num_codes, settings,
-                                             lambda: pictures(train_set, most=settings.train_pictures), pictures)
-        summary["linear_probe"]["train_pictures"] = min(settings.train_pictures, len(train_set))
-    shown = next(pictures(most=SHOWN)).images
+                                             lambda: batches(train_set, most=settings.train_images), batches)
+        summary["linear_probe"]["train_images"] = min(settings.train_images, len(train_set))
+    shown = next(batches(most=SHOWN)).images
     summary["figures"] = draw(settings, folder / "figures", tokenizer, student, masking, stats, gallery, shown)
     return summary
 
@@ -106,27 +106,27 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
 def probe_images(settings: Settings, trained_on: DataConfig, reading: Reading) -> Any:
     """Labelled training images of the probe: the named ones, or those of the pretraining run; None without labels."""
     if settings.train == "digit_scenes" or (settings.train is None and settings.data == "digit_scenes"):
-        data = DataConfig(dataset="digit_scenes", size=settings.train_pictures, image_size=trained_on.image_size)
-        return build_dataset(data, size=settings.train_pictures)
+        data = DataConfig(dataset="digit_scenes", size=settings.train_images, image_size=trained_on.image_size)
+        return build_dataset(data, size=settings.train_images)
     if settings.train is not None:
         return build_dataset(named_images(settings.train, trained_on.image_size, reading), with_classes=True,
                              setting="--train")
     if trained_on.dataset == "digit_scenes":
-        return None if settings.data is not None else build_dataset(trained_on, size=settings.train_pictures)
+        return None if settings.data is not None else build_dataset(trained_on, size=settings.train_images)
     trained_on = trained_on.model_copy(update={"max_pixels": reading.max_pixels})
     return build_dataset(trained_on, with_classes=True) if has_classes(trained_on) else None
 
 
-def probe_gain(student: Any, config: Any, num_codes: int, settings: Settings, train_pictures: Any,
-               test_pictures: Any) -> dict[str, Any]:
-    """Accuracy of the probe on pretrained and on random features; train_pictures, test_pictures: make the batches."""
+def probe_gain(student: Any, config: Any, num_codes: int, settings: Settings, train_images: Any,
+               test_images: Any) -> dict[str, Any]:
+    """Accuracy of the probe on pretrained and on random features; train_images, test_images: make the batches."""
     seed_everything(config.seed)
     untrained = build_mim(config.model, image_size=config.data.image_size, num_codes=num_codes)
     untrained.eval()
     accuracy = {}
     for name, backbone in (("pretrained", student), ("random", untrained)):
         accuracy[name] = linear_probe(
-            pooled_features(backbone, train_pictures()), pooled_features(backbone, test_pictures())
+            pooled_features(backbone, train_images()), pooled_features(backbone, test_images())
         )
     return {**accuracy, "gain": accuracy["pretrained"] - accuracy["random"]}
 
@@ -154,7 +154,7 @@ def draw(
     codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
     with paddle.no_grad():
         attention_BHTT = student.last_attention(paddle.to_tensor(normalise(images))).numpy()
-    # what the class token looks at, as a picture for each head
+    # what the class token looks at, as an image for each head
     attention = attention_BHTT[:, :, 0, 1:].reshape(*attention_BHTT.shape[:2], *student.grid)
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]

@@ -14,7 +14,7 @@ from paddle import nn
 
 
 class TokenizerGraph(nn.Layer):
-    """Pictures in [0, 1] -> codes (B, N) int64, and gaps (B,): best minus second-best cosine of the closest patch.
+    """Images in [0, 1] -> codes (B, N) int64, and gaps (B,): best minus second-best cosine of the closest patch.
 
     As `VQKD.tokenize`, without the decoder and without the blocks of rows that spare memory there.
     """
@@ -36,7 +36,7 @@ class TokenizerGraph(nn.Layer):
 
 
 class FeaturesGraph(nn.Layer):
-    """Normalised pictures -> mean (B, D) and patches (B, N, D) of a backbone: see `exportable_features`."""
+    """Normalised images -> mean (B, D) and patches (B, N, D) of a backbone: see `exportable_features`."""
 
     def __init__(self, backbone: Any):
         super().__init__()

@@ -67,7 +67,7 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
 
 
 def exportable_tokenizer(tokenizer: Any) -> Exportable:
-    """A frozen VQKD: pictures in [0, 1] to codes, and how decided they are."""
+    """A frozen VQKD: images in [0, 1] to codes, and how decided they are."""
 
     def live(images: paddle.Tensor) -> dict[str, np.ndarray]:
         codes = tokenizer.tokenize(images).numpy()
@@ -98,9 +98,9 @@ def exportable_features(backbone: Any, *, crop_share: float = 0.875) -> Exportab
 
 def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_size: tuple[int, int],
                       crop_share: float, reading: Mapping[str, Any] | None = None) -> Exportable:
-    """A classifier or segmenter on ImageNet-normalised pictures: its first output is logits, classes on axis 1.
+    """A classifier or segmenter on ImageNet-normalised images: its first output is logits, classes on axis 1.
 
-    reading: how a segmenter's pictures are read (`deployed.Description.reading`).
+    reading: how a segmenter's images are read (`deployed.Description.reading`).
     Raises ConfigError where there are not as many names as classes.
     """
     if len(classes) != model.num_classes:

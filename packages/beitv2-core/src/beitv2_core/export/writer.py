@@ -98,7 +98,7 @@ def _write_description(folder: Path, description: Description) -> None:
 def measure_export(model: Exportable, folder: Path, description: Description,
                    batches: Sequence[int] = BATCHES) -> dict[str, dict[int, dict[str, float]]]:
     """Largest absolute difference from the live model by runner, batch size and output; of codes, how many differ."""
-    images = check_pictures(model, max(batches))
+    images = check_images(model, max(batches))
     exported = load_exported(folder)
     runners = {"onnxruntime": exported.run_normalised}
     if description.format == "paddle":
@@ -148,10 +148,10 @@ def _refuse_other_answers(path: Path, differences: Mapping[str, Mapping[int, Map
                           f"{'; '.join(wrong)}. Allowed are {TOLERANCE:g} for numbers and 0 for codes.")
 
 
-def check_pictures(model: Exportable, count: int) -> np.ndarray:
-    """Pictures (count, 3, H, W), after mean and std, to compare two models on: coloured squares under noise, seeded.
+def check_images(model: Exportable, count: int) -> np.ndarray:
+    """Images (count, 3, H, W), after mean and std, to compare two models on: coloured squares under noise, seeded.
 
-    Left out are pictures whose codes the tokenizer itself decides by rounding, so that its answer changes with the
+    Left out are images whose codes the tokenizer itself decides by rounding, so that its answer changes with the
     batch (`codes.encode`).  Raises ExportError where nearly all are of that sort.
     """
     kept: list[np.ndarray] = []
@@ -164,7 +164,7 @@ def check_pictures(model: Exportable, count: int) -> np.ndarray:
         kept.append(image)
         if len(kept) == count:
             return np.concatenate(kept)
-    raise ExportError(f"of {MOST_DRAWS} pictures, {len(kept)} have codes that do not hang on rounding; {count} are "
+    raise ExportError(f"of {MOST_DRAWS} images, {len(kept)} have codes that do not hang on rounding; {count} are "
                       "needed to compare the models. The codebook has codes that are almost the same: train it on.")
 
 

@@ -55,7 +55,7 @@ def broadcast(tensor: paddle.Tensor) -> paddle.Tensor:
 def all_gather(tensor: paddle.Tensor) -> paddle.Tensor:
     """The rows of all processes' tensors (R, ...): the first of every rank, the second of every rank, and so on.
 
-    The sampler deals pictures out in that order, so this is the batch a single process would have had.  R may differ
+    The sampler deals images out in that order, so this is the batch a single process would have had.  R may differ
     between the processes.
     """
     if _alone():

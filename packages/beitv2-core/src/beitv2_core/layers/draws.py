@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random draws that belong to a picture, whoever computes it: process, or micro-batch of an accumulated update."""
+"""Random draws that belong to an image, whoever computes it: process, or micro-batch of an accumulated update."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def own_rows(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
     """`draw(rows)`, or this process's rows of what one process with the update's whole batch would draw.
 
     draw: a number of rows -> a tensor with as many, from Paddle's generator, which has to be in the same state in every
-    process and at the start of every micro-batch (the loop sees to it).  rows: pictures of this process's batch, the
+    process and at the start of every micro-batch (the loop sees to it).  rows: images of this process's batch, the
     same number in every process.  A micro-batch is the next stretch of the whole batch, and process r of R has every
     R-th row of it from r on, as the sampler deals them (`data/sampler.py`).
     """

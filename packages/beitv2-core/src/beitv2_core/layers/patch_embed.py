@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to patch tokens."""
+"""Images to patch tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from beitv2_core.errors import ShapeError
 
 
 class PatchEmbed(nn.Layer):
-    """Cut a picture into non-overlapping patches and project each one.
+    """Cut an image into non-overlapping patches and project each one.
 
     images: (B, in_chans, H, W), H and W multiples of the patch -> (B, gh * gw, width), row by row.
-    Raises ShapeError where the picture is no whole number of patches or has another channel count.
+    Raises ShapeError where the image is no whole number of patches or has another channel count.
     Source: official modeling_finetune.py, PatchEmbed.
     """
 
@@ -27,12 +27,12 @@ class PatchEmbed(nn.Layer):
         channels, height, width = images.shape[1:]
         if channels != self.in_chans:
             raise ShapeError(
-                f"PatchEmbed: pictures have {channels} channels, the model was built for {self.in_chans}. "
-                "Convert the pictures or set in_chans."
+                f"PatchEmbed: images have {channels} channels, the model was built for {self.in_chans}. "
+                "Convert the images or set in_chans."
             )
         if height % self.patch_size[0] or width % self.patch_size[1]:
             raise ShapeError(
-                f"PatchEmbed: a picture of {height} x {width} is no whole number of patches of "
+                f"PatchEmbed: an image of {height} x {width} is no whole number of patches of "
                 f"{self.patch_size[0]} x {self.patch_size[1]}. Resize or pad it to multiples of the patch size."
             )
         return self.proj(images).flatten(2).transpose([0, 2, 1])

@@ -44,13 +44,13 @@ class BEiTBackbone(nn.Layer):
 
     images (B, in_chans, H, W), already normalised -> tokens (B, 1 + N, width), class token first.
 
-    Positions: `use_abs_pos_emb` (a table, resized bicubically to other picture sizes), `use_rel_pos_bias`
+    Positions: `use_abs_pos_emb` (a table, resized bicubically to other image sizes), `use_rel_pos_bias`
     (a bias table in every block) or `use_shared_rel_pos_bias` (one for all), or none.  `norm`: "final" normalises
     every token (`norm`), "pool" normalises the mean of the patches (`fc_norm`), "none" leaves tokens raw.
     `init`: "finetune" or "pretrain", the two official initialisations.  `recompute` re-runs each block in the
     backward pass instead of keeping its activations.
 
-    Raises ShapeError for a picture that is no whole number of patches, or whose grid the positions cannot serve.
+    Raises ShapeError for an image that is no whole number of patches, or whose grid the positions cannot serve.
     Source: official modeling_finetune.py VisionTransformer, modeling_pretrain.py.
     Departs: a transposed grid of the same token count is refused under relative positions (official: runs silently).
     """
@@ -67,7 +67,7 @@ class BEiTBackbone(nn.Layer):
         if any(i % p for i, p in zip(self.image_size, self.patch_size)):
             raise ShapeError(
                 f"BEiTBackbone: image_size {self.image_size} is no multiple of patch_size {self.patch_size}. "
-                "Choose a picture size that is a whole number of patches."
+                "Choose an image size that is a whole number of patches."
             )
         if attn_head_dim is None and width % num_heads:
             raise ShapeError(
@@ -114,7 +114,7 @@ class BEiTBackbone(nn.Layer):
         """Raw tokens (B, T, width) after the last block, and {i: raw output of block i} for every i in `taps`.
 
         `mask` (B, N) bool, True where a patch is replaced by the mask token.  `read` int64 (B, Q): tokens of every
-        picture that are wanted from the last block, which computes no others and returns (B, Q, width).
+        image that are wanted from the last block, which computes no others and returns (B, Q, width).
         """
         unknown = [tap for tap in taps if not 0 <= tap < self.depth]
         if unknown:
@@ -150,9 +150,9 @@ class BEiTBackbone(nn.Layer):
         grid = (images.shape[2] // self.patch_size[0], images.shape[3] // self.patch_size[1])
         if self._fixed_grid and grid != self.grid:
             raise ShapeError(
-                f"BEiTBackbone: pictures of {images.shape[2]} x {images.shape[3]} give {grid[0]} x {grid[1]} patches, "
+                f"BEiTBackbone: images of {images.shape[2]} x {images.shape[3]} give {grid[0]} x {grid[1]} patches, "
                 f"but the relative position bias was made for {self.image_size[0]} x {self.image_size[1]} "
-                f"({self.grid[0]} x {self.grid[1]}). Resize the pictures, or build the model for that size and resize "
+                f"({self.grid[0]} x {self.grid[1]}). Resize the images, or build the model for that size and resize "
                 "the checkpoint's bias tables."
             )
         if mask is not None:
@@ -198,7 +198,7 @@ class BEiTBackbone(nn.Layer):
             raise ShapeError("BEiTBackbone: a mask was given, but the model has no mask token (use_mask_token=True).")
         if mask.shape != x_BND.shape[:2]:
             raise ShapeError(
-                f"BEiTBackbone: the mask has shape {mask.shape}, the pictures have (batch, patches) "
+                f"BEiTBackbone: the mask has shape {mask.shape}, the images have (batch, patches) "
                 f"{x_BND.shape[:2]}. Make masks for a grid of {self.grid[0]} x {self.grid[1]}."
             )
         w_BN1 = mask.astype(x_BND.dtype).unsqueeze(-1)

@@ -86,13 +86,13 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
                 for head, tokens_BTD in self._raw_tokens(images, mask, None).items()}
 
     def _tokens_to_read(self, masked_M: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor | None:
-        """Token numbers (B, M / B) of the masked patches; None where the pictures hide unequal numbers of them."""
+        """Token numbers (B, M / B) of the masked patches; None where the images hide unequal numbers of them."""
         batch, patches = mask.shape
         if not self.skip_unread or masked_M.shape[0] == 0 or masked_M.shape[0] % batch:
             return None
         position_BQ = masked_M.reshape([batch, -1])
-        picture_B1 = paddle.arange(batch, dtype="int64").unsqueeze(-1)
-        if not bool((position_BQ // patches == picture_B1).all()):
+        image_B1 = paddle.arange(batch, dtype="int64").unsqueeze(-1)
+        if not bool((position_BQ // patches == image_B1).all()):
             return None
         return position_BQ % patches + 1
 

@@ -57,7 +57,7 @@ class NormEMAQuantizer(nn.Layer):
         if h_BND.ndim != 3:
             raise ShapeError(
                 f"NormEMAQuantizer: features have shape {list(h_BND.shape)}; expected (batch, patches, "
-                f"{self.code_dim}). Put the channels last and the patches of a picture in one axis."
+                f"{self.code_dim}). Put the channels last and the patches of an image in one axis."
             )
         self._check_channels(h_BND)
         with paddle.amp.auto_cast(enable=False):  # a code must not depend on mixed precision

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The visual tokenizer: pictures to codes, trained to reproduce a teacher's features (VQ-KD).
+"""The visual tokenizer: images to codes, trained to reproduce a teacher's features (VQ-KD).
 
 Shape suffixes: B batch, N patches, D width, E code width.
 """
@@ -69,16 +69,16 @@ class VQKD(nn.Layer):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Codes per picture, (rows, columns)."""
+        """Codes per image, (rows, columns)."""
         return self.encoder.grid
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Picture size (height, width) in pixels."""
+        """Image size (height, width) in pixels."""
         return self.encoder.image_size
 
     def preprocess(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Pictures in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
+        """Images in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
         if self.input_range == "unit":
             return images * 255.0 / 127.5 - 1.0
         mean, std = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
@@ -100,8 +100,8 @@ class VQKD(nn.Layer):
         expected = [images.shape[0], self.grid[0] * self.grid[1], self.teacher_width]
         if list(target.shape) != expected:
             raise ShapeError(
-                f"VQKD: the teacher's features have shape {list(target.shape)}, these pictures need {expected} "
-                "(pictures, patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
+                f"VQKD: the teacher's features have shape {list(target.shape)}, these images need {expected} "
+                "(images, patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
             )
         h_BNE = self.features(images)
         out = {"features": nn.functional.normalize(h_BNE.detach(), axis=-1)}
@@ -119,7 +119,7 @@ class VQKD(nn.Layer):
 
     @paddle.no_grad()
     def tokenize(self, images: paddle.Tensor, amp: str = "off") -> paddle.Tensor:
-        """Codes (B, N) int64 of pictures (B, 3, H, W) in [0, 1], row by row; changes no state in any mode.
+        """Codes (B, N) int64 of images (B, 3, H, W) in [0, 1], row by row; changes no state in any mode.
 
         amp: "off", or "bf16" or "fp16" for the encoder's blocks; what follows them is float32.
         Departs: mixed precision, where asked for, gives some patches another code.
@@ -143,7 +143,7 @@ class VQKD(nn.Layer):
         rows, columns = self.grid
         if codes.ndim != 2 or codes.shape[1] != rows * columns:
             raise ShapeError(
-                f"VQKD.decode: codes have shape {list(codes.shape)}; expected (pictures, {rows * columns}), the grid "
+                f"VQKD.decode: codes have shape {list(codes.shape)}; expected (images, {rows * columns}), the grid "
                 f"of {rows} x {columns} row by row."
             )
         return self._decode_map(self.lookup(codes))

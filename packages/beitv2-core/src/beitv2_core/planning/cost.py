@@ -35,9 +35,9 @@ FULL = 4  # bytes of a float32
 class Cost:
     """What a part of a model costs; parts are added.
 
-    parameters: numbers; buffers: bytes; forward, backward: FLOP a picture; kept: bytes a picture that the backward pass
+    parameters: numbers; buffers: bytes; forward, backward: FLOP an image; kept: bytes an image that the backward pass
     needs; inside: those of `kept` that recomputing drops; largest_inside: `inside` of the largest block; fixed: bytes
-    kept whatever the batch, fixed_recompute: what recomputing adds to them; largest: bytes a picture of the largest
+    kept whatever the batch, fixed_recompute: what recomputing adds to them; largest: bytes an image of the largest
     tensor; replayed: FLOP that recomputing repeats; full_flop: FLOP, forward and backward, that mixed precision leaves
     in float32; skipped: FLOP, forward, of tokens that nobody reads, which the official code computes.
     """
@@ -77,11 +77,11 @@ class Cost:
         return self.after_forward(batch, recompute) + (batch * self.largest_inside if recompute else 0.0)
 
     def step_flop(self, recompute: bool) -> float:
-        """FLOP a picture of forward and backward."""
+        """FLOP an image of forward and backward."""
         return self.forward + self.backward + (self.replayed if recompute else 0.0)
 
     def official_flop(self, recompute: bool) -> float:
-        """FLOP a picture of forward and backward if all tokens were computed."""
+        """FLOP an image of forward and backward if all tokens were computed."""
         return self.step_flop(recompute) + (4 if recompute else 3) * self.skipped
 
 
@@ -103,7 +103,7 @@ class Bricks:
 
     def product(self, rows: float, width: int, out: int, *, bias: bool = True, first: bool = False,
                 sliced: bool = False) -> Cost:
-        """`rows` vectors a picture times a weight (width, out).
+        """`rows` vectors an image times a weight (width, out).
 
         first: nothing below it wants a gradient; sliced: the weight is a part of a parameter, of which a copy is kept.
         """

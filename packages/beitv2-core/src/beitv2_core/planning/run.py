@@ -17,14 +17,14 @@ COLUMNS = ((False, False), (False, True), (True, False), (True, True))
 
 
 class Schedule(NamedTuple):
-    """How pictures become updates: sizes in pictures, lengths in updates; None where the pictures were not counted."""
+    """How images become updates: sizes in images, lengths in updates; None where the images were not counted."""
 
     batch_size: int
     devices: int
     accumulate: int
     total_batch: int
     total_steps: int
-    pictures: Optional[int]
+    images: Optional[int]
     steps_per_epoch: Optional[int]
 
     @property
@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
 
 
 class PlannedRun(NamedTuple):
-    """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, pictures, devices)).
+    """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, images, devices)).
 
     costs: (what is trained, the frozen network beside it) in float32 or mixed precision; beside: that network's name,
     empty for none; states: numbers the optimizer keeps for one that is trained; averaged: the weights are averaged as
@@ -75,9 +75,9 @@ class Memory(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """pictures a second of one device, None where nothing tells; source: where that comes from, in words."""
+    """images a second of one device, None where nothing tells; source: where that comes from, in words."""
 
-    pictures: Optional[float]
+    images: Optional[float]
     source: str
 
 
@@ -96,28 +96,28 @@ def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reser
     beside, reserve = FULL * frozen.parameters + frozen.buffers, reserve_gb * GB
     batch, working = run.schedule.batch_size, 2 * max(trained.largest, frozen.largest)
     fixed = weights + gradients + optimizer + beside + reserve + trained.at_most(0, recompute)
-    picture = trained.at_most(1, recompute) - trained.at_most(0, recompute) + working
+    image = trained.at_most(1, recompute) - trained.at_most(0, recompute) + working
     largest, fits = None, None
     if device.memory_gb is not None:
-        largest = max(0, math.floor((device.memory_gb * GB - fixed) / picture))
+        largest = max(0, math.floor((device.memory_gb * GB - fixed) / image))
         fits = batch <= largest
     return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.at_most(batch, recompute),
                   batch * working, reserve, largest, fits)
 
 
 def work(run: PlannedRun) -> dict[str, float]:
-    """GFLOP a picture, and PFLOP-days of the whole run; official: with the tokens that nobody reads."""
+    """GFLOP an image, and PFLOP-days of the whole run; official: with the tokens that nobody reads."""
     trained, frozen = run.costs(Bricks(run.amp != "off"))
     step = trained.step_flop(run.recompute)
-    pictures = run.schedule.total_steps * run.schedule.total_batch
+    images = run.schedule.total_steps * run.schedule.total_batch
     return {"forward_gflop": trained.forward / 1e9, "step_gflop": step / 1e9,
             "official_step_gflop": trained.official_flop(run.recompute) / 1e9, "beside_gflop": frozen.forward / 1e9,
-            "picture_gflop": (step + frozen.forward) / 1e9,
-            "pflop_days": pictures * (step + frozen.forward) / 1e15 / DAY}
+            "image_gflop": (step + frozen.forward) / 1e9,
+            "pflop_days": images * (step + frozen.forward) / 1e15 / DAY}
 
 
 def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
-    """Pictures a second where a device reaches `share` of its published peak; unknown without a published peak."""
+    """Images a second where a device reaches `share` of its published peak; unknown without a published peak."""
     peak, full = device.peak(run.amp), device.peak("off")
     if device.name == "cpu" and (peak is None or full is None):
         return Speed(None, "nobody published how fast this machine is. The training command with --dry-run takes one "
@@ -135,7 +135,7 @@ def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
 
 
 def measured_speed(run: PlannedRun, outcome: Any, source: str) -> Speed:
-    """Pictures a second of the machine of a result file of benchmarks/, scaled by the GFLOP a picture.
+    """Images a second of the machine of a result file of benchmarks/, scaled by the GFLOP an image.
 
     Raises ConfigError where the file is none, or holds no step of this kind.
     """
@@ -157,9 +157,9 @@ def measured_speed(run: PlannedRun, outcome: Any, source: str) -> Speed:
 
 
 def duration(run: PlannedRun, speed: Speed) -> dict[str, Optional[float]]:
-    """Hours of the run and of all its devices together; pictures a second of one."""
-    if speed.pictures is None:
-        return {"pictures_per_second": None, "hours": None, "device_hours": None}
-    pictures = run.schedule.total_steps * run.schedule.total_batch
-    hours = pictures / (speed.pictures * run.schedule.devices) / 3600
-    return {"pictures_per_second": speed.pictures, "hours": hours, "device_hours": hours * run.schedule.devices}
+    """Hours of the run and of all its devices together; images a second of one."""
+    if speed.images is None:
+        return {"images_per_second": None, "hours": None, "device_hours": None}
+    images = run.schedule.total_steps * run.schedule.total_batch
+    hours = images / (speed.images * run.schedule.devices) / 3600
+    return {"images_per_second": speed.images, "hours": hours, "device_hours": hours * run.schedule.devices}

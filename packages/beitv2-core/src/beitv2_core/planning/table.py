@@ -91,10 +91,10 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("devices", f"{found['device']['count']} x {found['device']['name']}"),
         ("parameters", f"{size['trained']:,} trained" + (
             f", {size['frozen_beside']:,} frozen beside ({size['beside']})" if size["frozen_beside"] else "")),
-        ("total batch", f"{schedule['total_batch']} = {schedule['batch_size']} pictures x {schedule['devices']} "
+        ("total batch", f"{schedule['total_batch']} = {schedule['batch_size']} images x {schedule['devices']} "
                         f"device(s) x {schedule['accumulate']} accumulated"),
         ("updates", f"{schedule['total_steps']:,}" + _epochs(schedule)),
-        ("GFLOP a picture", f"{_number(done['picture_gflop'])} = {_number(done['step_gflop'])} (forward "
+        ("GFLOP an image", f"{_number(done['image_gflop'])} = {_number(done['step_gflop'])} (forward "
                             f"{_number(done['forward_gflop'])} and backward" + (
             f"; official code {_number(done['official_step_gflop'])})"
             if done["official_step_gflop"] > done["step_gflop"] else ")") + (
@@ -103,7 +103,7 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if time["hours"] is None:
         return [*rows, ("time", f"not known: {time['source']}")]
-    return [*rows, ("pictures a second", f"{time['pictures_per_second']:.4g} a device ({time['source']})"),
+    return [*rows, ("images a second", f"{time['images_per_second']:.4g} a device ({time['source']})"),
             ("time", f"{_hours(time['hours'])}, {time['device_hours']:,.4g} device-hours")]
 
 
@@ -115,7 +115,7 @@ def _number(value: float) -> str:
 def _epochs(schedule: dict[str, Any]) -> str:
     if schedule["steps_per_epoch"] is None:
         return ""
-    return f" = {schedule['epochs']:.4g} epochs x {schedule['steps_per_epoch']} ({schedule['pictures']:,} pictures)"
+    return f" = {schedule['epochs']:.4g} epochs x {schedule['steps_per_epoch']} ({schedule['images']:,} images)"
 
 
 def _hours(hours: float) -> str:

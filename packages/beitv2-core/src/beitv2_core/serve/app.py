@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..errors import ConfigError
-from .picture import FORMATS, KINDS, read_picture
+from .image import FORMATS, KINDS, read_image
 from .problem import ErrorAnswer, Problem
 from .results import Result
 from .security import Guard, content_policy, read_body
@@ -35,12 +35,12 @@ PAGE = "page.html"
 DOCS = "/docs"
 DOCS_FILES = "/docs-files"
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "No picture, or only a part of it"},
+    400: {"description": "No image, or only a part of it"},
     403: {"description": "The Host header names another host"},
-    408: {"description": "The picture did not arrive in time"},
+    408: {"description": "The image did not arrive in time"},
     413: {"description": "Too many bytes or pixels"},
-    415: {"description": "Not a picture, or a Content-Type that cannot be one"},
-    422: {"description": "A damaged or thread-like picture"},
+    415: {"description": "Not an image, or a Content-Type that cannot be one"},
+    422: {"description": "A damaged or thread-like image"},
     500: {"description": "The server failed; its log has the reference that the answer names"},
     503: {"description": "Too many requests are waiting"},
     504: {"description": "No result in time"},
@@ -52,7 +52,7 @@ BODY = {"required": True, "content": {kind: {"schema": {"type": "string", "forma
 class Limits(NamedTuple):
     """What one request may ask for, and how many may ask at once.
 
-    max_bytes of the upload; max_pixels of the picture; timeout: seconds for receiving it and again for the result;
+    max_bytes of the upload; max_pixels of the image; timeout: seconds for receiving it and again for the result;
     waiting: requests that may wait while one is computed.
     """
 
@@ -68,7 +68,7 @@ class ViewInfo(BaseModel):
     name: str
     title: str
     about: str
-    address: str = Field(description="POST a picture there")
+    address: str = Field(description="POST an image there")
 
 
 class Info(BaseModel):
@@ -91,8 +91,8 @@ class Health(BaseModel):
     places: int = Field(description="requests that may run or wait")
 
 
-class PictureFacts(BaseModel):
-    """The picture as it came."""
+class ImageFacts(BaseModel):
+    """The image as it came."""
 
     format: str
     width: int = Field(description="pixels, as the model's run reads it")
@@ -101,10 +101,10 @@ class PictureFacts(BaseModel):
 
 
 class Answer(BaseModel):
-    """What a view makes of a picture."""
+    """What a view makes of an image."""
 
     view: str
-    picture: PictureFacts
+    image: ImageFacts
     seconds: float = Field(description="decoding and computing, without waiting")
     result: Result
 
@@ -133,9 +133,9 @@ def create_app(
     app = FastAPIOffline(
         title="BEiT v2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         static_url=DOCS_FILES,
-        description="What trained runs make of a picture. Send its bytes as the request body; every error is JSON that "
+        description="What trained runs make of an image. Send its bytes as the request body; every error is JSON that "
                     "says where, what came, what was expected and what to do.",
-        openapi_tags=[{"name": "views", "description": "Send a picture, get a result"}, {"name": "server"}],
+        openapi_tags=[{"name": "views", "description": "Send an image, get a result"}, {"name": "server"}],
     )
     app.add_middleware(Guard, hosts=hosts)
     _add_error_answers(app)
@@ -157,7 +157,7 @@ def create_app(
     for view in views:
         app.add_api_route(
             f"/api/views/{view.name}", _endpoint(view, worker, limits), methods=["POST"], response_model=Answer,
-            tags=["views"], summary=view.title, description=f"{view.about} The body is a picture ({KINDS}) of at most "
+            tags=["views"], summary=view.title, description=f"{view.about} The body is an image ({KINDS}) of at most "
             f"{limits.max_bytes:,} bytes and {limits.max_pixels:,} pixels.", operation_id=f"show-{view.name}",
             responses=responses, openapi_extra={"requestBody": BODY},
         )
@@ -167,13 +167,13 @@ def create_app(
 def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
     def compute(body: bytes) -> Answer:
         start = time.perf_counter()
-        picture = read_picture(body, max_pixels=limits.max_pixels, upright=view.upright)
-        facts = PictureFacts(format=picture.format, width=picture.image.width, height=picture.image.height,
-                             notes=picture.notes)
-        result = view.show(picture.image)
+        image = read_image(body, max_pixels=limits.max_pixels, upright=view.upright)
+        facts = ImageFacts(format=image.format, width=image.image.width, height=image.image.height,
+                             notes=image.notes)
+        result = view.show(image.image)
         seconds = time.perf_counter() - start
         log.info("%s: %s, %d x %d, %.3f s", view.name, facts.format, facts.width, facts.height, seconds)
-        return Answer(view=view.name, picture=facts, seconds=seconds, result=result)
+        return Answer(view=view.name, image=facts, seconds=seconds, result=result)
 
     async def show(request: Request) -> Answer:
         with worker.place() as place:
@@ -181,7 +181,7 @@ def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
                 body = await asyncio.wait_for(read_body(request, max_bytes=limits.max_bytes), limits.timeout)
             except asyncio.TimeoutError:
                 raise Problem(408, "the request body", f"It did not arrive within {limits.timeout:g} seconds.",
-                              "Expected the whole picture in this time.", "Send a smaller picture.") from None
+                              "Expected the whole image in this time.", "Send a smaller image.") from None
             try:
                 return await place.run(lambda: compute(body), timeout=limits.timeout)
             except Problem:
@@ -190,7 +190,7 @@ def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
                 reference = secrets.token_hex(4)
                 log.error("%s failed, reference %s", view.name, reference, exc_info=error)
                 raise Problem(500, "the server", f"It failed (reference {reference}).", "Expected a result.",
-                              "Try another picture, or show the reference to whoever runs the server.") from None
+                              "Try another image, or show the reference to whoever runs the server.") from None
 
     return show
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field
 from ..errors import ShapeError
 from ..viz.codebook import palette
 
-SHOWN_SIDE = 1024  # pixels of the longest side of a picture that is sent back
-PNG_SIDE = 320  # up to this size pictures are sent back exactly
+SHOWN_SIDE = 1024  # pixels of the longest side of an image that is sent back
+PNG_SIDE = 320  # up to this size images are sent back exactly
 _DATA_URL = "PNG or JPEG as a data URL"
 
 
@@ -28,7 +28,7 @@ class ClassShare(BaseModel):
 
 
 class ClassesResult(BaseModel):
-    """The likeliest classes of a picture."""
+    """The likeliest classes of an image."""
 
     kind: Literal["classes"] = "classes"
     seen: str = Field(description=f"what the model saw, {_DATA_URL}")
@@ -47,17 +47,17 @@ class SegmentationResult(BaseModel):
     """A class for every pixel."""
 
     kind: Literal["segmentation"] = "segmentation"
-    seen: str = Field(description=f"the picture, {_DATA_URL}")
+    seen: str = Field(description=f"the image, {_DATA_URL}")
     overlay: str = Field(description="the classes as opaque colours, as wide and high as `seen`, PNG as a data URL")
     classes: list[SegmentClass] = Field(description="the classes that occur, largest first")
 
 
 class CodeSeen(BaseModel):
-    """A code of the picture."""
+    """A code of the image."""
 
     code: int
-    colour: str = Field(description="colour in the grid, #rrggbb; the same in every picture and figure")
-    count: int = Field(description="patches of this picture that have it")
+    colour: str = Field(description="colour in the grid, #rrggbb; the same in every image and figure")
+    count: int = Field(description="patches of this image that have it")
     gallery_count: int = Field(description="patches of the gallery that have it")
     patches: Optional[str] = Field(
         description="the gallery's patches nearest to the code in one row, nearest first, PNG as a data URL; "
@@ -67,13 +67,13 @@ class CodeSeen(BaseModel):
 
 
 class CodesResult(BaseModel):
-    """The codes of a picture."""
+    """The codes of an image."""
 
     kind: Literal["codes"] = "codes"
     seen: str = Field(description=f"what the tokenizer saw, {_DATA_URL}")
     grid: list[list[int]] = Field(description="codes, row by row")
     num_codes: int = Field(description="size of the codebook")
-    gallery_pictures: int = Field(description="pictures the patches were chosen from")
+    gallery_images: int = Field(description="images the patches were chosen from")
     codes: list[CodeSeen] = Field(description="the codes that occur, commonest first")
 
 
@@ -81,30 +81,30 @@ Result = Annotated[Union[ClassesResult, SegmentationResult, CodesResult], Field(
 
 
 def segmentation_result(
-    picture: Image.Image, labels: np.ndarray, names: Sequence[str], *, colours: np.ndarray | None = None
+    image: Image.Image, labels: np.ndarray, names: Sequence[str], *, colours: np.ndarray | None = None
 ) -> SegmentationResult:
-    """The answer of a segmenter: `labels` (H, W) are class numbers of the pixels of `picture`.
+    """The answer of a segmenter: `labels` (H, W) are class numbers of the pixels of `image`.
 
     names: class names by number; colours: uint8 (classes, 3), by default those of `viz.codebook.palette`.  Shares are
-    of all pixels; the pictures sent back are reduced to a longest side of 1024 pixels.
+    of all pixels; the images sent back are reduced to a longest side of 1024 pixels.
     Raises ShapeError for labels of another size and for class numbers without a name.
     """
     labels = np.asarray(labels)
-    if labels.shape != (picture.height, picture.width) or not np.issubdtype(labels.dtype, np.integer):
-        raise ShapeError(f"segmentation_result: labels have shape {labels.shape} of {labels.dtype}, the picture is "
-                         f"{picture.height} x {picture.width} (height x width); expected one class number a pixel.")
+    if labels.shape != (image.height, image.width) or not np.issubdtype(labels.dtype, np.integer):
+        raise ShapeError(f"segmentation_result: labels have shape {labels.shape} of {labels.dtype}, the image is "
+                         f"{image.height} x {image.width} (height x width); expected one class number a pixel.")
     numbers, counts = np.unique(labels, return_counts=True)
     if numbers[0] < 0 or numbers[-1] >= len(names):
         raise ShapeError(f"segmentation_result: class numbers run from {numbers[0]} to {numbers[-1]}; there are names "
                          f"for 0 .. {len(names) - 1}.")
     table = np.rint(255 * palette(np.arange(len(names)))).astype(np.uint8) if colours is None else np.asarray(colours)
-    small = _reduced(picture)
+    small = _reduced(image)
     overlay = Image.fromarray(table[labels].astype(np.uint8))
     if small.size != overlay.size:
         overlay = overlay.resize(small.size, Image.Resampling.NEAREST)
     found = [SegmentClass(name=names[numbers[i]], colour=hex_colour(table[numbers[i]]),
                           share=float(counts[i] / labels.size)) for i in np.argsort(-counts, kind="stable")]
-    return SegmentationResult(seen=picture_url(small), overlay=png_url(overlay), classes=found)
+    return SegmentationResult(seen=image_url(small), overlay=png_url(overlay), classes=found)
 
 
 def hex_colour(rgb: np.ndarray) -> str:
@@ -113,12 +113,12 @@ def hex_colour(rgb: np.ndarray) -> str:
 
 
 def png_url(image: Image.Image) -> str:
-    """The picture as a data URL, pixel by pixel."""
+    """The image as a data URL, pixel by pixel."""
     return _data_url(image, "PNG")
 
 
-def picture_url(image: Image.Image) -> str:
-    """The picture as a data URL: exactly up to 320 pixels, as JPEG of at most 1024 pixels beyond."""
+def image_url(image: Image.Image) -> str:
+    """The image as a data URL: exactly up to 320 pixels, as JPEG of at most 1024 pixels beyond."""
     return png_url(image) if max(image.size) <= PNG_SIDE else _data_url(_reduced(image), "JPEG", quality=90)
 
 

@@ -84,12 +84,12 @@ def host_name(host: str) -> str:
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """The picture a request carries; never more than `max_bytes` are kept.
+    """The image a request carries; never more than `max_bytes` are kept.
 
     Raises Problem 415 for a Content-Type other than image/* or application/octet-stream (what a form on another site
     can send is thereby refused), 413 as soon as the limit is passed, 400 for nothing.
     """
-    how = "Send the file's bytes as the body: curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' ADDRESS"
+    how = "Send the file's bytes as the body: curl --data-binary @image.jpg -H 'Content-Type: image/jpeg' ADDRESS"
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not kind.startswith("image/") and kind != "application/octet-stream":
         raise Problem(415, "Content-Type header", f"It is {kind}." if kind else "It is missing.",
@@ -104,13 +104,13 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
             if len(body) > max_bytes:
                 raise _too_large("It is longer than the limit.", max_bytes)
     except ClientDisconnect:
-        raise Problem(400, "the request body", "It ended early.", "Expected a whole picture.",
+        raise Problem(400, "the request body", "It ended early.", "Expected a whole image.",
                       "Send it again.") from None
     if not body:
-        raise Problem(400, "the request body", "It is empty.", "Expected a picture.", how)
+        raise Problem(400, "the request body", "It is empty.", "Expected an image.", how)
     return bytes(body)
 
 
 def _too_large(what: str, max_bytes: int) -> Problem:
     return Problem(413, "the request body", what, f"Expected at most {max_bytes:,} bytes.",
-                   "Make the picture smaller; whoever runs the server can raise --max-upload.")
+                   "Make the image smaller; whoever runs the server can raise --max-upload.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs can show: a view takes a picture and gives a result. Other packages offer theirs by entry points.
+"""What runs can show: a view takes an image and gives a result. Other packages offer theirs by entry points.
 
 Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View.
 """
@@ -17,7 +17,7 @@ from .._entry_points import find_entry_points
 from ..data import EvalTransform, Sample
 from ..data.views.transforms import to_unit_floats
 from ..errors import ConfigError
-from .results import CodeSeen, CodesResult, Result, hex_colour, picture_url, png_url
+from .results import CodeSeen, CodesResult, Result, hex_colour, image_url, png_url
 
 log = logging.getLogger("beitv2_core")
 ENTRY_POINTS = "beitv2.views"
@@ -26,11 +26,11 @@ CODES_ONLY = ("tokenizer", "pretrain")
 
 
 class View(NamedTuple):
-    """Something a run can show of a picture.
+    """Something a run can show of an image.
 
-    name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: RGB picture of any size ->
+    name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: RGB image of any size ->
     ClassesResult, SegmentationResult or CodesResult.  It is called by one thread at a time.  upright: whether the run
-    turns images as their EXIF data say; the picture is read likewise.
+    turns images as their EXIF data say; the image is read likewise.
     """
 
     name: str
@@ -54,14 +54,14 @@ def find_view(run: str, kind: str) -> View | None:
                       f"{', '.join([*CODES_ONLY, *points])}.")
 
 
-def model_view(picture: Image.Image, image_size: Any, crop_share: float) -> tuple[Image.Image, np.ndarray]:
-    """The central crop a model reads: as a picture, and float32 (1, 3, H, W) in [0, 1]."""
-    pixels = EvalTransform(image_size, crop_share=crop_share)(Sample(picture, None, ""))["image"]
+def model_view(image: Image.Image, image_size: Any, crop_share: float) -> tuple[Image.Image, np.ndarray]:
+    """The central crop a model reads: as an image, and float32 (1, 3, H, W) in [0, 1]."""
+    pixels = EvalTransform(image_size, crop_share=crop_share)(Sample(image, None, ""))["image"]
     return Image.fromarray(pixels), to_unit_floats(pixels[None])
 
 
 def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, upright: bool = False) -> View:
-    """A tokenizer's view: the codes of a picture, and of each code the `keep` nearest patches of the gallery.
+    """A tokenizer's view: the codes of an image, and of each code the `keep` nearest patches of the gallery.
 
     gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything); read once, here.  Codes are those of
     `beitv2 tokenize`.  upright: as the tokenizer's run reads images.
@@ -70,12 +70,12 @@ def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, up
     from ..evaluation.evaluate import nearest_patches
     from ..viz.codebook import palette
 
-    pictures = [0]
-    stats, nearest = nearest_patches(tokenizer, _counted(gallery, pictures), keep=keep)
-    log.info("gallery: %d pictures, %d of %d codes have patches.", pictures[0], len(nearest), tokenizer.num_codes)
+    gallery_size = [0]
+    stats, nearest = nearest_patches(tokenizer, _counted(gallery, gallery_size), keep=keep)
+    log.info("gallery: %d images, %d of %d codes have patches.", gallery_size[0], len(nearest), tokenizer.num_codes)
 
-    def show(picture: Image.Image) -> CodesResult:
-        seen, images = model_view(picture, tokenizer.image_size, 1.0)
+    def show(image: Image.Image) -> CodesResult:
+        seen, images = model_view(image, tokenizer.image_size, 1.0)
         grid = encode(tokenizer, images)[0].reshape(tuple(tokenizer.grid))
         codes, counts = np.unique(grid, return_counts=True)
         colours = np.rint(255 * palette(codes))
@@ -86,11 +86,11 @@ def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, up
             found.append(CodeSeen(code=code, colour=hex_colour(colours[i]), count=int(counts[i]),
                                   gallery_count=int(stats.counts[code]), num_patches=len(patches),
                                   patches=png_url(_row(patches)) if patches else None))
-        return CodesResult(seen=picture_url(seen), grid=grid.tolist(), num_codes=tokenizer.num_codes,
-                           gallery_pictures=pictures[0], codes=found)
+        return CodesResult(seen=image_url(seen), grid=grid.tolist(), num_codes=tokenizer.num_codes,
+                           gallery_images=gallery_size[0], codes=found)
 
     rows, columns = tokenizer.grid
-    return View("codes", "Codes", f"The tokenizer turns the picture into {rows} x {columns} codes, each out of "
+    return View("codes", "Codes", f"The tokenizer turns the image into {rows} x {columns} codes, each out of "
                 f"{tokenizer.num_codes:,}. One colour is one code.", show, upright)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture at a time: a single thread computes, a few requests may wait, the others are told to come back."""
+"""One image at a time: a single thread computes, a few requests may wait, the others are told to come back."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ class Place:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except asyncio.TimeoutError:
             raise Problem(504, "the server", f"No result within {timeout:g} seconds.", "Expected one in this time.",
-                          "Try again later, or a smaller picture; whoever runs the server can raise --timeout."
+                          "Try again later, or a smaller image; whoever runs the server can raise --timeout."
                           ) from None

@@ -36,11 +36,11 @@ def known_teachers() -> list[str]:
 def build_teacher(name: str, *, weights: str | None = None, sha256: str | None = None,
                   image_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16,
                   **options: Any) -> Teacher:
-    """The frozen teacher `name` for pictures of `image_size` and a tokenizer with patches of `patch_size` pixels.
+    """The frozen teacher `name` for images of `image_size` and a tokenizer with patches of `patch_size` pixels.
 
     weights: path or URL (clip, dino); sha256: hash they must have; options: the teacher's own settings.
     Raises ConfigError for an unknown name or option, WeightsError for missing or wrong weights, ShapeError where the
-    picture is no whole number of patches.  Our names come first: an entry point cannot replace them.
+    image is no whole number of patches.  Our names come first: an entry point cannot replace them.
     """
     build = TEACHERS.get(name)
     if build is None:

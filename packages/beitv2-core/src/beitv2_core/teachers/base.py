@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every teacher is: frozen, given pictures in [0, 1], answering with one feature vector a patch.
+"""What every teacher is: frozen, given images in [0, 1], answering with one feature vector a patch.
 
 Shape suffixes: B batch, N patches, C channels of a feature.
 """
@@ -34,9 +34,9 @@ def pair(size: int | Sequence[int]) -> Size:
 class Teacher(nn.Layer):
     """A frozen network whose patch features the tokenizer learns to reconstruct; subclasses write `features`.
 
-    image_size, patch_size: pixels of the pictures and of the tokenizer's patches; together they fix `grid`.
-    width: channels of a feature.  input_size: pixels the network wants, None for the pictures' own size.
-    mean, std: normalisation of each colour, None to leave pictures in [0, 1].
+    image_size, patch_size: pixels of the images and of the tokenizer's patches; together they fix `grid`.
+    width: channels of a feature.  input_size: pixels the network wants, None for the images' own size.
+    mean, std: normalisation of each colour, None to leave images in [0, 1].
     """
 
     mean: tuple[float, float, float] | None = None
@@ -50,15 +50,15 @@ class Teacher(nn.Layer):
         self.input_size = self.image_size if input_size is None else pair(input_size)
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Features (B, N, width), float32, row by row, without gradient, of pictures (B, 3, H, W) in [0, 1].
+        """Features (B, N, width), float32, row by row, without gradient, of images (B, 3, H, W) in [0, 1].
 
         Resizes (bicubic) and normalises for itself; values outside [0, 1] are clamped, as the official code does.
-        Raises ShapeError where the pictures have not three colours.  Source: official modeling_vqkd.py,
+        Raises ShapeError where the images have not three colours.  Source: official modeling_vqkd.py,
         get_regress_target.
         """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ShapeError(
-                f"{type(self).__name__}: pictures have shape {list(images.shape)}, expected (batch, 3, height, width) "
+                f"{type(self).__name__}: images have shape {list(images.shape)}, expected (batch, 3, height, width) "
                 "in [0, 1]. Convert them to RGB first."
             )
         with paddle.no_grad():
@@ -68,11 +68,11 @@ class Teacher(nn.Layer):
             return self.features(self.normalise(images.clip(0.0, 1.0))).astype("float32")
 
     def features(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Features (B, N, width) of normalised pictures of `input_size`."""
+        """Features (B, N, width) of normalised images of `input_size`."""
         raise NotImplementedError(f"{type(self).__name__} has no `features`: a teacher must define it.")
 
     def normalise(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Pictures in [0, 1] as the network wants them.  Source: official modeling_vqkd.py, ScalingLayer*."""
+        """Images in [0, 1] as the network wants them.  Source: official modeling_vqkd.py, ScalingLayer*."""
         if self.mean is None or self.std is None:
             return images
         shift = paddle.to_tensor(self.mean, dtype="float32").reshape([1, 3, 1, 1])
@@ -91,17 +91,17 @@ class Teacher(nn.Layer):
 
 
 def grid_of(who: str, image_size: Size, patch_size: Size) -> Size:
-    """(rows, columns) of patches; ShapeError where the picture is no whole number of them."""
+    """(rows, columns) of patches; ShapeError where the image is no whole number of them."""
     if any(i < p or i % p for i, p in zip(image_size, patch_size)):
         raise ShapeError(
-            f"{who}: pictures of {image_size[0]} x {image_size[1]} are no whole number of patches of "
+            f"{who}: images of {image_size[0]} x {image_size[1]} are no whole number of patches of "
             f"{patch_size[0]} x {patch_size[1]}. Choose an image size that is a multiple of the patch size."
         )
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
 def unprocess(images: paddle.Tensor) -> paddle.Tensor:
-    """Pictures in [0, 1] of the tokenizer's input in [-1, 1], clamped, in the official order of operations.
+    """Images in [0, 1] of the tokenizer's input in [-1, 1], clamped, in the official order of operations.
 
     Source: official modeling_vqkd.py, ScalingLayerForClip.forward, first line.
     """
@@ -125,7 +125,7 @@ def square_side(who: str, table: Any) -> int:
     side = round(max(count, 0) ** 0.5)
     if side < 1 or side * side != count:
         raise WeightsError(
-            f"{who}: the position table has {count} patches, which is no square. Expected a ViT of square pictures."
+            f"{who}: the position table has {count} patches, which is no square. Expected a ViT of square images."
         )
     return side
 

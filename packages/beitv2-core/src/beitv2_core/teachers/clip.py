@@ -82,7 +82,7 @@ class _Transformer(nn.Layer):
 class CLIPVisual(nn.Layer):
     """CLIP's image encoder; parameter names are OpenAI's, without their prefix `visual.`.
 
-    image_size: side of the pictures it was trained on; other sizes resize its position table.
+    image_size: side of the images it was trained on; other sizes resize its position table.
     Source: official vqkd_teacher/clip/model.py, VisionTransformer.
     """
 
@@ -101,10 +101,10 @@ class CLIPVisual(nn.Layer):
         self.proj = self.create_parameter([width, out_width])
 
     def tokens(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Tokens (B, T, D) after `ln_post`, class token first, of normalised pictures (B, 3, H, W).
+        """Tokens (B, T, D) after `ln_post`, class token first, of normalised images (B, 3, H, W).
 
-        A picture with as many patches as the position table keeps the table whatever its shape, as the official code
-        does; any other count resizes it.  Raises ShapeError where the picture is no whole number of patches.
+        An image with as many patches as the position table keeps the table whatever its shape, as the official code
+        does; any other count resizes it.  Raises ShapeError where the image is no whole number of patches.
         """
         patch = (self.patch_size, self.patch_size)
         grid = grid_of("CLIPVisual", (images.shape[2], images.shape[3]), patch)
@@ -127,7 +127,7 @@ class CLIPVisual(nn.Layer):
 class CLIPTeacher(Teacher):
     """Patch features of a CLIP vision transformer: the target of two of the three published tokenizers.
 
-    `visual` (CLIPVisual) is frozen; pictures are resized to give the tokenizer's grid (224 pixels for 14 x 14).
+    `visual` (CLIPVisual) is frozen; images are resized to give the tokenizer's grid (224 pixels for 14 x 14).
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForClip.
     """
 

@@ -71,7 +71,7 @@ class _Block(nn.Layer):
 class DINOVisionTransformer(nn.Layer):
     """DINO's image encoder; parameter names are those of the released backbone files.
 
-    image_size: side of the pictures it was trained on; other sizes resize its position table.
+    image_size: side of the images it was trained on; other sizes resize its position table.
     Source: official vqkd_teacher/dino.py, VisionTransformer.
     """
 
@@ -88,10 +88,10 @@ class DINOVisionTransformer(nn.Layer):
         self.norm = nn.LayerNorm(width, epsilon=EPSILON)
 
     def tokens(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Normalised tokens (B, T, D), class token first, of normalised pictures (B, 3, H, W).
+        """Normalised tokens (B, T, D), class token first, of normalised images (B, 3, H, W).
 
-        A picture keeps the position table only where it is square and has as many patches; otherwise it is resized.
-        Raises ShapeError where the picture is no whole number of patches.
+        An image keeps the position table only where it is square and has as many patches; otherwise it is resized.
+        Raises ShapeError where the image is no whole number of patches.
         """
         x_BTD = self._embed(images)
         for block in self.blocks:
@@ -123,7 +123,7 @@ class DINOVisionTransformer(nn.Layer):
 class DINOTeacher(Teacher):
     """Patch features of a DINO vision transformer: the target of the third published tokenizer.
 
-    `vit` (DINOVisionTransformer) is frozen; pictures are resized to the pixels that give the tokenizer's grid.
+    `vit` (DINOVisionTransformer) is frozen; images are resized to the pixels that give the tokenizer's grid.
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForIM.
     """
 

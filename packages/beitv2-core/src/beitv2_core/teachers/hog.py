@@ -23,7 +23,7 @@ class HOGTeacher(Teacher):
     `num_orientations` unsigned directions; each pixel votes for those near its gradient.  The histogram is divided by
     sqrt(energy + floor ** 2), and `constant` is appended: a patch without contrast then has a target of its own instead
     of the direction of its noise, whatever the cosine loss makes of its length.  `colour`: weight of the mean colour of
-    the patch's own cells relative to the picture's mean, 0 for none; small, or the codes describe nothing but colour.
+    the patch's own cells relative to the image's mean, 0 for none; small, or the codes describe nothing but colour.
     image_size, patch_size: pixels, the patch even.  Raises ConfigError for an odd patch or impossible settings.
     Source: Dalal and Triggs 2005; as a target, MaskFeat (arXiv 2112.09133).  Departs: the constant and the colours.
     """
@@ -72,7 +72,7 @@ class HOGTeacher(Teacher):
         return F.relu(F.conv2d(paddle.concat([doubled, length], axis=1), self.directions))
 
     def _windows(self, cells: paddle.Tensor, context: bool) -> paddle.Tensor:
-        """Cells (B, O, 2 gh, 2 gw) gathered per patch (B, N, O * cells of its window); outside the picture: zeros."""
+        """Cells (B, O, 2 gh, 2 gw) gathered per patch (B, N, O * cells of its window); outside the image: zeros."""
         kernel, padding = (4, 1) if context else (2, 0)
         return F.unfold(cells, kernel, strides=2, paddings=padding).transpose([0, 2, 1])
 

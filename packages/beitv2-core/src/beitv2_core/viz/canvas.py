@@ -62,8 +62,8 @@ class Canvas:
             self._style.__exit__(kind, *exc)
 
 
-def as_pictures(images: np.ndarray, where: str) -> np.ndarray:
-    """Pictures as uint8 (B, H, W, 3): taken as they are, or from float (B, 3, H, W) in [0, 1]."""
+def as_images(images: np.ndarray, where: str) -> np.ndarray:
+    """Images as uint8 (B, H, W, 3): taken as they are, or from float (B, 3, H, W) in [0, 1]."""
     images = np.asarray(images)
     if images.ndim == 4 and images.size:
         if images.shape[-1] == 3 and images.dtype == np.uint8:
@@ -71,19 +71,19 @@ def as_pictures(images: np.ndarray, where: str) -> np.ndarray:
         if images.shape[1] == 3 and np.issubdtype(images.dtype, np.floating):
             return np.clip(np.rint(images.transpose(0, 2, 3, 1) * 255), 0, 255).astype(np.uint8)
     raise ShapeError(
-        f"{where}: pictures have shape {images.shape} of {images.dtype}; expected uint8 (B, H, W, 3) or float "
+        f"{where}: images have shape {images.shape} of {images.dtype}; expected uint8 (B, H, W, 3) or float "
         "(B, 3, H, W) in [0, 1], at least one."
     )
 
 
 def cell_width(shape: tuple[int, ...], height: float) -> float:
-    """Inches that a picture of (B, H, W, 3) `shape` takes at `height` inches, within reason for very wide ones."""
+    """Inches that an image of (B, H, W, 3) `shape` takes at `height` inches, within reason for very wide ones."""
     return float(np.clip(height * shape[2] / shape[1], 0.5 * height, 3 * height))
 
 
-def show(axes: Any, picture: np.ndarray, title: str | None = None, **options: Any) -> Any:
-    """A picture without ticks, pixels kept sharp; returns the image artist."""
-    drawn = axes.imshow(picture, **{"interpolation": "nearest", **options})
+def show(axes: Any, image: np.ndarray, title: str | None = None, **options: Any) -> Any:
+    """An image without ticks, pixels kept sharp; returns the image artist."""
+    drawn = axes.imshow(image, **{"interpolation": "nearest", **options})
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -94,5 +94,5 @@ def show(axes: Any, picture: np.ndarray, title: str | None = None, **options: An
 
 
 def name_row(axes: Any, name: str) -> None:
-    """A label left of a row of pictures."""
+    """A label left of a row of images."""
     axes.set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", labelpad=6)

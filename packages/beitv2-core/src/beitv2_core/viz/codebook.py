@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a codebook: how often codes are used, what they stand for, where they fall."""
+"""Images of a codebook: how often codes are used, what they stand for, where they fall."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.viz.canvas import ACCENT, HEAT, MUTED, SECOND, Canvas, as_pictures, cell_width, name_row, show
+from beitv2_core.viz.canvas import ACCENT, HEAT, MUTED, SECOND, Canvas, as_images, cell_width, name_row, show
 
 #: pixels of a patch in the gallery, at least
 _GALLERY_PIXELS = 64
@@ -83,7 +83,7 @@ def position_histogram(histogram_NK: np.ndarray, grid: tuple[int, int], path: st
         # Where all positions are rich a scale from 0 would be one dark colour: start a little under the least.
         low = low - 0.3 * (high - low) if low > 0.5 * high and high - low > 0.01 * high else 0
         drawn = show(axes, bits, cmap=HEAT, vmin=low, vmax=high)
-        axes.set_title(f"Codes at each position of the picture\nmean {bits.mean():.1f} bits, at most "
+        axes.set_title(f"Codes at each position of the image\nmean {bits.mean():.1f} bits, at most "
                        f"{most:.3g} for {histogram_NK.shape[1]:,} codes")
         bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="entropy of the codes (bits)")
         bar.outline.set(visible=False)  # type: ignore[operator,unused-ignore]  # matplotlib 3.10 types it as a spine
@@ -100,13 +100,13 @@ def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarra
     """
     counts = _counts(counts, "code_gallery")
     if not patches_by_code:
-        raise ShapeError("code_gallery: no code has a patch. Tokenize some pictures first.")
+        raise ShapeError("code_gallery: no code has a patch. Tokenize some images first.")
     outside = [code for code in patches_by_code if not 0 <= code < len(counts)]
     if outside:
         raise ShapeError(f"code_gallery: code {outside[0]} has patches, counts know codes 0 .. {len(counts) - 1}. "
                          "Give counts and patches of the same codebook.")
     shapes = {(np.shape(patch), np.asarray(patch).dtype.name) for row in patches_by_code.values() for patch in row}
-    if len(shapes) != 1 or next(iter(shapes))[1] != "uint8" or not _is_picture(next(iter(shapes))[0]):
+    if len(shapes) != 1 or next(iter(shapes))[1] != "uint8" or not _is_image(next(iter(shapes))[0]):
         raise ShapeError(f"code_gallery: patches are {sorted(shapes)}; expected uint8 (h, w, 3), all of one size.")
     height, width = next(iter(shapes))[0][:2]
     codes = sorted(patches_by_code, key=lambda code: (-counts[code], code))
@@ -128,15 +128,15 @@ def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarra
 
 
 def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_codes: int | None = None) -> None:
-    """Each picture above its codes; a code has the same colour in every figure, and its number where there is room.
+    """Each image above its codes; a code has the same colour in every figure, and its number where there is room.
 
     images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; codes: integers (B, rows, columns) below `num_codes`.
     """
-    pictures = as_pictures(images, "code_map")
+    pixels = as_images(images, "code_map")
     codes = np.asarray(codes)
-    if codes.ndim != 3 or len(codes) != len(pictures) or not codes.size or not np.issubdtype(codes.dtype, np.integer):
+    if codes.ndim != 3 or len(codes) != len(pixels) or not codes.size or not np.issubdtype(codes.dtype, np.integer):
         raise ShapeError(f"code_map: codes have shape {codes.shape} of {codes.dtype}; expected integers "
-                         f"({len(pictures)}, rows, columns).")
+                         f"({len(pixels)}, rows, columns).")
     if codes.min() < 0 or (num_codes is not None and codes.max() >= num_codes):
         expected = "0 or more" if num_codes is None else f"0 .. {num_codes - 1}"
         raise ShapeError(f"code_map: codes run from {codes.min()} to {codes.max()}; expected {expected}. "
@@ -146,21 +146,21 @@ def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_cod
     side = 1.5
     distinct = len(np.unique(codes))
     of = "" if num_codes is None else f" of {num_codes:,}"
-    with Canvas(path, cell_width(pictures.shape, side) * len(pictures) + 0.7, 2 * side + 0.5,
-                title=f"Pictures and their codes: {distinct:,}{of} codes in {len(pictures)} pictures") as figure:
-        grid = figure.subplots(2, len(pictures), squeeze=False)
-        for i, picture in enumerate(pictures):
-            show(grid[0, i], picture)
-            # Stretched to the picture's shape: patches need not be square.
+    with Canvas(path, cell_width(pixels.shape, side) * len(pixels) + 0.7, 2 * side + 0.5,
+                title=f"Images and their codes: {distinct:,}{of} codes in {len(pixels)} images") as figure:
+        grid = figure.subplots(2, len(pixels), squeeze=False)
+        for i, image in enumerate(pixels):
+            show(grid[0, i], image)
+            # Stretched to the image's shape: patches need not be square.
             show(grid[1, i], colours[i], aspect="auto")
-            grid[1, i].set_box_aspect(picture.shape[0] / picture.shape[1])
+            grid[1, i].set_box_aspect(image.shape[0] / image.shape[1])
             if max(rows, columns) <= 8:
                 for (row, column), code in np.ndenumerate(codes[i]):
                     dark = colours[i, row, column] @ (0.3, 0.59, 0.11) < 0.55
                     grid[1, i].text(column, row, str(code), ha="center", va="center",
                                     color="white" if dark else "black",
                                     fontsize=7 if max(rows, columns) <= 4 and codes.max() < 1000 else 5)
-        name_row(grid[0, 0], "picture")
+        name_row(grid[0, 0], "image")
         name_row(grid[1, 0], "codes")
 
 
@@ -194,7 +194,7 @@ def _contact_sheet(rows: list[list[Any]], size: tuple[int, int], patch_size: tup
     return sheet, pitch_y
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[2] == 3 and min(shape) > 0
 
 

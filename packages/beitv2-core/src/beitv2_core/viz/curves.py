@@ -26,7 +26,7 @@ _FAMILIES: tuple[tuple[str, str, tuple[str, ...], float], ...] = (
     ("Gradient norm", "", ("norm",), 1),
     ("Learning rate", "", ("lr",), 1),
     ("Weight decay", "", ("decay",), 1),
-    ("Speed", "pictures per second", ("second",), 1),
+    ("Speed", "images per second", ("second",), 1),
 )
 #: panels that say nothing while their value does not change
 _ONLY_IF_IT_CHANGES = ("Weight decay", "Codes replaced")

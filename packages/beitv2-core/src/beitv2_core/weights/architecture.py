@@ -168,7 +168,7 @@ def _grid(source: _Source, prefix: str, grid: tuple[int, int] | None, table: str
         if rows not in (None, table_rows(grid)) or patches not in (None, grid[0] * grid[1]):
             raise CheckpointError(
                 f"{prefix or 'the trunk'}: position terms have {rows or patches} rows, which a grid of {grid[0]} x "
-                f"{grid[1]} patches does not give. Give the picture size the weights were made for."
+                f"{grid[1]} patches does not give. Give the image size the weights were made for."
             )
         return grid
     if rows is not None:
@@ -177,11 +177,11 @@ def _grid(source: _Source, prefix: str, grid: tuple[int, int] | None, table: str
         side = math.isqrt(patches)
         found = (side, side) if side * side == patches else None
     else:
-        found = (14, 14)  # without position terms any picture will do; the published size
+        found = (14, 14)  # without position terms any image will do; the published size
     if found is None:
         raise CheckpointError(
             f"{table or prefix + 'pos_embed'}: {rows or patches} rows are not of a square grid of patches, and nothing "
-            "in the file says of which. Convert it with the picture size it was made for (--source-size HEIGHT,WIDTH)."
+            "in the file says of which. Convert it with the image size it was made for (--source-size HEIGHT,WIDTH)."
         )
     return found
 

@@ -17,14 +17,14 @@ from beitv2_core.weights.shapes import grid_of, shapes_of
 Arrays = Mapping[str, np.ndarray]
 Keymap = tuple[Callable[[Arrays], dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]
 
-_PICTURE_FORMATS = ("ours", "official", "huggingface", "timm", "paddleclas")
+_IMAGE_FORMATS = ("ours", "official", "huggingface", "timm", "paddleclas")
 #: the formats each kind exists in; `official` means OpenAI's names for clip, DINO's for dino, mmsegmentation's around
 #: the official backbone for segmentation
 FORMATS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("ours", "official"),
     "pretraining": ("ours", "official", "huggingface"),
-    "classifier": _PICTURE_FORMATS,
-    "backbone": _PICTURE_FORMATS,
+    "classifier": _IMAGE_FORMATS,
+    "backbone": _IMAGE_FORMATS,
     "segmentation": ("ours", "official"),
     "clip": ("ours", "official"),
     "dino": ("ours", "official"),
@@ -81,7 +81,7 @@ def refusal(target: str, kind: str, architecture: Mapping[str, Any]) -> str | No
     square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]
     if target == "huggingface":
         if not square:
-            return "transformers' BEiT reads pictures and patches that are square only"
+            return "transformers' BEiT reads images and patches that are square only"
         if not a["qkv_bias"] or a["attn_head_dim"]:
             return "transformers' attention has biases, and heads of width / num_heads"
     if target in ("timm", "paddleclas") and a["norm_eps"] != NORM_EPS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Position terms of a checkpoint made for another picture size, and a shared bias given to every block."""
+"""Position terms of a checkpoint made for another image size, and a shared bias given to every block."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class TrainSamples:
     cannot be decoded is replaced by the next one; more than `max_corrupt` of them raise DataError, with the list in
     `report`.  repeats: times each sample comes in an epoch.
     ignored: label of pixels without a class.
-    Raises DataError for a label outside the classes and for a picture and label of different size.
+    Raises DataError for a label outside the classes and for an image and label of different size.
     """
 
     def __init__(self, dataset: Any, *, num_classes: int, ignored: int = 255, max_corrupt: float = 0.0,
@@ -116,13 +116,13 @@ class TrainSamples:
             broken = undecodable(self.dataset, at)
             if broken is None:
                 raise DataError(f"{path_of(self.dataset, at)}: its files can be decoded, but the transforms fail "
-                                f"({type(error).__name__}: {error}). Check picture, label and transforms.") from error
+                                f"({type(error).__name__}: {error}). Check image, label and transforms.") from error
             self.corrupt.add(*broken)
             return None
 
 
 def path_of(dataset: Any, index: int) -> str:
-    """The picture's file, or the data set's name and the sample's number."""
+    """The image's file, or the data set's name and the sample's number."""
     files = getattr(dataset, "file_list", None)
     return str(files[index][0]) if files is not None else f"{type(dataset).__name__}/{index:06d}"
 
@@ -182,7 +182,7 @@ def check_files(dataset: Any, where: str) -> None:
     if files is None:
         return
     files.sort(key=lambda pair: str(pair[0]))
-    for what, missing in (("picture", [pair[0] for pair in files if not os.path.isfile(pair[0])]),
+    for what, missing in (("image", [pair[0] for pair in files if not os.path.isfile(pair[0])]),
                           ("label", [pair[1] for pair in files if pair[1] is None or not os.path.isfile(pair[1])])):
         if missing:
             raise DataError(f"{where}: {len(missing)} of {len(files)} samples have no {what} file; the first: "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded pictures with a class for every pixel, as a PaddleSeg data set."""
+"""The embedded images with a class for every pixel, as a PaddleSeg data set."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Data = dict[str, Any]
 class BEiTv2DigitScenes:
     """Digits over photographs, drawn on the fly: background and ten digits.  Needs no files.
 
-    mode: "train" or "val", with disjoint digits and photographs; size: pictures; image_size: pixels, square; digits:
-    fewest and most in a picture; digit_scale: their height as a share of the picture.  Items are PaddleSeg's:
-    {"img": float32 (3, H, W), "label": uint8 (H, W), in "val" (1, H, W) at the picture's own size, "trans_info"}.
+    mode: "train" or "val", with disjoint digits and photographs; size: images; image_size: pixels, square; digits:
+    fewest and most in an image; digit_scale: their height as a share of the image.  Items are PaddleSeg's:
+    {"img": float32 (3, H, W), "label": uint8 (H, W), in "val" (1, H, W) at the image's own size, "trans_info"}.
     """
 
     NUM_CLASSES, IGNORE_INDEX, IMG_CHANNELS = 11, 255, 3

@@ -99,7 +99,7 @@ class FileSamples:
                       "Turn the label maps likewise, or take the orientation out of the EXIF data."
                       if label.shape == decode(str(image), max_pixels=self.max_pixels).size[::-1] else "")
             raise DataError(f"{label_path}: the label map has {label.shape[1]} x {label.shape[0]} pixels, the image "
-                            f"{image} {pixels.shape[1]} x {pixels.shape[0]}. Picture and label must have the same "
+                            f"{image} {pixels.shape[1]} x {pixels.shape[0]}. Image and label must have the same "
                             f"size.{turned}")
         data: Data = {"img": for_transforms(pixels, self.transforms), "path": image, "trans_info": [], "gt_fields": []}
         if self.mode == "train":
@@ -110,8 +110,8 @@ class FileSamples:
 class ListedSamples(FileSamples):
     """PaddleSeg's `type: Dataset` with its arguments: samples of a list with an image and a label file a line.
 
-    The list may be written in any of the ways people write them (`beitv2_core.data.sources.lists`); train_path, val_path,
-    test_path: the list of each mode; separator: between the two names, where the line does not tell.
+    The list may be written in any of the ways people write them (`beitv2_core.data.sources.lists`); train_path,
+    val_path, test_path: the list of each mode; separator: between the two names, where the line does not tell.
     """
 
     def __init__(self, mode: str, dataset_root: str, transforms: Sequence[Any], num_classes: int, img_channels: int = 3,

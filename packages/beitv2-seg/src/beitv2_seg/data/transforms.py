@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe's pipeline on PaddleSeg's dicts {"img": (H, W, 3) RGB, "label": (H, W), "gt_fields": [names]}.
 
-Pictures are handled as uint8 until they are normalised: OpenCV rounds there, and the official pipeline with it.
+Images are handled as uint8 until they are normalised: OpenCV rounds there, and the official pipeline with it.
 Every draw comes from numpy's global generator in the official order.
 Source: mmsegmentation 0.11, datasets/pipelines/transforms.py; mmcv 1.3, image/geometric.py.
 """
@@ -30,12 +30,12 @@ def scaled_size(height: int, width: int, scale: Sequence[int]) -> tuple[int, int
 
 
 def _fields(data: Data) -> list[str]:
-    """Names of the label maps that move with the picture; their sizes are checked once, where they come in."""
+    """Names of the label maps that move with the image; their sizes are checked once, where they come in."""
     names = list(data.get("gt_fields", []))
     for name in names:
         if data[name].shape[:2] != data["img"].shape[:2]:
-            raise DataError(f"the picture is {data['img'].shape[:2]} pixels, its {name} {data[name].shape[:2]} "
-                            f"({data.get('path', 'no file name')}). Picture and label must have the same size.")
+            raise DataError(f"the image is {data['img'].shape[:2]} pixels, its {name} {data[name].shape[:2]} "
+                            f"({data.get('path', 'no file name')}). Image and label must have the same size.")
     return names
 
 
@@ -88,7 +88,7 @@ class BEiTv2Resize:
 class BEiTv2RandomCrop:
     """Crop (height, width); up to 10 new tries while one class has `cat_max_ratio` or more of the labelled pixels.
 
-    A smaller picture stays as it is.  The last box is kept even if it fails.  Source: RandomCrop.
+    A smaller image stays as it is.  The last box is kept even if it fails.  Source: RandomCrop.
     """
 
     def __init__(self, crop_size: Sequence[int] = (512, 512), cat_max_ratio: float = 0.75, ignore_index: int = 255):
@@ -163,7 +163,7 @@ class BEiTv2PhotoMetricDistortion:
         return data
 
     def distort(self, image: np.ndarray) -> np.ndarray:
-        """A distorted copy of an RGB uint8 picture (H, W, 3)."""
+        """A distorted copy of an RGB uint8 image (H, W, 3)."""
         if np.random.randint(2):
             image = scale_levels(image, beta=np.random.uniform(-self.brightness, self.brightness))
         contrast_first = np.random.randint(2) == 1
@@ -196,7 +196,7 @@ def scale_levels(levels: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> n
 
 
 class BEiTv2Pad:
-    """Fill up on the right and below to (height, width): the picture with 0, labels with `ignore_index`.
+    """Fill up on the right and below to (height, width): the image with 0, labels with `ignore_index`.
 
     After normalising, 0 is the mean colour.  Source: Pad(size, pad_val=0, seg_pad_val=255).
     """

@@ -28,7 +28,7 @@ class BEiTv2(BEiTBackbone):
     pretraining or fine-tuning run, a .pdckpt or a file of published weights, strictly loaded: a shared bias is copied
     into each block and tables are resized from `pretrained_image_size` pixels.  pretrained_ema: its averaged
     weights (True), the others (False), or the trained ones where there are both.  Other keywords: `BEiTBackbone`'s.
-    Pictures must have the size the bias tables were made for (`image_size`, height and width).
+    Images must have the size the bias tables were made for (`image_size`, height and width).
     Source: official semantic_segmentation/backbone/beit.py.  Maps are raw block outputs, without a final norm.
     """
 

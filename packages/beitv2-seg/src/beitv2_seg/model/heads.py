@@ -67,7 +67,7 @@ class AdaptiveAveragePool(nn.Layer):
 
     A product in training too, so that what is trained and measured is what is exported: ONNX knows no adaptive pooling,
     and paddle2onnx writes AveragePool of one kernel size, which is another map where H or W is no multiple of `bins`
-    (16 to 6: the logits of a 512 px picture differed by 0.13).  The mean over a box is linear in its pixels, so both
+    (16 to 6: the logits of a 512 px image differed by 0.13).  The mean over a box is linear in its pixels, so both
     forms, and their gradients, differ by rounding only (parity: upernet_heads).
     """
 

@@ -18,7 +18,7 @@ class BatchNorm2D(nn.BatchNorm2D):
     In training, mean and variance are those of the batches of all processes, which must have the same shape
     (torch.nn.SyncBatchNorm).
 
-    Departs: a single value per channel (one picture, one pooled cell) is normalised to the bias; PyTorch raises.
+    Departs: a single value per channel (one image, one pooled cell) is normalised to the bias; PyTorch raises.
     """
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -32,7 +32,7 @@ class BatchNorm2D(nn.BatchNorm2D):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """The same over the pictures of all processes."""
+    """The same over the images of all processes."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Normalise; in training also update the running statistics."""

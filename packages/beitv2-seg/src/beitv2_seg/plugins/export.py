@@ -24,7 +24,7 @@ def exportable_run(run: str, features: bool) -> Exportable:
 
 
 def exportable_of(found: Segmentor) -> Exportable:
-    """A loaded segmentor with the transforms and the test settings its pictures are read by."""
+    """A loaded segmentor with the transforms and the test settings its images are read by."""
     size = pair(found.config.model.backbone.options().get("image_size", 512))
     reading = {"transforms": found.config.val_dataset.options().get("transforms", []),
                "test_config": found.config.test_config.model_dump(mode="json")}
@@ -36,7 +36,8 @@ def exportable_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], c
     """A segmenter as `beitv2 export` wants it: one window in, its logits out.
 
     image_size: (height, width) of a window in pixels, the one the position tables were made for.  classes: names by
-    number.  reading: `transforms` and `test_config` of the YAML; pictures of any size are read by `beitv2_seg.reading.reader`.
+    number.  reading: `transforms` and `test_config` of the YAML; images of any size are read by
+    `beitv2_seg.reading.reader`.
     """
     model.eval()
     return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,

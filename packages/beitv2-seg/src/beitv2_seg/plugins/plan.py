@@ -25,7 +25,7 @@ STATES = {"BEiTv2AdamW": 2}
 Trunk = dict[str, Any]
 
 
-def planned_segmentation(config: SegmentConfig, *, pictures: Optional[int], devices: int) -> PlannedRun:
+def planned_segmentation(config: SegmentConfig, *, images: Optional[int], devices: int) -> PlannedRun:
     """A run of `BEiTv2UPerNet` on a `BEiTv2` backbone; ConfigError names a component whose cost is not known."""
     source = config.model.backbone.options().get("pretrained")
     if source is not None and Path(source).exists():  # a run that is still to come decides nothing yet
@@ -35,9 +35,9 @@ def planned_segmentation(config: SegmentConfig, *, pictures: Optional[int], devi
     trunk = trunk_of(config)
     accumulate = plan_accumulation(config, devices)
     total_batch = config.batch_size * devices * accumulate
-    if pictures is None:
-        pictures = config.train_dataset.options().get("size")  # of drawn pictures; a folder's are not needed
-    repeated = None if pictures is None else pictures * config.run.repeats
+    if images is None:
+        images = config.train_dataset.options().get("size")  # of drawn images; a folder's are not needed
+    repeated = None if images is None else images * config.run.repeats
     schedule = Schedule(config.batch_size, devices, accumulate, total_batch, config.iters, repeated,
                         None if repeated is None else max(1, repeated // total_batch))
 
@@ -151,7 +151,7 @@ def _auxiliary_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) ->
 
 
 def _classifier(bricks: Bricks, level: float, pixels: float, channels: int, classes: int, dropout: float) -> Cost:
-    """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the picture's own size."""
+    """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the image's own size."""
     cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes),
                  Cost(kept=8.0 * pixels))  # labels
     # Without dropout the convolution reads the very map the ReLU before it kept.

@@ -8,20 +8,20 @@ from PIL import Image
 
 from beitv2_core.serve.results import SegmentationResult, segmentation_result
 from beitv2_core.serve.views import View
-from beitv2_seg.assembly import load_segmentor, picture_transforms
-from beitv2_seg.reading.predict import class_colours, predict_picture
+from beitv2_seg.assembly import image_transforms, load_segmentor
+from beitv2_seg.reading.predict import class_colours, predict_image
 
 
 def segmentor_view(run: str) -> View:
-    """The classes of a picture's pixels, read as the run's test_config says (entry point `beitv2.views`).
+    """The classes of an image's pixels, read as the run's test_config says (entry point `beitv2.views`).
 
     Raises CheckpointError for a run of another kind.
     """
     model, config, names = load_segmentor(run)
-    transforms, colours = picture_transforms(config), class_colours(len(names))
+    transforms, colours = image_transforms(config), class_colours(len(names))
 
-    def show(picture: Image.Image) -> SegmentationResult:
-        labels = predict_picture(model, np.asarray(picture), transforms, config.test_config)
-        return segmentation_result(picture, labels, names, colours=colours)
+    def show(image: Image.Image) -> SegmentationResult:
+        labels = predict_image(model, np.asarray(image), transforms, config.test_config)
+        return segmentation_result(image, labels, names, colours=colours)
 
     return View("segmentation", "Segmentation", f"A class out of {len(names)} for every pixel.", show, upright=True)

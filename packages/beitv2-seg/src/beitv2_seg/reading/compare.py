@@ -146,7 +146,7 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
 
 
 def _levels(image: Any) -> np.ndarray:
-    """A normalised picture (3, H, W) as uint8 (H, W, 3)."""
+    """A normalised image (3, H, W) as uint8 (H, W, 3)."""
     from beitv2_seg.data.transforms import BEiTv2Normalize
 
     normalise = BEiTv2Normalize()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenting pictures of any size with an exported segmenter: numpy only, no Paddle.
+"""Segmenting images of any size with an exported segmenter: numpy only, no Paddle.
 
 The same windows, means and resizing as `beitv2_seg.reading.inference`.
 
@@ -20,7 +20,7 @@ from beitv2_seg.reading.windows import window_corners
 
 #: of resized logits that are held at once
 STRIPE_BYTES = 32 * 2**20
-#: axes of (C, H, W) along which a picture is mirrored before it is read and its logits afterwards
+#: axes of (C, H, W) along which an image is mirrored before it is read and its logits afterwards
 Flip = tuple[int, ...]
 
 
@@ -29,13 +29,13 @@ def predict_labels(model: Exported, images: Sequence[np.ndarray], *, size: tuple
                    batch_size: int = 4) -> np.ndarray:
     """The likeliest class of every pixel, int32 `size`: mean of the probabilities over scales and flips.
 
-    images: one picture at several scales, each (3, H, W) float32 after mean and std.  stride: (height, width) from one
+    images: one image at several scales, each (3, H, W) float32 after mean and std.  stride: (height, width) from one
     window to the next, default two thirds of a window.  Works in stripes of rows where there is one scale and one flip.
     Source: mmsegmentation 0.11, EncoderDecoder.aug_test: logits are resized, softmax is averaged.
     """
     parts = [(image, flip) for image in images for flip in flips]
     if not parts:
-        raise ShapeError("predict_labels: no picture. Give at least one scale and one entry in flips.")
+        raise ShapeError("predict_labels: no image. Give at least one scale and one entry in flips.")
     if len(parts) == 1:  # the softmax changes no order
         logits = slide_logits(model, parts[0][0], flip=parts[0][1], stride=stride, batch_size=batch_size)
         found = [resized_rows(logits, size, rows).argmax(0) for rows in _row_stripes(size, len(logits))]
@@ -50,9 +50,9 @@ def predict_labels(model: Exported, images: Sequence[np.ndarray], *, size: tuple
 
 def slide_logits(model: Exported, image: np.ndarray, *, flip: Flip = (), stride: tuple[int, int] | None = None,
                  batch_size: int = 4) -> np.ndarray:
-    """Logits (C, H, W) of one picture (3, H, W): the mean over the windows that cover a pixel.
+    """Logits (C, H, W) of one image (3, H, W): the mean over the windows that cover a pixel.
 
-    A picture smaller than a window is padded with zeros (the mean colour) on the right and below.
+    An image smaller than a window is padded with zeros (the mean colour) on the right and below.
     Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.
     """
     image = np.flip(image, flip) if flip else image

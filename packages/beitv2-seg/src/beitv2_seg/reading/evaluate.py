@@ -31,12 +31,12 @@ SECONDS_BETWEEN_LINES = 20.0
 
 
 class Evaluation(NamedTuple):
-    """scores; counts: int64 (classes, classes), rows are labels; pictures: how many were measured; ignored: pixels
+    """scores; counts: int64 (classes, classes), rows are labels; images: how many were measured; ignored: pixels
     without a class."""
 
     scores: Scores
     counts: np.ndarray
-    pictures: int
+    images: int
     ignored: int = 0
 
     @property
@@ -47,19 +47,19 @@ class Evaluation(NamedTuple):
     def warnings(self, config: SegmentConfig, names: Sequence[str]) -> list[str]:
         """Classes without a labelled pixel, by name, and what to do."""
         counts = np.append(self.counts.sum(1), self.ignored)
-        return coverage_lines(counts, names, ignored=config.ignored, where=f"the evaluation ({self.pictures} images)",
+        return coverage_lines(counts, names, ignored=config.ignored, where=f"the evaluation ({self.images} images)",
                               label_map=config.label_map)
 
 
 def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ignored: int = 255,
              at_once: int = 4) -> Evaluation:
-    """Measure a segmentor on a PaddleSeg data set in "val" mode; every picture counts once on any number of processes.
+    """Measure a segmentor on a PaddleSeg data set in "val" mode; every image counts once on any number of processes.
 
     ignored: label of pixels without a class; at_once: sliding windows computed together.  Raises DataError for an empty
-    set, an undecodable file, a label outside the classes, a label of another size than its picture.
+    set, an undecodable file, a label outside the classes, a label of another size than its image.
     """
     if len(dataset) == 0:
-        raise DataError("evaluation: there is no picture. Check val_dataset.")
+        raise DataError("evaluation: there is no image. Check val_dataset.")
     matrix, passed = ConfusionMatrix(num_classes, ignored), 0
     numbers = range(distributed.rank(), len(dataset), distributed.world_size())
     training, shown = model.training, time.monotonic()
@@ -74,7 +74,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
             passed += int(label_counts(label, num_classes, ignored, label_path_of(dataset, index))[-1])
             found = labels_of(model, data, test, at_once=at_once)
             if found.shape != label.shape:
-                raise DataError(f"{path}: the picture is {found.shape} pixels, its label {label.shape}. Picture and "
+                raise DataError(f"{path}: the image is {found.shape} pixels, its label {label.shape}. Image and "
                                 "label must have the same size.")
             matrix.add(found, label)
             progress.advance(done)
@@ -105,7 +105,7 @@ def _read(dataset: Any, index: int) -> Data:
 
 
 def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:
-    """evaluation.json, per_class_iou.csv, confusion.npy and a picture of the IoUs in `folder`; returns the files."""
+    """evaluation.json, per_class_iou.csv, confusion.npy and an image of the IoUs in `folder`; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     scores = found.scores
     table, summary, counts = (folder / name for name in ("per_class_iou.csv", "evaluation.json", "confusion.npy"))
@@ -118,12 +118,12 @@ def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> l
     values = {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
     summary.write_text(json.dumps({name: None if np.isnan(value) else value for name, value in values.items()} |
                                   {"classes_measured": scores.measured, "classes": len(scores.iou),
-                                   "pictures": found.pictures, "definition": DEFINITION}, indent=1) + "\n",
+                                   "images": found.images, "definition": DEFINITION}, indent=1) + "\n",
                        encoding="utf-8")
     np.save(counts, found.counts)
-    picture = folder / "figures" / "iou.png"
-    draw_iou(picture, found, names)
-    return [summary, table, counts, picture]
+    image = folder / "figures" / "iou.png"
+    draw_iou(image, found, names)
+    return [summary, table, counts, image]
 
 
 def _cell(value: float) -> str:

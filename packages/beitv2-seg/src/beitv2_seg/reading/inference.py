@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits and probabilities of pictures of any size: sliding windows, several scales, flips.
+"""Logits and probabilities of images of any size: sliding windows, several scales, flips.
 
 Shape suffixes: C classes, H W pixels.
 """
@@ -23,10 +23,10 @@ STRIPE_BYTES = 32 * 2**20
 
 def slide_logits(model: Any, image: paddle.Tensor, *, crop: tuple[int, int], stride: tuple[int, int],
                  batch_size: int = 4) -> paddle.Tensor:
-    """Logits (1, C, H, W) of one picture (1, 3, H, W): the mean over the windows that cover a pixel.
+    """Logits (1, C, H, W) of one image (1, 3, H, W): the mean over the windows that cover a pixel.
 
     crop, stride: (height, width) in pixels.  `batch_size` windows run at once, which does not change the result.
-    A picture smaller than the crop is padded with zeros (the mean colour) on the right and below.
+    An image smaller than the crop is padded with zeros (the mean colour) on the right and below.
     Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.  Departs: mmsegmentation does not pad; its backbone
     then fails, as the position tables have one size.
     """
@@ -50,20 +50,20 @@ def slide_logits(model: Any, image: paddle.Tensor, *, crop: tuple[int, int], str
 
 
 class Windows(NamedTuple):
-    """How a picture is read: windows of `crop` (height, width) pixels every `stride` pixels, `batch_size` at once."""
+    """How an image is read: windows of `crop` (height, width) pixels every `stride` pixels, `batch_size` at once."""
 
     crop: tuple[int, int]
     stride: tuple[int, int]
     batch_size: int = 4
 
 
-#: axes of (1, C, H, W) along which a picture is mirrored before it is read and its logits afterwards
+#: axes of (1, C, H, W) along which an image is mirrored before it is read and its logits afterwards
 Flip = tuple[int, ...]
 
 
-def picture_logits(model: Any, image: paddle.Tensor, windows: Windows | None = None, *,
+def image_logits(model: Any, image: paddle.Tensor, windows: Windows | None = None, *,
                    flip: Flip = ()) -> paddle.Tensor:
-    """Logits (1, C, H, W) of one picture (1, 3, H, W), by windows or (None) in one piece, mirrored back if mirrored."""
+    """Logits (1, C, H, W) of one image (1, 3, H, W), by windows or (None) in one piece, mirrored back if mirrored."""
     if flip:
         image = image.flip(list(flip))
     logits = (model(image)[0].astype("float32") if windows is None else
@@ -73,7 +73,7 @@ def picture_logits(model: Any, image: paddle.Tensor, windows: Windows | None = N
 
 def mean_probabilities(model: Any, images: Sequence[paddle.Tensor], *, size: tuple[int, int],
                        flips: Sequence[Flip] = ((),), windows: Windows | None = None) -> paddle.Tensor:
-    """Class probabilities (1, C, *size): the mean over one picture at several scales (1, 3, H, W) and over `flips`.
+    """Class probabilities (1, C, *size): the mean over one image at several scales (1, 3, H, W) and over `flips`.
 
     Logits are resized to `size` before the softmax.
     Source: mmsegmentation 0.11, EncoderDecoder.aug_test: softmax is averaged, not logits.
@@ -89,7 +89,7 @@ def predict_labels(model: Any, images: Sequence[paddle.Tensor], *, size: tuple[i
     Works in stripes of rows: one scale needs no logits at full size, several scales one sum of probabilities.
     """
     if len(images) == len(flips) == 1:  # the softmax changes no order
-        logits = picture_logits(model, images[0], windows, flip=flips[0])
+        logits = image_logits(model, images[0], windows, flip=flips[0])
         stripes: Iterator[paddle.Tensor] = (resized_rows(logits, size, rows)
                                             for rows in _row_stripes(size, logits.shape[1]))
     else:
@@ -112,10 +112,10 @@ def _probability_stripes(model: Any, images: Sequence[paddle.Tensor], size: tupl
                          windows: Windows | None) -> list[paddle.Tensor]:
     parts = [(image, flip) for image in images for flip in flips]
     if not parts:
-        raise ShapeError("mean_probabilities: no picture. Give at least one scale and one entry in flips.")
+        raise ShapeError("mean_probabilities: no image. Give at least one scale and one entry in flips.")
     total: list[paddle.Tensor] = []
     for image, flip in parts:
-        logits = picture_logits(model, image, windows, flip=flip)
+        logits = image_logits(model, image, windows, flip=flip)
         for i, rows in enumerate(_row_stripes(size, logits.shape[1])):
             stripe = F.softmax(resized_rows(logits, size, rows), axis=1)
             if i == len(total):

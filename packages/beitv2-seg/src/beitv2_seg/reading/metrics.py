@@ -28,7 +28,7 @@ class Scores(NamedTuple):
 
 
 class ConfusionMatrix:
-    """Counts of (label, prediction) pairs over pictures; rows are labels.
+    """Counts of (label, prediction) pairs over images; rows are labels.
 
     Source: mmsegmentation 0.11, core/evaluation/metrics.py: areas, nanmean.  Departs: labels and predictions outside
     0 .. num_classes - 1 raise ShapeError (official: the value num_classes counts as the last class, others vanish).
@@ -39,7 +39,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
     def add(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        """Count one picture or a batch: integer arrays of one shape."""
+        """Count one image or a batch: integer arrays of one shape."""
         if prediction.shape != label.shape:
             raise ShapeError(f"ConfusionMatrix: the prediction has shape {prediction.shape}, the label {label.shape}. "
                              "Predict at the label's size.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps, overlays and a legend of pictures of any size."""
+"""Label maps, overlays and a legend of images of any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
-from beitv2_core.evaluation.codes import list_pictures
+from beitv2_core.evaluation.codes import list_images
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data.file_samples import for_transforms, read_image, transformed
 from beitv2_seg.reading.reader import labels_of, readings
@@ -25,7 +25,7 @@ log = logging.getLogger("beitv2_seg")
 
 
 class Written(NamedTuple):
-    """Files of one picture, and the pixels of each class in it, int64 (classes,)."""
+    """Files of one image, and the pixels of each class in it, int64 (classes,)."""
 
     path: str
     overlay: Path
@@ -53,9 +53,9 @@ def class_colours(num_classes: int, custom: Sequence[int] | None = None) -> np.n
     return colours
 
 
-def predict_picture(model: Any, pixels: np.ndarray, transforms: Sequence[Any], test: TestConfig, *,
+def predict_image(model: Any, pixels: np.ndarray, transforms: Sequence[Any], test: TestConfig, *,
                     at_once: int = 4) -> np.ndarray:
-    """Classes int32 (H, W) of one RGB picture uint8 (H, W, 3), read as `test` says."""
+    """Classes int32 (H, W) of one RGB image uint8 (H, W, 3), read as `test` says."""
     def read() -> dict[str, Any]:
         data = {"img": for_transforms(pixels, transforms), "trans_info": [], "gt_fields": []}
         return transformed(data, transforms)
@@ -66,7 +66,7 @@ def predict_picture(model: Any, pixels: np.ndarray, transforms: Sequence[Any], t
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,
                   colours: np.ndarray, at_once: int = 4, weight: float = 0.6,
                   max_pixels: int = MAX_PIXELS) -> Iterator[Written]:
-    """Predict pictures and write, as PaddleSeg names them, `added_prediction/` (the picture under the classes'
+    """Predict images and write, as PaddleSeg names them, `added_prediction/` (the image under the classes'
     colours) and `pseudo_color_prediction/` (the raw label map, a PNG whose palette holds the colours).
 
     Images whose names differ in the ending only keep both results, named with it (a.jpg.png, a.png.png).
@@ -77,7 +77,7 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
     for path, name in zip(paths, result_names(paths)):
         pixels = read_image(path, max_pixels=max_pixels)
-        labels = predict_picture(model, pixels, transforms, test, at_once=at_once)
+        labels = predict_image(model, pixels, transforms, test, at_once=at_once)
         overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
         blend = weight * pixels.astype(np.float32) + (1 - weight) * colours[labels]
         _save(Image.fromarray(np.rint(blend).astype(np.uint8)), overlay)
@@ -118,7 +118,7 @@ def named_images(names: Sequence[str], *, leave_out: Path) -> list[str]:
     found: list[str] = []
     for name in names:
         if os.path.isdir(name):
-            listed = list_pictures([name])
+            listed = list_images([name])
             kept = [path for path in listed if not _is_result(path, name, leave_out)]
             if len(kept) < len(listed):
                 log.info("%s: %d files of %s are left out: results go there", name, len(listed) - len(kept), leave_out)
@@ -126,7 +126,7 @@ def named_images(names: Sequence[str], *, leave_out: Path) -> list[str]:
                 raise DataError(f"{name}: holds no image besides the results in {leave_out}. Give another folder.")
             found += kept
         else:
-            found += list_pictures([name])
+            found += list_images([name])
     return list(dict.fromkeys(found))
 
 
@@ -153,13 +153,13 @@ def write_legend(written: Sequence[Written], names: Sequence[str], colours: np.n
 
     total = np.sum([item.pixels for item in written], axis=0)
     found = [int(i) for i in np.argsort(-total, kind="stable") if total[i]]
-    table, picture = folder / "legend.csv", folder / "legend.png"
+    table, image = folder / "legend.csv", folder / "legend.png"
     with open(table, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "name", "red", "green", "blue", "pixels", "share"])
         for i in found:
             writer.writerow([i, names[i], *colours[i].tolist(), int(total[i]), f"{total[i] / total.sum():.6f}"])
-    with Canvas(picture, 4.2, 0.7 + 0.24 * len(found), title=f"{len(found)} classes found") as figure:
+    with Canvas(image, 4.2, 0.7 + 0.24 * len(found), title=f"{len(found)} classes found") as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.set_xlim(0, 10)
@@ -168,7 +168,7 @@ def write_legend(written: Sequence[Written], names: Sequence[str], colours: np.n
             axes.add_patch(_patch(row, colours[i]))
             axes.text(1.1, row + 0.5, f"{names[i]}", va="center")
             axes.text(9.9, row + 0.5, f"{100 * total[i] / total.sum():.1f} %", va="center", ha="right")
-    return [table, picture]
+    return [table, image]
 
 
 def _patch(row: int, colour: np.ndarray) -> Any:

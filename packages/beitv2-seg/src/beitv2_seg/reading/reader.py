@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a picture of any size to a class for every pixel, by a live segmentor or an exported one.
+"""From an image of any size to a class for every pixel, by a live segmentor or an exported one.
 
 Importing this costs no Paddle, and an exported ONNX model needs none.
 """
@@ -21,16 +21,16 @@ Data = dict[str, Any]
 
 
 def readings(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -> list[Data]:
-    """The picture `read()` gives, once for every scale: by the `BEiTv2Resize` in `pipeline`, from the original.
+    """The image `read()` gives, once for every scale: by the `BEiTv2Resize` in `pipeline`, from the original.
 
     Raises ConfigError where there is none and other scales than 1 are asked for.
-    Source: mmsegmentation 0.11, MultiScaleFlipAug with img_ratios (PaddleSeg enlarges the resized picture instead).
+    Source: mmsegmentation 0.11, MultiScaleFlipAug with img_ratios (PaddleSeg enlarges the resized image instead).
     """
     steps = getattr(pipeline, "transforms", pipeline)
     resizes = [step for step in steps or () if isinstance(step, BEiTv2Resize)]
     if not resizes and tuple(scales) != (1.0,):
         raise ConfigError(f"test_config.scales: {list(scales)}, but val_dataset.transforms has no BEiTv2Resize, which "
-                          "reads a picture at several scales. Add it, or leave aug_eval out.")
+                          "reads an image at several scales. Add it, or leave aug_eval out.")
     ratios = [resize.ratio for resize in resizes]
     found = []
     try:
@@ -45,17 +45,17 @@ def readings(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -
 
 
 def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: int = 4) -> np.ndarray:
-    """Predicted classes, int32 at the picture's own size, from its `readings`, by a live or an exported segmenter.
+    """Predicted classes, int32 at the image's own size, from its `readings`, by a live or an exported segmenter.
 
     at_once: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
-    Departs: without `is_slide`, a picture of another size than the position tables is read by windows of their size,
-    two thirds apart (mmsegmentation's whole-picture mode fails there).
+    Departs: without `is_slide`, an image of another size than the position tables is read by windows of their size,
+    two thirds apart (mmsegmentation's whole-image mode fails there).
     """
     info = data[0].get("trans_info") or []
     size = tuple(int(side) for side in info[0][1]) if info else tuple(data[0]["img"].shape[-2:])
     if any(step[0] != "resize" for step in info):
         raise ConfigError(f"val_dataset.transforms: {[step[0] for step in info]} cannot be undone; only resizing can. "
-                          "Leave padding out: smaller pictures are padded by the sliding windows themselves.")
+                          "Leave padding out: smaller images are padded by the sliding windows themselves.")
     images = [np.asarray(reading["img"], dtype=np.float32) for reading in data]
     crop, stride = _height_first(test.crop_size), _height_first(test.stride)
     if isinstance(model, Exported):
@@ -85,7 +85,7 @@ def _height_first(size: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def exported_transforms(model: Exported) -> list[Any]:
-    """The transforms an exported segmenter's pictures go through, as it was exported.
+    """The transforms an exported segmenter's images go through, as it was exported.
 
     Raises ConfigError for one of PaddleSeg's own, which cannot run without it.
     """

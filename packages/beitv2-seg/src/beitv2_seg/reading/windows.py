@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the windows lie that a large picture is read by. Needs no Paddle."""
+"""Where the windows lie that a large image is read by. Needs no Paddle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from beitv2_core.errors import ShapeError
 
 
 def window_corners(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of every window, row by row; the last ones are shifted back inside the picture.
+    """(top, left) of every window, row by row; the last ones are shifted back inside the image.
 
     Raises ShapeError where the windows would leave gaps.  Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.
     """

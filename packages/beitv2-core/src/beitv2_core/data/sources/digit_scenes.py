@@ -30,7 +30,7 @@ _LIGHT = [int(255 * (1 - DIM) + level * DIM) for level in range(256)] * 3
 
 
 class Sources(NamedTuple):
-    """Digits as (10, 10) grey pictures with their labels, and the photographs' halves of one split."""
+    """Digits as (10, 10) grey images with their labels, and the photographs' halves of one split."""
 
     digits: list[Image.Image]
     labels: list[int]
@@ -48,7 +48,7 @@ def load_sources(split: str) -> Sources:
         from sklearn.datasets import load_digits, load_sample_images
     except ImportError as error:
         raise MissingDependencyError(
-            "DigitScenes draws from pictures bundled with scikit-learn, which is not installed. "
+            "DigitScenes draws from images bundled with scikit-learn, which is not installed. "
             "Type: pip install scikit-learn"
         ) from error
     data = load_digits()
@@ -71,13 +71,13 @@ def load_sources(split: str) -> Sources:
 
 
 class DigitScenes:
-    """RGB pictures of handwritten digits, in random size, place and strong colour, over (mostly blurred) photographs.
+    """RGB images of handwritten digits, in random size, place and strong colour, over (mostly blurred) photographs.
 
     split: "train" or "test", with disjoint digits and disjoint halves of the photographs. image_size: pixels, square.
-    digits: least and greatest number of digits in a picture. digit_scale: height of a digit as a share of the picture
-    (default 0.75 .. 1.0 for one digit, 0.35 .. 0.6 for several). blurred: share of pictures with a blurred background.
-    size: number of pictures; each depends on (seed, split, index) only. label: the digit with the most visible pixels;
-    mask: uint8 (H, W), read-only, 0 background, 1 .. 10 = digit + 1. cache: keep drawn pictures (up to 512 MB).
+    digits: least and greatest number of digits in an image. digit_scale: height of a digit as a share of the image
+    (default 0.75 .. 1.0 for one digit, 0.35 .. 0.6 for several). blurred: share of images with a blurred background.
+    size: number of images; each depends on (seed, split, index) only. label: the digit with the most visible pixels;
+    mask: uint8 (H, W), read-only, 0 background, 1 .. 10 = digit + 1. cache: keep drawn images (up to 512 MB).
     Raises DataError for an unknown split or impossible numbers, MissingDependencyError without scikit-learn.
     """
 
@@ -98,7 +98,7 @@ class DigitScenes:
         if size < 1 or image_size < 8 or not 1 <= digits[0] <= digits[1]:
             raise DataError(
                 f"DigitScenes: size {size}, image_size {image_size}, digits {tuple(digits)}; expected at least one "
-                "picture of at least 8 pixels and 1 <= fewest <= most digits."
+                "image of at least 8 pixels and 1 <= fewest <= most digits."
             )
         self.split = split
         self.size = size
@@ -118,15 +118,15 @@ class DigitScenes:
         return self.size
 
     def __repr__(self) -> str:
-        return f"DigitScenes({self.split}, {self.size} pictures of {self.image_size} px, seed {self.seed})"
+        return f"DigitScenes({self.split}, {self.size} images of {self.image_size} px, seed {self.seed})"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_drawn": {}}
 
     def load(self, index: int) -> Sample:
-        """Draw picture `index`."""
+        """Draw image `index`."""
         if not 0 <= index < self.size:
-            raise IndexError(f"DigitScenes: picture {index} was asked for, there are {self.size}.")
+            raise IndexError(f"DigitScenes: image {index} was asked for, there are {self.size}.")
         drawn = self._drawn.get(index)
         if drawn is None:
             drawn = self._draw(random.Random(derive_seed("digit_scenes", self.seed, self.split, index)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in a folder, or named in a list file."""
+"""Images in a folder, or named in a list file."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class PathList(Sequence[str]):
 
 
 class ImageFolder:
-    """All pictures below `root`, sorted by path, decoded to RGB on demand.
+    """All images below `root`, sorted by path, decoded to RGB on demand.
 
     root: folder, nested or flat (any image Pillow reads, by the ending; hidden names are skipped). list_file: one path
     a line (`lists.read_labelled`), relative to `root` or to the list, optionally followed by a label, instead of
     searching. with_classes: labels are the first folder below `root` (sorted by name, as torchvision numbers them), or
     those of the list file. classes: the names that labels are numbers of; folders and lists may then name fewer.
-    max_corrupt: share of files that may be undecodable; each is logged and replaced by the next decodable picture in
+    max_corrupt: share of files that may be undecodable; each is logged and replaced by the next decodable image in
     the list (so the replacement is always the same); above it, DataError, with the list written to `report`.
     reading: how files become pixels. setting, list_setting: what the user gave folder and list by, for messages.
-    Raises DataError when root or list file is missing, or holds no picture, and for labels that are no classes.
+    Raises DataError when root or list file is missing, or holds no image, and for labels that are no classes.
     Source: official `dataset_folder.py: ImageFolder`.
     Departs: the official loader retries other random files for ever and reports nothing.
     """
@@ -101,19 +101,19 @@ class ImageFolder:
         self.reading, self.setting = reading, setting
         if not self.root.is_dir():
             found = "is a file" if self.root.exists() else "does not exist"
-            raise DataError(f"{setting}: {self.root} {found}; expected a folder of pictures. Give an existing folder.")
+            raise DataError(f"{setting}: {self.root} {found}; expected a folder of images. Give an existing folder.")
         if list_file is not None:
             with_labels = with_classes or classes is not None
             paths = self._read_list(Path(list_file), with_labels, classes, max_corrupt, list_setting)
         elif with_classes or classes is not None:
             paths = self._find_with_classes(classes)
         else:
-            paths = sorted(find_pictures(self.root))
+            paths = sorted(find_images(self.root))
         if not paths:
             where = f"{list_file}" if list_file is not None else f"{self.root} and the folders below it"
             raise DataError(
-                f"{list_setting if list_file is not None else setting}: no pictures found in {where}; looked for "
-                f"{', '.join(EXTENSIONS)} (any case). Give a folder that holds pictures, or a list file."
+                f"{list_setting if list_file is not None else setting}: no images found in {where}; looked for "
+                f"{', '.join(EXTENSIONS)} (any case). Give a folder that holds images, or a list file."
             )
         self.paths = PathList(paths)
         self.corrupt = CorruptFiles(len(paths), max_corrupt, report)
@@ -123,10 +123,10 @@ class ImageFolder:
 
     def __repr__(self) -> str:
         kinds = f", {len(self.classes)} classes" if self.classes is not None else ""
-        return f"ImageFolder({self.root}, {len(self)} pictures{kinds})"
+        return f"ImageFolder({self.root}, {len(self)} images{kinds})"
 
     def fingerprint(self) -> str:
-        """SHA-256 of the names in order: which picture has which number."""
+        """SHA-256 of the names in order: which image has which number."""
         return self.paths.fingerprint()
 
     def content(self, index: int) -> bytes:
@@ -134,12 +134,12 @@ class ImageFolder:
         return (self.root / self.paths[index]).read_bytes()
 
     def load(self, index: int, shrink: Shrink | None = None) -> Sample:
-        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded.
+        """Decode image `index`; an undecodable one is replaced by the next that can be decoded.
 
         shrink: as in `decode_file`.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"ImageFolder: picture {index} was asked for, there are {len(self)}.")
+            raise IndexError(f"ImageFolder: image {index} was asked for, there are {len(self)}.")
         for step in range(min(len(self), MAX_REPLACEMENTS)):
             at = (index + step) % len(self)
             path = str(self.root / self.paths[at])
@@ -151,7 +151,7 @@ class ImageFolder:
             label = None if self.labels is None else int(self.labels[at])
             return Sample(found.image, label, path, full_size=found.full_size, reduction=found.reduction)
         raise DataError(
-            f"ImageFolder: none of {min(len(self), MAX_REPLACEMENTS)} pictures from number {index} on can be decoded "
+            f"ImageFolder: none of {min(len(self), MAX_REPLACEMENTS)} images from number {index} on can be decoded "
             f"(the first: {self.root / self.paths[index]}). Check {self.root}."
         )
 
@@ -161,16 +161,16 @@ class ImageFolder:
         if not names:
             raise DataError(
                 f"{self.setting}: {self.root} has no folders, but classes were asked for; expected one folder per "
-                "class. Sort the pictures into folders, give a list file with labels, or do without classes."
+                "class. Sort the images into folders, give a list file with labels, or do without classes."
             )
         number_of = label_words([(self.root / name, name) for name in names], classes or names, self.setting,
                                 only_names=True)
         paths: list[str] = []
         labels: list[int] = []
         for name, label in zip(names, number_of):
-            found = sorted(os.path.join(name, path) for path in find_pictures(self.root / name))
+            found = sorted(os.path.join(name, path) for path in find_images(self.root / name))
             if not found:
-                logger.warning("%s: class folder %s holds no pictures.", self.root, name)
+                logger.warning("%s: class folder %s holds no images.", self.root, name)
             paths += found
             labels += [label] * len(found)
         self.classes, self.labels = list(classes or names), np.asarray(labels, dtype=np.int64)
@@ -189,7 +189,7 @@ class ImageFolder:
 def class_folders(root: Path) -> list[str]:
     """The folders below `root` where all of its images lie in at least two of them; none else."""
     firsts = set()
-    for path in find_pictures(root):
+    for path in find_images(root):
         first, inside, _ = path.partition(os.sep)
         if not inside:
             return []
@@ -213,8 +213,8 @@ def real_paths(root: str | Path, paths: Iterable[str]) -> Iterator[str]:
         yield os.path.realpath(os.path.join(real, name)) if name in links else os.path.join(real, name)
 
 
-def find_pictures(root: Path, *, tell: bool = True) -> Iterator[str]:
-    """Yield the paths, relative to `root`, of all pictures below it; links are followed, loops are not.
+def find_images(root: Path, *, tell: bool = True) -> Iterator[str]:
+    """Yield the paths, relative to `root`, of all images below it; links are followed, loops are not.
 
     tell: files whose ending says image but which are not read here (HEIC, raw, ...) are told in one line of the log.
     """

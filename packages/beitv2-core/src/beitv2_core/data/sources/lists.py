@@ -177,9 +177,9 @@ class _Reader:
         for image, label_map in partings:
             label = self.find(label_map.strip().strip("\"'"))
             if label is not None:
-                picture = self.find(image.strip())
-                if picture is not None:
-                    return picture, label
+                found = self.find(image.strip())
+                if found is not None:
+                    return found, label
         return None
 
     def find(self, path: str) -> Optional[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 class Sample(NamedTuple):
-    """One picture: RGB image, class label (or None), where it came from, pixel classes uint8 (H, W) (or None).
+    """One image: RGB image, class label (or None), where it came from, pixel classes uint8 (H, W) (or None).
 
     full_size: (width, height) in the file, and reduction: how much smaller it was decoded, where it was (`draft`).
     """
@@ -35,14 +35,14 @@ class Dataset(Protocol):
 
 
 def spread(dataset: Any, count: int | None) -> Any:
-    """`count` pictures spread evenly over a data set (files are sorted: the first ones are alike), or all of them."""
+    """`count` images spread evenly over a data set (files are sorted: the first ones are alike), or all of them."""
     if count is None or len(dataset) <= count:
         return dataset
     return Chosen(dataset, np.linspace(0, len(dataset) - 1, count).astype(np.int64))
 
 
 class Chosen:
-    """Some pictures of a data set, by their numbers, in that order."""
+    """Some images of a data set, by their numbers, in that order."""
 
     def __init__(self, dataset: Any, numbers: Any) -> None:
         self.dataset, self.numbers = dataset, np.asarray(numbers, dtype=np.int64)
@@ -56,5 +56,5 @@ class Chosen:
         return len(self.numbers)
 
     def load(self, index: int) -> Sample:
-        """Picture `index` of the chosen ones."""
+        """Image `index` of the chosen ones."""
         return self.dataset.load(int(self.numbers[index]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tar shards from a folder of pictures: the same folder gives the same bytes."""
+"""Tar shards from a folder of images: the same folder gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .shards import CLASSES_FILE
 
 def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = "train", seed: int | None = 0,
                  overwrite: bool = False) -> Iterator[int]:
-    """Write `out/NAME-000000.tar`, ... of `per_shard` pictures each, as they are; yields the number written so far.
+    """Write `out/NAME-000000.tar`, ... of `per_shard` images each, as they are; yields the number written so far.
 
     Samples are NUMBER.EXTENSION and, with classes, NUMBER.cls (`classes.txt` lists the names); `NAME.txt` says which
-    file each was.  seed: of the order, so that every shard holds all kinds of pictures; None keeps the folder's.
+    file each was.  seed: of the order, so that every shard holds all kinds of images; None keeps the folder's.
     A shard appears only when it is complete.  Raises DataError where shards of that name exist, unless `overwrite`
     replaces them, and where a file cannot be read or written.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures in tar files (WebDataset's layout), read where they lie."""
+"""Images in tar files (WebDataset's layout), read where they lie."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MAX_OPEN = 16
 
 
 class ShardSet:
-    """All pictures of some tar files, in the order of the files and of their members, decoded to RGB on demand.
+    """All images of some tar files, in the order of the files and of their members, decoded to RGB on demand.
 
     root: a folder with .tar files, a .tar file, a pattern (`train-{000..146}.tar`, `{a,b}.tar`) or a list of these.
     with_classes: every sample needs a label (`key.cls`, or `key.json` with "label" or "cls"); the classes are the lines
     of `classes.txt` beside the first file, or the numbers up to the greatest label.  classes, max_corrupt, report,
     reading, setting: as in `ImageFolder`; an undecodable member is replaced by the next sample.  window: files among
-    which an epoch's order is mixed.  Nothing is unpacked: a picture is one read at a known place, found by an index
+    which an epoch's order is mixed.  Nothing is unpacked: an image is one read at a known place, found by an index
     that is made once (`tar_index`).  Raises DataError naming file and member.
     """
 
@@ -60,10 +60,10 @@ class ShardSet:
 
     def __repr__(self) -> str:
         kinds = f", {len(self.classes)} classes" if self.classes is not None else ""
-        return f"ShardSet({self.root}, {len(self.files)} files, {len(self)} pictures{kinds})"
+        return f"ShardSet({self.root}, {len(self.files)} files, {len(self)} images{kinds})"
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """An epoch's order, int64 (length,): files are shuffled, then the pictures of every `window` files together.
+        """An epoch's order, int64 (length,): files are shuffled, then the images of every `window` files together.
 
         A function of (seed, epoch) and the files only; reading stays within a few files at a time.
         """
@@ -76,21 +76,21 @@ class ShardSet:
         return np.concatenate(mixed)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the members' names in order: which picture has which number."""
+        """SHA-256 of the members' names in order: which image has which number."""
         return hashlib.sha256("".join(part.names.fingerprint() for part in self._parts).encode()).hexdigest()
 
     def path(self, index: int) -> str:
-        """What a picture is called in logs and lists: tar file, slash, member."""
+        """What an image is called in logs and lists: tar file, slash, member."""
         file, place = self._place(index)
         return f"{self.files[file]}/{self._parts[file].names[place]}"
 
     def load(self, index: int, shrink: Shrink | None = None) -> Sample:
-        """Decode picture `index`; an undecodable one is replaced by the next that can be decoded.
+        """Decode image `index`; an undecodable one is replaced by the next that can be decoded.
 
         shrink: as in `decode_file`.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"ShardSet: picture {index} was asked for, there are {len(self)}.")
+            raise IndexError(f"ShardSet: image {index} was asked for, there are {len(self)}.")
         for step in range(min(len(self), MAX_REPLACEMENTS)):
             at = (index + step) % len(self)
             try:
@@ -100,7 +100,7 @@ class ShardSet:
                 continue
             label = None if self.labels is None else int(self.labels[at])
             return Sample(found.image, label, self.path(at), full_size=found.full_size, reduction=found.reduction)
-        raise DataError(f"ShardSet: none of {min(len(self), MAX_REPLACEMENTS)} pictures from number {index} on can be "
+        raise DataError(f"ShardSet: none of {min(len(self), MAX_REPLACEMENTS)} images from number {index} on can be "
                         f"decoded (the first: {self.path(index)}). Check the shards.")
 
     def close(self) -> None:

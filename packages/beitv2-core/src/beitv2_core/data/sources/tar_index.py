@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the pictures of a tar file begin: found by one pass over its headers, kept in a small file for the next time.
+"""Where the images of a tar file begin: found by one pass over its headers, kept in a small file for the next time.
 
 The layout is WebDataset's: files with the same name up to the first dot of the last part are one sample; a sample is
-its picture (`key.jpg`) and, where it has one, its label (`key.cls`, a whole number, or `key.json` with "label" or
+its image (`key.jpg`) and, where it has one, its label (`key.cls`, a whole number, or `key.json` with "label" or
 "cls").
 """
 
@@ -31,7 +31,7 @@ BLOCK = 512
 
 
 class TarIndex(NamedTuple):
-    """The samples of one tar file in its order: names of the picture members, where their bytes are, labels.
+    """The samples of one tar file in its order: names of the image members, where their bytes are, labels.
 
     offsets, sizes: int64 bytes; labels: int64, -1 where there is none, -2 where it is no whole number.
     """
@@ -73,35 +73,35 @@ def scan_tar(path: Path) -> TarIndex:
     """Read all headers of a tar file once, in order.
 
     Links, sparse files and devices are skipped with a warning, hidden names without.  Raises DataError for a damaged,
-    truncated or compressed file, one without pictures, names that lead out of the folder, two pictures of one name.
+    truncated or compressed file, one without images, names that lead out of the folder, two images of one name.
     """
-    pictures: dict[str, tuple[str, int, int]] = {}
+    images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     seen: set[str] = set()
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                _take(path, tar, member, pictures, labels, seen)
+                _take(path, tar, member, images, labels, seen)
             end = tar.offset  # type: ignore[attr-defined]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
             f"{path}: not a whole, uncompressed tar file ({error}). Copy or write it again; a compressed one has to be "
-            "unpacked: pictures do not get smaller."
+            "unpacked: images do not get smaller."
         ) from error
     _check_end(path, end)
     tell_foreign(path, (name for name in seen if name.lower().endswith(FOREIGN_EXTENSIONS)))
-    if not pictures:
+    if not images:
         raise DataError(
-            f"{path}: no pictures among its {len(seen)} files; looked for {', '.join(readable_extensions())}. "
+            f"{path}: no images among its {len(seen)} files; looked for {', '.join(readable_extensions())}. "
             "Give shards in the WebDataset layout (key.jpg, key.cls), or write some with `beitv2 make-shards`."
         )
-    names, offsets, sizes = zip(*pictures.values())
-    found = [labels.get(key, NO_LABEL) for key in pictures]
+    names, offsets, sizes = zip(*images.values())
+    found = [labels.get(key, NO_LABEL) for key in images]
     return TarIndex(PathList(names), *(np.asarray(values, dtype=np.int64) for values in (offsets, sizes, found)))
 
 
-def _take(path: Path, tar: Any, member: Any, pictures: dict[str, tuple[str, int, int]], labels: dict[str, int],
+def _take(path: Path, tar: Any, member: Any, images: dict[str, tuple[str, int, int]], labels: dict[str, int],
           seen: set[str]) -> None:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
@@ -119,10 +119,10 @@ def _take(path: Path, tar: Any, member: Any, pictures: dict[str, tuple[str, int,
     stem, _, kind = name.name.partition(".")
     key, kind = str(name.with_name(stem)) if stem else str(name), kind.lower()
     if f".{kind}" in readable_extensions():
-        if key in pictures:
-            raise DataError(f"{path}: {pictures[key][0]} and {member.name} are pictures of one sample, {key}; expected "
-                            "one picture a sample. Rename one of them.")
-        pictures[key] = (member.name, member.offset_data, member.size)
+        if key in images:
+            raise DataError(f"{path}: {images[key][0]} and {member.name} are images of one sample, {key}; expected "
+                            "one image a sample. Rename one of them.")
+        images[key] = (member.name, member.offset_data, member.size)
     elif kind in ("cls", "json"):
         if kind == "cls" or labels.get(key, NO_LABEL) == NO_LABEL:  # .cls wins
             content = tar.extractfile(member).read(MAX_LABEL_BYTES)

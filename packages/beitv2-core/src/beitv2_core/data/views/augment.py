@@ -20,7 +20,7 @@ from .colour import adjust_brightness, adjust_contrast, adjust_saturation
 from .transforms import RANDOM_INTERPOLATIONS, find_interpolation
 
 LARGEST = 10.0  # magnitudes are 0 .. 10
-TRANSLATE_SHARE = 0.45  # of the picture's side, at the largest magnitude
+TRANSLATE_SHARE = 0.45  # of the image's side, at the largest magnitude
 Fill = tuple[int, int, int]
 
 
@@ -55,7 +55,7 @@ def _whole(largest: int, start: int = 0, sign: int = 1) -> Callable[..., tuple[i
 def _posterize(image: Image.Image, bits: int) -> Image.Image:
     if bits >= 8:
         return image
-    if bits <= 0:  # Pillow up to 12 gives a black picture, Pillow 13 an error; timm reaches 0 in 2 % of its draws
+    if bits <= 0:  # Pillow up to 12 gives a black image, Pillow 13 an error; timm reaches 0 in 2 % of its draws
         return Image.new(image.mode, image.size)
     return ImageOps.posterize(image, bits)
 
@@ -143,7 +143,7 @@ class RandAugment:
             find_interpolation(interpolation),)
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
-        """Augment an RGB picture."""
+        """Augment an RGB image."""
         for number in rng.numpy.choice(len(self.names), self.num_ops):
             if rng.python.random() <= 0.5:
                 image = self.apply(self.names[number], image, self._magnitude(rng), rng)
@@ -181,10 +181,10 @@ def _read_policy(policy: str) -> tuple[float, float, int, bool]:
 
 
 class RandomErasing:
-    """Boxes to fill with noise: with probability `prob`, 1 to `max_count` of 2 % to a third of the picture.
+    """Boxes to fill with noise: with probability `prob`, 1 to `max_count` of 2 % to a third of the image.
 
-    Calling it gives (n, 4) int64 rows top, left, height, width for a picture (height, width).  A box is taken only if
-    smaller than the picture in both directions; after 10 tries without one there is none.
+    Calling it gives (n, 4) int64 rows top, left, height, width for an image (height, width).  A box is taken only if
+    smaller than the image in both directions; after 10 tries without one there is none.
     Source: timm random_erasing.py, mode "pixel"; the noise is standard normal in normalised space (`erase`).
     """
 
@@ -192,7 +192,7 @@ class RandomErasing:
         self.prob, self.max_count = prob, max_count
 
     def __call__(self, height: int, width: int, rng: SampleRng) -> np.ndarray:
-        """Draw the boxes of one picture."""
+        """Draw the boxes of one image."""
         draw, boxes = rng.python, []
         if draw.random() > self.prob:
             return np.zeros((0, 4), dtype=np.int64)
@@ -209,7 +209,7 @@ class RandomErasing:
 
 
 def erase(image: np.ndarray, boxes: np.ndarray, noise: np.random.RandomState) -> None:
-    """Fill boxes of a normalised picture (3, H, W) with standard normal noise, in place."""
+    """Fill boxes of a normalised image (3, H, W) with standard normal noise, in place."""
     for top, left, height, width in boxes:
         box = image[:, top:top + height, left:left + width]
         box[:] = noise.standard_normal(box.shape)

@@ -33,7 +33,7 @@ class ClassTrainTransform:
     """Crop, flip, RandAugment (or colour jitter where there is no policy), normalise, erase.
 
     image_size: pixels; scale: area of the crop; policy: timm's RandAugment string or None; jitter: strength of the
-    colour jitter, used only without a policy, as timm does; erase_prob, erase_count: random erasing; draft: pictures
+    colour jitter, used only without a policy, as timm does; erase_prob, erase_count: random erasing; draft: images
     may be decoded smaller, `shrink(full size, rng)` says how much.
     Gives {"image": uint8 (H, W, 3), "label", "path", "boxes" (erase_count, 4), "noise": seed}; the noise is drawn once
     the batch is normalised.  Source: timm transforms_factory.py, transforms_imagenet_train, as the official

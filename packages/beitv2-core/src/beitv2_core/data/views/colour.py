@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of brightness, contrast and saturation, of a whole picture or of the part that a crop will keep."""
+"""Changes of brightness, contrast and saturation, of a whole image or of the part that a crop will keep."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class ColorJitter:
             self.ranges[name] = (max(0.0, 1 - amount), 1 + amount)
 
     def draw(self, rng: SampleRng) -> list[Change]:
-        """Order and factors of one picture's changes."""
+        """Order and factors of one image's changes."""
         names = [name for name, bounds in self.ranges.items() if bounds != (1.0, 1.0)]
         rng.python.shuffle(names)
         return [(name, rng.python.uniform(*self.ranges[name])) for name in names]
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
-        """Return the recoloured RGB picture."""
+        """Return the recoloured RGB image."""
         return recolour(image, self.draw(rng))
 
 
 def recolour(
     image: Image.Image, changes: Sequence[Change], box: tuple[int, int, int, int] | None = None
 ) -> Image.Image:
-    """An RGB picture after the changes, in order; with a box (left, top, right, bottom), that part of it.
+    """An RGB image after the changes, in order; with a box (left, top, right, bottom), that part of it.
 
-    The part has the very pixels it has in the whole recoloured picture: outside the box only what precedes a contrast
-    is computed, because contrast needs the mean of the whole picture.
+    The part has the very pixels it has in the whole recoloured image: outside the box only what precedes a contrast
+    is computed, because contrast needs the mean of the whole image.
     """
     if box is not None and not (0 <= box[0] < box[2] <= image.width and 0 <= box[1] < box[3] <= image.height):
-        return recolour(image, changes).crop(box)  # black outside the picture, whatever the changes
+        return recolour(image, changes).crop(box)  # black outside the image, whatever the changes
     last_mean = max((place for place, (name, _) in enumerate(changes) if name == "contrast"), default=0)
     for name, factor in changes[:last_mean]:
         image = CHANGES[name](image, factor)
@@ -69,17 +69,17 @@ def recolour(
 
 
 def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with black: factor 0 is black, 1 the picture."""
+    """Blend with black: factor 0 is black, 1 the image."""
     return _look_up(image, blended_levels(0, factor))
 
 
 def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with the rounded mean grey of the whole picture: factor 0 is flat grey, 1 the picture."""
+    """Blend with the rounded mean grey of the whole image: factor 0 is flat grey, 1 the image."""
     return _look_up(image, blended_levels(mean_grey(image), factor))
 
 
 def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
-    """Blend with the grey picture: factor 0 is grey, 1 the picture."""
+    """Blend with the grey image: factor 0 is grey, 1 the image."""
     grey = image.convert("L")
     return Image.blend(Image.merge("RGB", (grey, grey, grey)), image, factor)
 
@@ -88,7 +88,7 @@ CHANGES = {"brightness": adjust_brightness, "contrast": adjust_contrast, "satura
 
 
 def mean_grey(image: Image.Image) -> int:
-    """The rounded mean of the grey picture, 0 .. 255."""
+    """The rounded mean of the grey image, 0 .. 255."""
     grey = np.asarray(image.convert("L"))
     return int(int(grey.sum(dtype=np.int64)) / grey.size + 0.5)
 

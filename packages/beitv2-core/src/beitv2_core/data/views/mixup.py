@@ -17,13 +17,13 @@ MODES = ("batch", "pair", "elem")
 
 
 class Mixup:
-    """Mix pictures with their partners (the batch in reverse order).
+    """Mix images with their partners (the batch in reverse order).
 
     mixup_alpha, cutmix_alpha: parameters of the Beta distributions, 0 switches one off; switch_prob: share of CutMix
     where both are on; prob: share of batches (elements) mixed at all; mode: one share for the "batch", for each "pair"
     or for each "elem"; cutmix_minmax: least and greatest side of a box as a share, instead of one drawn from the share;
     correct_lam: take the share from the box as it was clipped.
-    Calling it with float pictures (B, C, H, W) and a generator gives (mixed, lam): lam is the share of the own label, a
+    Calling it with float images (B, C, H, W) and a generator gives (mixed, lam): lam is the share of the own label, a
     float or float32 (B,).  Every process mixes its own batch with its own draws, as the official code does: with mixing
     a run depends on the number of processes.  Raises ConfigError for impossible settings, and for an odd batch in mode
     "pair".
@@ -49,7 +49,7 @@ class Mixup:
         if self.mode == "batch":
             return self._mix_batch(images, rng)
         if self.mode == "pair" and len(images) % 2:
-            raise ConfigError(f"Mixup: mode 'pair' needs an even batch, {len(images)} pictures came.")
+            raise ConfigError(f"Mixup: mode 'pair' needs an even batch, {len(images)} images came.")
         return self._mix_each(images, rng)
 
     def _mix_batch(self, images: np.ndarray, rng: Any) -> tuple[np.ndarray, float]:
@@ -99,7 +99,7 @@ class Mixup:
         return bool(self.cutmix_alpha) if count is None else np.full(count, bool(self.cutmix_alpha))
 
     def box(self, size: tuple[int, ...], lam: float, rng: Any) -> tuple[tuple[int, int, int, int], float]:
-        """A box (top, bottom, left, right) in a picture (height, width), and the share left to the own label."""
+        """A box (top, bottom, left, right) in an image (height, width), and the share left to the own label."""
         height, width = int(size[0]), int(size[1])
         if self.cutmix_minmax:
             low, high = self.cutmix_minmax

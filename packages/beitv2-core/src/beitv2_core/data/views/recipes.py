@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From one sample to the batch a task reads: the tokenizer's, the pretraining's and the evaluation's recipe.
 
-A transform turns (sample, rng) into a dict of small arrays, pictures as uint8 (H, W, 3); its `batch` turns the stacked
+A transform turns (sample, rng) into a dict of small arrays, images as uint8 (H, W, 3); its `batch` turns the stacked
 dict into floats. The second half runs once per batch in the parent, so workers send a quarter of the bytes.
 """
 
@@ -37,7 +37,7 @@ class TokenizerBatch(NamedTuple):
 
 class MimBatch(NamedTuple):
     """patch_view: float32 (B, 3, H, W), ImageNet-normalised; token_view: float32 (B, 3, h, w) in [0, 1], the same crop;
-    mask: bool (B, N), True = hidden; paths: B strings; rows: int64 (B,), picture * views + view where the views are
+    mask: bool (B, N), True = hidden; paths: B strings; rows: int64 (B,), image * views + view where the views are
     fixed, else empty."""
 
     patch_view: np.ndarray
@@ -58,7 +58,7 @@ class LabelledBatch(NamedTuple):
 class TokenizerTransform:
     """Random resized crop (bicubic), then a flip; no colour change (recipe of the tokenizer).
 
-    draft: pictures may be decoded smaller, `shrink(full size, rng)` says how much. Gives {"image": uint8 (H, W, 3),
+    draft: images may be decoded smaller, `shrink(full size, rng)` says how much. Gives {"image": uint8 (H, W, 3),
     "path": str}. Source: official `datasets.py: build_vqkd_dataset`.
     Departs: crop and flip draw from the sample's python generator; torchvision draws them from torch's.
     """
@@ -88,9 +88,9 @@ class MimTransform:
 
     image_size: of the student's view, pixels; token_size: of the tokenizer's view (default the same). masking: callable
     rng -> bool (gh, gw). jitter None = no colour change. Gives {"patch_view", "mask" (N,), "path"} and, only when it
-    differs from the patch view, "token_view".  views: number of fixed views of a picture; None draws new ones in every
+    differs from the patch view, "token_view".  views: number of fixed views of an image; None draws new ones in every
     epoch.  With fixed ones epoch e shows the view of epoch e mod views, the mask is of epoch e, and "row" says which
-    view of which picture it is.  draft: pictures may be decoded smaller, `shrink(full size, rng)` says how much.
+    view of which image it is.  draft: images may be decoded smaller, `shrink(full size, rng)` says how much.
     Source: official `datasets.py: DataAugmentationForBEiT`.
     Departs: fixed views, where asked for; the official code has none.
     """
@@ -152,7 +152,7 @@ class MimTransform:
         full = sample.full_size or image.size
         box, chosen = self.crop.draw(*full, rng)
         left, top, right, bottom = edges(box)
-        if flipped:  # the box is one of the mirrored picture
+        if flipped:  # the box is one of the mirrored image
             left, right = full[0] - right, full[0] - left
         outer, inner = reduced((left, top, right, bottom), sample.reduction)
         part = recolour(image, changes, outer)  # no pixel is touched that no view shows
@@ -175,9 +175,9 @@ class MimTransform:
 
 
 class EvalTransform:
-    """The central crop, without randomness; pictures in [0, 1] with their labels.
+    """The central crop, without randomness; images in [0, 1] with their labels.
 
-    crop_share 1.0 keeps the whole short side (right for pictures that already have the size, such as DigitScenes).
+    crop_share 1.0 keeps the whole short side (right for images that already have the size, such as DigitScenes).
     """
 
     def __init__(self, image_size: Size, *, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:

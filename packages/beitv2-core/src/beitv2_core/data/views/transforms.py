@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops and flips of Pillow pictures, and their way to floats, as torchvision 0.8.2 and the official code do them.
+"""Crops and flips of Pillow images, and their way to floats, as torchvision 0.8.2 and the official code do them.
 
-Every transform takes its random numbers from the `SampleRng` it is given and returns a new picture.
+Every transform takes its random numbers from the `SampleRng` it is given and returns a new image.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def draw_crop_box(
 def edges(box: Box) -> Box:
     """(left, top, right, bottom) of a box (top, left, height, width), as Pillow wants it."""
     top, left, h, w = box
-    # A thin picture can give a crop of no rows or columns (the official code fails there); one is the least.
+    # A thin image can give a crop of no rows or columns (the official code fails there); one is the least.
     return left, top, left + max(w, 1), top + max(h, 1)
 
 
 def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
-    """The place of edges in a picture decoded `reduction` times smaller: whole pixels, and the exact place in them.
+    """The place of edges in an image decoded `reduction` times smaller: whole pixels, and the exact place in them.
 
     The second is None where nothing was reduced: then the pixels are the place.
     """
@@ -98,11 +98,11 @@ def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
 
 
 class TwoViewCrop:
-    """One random crop of the picture, read at two sizes: (first view, second view).
+    """One random crop of the image, read at two sizes: (first view, second view).
 
     size, second_size: pixels, int or (height, width); second_size None gives (view, None). interpolation may be
     "random" (bilinear or bicubic, drawn after the box). When both views have the same size and filter the crop is
-    resized once and the same picture is returned twice.
+    resized once and the same image is returned twice.
     Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic`.
     """
 
@@ -123,13 +123,13 @@ class TwoViewCrop:
         self.second_filter = find_interpolation(second_interpolation)
 
     def draw(self, width: int, height: int, rng: SampleRng) -> tuple[Box, Image.Resampling]:
-        """The box (top, left, height, width) in a picture of that size, and the first view's filter."""
+        """The box (top, left, height, width) in an image of that size, and the first view's filter."""
         box = draw_crop_box(width, height, self.scale, self.ratio, rng.python)
         # choice() on one element would consume a draw that the official code does not make
         return box, self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
 
     def reduction(self, box: Box) -> int:
-        """How much smaller a picture may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
+        """How much smaller an image may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
         sizes = [self.size, *([] if self.second_size is None else [self.second_size])]
         least = min(min(box[2] // height, box[3] // width) for height, width in sizes)
         return next((factor for factor in (8, 4, 2) if factor <= least), 1)
@@ -164,7 +164,7 @@ def _resized(
 
 
 class RandomResizedCrop(TwoViewCrop):
-    """One random crop, resized to `size` (torchvision `RandomResizedCrop`); returns the picture alone."""
+    """One random crop, resized to `size` (torchvision `RandomResizedCrop`); returns the image alone."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class RandomResizedCrop(TwoViewCrop):
 
 
 class RandomHorizontalFlip:
-    """Mirror the picture left to right with probability `prob`."""
+    """Mirror the image left to right with probability `prob`."""
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = prob
@@ -191,12 +191,12 @@ class RandomHorizontalFlip:
         return rng.python.random() < self.prob
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
-        """Return the picture or its mirror image."""
+        """Return the image or its mirror image."""
         return mirrored(image) if self.draw(rng) else image
 
 
 def mirrored(image: Image.Image) -> Image.Image:
-    """The picture mirrored left to right."""
+    """The image mirrored left to right."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -212,7 +212,7 @@ class EvalCrop:
 
     size: pixels, int or (height, width). Offsets are rounded half to even, as torchvision 0.8.2 does.
     Source: official `datasets.py: build_transform` (crop_pct 224 / 256 = 0.875).
-    Departs: a non-square size, which the official code never has, is cut from the smallest picture that covers it.
+    Departs: a non-square size, which the official code never has, is cut from the smallest image that covers it.
     """
 
     def __init__(self, size: Size, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
@@ -245,9 +245,9 @@ def check_range(what: str, bounds: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def to_unit_floats(pictures: np.ndarray) -> np.ndarray:
+def to_unit_floats(images: np.ndarray) -> np.ndarray:
     """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [0, 1] (torchvision `ToTensor`)."""
-    floats = np.ascontiguousarray(np.moveaxis(pictures, -1, -3), dtype=np.float32)
+    floats = np.ascontiguousarray(np.moveaxis(images, -1, -3), dtype=np.float32)
     floats /= np.float32(255)
     return floats
 

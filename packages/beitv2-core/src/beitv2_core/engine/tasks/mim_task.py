@@ -21,7 +21,7 @@ class MimTask:
     """Cross-entropy of the codes of the masked patches, summed over the last layer and the [CLS] head.
 
     `student(patch_view, mask) -> {head: logits (M, K)}`; `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and
-    in eval mode, reads `batch_size` pictures at once (None: all).  cache: a CodeCache or the like; the tokenizer reads
+    in eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads
     only those parts of a batch where some view's codes are not there, but these whole, so that codes do not depend on
     what was there.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision on a GPU; a code then depends on it.
@@ -62,8 +62,8 @@ class MimTask:
         codes_BN = self._codes(token_view, rows)
         if list(codes_BN.shape) != list(mask_BN.shape):
             raise ShapeError(
-                f"MimTask: the tokenizer gives {codes_BN.shape[1]} codes a picture, the mask has {mask_BN.shape[1]} "
-                "patches. Set the tokenizer's picture size so that both grids agree."
+                f"MimTask: the tokenizer gives {codes_BN.shape[1]} codes an image, the mask has {mask_BN.shape[1]} "
+                "patches. Set the tokenizer's image size so that both grids agree."
             )
         hidden = np.flatnonzero(mask_BN.reshape(-1))
         return codes_BN.reshape([-1]).index_select(paddle.to_tensor(hidden))

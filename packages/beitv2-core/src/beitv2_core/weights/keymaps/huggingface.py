@@ -82,7 +82,7 @@ def from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_huggingface(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-    """Hub names and layouts for our classifier, backbone or model of masked pictures; weights are views.
+    """Hub names and layouts for our classifier, backbone or model of masked images; weights are views.
 
     grid: not needed, these classes make their index themselves.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that somebody sent become an RGB picture, read as the run reads its images, or a reason why not."""
+"""Bytes that somebody sent become an RGB image, read as the run reads its images, or a reason why not."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from ..data.sources.image_file import (
 )
 from .problem import Problem
 
-__all__ = ["FORMATS", "KINDS", "Picture", "read_picture"]
+__all__ = ["FORMATS", "KINDS", "ReceivedImage", "read_image"]
 
 log = logging.getLogger("beitv2_core")
-#: longest side over shortest: the short side is resized to the model's, so a thread-like picture would become enormous
+#: longest side over shortest: the short side is resized to the model's, so a thread-like image would become enormous
 MAX_ASPECT = 20
 
 
-class Picture(NamedTuple):
-    """An RGB picture, its format, and what one should know about how it was read."""
+class ReceivedImage(NamedTuple):
+    """An RGB image, its format, and what one should know about how it was read."""
 
     image: Image.Image
     format: str
     notes: list[str]
 
 
-def read_picture(data: bytes, *, max_pixels: int, upright: bool = False) -> Picture:
+def read_image(data: bytes, *, max_pixels: int, upright: bool = False) -> ReceivedImage:
     """Decode the first frame with the reader of training and evaluation (`data.image_file`).
 
     upright: whether the run turns images as their EXIF data say.  The format is told by the content.
-    Raises Problem 415 for something that is no picture, 413 for more than `max_pixels` (read from the header, before
-    decoding), 422 for a damaged or thread-like picture.
+    Raises Problem 415 for something that is no image, 413 for more than `max_pixels` (read from the header, before
+    decoding), 422 for a damaged or thread-like image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the sender's file
@@ -53,9 +53,9 @@ def read_picture(data: bytes, *, max_pixels: int, upright: bool = False) -> Pict
         except ImageRefused:
             kind = foreign_kind(data[:160])
             what = f" ({kind})" if kind else ""
-            raise Problem(415, "the picture", f"{len(data):,} bytes that are no picture read here{what} came.",
+            raise Problem(415, "the image", f"{len(data):,} bytes that are no image read here{what} came.",
                           f"Expected {KINDS}; the content decides, not the name.",
-                          "Convert it to JPEG or PNG." if what else "Send a picture file.") from None
+                          "Convert it to JPEG or PNG." if what else "Send an image file.") from None
         except Exception as error:  # a header that looks right and is not: Pillow raises anything
             raise _damaged(error) from error
         with image:
@@ -69,24 +69,24 @@ def read_picture(data: bytes, *, max_pixels: int, upright: bool = False) -> Pict
                 raise _damaged(error) from error
     if frames > 1 and kind != "MPO":  # the further frames of an MPO are previews of the same photograph
         notes.insert(0, f"the first of {frames} frames")
-    return Picture(rgb, "JPEG" if kind == "MPO" else kind, notes)
+    return ReceivedImage(rgb, "JPEG" if kind == "MPO" else kind, notes)
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise Problem(413, "the picture", f"It has {width} x {height} = {width * height:,} pixels.",
+        raise Problem(413, "the image", f"It has {width} x {height} = {width * height:,} pixels.",
                       f"Expected at most {max_pixels:,}.", "Make it smaller.")
     check_pixels(image, max_pixels)
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise Problem(422, "the picture", f"It has {width} x {height} pixels.",
+        raise Problem(422, "the image", f"It has {width} x {height} pixels.",
                       f"Expected a longer side of at most {MAX_ASPECT} times the shorter.", "Cut a part out of it.")
 
 
 def _damaged(error: Exception) -> Problem:
-    log.info("a picture could not be decoded: %s: %s", type(error).__name__, error)
-    return Problem(422, "the picture", "It begins like a picture but cannot be decoded.",
-                   f"Expected a whole {KINDS} file.", "Open and save it again with a picture program.")
+    log.info("an image could not be decoded: %s: %s", type(error).__name__, error)
+    return Problem(422, "the image", "It begins like an image but cannot be decoded.",
+                   f"Expected a whole {KINDS} file.", "Open and save it again with an image program.")
 
 
 def _notes(image: Image.Image, upright: bool) -> list[str]:

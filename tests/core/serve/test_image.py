@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever bytes are sent: an RGB picture read as the run reads its images, or one reason why not."""
+"""Whatever bytes are sent: an RGB image read as the run reads its images, or one reason why not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beitv2_core.data.sources.image_file import decode
-from beitv2_core.serve.picture import FORMATS, read_picture
+from beitv2_core.serve.image import FORMATS, read_image
 from beitv2_core.serve.problem import Problem
 
 LEFT, RIGHT = (200, 30, 40), (20, 60, 220)
@@ -35,7 +35,7 @@ def saved(image, kind="PNG", **options) -> bytes:
 
 
 def read(data, max_pixels=10**6):
-    return read_picture(data, max_pixels=max_pixels)
+    return read_image(data, max_pixels=max_pixels)
 
 
 def refused(data, status, **options) -> str:
@@ -47,15 +47,15 @@ def refused(data, status, **options) -> str:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_told_by_its_content(kind):
-    picture = read(saved(two_halves(), kind, **SAVED[kind]))
-    assert (picture.image.size, picture.image.mode) == ((40, 20), "RGB")
-    assert picture.format == {"MPO": "JPEG", "DIB": "DIB"}.get(kind, kind)
-    np.testing.assert_allclose(picture.image.getpixel((5, 10)), LEFT, atol=8)
-    np.testing.assert_allclose(picture.image.getpixel((35, 10)), RIGHT, atol=8)
-    assert picture.notes == []
+    got = read(saved(two_halves(), kind, **SAVED[kind]))
+    assert (got.image.size, got.image.mode) == ((40, 20), "RGB")
+    assert got.format == {"MPO": "JPEG", "DIB": "DIB"}.get(kind, kind)
+    np.testing.assert_allclose(got.image.getpixel((5, 10)), LEFT, atol=8)
+    np.testing.assert_allclose(got.image.getpixel((35, 10)), RIGHT, atol=8)
+    assert got.notes == []
 
 
-def test_plain_pictures_are_decoded_as_training_decodes_them(tmp_path):
+def test_plain_images_are_decoded_as_training_decodes_them(tmp_path):
     data = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)), "JPEG")
     (tmp_path / "x.jpg").write_bytes(data)
     np.testing.assert_array_equal(np.asarray(read(data).image), np.asarray(decode(tmp_path / "x.jpg")))
@@ -63,14 +63,14 @@ def test_plain_pictures_are_decoded_as_training_decodes_them(tmp_path):
 
 @pytest.mark.parametrize(("orientation", "size", "corner"), [(1, (40, 20), LEFT), (3, (40, 20), RIGHT),
                                                              (6, (20, 40), LEFT), (8, (20, 40), RIGHT)])
-def test_exif_turns_the_picture_where_the_run_turns_its_own(orientation, size, corner):
+def test_exif_turns_the_image_where_the_run_turns_its_own(orientation, size, corner):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(two_halves(), "JPEG", exif=exif, quality=95)
-    picture = read_picture(data, max_pixels=10**6, upright=True)
-    assert picture.image.size == size
-    np.testing.assert_allclose(picture.image.getpixel((2, 2)), corner, atol=8)
-    assert (picture.notes == []) == (orientation == 1)
+    got = read_image(data, max_pixels=10**6, upright=True)
+    assert got.image.size == size
+    np.testing.assert_allclose(got.image.getpixel((2, 2)), corner, atol=8)
+    assert (got.notes == []) == (orientation == 1)
     stored = read(data)
     assert stored.image.size == (40, 20) and (stored.notes == []) == (orientation == 1)
 
@@ -88,11 +88,11 @@ def test_every_kind_of_file_is_read_as_the_run_reads_it(tmp_path, mode, upright)
     exif[0x0112] = 6
     data = saved(image, "TIFF" if mode == "CMYK" else "PNG", **({} if mode == "CMYK" else {"exif": exif}))
     (tmp_path / "x").write_bytes(data)
-    seen = read_picture(data, max_pixels=10**6, upright=upright).image
+    seen = read_image(data, max_pixels=10**6, upright=upright).image
     np.testing.assert_array_equal(np.asarray(seen), np.asarray(decode(tmp_path / "x", upright=upright)))
 
 
-def test_damaged_exif_costs_the_turn_and_not_the_picture():
+def test_damaged_exif_costs_the_turn_and_not_the_image():
     plain = saved(two_halves(), "JPEG")
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\xff" * 5
     data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
@@ -103,23 +103,23 @@ def test_dropped_transparency_is_told():
     image = two_halves(mode="RGBA")
     assert read(saved(image)).notes == []
     image.putpixel((0, 0), (0, 0, 0, 0))
-    picture = read(saved(image))
-    assert picture.image.getpixel((0, 0)) == (0, 0, 0) and picture.image.getpixel((35, 10)) == RIGHT
-    assert "transparency was dropped" in picture.notes[0]
+    got = read(saved(image))
+    assert got.image.getpixel((0, 0)) == (0, 0, 0) and got.image.getpixel((35, 10)) == RIGHT
+    assert "transparency was dropped" in got.notes[0]
 
 
 def test_printing_colours_are_seen_as_colours():
-    picture = read(saved(two_halves(mode="CMYK"), "JPEG", quality=95))
-    np.testing.assert_allclose(picture.image.getpixel((5, 10)), LEFT, atol=12)
-    assert "CMYK" in picture.notes[0]
+    got = read(saved(two_halves(mode="CMYK"), "JPEG", quality=95))
+    np.testing.assert_allclose(got.image.getpixel((5, 10)), LEFT, atol=12)
+    assert "CMYK" in got.notes[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_greys_keep_their_brightness(kind):
     levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    picture = read(saved(Image.fromarray(levels), kind))
-    np.testing.assert_allclose(np.asarray(picture.image)[..., 1], levels / 257, atol=1)
-    assert picture.notes == ["brightness scaled to 8 bit"]
+    got = read(saved(Image.fromarray(levels), kind))
+    np.testing.assert_allclose(np.asarray(got.image)[..., 1], levels / 257, atol=1)
+    assert got.notes == ["brightness scaled to 8 bit"]
 
 
 @pytest.mark.parametrize("largest", [1.0, 255.0, 1e6])
@@ -130,26 +130,26 @@ def test_floating_point_greys_reach_from_black_to_white(largest):
     assert seen[0, 0].tolist() == [0, 0, 0] and seen[-1, -1].tolist() == [255, 255, 255]
 
 
-def test_of_moving_pictures_the_first_frame_is_taken():
+def test_of_moving_images_the_first_frame_is_taken():
     frames = [Image.new("RGB", (16, 16), colour) for colour in (LEFT, RIGHT, (0, 255, 0))]
     for kind in ("GIF", "WEBP"):
-        picture = read(saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=50))
-        np.testing.assert_allclose(picture.image.getpixel((8, 8)), LEFT, atol=10)
-        assert "the first of 3 frames" in picture.notes
+        got = read(saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=50))
+        np.testing.assert_allclose(got.image.getpixel((8, 8)), LEFT, atol=10)
+        assert "the first of 3 frames" in got.notes
 
 
-def test_grey_and_one_bit_pictures_become_rgb():
+def test_grey_and_one_bit_images_become_rgb():
     for mode in ("L", "1", "P"):
         assert read(saved(two_halves(mode=mode))).image.mode == "RGB"
 
 
-def test_what_is_no_picture_is_told_with_what_is_expected():
+def test_what_is_no_image_is_told_with_what_is_expected():
     for data in (b"GET / HTTP/1.1", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg/>", b"\0" * 100):
         assert "Expected JPEG, PNG" in refused(data, 415)
     assert "HEIC" in refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), 415)
 
 
-def test_damaged_pictures_are_told_and_name_no_file():
+def test_damaged_images_are_told_and_name_no_file():
     for kind in ("PNG", "JPEG", "GIF"):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         data = saved(Image.fromarray(noise), kind)
@@ -169,7 +169,7 @@ def test_too_many_pixels_are_refused_before_decoding():
     refused(saved(two_halves(1001, 1000)), 413)
 
 
-def test_thread_like_pictures_are_refused():
+def test_thread_like_images_are_refused():
     assert "20 times" in refused(saved(two_halves(2100, 100)), 422)
     assert read(saved(two_halves(2000, 100))).image.size == (2000, 100)
 
@@ -177,13 +177,13 @@ def test_thread_like_pictures_are_refused():
 @settings(max_examples=150, deadline=None)
 @given(kind=st.sampled_from(FORMATS), places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=6),
        keep=st.floats(0.05, 1.0))
-def test_damaged_bytes_give_a_picture_or_a_reason(kind, places, keep):
+def test_damaged_bytes_give_a_image_or_a_reason(kind, places, keep):
     data = bytearray(saved(two_halves(24, 16), kind))
     for place, value in places:
         data[int(place * len(data))] = value
     try:
-        picture = read(bytes(data[: max(1, int(keep * len(data)))]))
+        got = read(bytes(data[: max(1, int(keep * len(data)))]))
     except Problem as problem:
         assert problem.status in (413, 415, 422)
     else:
-        assert picture.image.mode == "RGB" and picture.image.width * picture.image.height <= 10**6
+        assert got.image.mode == "RGB" and got.image.width * got.image.height <= 10**6
