@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foreign bytes become weights in core's checkpoint/ and nowhere else, and nothing there runs what a file asks for."""
+"""Foreign bytes become weights in core's weights/ and nowhere else, and nothing there runs what a file asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOM = ROOT / "packages" / "beitv2-core" / "src" / "beitv2_core" / "checkpoint"
+ROOM = ROOT / "packages" / "beitv2-core" / "src" / "beitv2_core" / "weights"
 FILES = sorted([*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("*.py")])
 
 #: modules that run what a file asks for: named in the room only
@@ -56,11 +56,11 @@ def test_weights_are_read_in_one_room(path):
         assert found <= ALLOWED.get(path.name, set())
     else:
         assert not found, "go through beitv2_core.weights.reading.foreign.read_tensors"
-        assert not imported(path) & READERS, "go through beitv2_core.checkpoint"
+        assert not imported(path) & READERS, "go through beitv2_core.weights"
 
 
 def test_torch_reads_weights_only():
-    loads = [call for call in calls(ROOM / "torch_reader.py") if ast.unparse(call.func) == "torch.load"]
+    loads = [call for call in calls(ROOM / "reading/torch_reader.py") if ast.unparse(call.func) == "torch.load"]
     assert loads and all(any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in call.keywords)
                          for call in loads)
 

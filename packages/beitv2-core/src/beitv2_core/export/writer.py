@@ -6,11 +6,12 @@ Shape suffixes: B batch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,8 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
     spec = [paddle.static.InputSpec([None, 3, height, width], "float32", "images")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Paddle's, about what it does itself
-        static = paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True)
-        try:
-            paddle.jit.save(static, str(folder / GRAPH))
-        finally:  # Paddle replaced the layers' own methods, which are the live model's too, by much slower ones
-            static.forward.rollback()
+        with _own_methods_kept(model.graph):
+            paddle.jit.save(paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True), str(folder / GRAPH))
     if form == "onnx":
         graph, weights = graph_file(folder, "paddle"), folder / f"{GRAPH}.pdiparams"
         write_onnx(graph, weights, folder / f"{GRAPH}.onnx", model.facts["outputs"])
@@ -89,6 +87,23 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
                                               "opset": OPSET if form == "onnx" else None})
     _write_description(folder, description)
     return description
+
+
+@contextlib.contextmanager
+def _own_methods_kept(graph: paddle.nn.Layer) -> Iterator[None]:
+    """Give every layer its `forward` back, which `to_static` replaces in place by a slower one.
+
+    The layers are the live model's too.  Paddle's `rollback` forgets the layers that are called twice (Paddle 2.6).
+    """
+    own = [(layer, layer.__dict__.get("forward")) for layer in graph.sublayers(include_self=True)]
+    try:
+        yield
+    finally:
+        for layer, forward in own:
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.forward = forward
 
 
 def _write_description(folder: Path, description: Description) -> None:

@@ -19,7 +19,7 @@ from beitv2_core.weights.keymaps.clip import from_clip, to_clip
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
-PUBLISHED = "clip_vit_b16"  # in checkpoint/published_models.yml
+PUBLISHED = "clip_vit_b16"  # in weights/published/published_models.yml
 HEAD_WIDTH = 64
 
 

@@ -21,7 +21,7 @@ from beitv2_core.weights.keymaps.dino import from_dino, to_dino
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
-PUBLISHED = "dino_vit_b16"  # in checkpoint/published_models.yml
+PUBLISHED = "dino_vit_b16"  # in weights/published/published_models.yml
 HEAD_WIDTH = 64
 EPSILON = 1e-6
 
