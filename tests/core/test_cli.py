@@ -83,7 +83,7 @@ def test_errors_made_on_purpose_have_an_exit_code(monkeypatch, error, code):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.load_config", fail)
+    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == code
     assert f"error: {error}" in shown(result)
@@ -100,7 +100,7 @@ def test_a_missing_paddle_is_one_message_with_the_command_to_type(monkeypatch):
     def fail(*arguments, **options):
         raise ModuleNotFoundError("No module named 'paddle'", name="paddle")
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.load_config", fail)
+    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == 2
     assert "pip install" in shown(result)

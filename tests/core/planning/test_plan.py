@@ -63,7 +63,7 @@ def test_every_settings_file_has_a_plan_without_data_and_weights(path):
 @pytest.mark.parametrize("devices", [1, 4, 16])
 def test_the_schedule_is_the_trainings_own(devices):
     found = planned(PRETRAIN, "--images", IMAGENET, "--devices", devices)["schedule"]
-    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
+    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])
     plan = plan_batches(config.optim, config.train, IMAGENET, devices)
     for name in ("batch_size", "accumulate", "total_batch", "total_steps", "steps_per_epoch", "images"):
         assert found[name] == getattr(plan, name)
@@ -213,7 +213,7 @@ def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
 
 
 def test_a_pretraining_step_leaves_the_tokenizer_in_float32():
-    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
+    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])
     trained, frozen = planned_run(config, images=IMAGENET, devices=16).costs(Bricks(amp=True))
     assert (trained.full_flop, frozen.full_flop) == (0, frozen.forward)
 

@@ -38,7 +38,7 @@ def finetune(
     from beitv2_cls.assembly import build_finetuning, finetuning_parts
     from beitv2_cls.config import FinetuneConfig
 
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
     if dry_run:
         _dry_run(settings, finetuning_parts)
         return
@@ -60,7 +60,7 @@ def linear_probe(
     from beitv2_cls.config import LinearProbeConfig
     from beitv2_core.engine import distributed
 
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
     if dry_run:
         _dry_run(settings, linear_probe_parts)
         return

@@ -63,7 +63,7 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
     the warm-up of the settings cannot be trained with, DataError where training and test images are the same.
     """
     found = load_config(config, [*settings, f"pretrained.weights={pretrained!r}", f"output={str(folder)!r}"],
-                        FinetuneConfig)[0]
+                        FinetuneConfig)
     data = found.data
     train = training_set(found)
     test = validation_set(found, train.classes)
@@ -182,7 +182,7 @@ def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
     if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
         return False
     saved = yaml.safe_load((output / "config.yml").read_text(encoding="utf-8"))
-    return saved == load_config(config, changes, FinetuneConfig)[0].resolved()
+    return saved == load_config(config, changes, FinetuneConfig).resolved()
 
 
 def frozen_features(sets: Sets, pretrained: str, *, train_images: int,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from .._entry_points import find_entry_points
-from ..config import PretrainConfig, TokenizerConfig, load_config
-from ..config.load import fill_gaps
+from ..config import PretrainConfig, TokenizerConfig, explain_config
 from ..config.schema import pair
 from ..config.sections import DataConfig, OptimConfig, TrainConfig, TrunkConfig
 from ..errors import ConfigError, MissingDependencyError
@@ -151,7 +150,7 @@ def _find_tokenizer(config: PretrainConfig) -> tuple[TokenizerConfig, int]:
     source = config.tokenizer
     path = Path(source.weights)
     if path.suffix in (".yml", ".yaml"):
-        found = fill_gaps(load_config, path, (), TokenizerConfig)[0]
+        found = explain_config(path, (), TokenizerConfig).settings
         return found, _teacher_width(found)
     if path.suffix == ".pdckpt" and path.is_dir() or (path / "checkpoints").is_dir():
         found = read_config(source.weights)

@@ -9,8 +9,7 @@ from typing import Any, Optional
 
 import typer
 
-from ..config import load_config
-from ..config.load import fill_gaps
+from ..config import explain_config
 from ..errors import ConfigError
 from ..planning.devices import DEVICES, find_device
 from . import options
@@ -40,7 +39,7 @@ def plan(
     if throughput is not None and measured is not None:
         raise ConfigError("--throughput and --measured both say how fast it is. Give one of them.")
     target = find_device(device, memory_gb=memory_gb, peak_tflops=peak_tflops)
-    settings = _settings(config, options.all_overrides(set_, more))
+    settings = explain_config(config, options.all_overrides(set_, more)).settings  # folders may be missing
     run = planned_run(settings, images=images, devices=devices)
     target.peak(run.amp)  # a precision the device does not have
     if throughput is not None:
@@ -54,11 +53,6 @@ def plan(
         typer.echo(json.dumps({"config": str(config), **found}, indent=1))
     else:
         _print(str(config), found)
-
-
-def _settings(path: Path, overrides: list[str]) -> Any:
-    """The settings, with folders and files that need not be there yet left open."""
-    return fill_gaps(load_config, path, overrides)[0]
 
 
 def _read(path: Path) -> Any:

@@ -29,7 +29,7 @@ def train_tokenizer(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Train a VQ-KD tokenizer: images become codes that a teacher's features can be read from (stage 1)."""
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
     _train(settings, resume, dry_run)
 
 
@@ -42,7 +42,7 @@ def pretrain(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Pretrain a backbone to predict the codes of hidden patches (stage 2)."""
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
     _train(settings, resume, dry_run)
 
 
@@ -56,7 +56,7 @@ def init_tokenizer(
     """Write an untrained tokenizer with random codes: for tests and speed measurements, no teacher needed."""
     overrides = options.all_overrides(set_, more, output)
     tree_only = ["teacher.name=none", "teacher.weights=null", "teacher.sha256=null", "data.root=none"]
-    settings, _ = load_config(config, [*overrides, *tree_only], TokenizerConfig)
+    settings = load_config(config, [*overrides, *tree_only], TokenizerConfig)
     from ..assembly.restore import save_untrained
 
     typer.echo(str(save_untrained(settings, teacher_width)))
