@@ -214,11 +214,6 @@ def load_mim(source: str | Path, *, hints: Hints | None = None) -> tuple[Any, An
     return freeze(model), config
 
 
-def restore_model(source: str | Path) -> Any:
-    """The model of any run folder, .pdckpt or file of weights that is a tokenizer or a pretrained backbone."""
-    return load_mim(source)[0] if read_config(str(source)).kind == "pretrain" else load_tokenizer(source)
-
-
 def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
     """Write a tokenizer with random weights and codes as step 0 of `config.output`; returns the run folder."""
     from .batches import seed_everything

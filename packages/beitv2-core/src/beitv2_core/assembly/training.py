@@ -83,12 +83,9 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
 
 
 def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
-    """Draw the run's curves into its figures; without matplotlib there are none, and the log says so."""
-    try:
-        from ..viz.curves import training_curves
-    except ImportError as error:
-        log.info("no curves: %s", error)
-        return
+    """Draw the run's curves into its figures."""
+    from ..viz.curves import training_curves  # Matplotlib takes a second to load
+
     path = run.figures / "curves.png"
     training_curves(run.metrics_file, path)
     run.log_figure("curves", path, int(summary["steps"]))

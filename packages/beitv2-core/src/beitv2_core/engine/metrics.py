@@ -41,10 +41,6 @@ class CodeUsage:
         """Perplexity (N,) of the codes at each position: 1 means that the position always gets the same code."""
         return np.array([_perplexity(row) for row in self.counts])
 
-    def reset(self) -> None:
-        """Start a new window."""
-        self.counts[:] = 0
-
 
 def _perplexity(counts: np.ndarray) -> float:
     total = counts.sum()
@@ -52,13 +48,3 @@ def _perplexity(counts: np.ndarray) -> float:
         return 0.0
     share = counts[counts > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def track_usage(cluster_size: np.ndarray, codes: np.ndarray, decay: float = 0.99) -> np.ndarray:
-    """The official `cluster_size` after tokenising: EMA of the counts of `codes`, (K,) float32.
-
-    The official code moves it inside the model in eval mode too; here it is a function of what was read.
-    Source: official norm_ema_quantizer.py, forward.
-    """
-    bins = np.bincount(codes.reshape(-1), minlength=len(cluster_size)).astype(np.float32)
-    return (cluster_size * np.float32(decay) + bins * np.float32(1 - decay)).astype(np.float32)

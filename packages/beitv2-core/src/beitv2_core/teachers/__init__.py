@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from beitv2_core._entry_points import find_entry_points
 from beitv2_core.errors import ConfigError
-from beitv2_core.teachers.base import Teacher, unprocess
+from beitv2_core.teachers.base import Teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
 from beitv2_core.teachers.hog import HOGTeacher, build_hog
@@ -24,7 +24,7 @@ _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
     "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
-    "Teacher", "build_teacher", "known_teachers", "unprocess",
+    "Teacher", "build_teacher", "known_teachers",
 ]
 
 

@@ -100,14 +100,6 @@ def grid_of(who: str, image_size: Size, patch_size: Size) -> Size:
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
 
 
-def unprocess(images: paddle.Tensor) -> paddle.Tensor:
-    """Images in [0, 1] of the tokenizer's input in [-1, 1], clamped, in the official order of operations.
-
-    Source: official modeling_vqkd.py, ScalingLayerForClip.forward, first line.
-    """
-    return ((images + 1.0) * 127.5).clip(0, 255.0) / 255.0
-
-
 def resize_positions(table: paddle.Tensor, grid: Size) -> paddle.Tensor:
     """A position table (1 + n * n, D) of a square grid, class token first, for another grid: (1 + rows * columns, D).
 

@@ -17,6 +17,7 @@ import paddle
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.ema import WeightAverage
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.layers.collective import broadcast
 from beitv2_seg.data.coverage import SeenLabels
@@ -28,7 +29,7 @@ NAMES = ("loss_decode", "loss_aux")
 EMA_DECAY = 0.999
 
 
-class SegmentTask:
+class SegmentTask(Task):
     """Weighted losses of a segmentor's outputs (mmsegmentation 0.11, EncoderDecoder.forward_train).
 
     losses: (weight, function of logits (B, C, H, W) and labels (B, H, W)) of every output; seen: names classes without
@@ -72,9 +73,6 @@ class SegmentTask:
         total = sum(parts[1:], parts[0])
         self._loss = total.detach()
         return total, named if len(parts) > 1 else {}
-
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
 
     def after_step(self, *, step: int) -> dict[str, float]:
         """Let the averaged weights follow; evaluate where it is time, and return what was measured."""
@@ -162,10 +160,6 @@ class SegmentTask:
         if self._loss is not None:
             self.last["loss"], self._loss = float(self._loss), None
         return dict(self.last)
-
-    def log_values(self) -> dict[str, float]:
-        """None: what is measured is returned by `after_step`."""
-        return {}
 
     def state(self) -> dict[str, Any]:
         """The best so far, the averaged weights, the labels seen, the newest values, the names of the classes."""

@@ -14,10 +14,11 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.engine.step import Precision
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import ShapeError
 
 
-class MimTask:
+class MimTask(Task):
     """Cross-entropy of the codes of the masked patches, summed over the last layer and the [CLS] head.
 
     `student(patch_view, mask) -> {head: logits (M, K)}`; `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and
@@ -28,8 +29,6 @@ class MimTask:
     Source: paper section 2.3; official engine_for_pretraining.py, train_one_epoch.
     Raises ShapeError where the tokenizer's code map and the mask differ in size, ConfigError for amp without a GPU.
     """
-
-    finished = False
 
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer, *, batch_size: int | None = None, amp: str = "off",
                  cache: Any = None):
@@ -93,25 +92,9 @@ class MimTask:
         images = paddle.to_tensor(view)
         return self.tokenizer.tokenize(images) if self.amp == "off" else self.tokenizer.tokenize(images, amp=self.amp)
 
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
-
-    def after_step(self, *, step: int) -> None:
-        """Nothing follows the weights."""
-
-    def on_epoch(self, epoch: int) -> None:
-        """Nothing depends on the epoch."""
-
     def log_values(self) -> dict[str, float]:
         """With a cache: the share of views since the last call whose codes were there."""
         return {} if self.cache is None else {"codes_cached": self.cache.share_read()}
-
-    def state(self) -> dict[str, Any]:
-        """No state besides the student's weights."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """No state besides the student's weights."""
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""
