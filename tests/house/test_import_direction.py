@@ -15,10 +15,10 @@ PACKAGES = [path for path in ROOT.glob("packages/*/src/*") if path.is_dir() and 
 
 #: room of core -> rooms of core it imports; a room stands below the rooms that import it
 ALLOWED: dict[str, set[str]] = {
-    "_entry_points": set(),
     "errors": set(),
     "masking": set(),
     "rel_pos_index": set(),
+    "_entry_points": {"errors"},
     "config": {"_entry_points", "errors"},
     "layers": {"errors", "rel_pos_index"},
     "planning": {"errors", "rel_pos_index"},
@@ -115,6 +115,14 @@ def test_contributing_says_which_room_imports_which():
     alone = " ".join(here for here, below in ALLOWED.items() if not below)
     wanted = "\n".join(["```", *lines, "```", f"On no other room stand: {alone}."])
     assert wanted in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), f"write there:\n{wanted}"
+
+
+def test_entry_points_are_looked_up_in_one_file():
+    wanted = {"importlib.metadata.entry_points", "importlib_metadata.entry_points", "pkg_resources"}
+    users = [path.name for path in FILES if wanted & set(imports(path))
+             or any(ast.unparse(node) in wanted for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                    if isinstance(node, ast.Attribute))]
+    assert users == ["_entry_points.py"]
 
 
 def test_cls_and_seg_never_meet():
