@@ -18,7 +18,15 @@ from beitv2_core.config.sections import Section, Sharding, impossible, pair, req
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 
-PACKAGED = Path(__file__).parent / "configs"
+
+def _packaged_folder() -> Path:
+    """The packaged YAML files: inside an installed package; in a checkout, configs/seg of the repository."""
+    here = Path(__file__).resolve()
+    installed = here.parent / "configs"
+    return installed if installed.is_dir() else Path(*here.parts[:-5], "configs", "seg")
+
+
+PACKAGED = _packaged_folder()
 #: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
 IGNORED_KEYS = ("ignore_index", "label_padding_value")
 #: keys of ours that PaddleSeg's own scripts read over in silence, and what to write for those
