@@ -24,13 +24,8 @@ _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
     "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
-    "Teacher", "build_teacher", "known_teachers",
+    "Teacher", "build_teacher",
 ]
-
-
-def known_teachers() -> list[str]:
-    """Names `build_teacher` takes: ours and those of installed packages."""
-    return sorted(_entry_points.names(ENTRY_POINTS, TEACHERS))
 
 
 def build_teacher(name: str, *, weights: str | None = None, sha256: str | None = None,
