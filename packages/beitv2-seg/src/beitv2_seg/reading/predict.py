@@ -19,7 +19,7 @@ from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.evaluation.codes import list_images
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data.file_samples import for_transforms, read_image, transformed
-from beitv2_seg.reading.reader import labels_of, readings
+from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
 
 log = logging.getLogger("beitv2_seg")
 
@@ -60,7 +60,7 @@ def predict_image(model: Any, pixels: np.ndarray, transforms: Sequence[Any], tes
         data = {"img": for_transforms(pixels, transforms), "trans_info": [], "gt_fields": []}
         return transformed(data, transforms)
 
-    return labels_of(model, readings(read, transforms, test.read_scales), test, at_once=at_once)
+    return predict_label_map(model, multi_scale_inputs(read, transforms, test.read_scales), test, at_once=at_once)
 
 
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,

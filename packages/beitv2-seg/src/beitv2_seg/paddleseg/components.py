@@ -16,6 +16,7 @@ from beitv2_seg.data.file_samples import ListedSamples
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.losses import BEiTv2CrossEntropyLoss
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.paddleseg.installed import paddleseg_components
 from beitv2_seg.training.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 
 #: PaddleSeg's shelf -> ours on it; schedules have no shelf, PaddleSeg looks them up on paddle.optimizer.lr
@@ -49,8 +50,6 @@ def find_component(name: str, where: str) -> Any:
     own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:
         return own[name]
-    from beitv2_seg.adapter import paddleseg_components
-
     theirs: Mapping[str, Mapping[str, Any]] = {}
     why = ""
     try:

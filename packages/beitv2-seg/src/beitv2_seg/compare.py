@@ -17,11 +17,10 @@ from beitv2_core.commands.trials import run_trial
 from beitv2_core.config.load import flatten, read_tree
 from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
-from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor
+from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig, read_config_file
-from beitv2_seg.pretrained import with_pretrained_settings
+from beitv2_seg.reading.label_map import predict_label_map
 from beitv2_seg.reading.predict import class_colours
-from beitv2_seg.reading.reader import labels_of
 
 log = logging.getLogger("beitv2_seg")
 STARTS = ("pretrained", "scratch")
@@ -134,7 +133,7 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
             data = dataset[number]
             label = np.asarray(data["label"]).reshape(data["label"].shape[-2:])
             kept = np.where(label == config.ignored, 0, label)
-            maps = [kept, *(labels_of(segmentors[start].model, [data], config.test_config) for start in STARTS)]
+            maps = [kept, *(predict_label_map(segmentors[start].model, [data], config.test_config) for start in STARTS)]
             show(grid[0, column], _levels(data["img"]))
             for axes, classes in zip(grid[1:, column], maps):
                 show(axes, colours[classes])

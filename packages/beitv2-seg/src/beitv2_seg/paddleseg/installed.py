@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PaddleSeg and we: the only file that knows it."""
+"""The PaddleSeg that is installed: its components, its data sets' files, its profiler. Nothing else imports it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,34 @@ import paddle
 
 from beitv2_core.commands.checkout import missing_package
 from beitv2_core.errors import ConfigError, MissingDependencyError
-from beitv2_seg.components import COMPONENTS, SCHEDULES
+from beitv2_seg.data.file_samples import FileSamples
 
 #: losses that fail on Paddle 3 (2.8.0 wheel), or change the labels that other losses read too (DiceLoss, every version)
 MENDED = ("CrossEntropyLoss", "OhemCrossEntropyLoss", "RMILoss", "DiceLoss")
 SHELVES = ("BACKBONES", "MODELS", "LOSSES", "OPTIMIZERS", "DATASETS", "TRANSFORMS")
 
 
-def _manager() -> Any:
+def manager() -> Any:
+    """PaddleSeg's registry of components; MissingDependencyError without PaddleSeg."""
     try:
-        from paddleseg.cvlibs import manager
+        from paddleseg.cvlibs import manager as found
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "paddleseg":
             raise missing_package(error, "PaddleSeg") from error
         raise MissingDependencyError(
             f"PaddleSeg is not installed ({error}). Type: pip install 'beitv2-seg[paddleseg]', or put a checkout on "
             "the path: export PYTHONPATH=PADDLESEG") from error
-    return manager
-
-
-def register() -> list[str]:
-    """Make our components known to PaddleSeg's YAML by name; returns the names.  Safe to call twice.
-
-    Raises MissingDependencyError without PaddleSeg, ConfigError where a name is taken by somebody else.
-    """
-    manager = _manager()
-    names = []
-    for title, components in COMPONENTS.items():
-        shelf = getattr(manager, title)
-        for component in components:
-            taken = shelf.components_dict.get(component.__name__, component)
-            if taken is not component:
-                raise ConfigError(f"PaddleSeg already has a {shelf.name} component named {component.__name__!r} "
-                                  f"({taken.__module__}).")
-            if component.__name__ not in shelf.components_dict:
-                shelf.add_component(component)
-            names.append(component.__name__)
-    for schedule in SCHEDULES:  # SegBuilder looks schedules up on this module and nowhere else
-        setattr(paddle.optimizer.lr, schedule.__name__, schedule)
-        names.append(schedule.__name__)
-    return names
+    return found
 
 
 def paddleseg_components() -> dict[str, dict[str, Any]]:
     """{shelf: {name: class}} of everything PaddleSeg itself offers to YAML files; MissingDependencyError without it."""
-    manager = _manager()
+    shelves = manager()
     from paddleseg import datasets, models, transforms  # noqa: F401  their components register when they are imported
 
     for name in MENDED:
-        _mend(manager.LOSSES.components_dict.get(name))
-    return {shelf: dict(getattr(manager, shelf).components_dict) for shelf in SHELVES}
+        _mend(shelves.LOSSES.components_dict.get(name))
+    return {shelf: dict(getattr(shelves, shelf).components_dict) for shelf in SHELVES}
 
 
 def _mend(loss: Any) -> None:
@@ -101,3 +79,29 @@ def _left_type_wins() -> Iterator[None]:
     finally:
         for name, operator in operators.items():
             setattr(paddle.Tensor, name, operator)
+
+
+def read_by_us(dataset: Any) -> Any:
+    """The samples of a PaddleSeg data set that lists files, read by our readers; any other data set as it is.
+
+    Those whose classes read their files themselves (EG1800, Supervisely, PSSL, a user's own) stay as they are.
+    """
+    from paddleseg.datasets import ADE20K, Dataset
+
+    reads = type(dataset).__getitem__
+    if reads not in (Dataset.__getitem__, ADE20K.__getitem__) or not hasattr(dataset, "file_list"):
+        return dataset
+    if getattr(dataset, "edge", False):
+        raise ConfigError(f"{type(dataset).__name__}: edge is true, but none of the losses here reads edges. Leave it "
+                          "out.")
+    return FileSamples(dataset.file_list, dataset.transforms.transforms, mode=dataset.mode,
+                       num_classes=dataset.num_classes, ignore_index=dataset.ignore_index,
+                       img_channels=getattr(dataset, "img_channels", 3), reduce_zero=reads is ADE20K.__getitem__)
+
+
+def profiler_step(options: str) -> Callable[[], None]:
+    """What PaddleSeg's `--profiler_options` calls after every update; MissingDependencyError without PaddleSeg."""
+    manager()
+    from paddleseg.utils import train_profiler
+
+    return lambda: train_profiler.add_profiler_step(options)
