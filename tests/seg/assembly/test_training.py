@@ -116,7 +116,6 @@ def test_impossible_settings_are_named_and_nothing_is_written(tmp_path, opts, me
     (["--amp_level", "O2"], "would not equal the uninterrupted one"),
     (["--data_format", "NHWC"], "no such layout"),
     (["--use_multilabel"], "one class a pixel"),
-    (["--for_fd"], "training exports nothing"),
     (["--to_static_training"], "cannot turn this model's training forward into a static graph"),
     (["--early_stop_intervals", 2], "early stopping needs evaluations"),
 ])

@@ -86,8 +86,8 @@ def _check_same(asked: SegmentConfig, output: Path) -> None:
     """ConfigError where a finished run was made with other settings than those asked for now."""
     made, _ = read_tree(output / "config.yml")
     before, now = flatten(made), flatten(asked.resolved())
-    free = (*FREE_SETTINGS, "run.log_iters", "run.keep_checkpoint_max")
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and not key.startswith(free)]
+    changed = [key for key in sorted({*before, *now})
+               if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)]
     if made.get("model", {}).get("backbone", {}).get("pretrained") != asked.model.backbone.options().get("pretrained"):
         changed.append("model.backbone.pretrained")
     if changed:

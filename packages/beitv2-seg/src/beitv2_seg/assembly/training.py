@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from beitv2_core.assembly import seed_everything
+from beitv2_core.assembly.batches import batches_per_update
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.engine import distributed
+from beitv2_core.engine.loop import FREE_SETTINGS as CORE_FREE_SETTINGS
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
-from beitv2_core.errors import ConfigError
 from beitv2_seg.assembly.data import build_dataset, class_names, with_ignored
 from beitv2_seg.assembly.models import build_model
 from beitv2_seg.assembly.pretrained import with_pretrained_settings
 from beitv2_seg.config import SegmentConfig
+from beitv2_seg.config.translate import KEYS, train_settings
 from beitv2_seg.data.coverage import SeenLabels
 from beitv2_seg.data.dataset import TrainSamples
 from beitv2_seg.paddleseg.installed import profiler_step
@@ -30,12 +32,9 @@ from beitv2_seg.reading.evaluate import Evaluation, evaluate
 from beitv2_seg.training.segment_task import SegmentTask, write_pdparams
 
 log = logging.getLogger("beitv2_seg")
-#: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
-FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.save_interval", "run.log_iters",
-                 "run.keep_checkpoint_max", "run.sharding", "run.do_eval", "run.early_stop_intervals",
-                 "run.windows_at_once", "run.max_corrupt", "run.other_data", "val_dataset", "test_config",
-                 "train_dataset.dataset_root", "model.backbone.pretrained", "model.backbone.recompute", "classes")
-AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
+#: settings a resumed run may change: core's, by the names they have here, and those that do not touch what is trained
+FREE_SETTINGS = (*(KEYS[key] for key in CORE_FREE_SETTINGS if key in KEYS), "run.do_eval", "run.early_stop_intervals",
+                 "run.windows_at_once", "val_dataset", "test_config", "model.backbone.pretrained", "classes")
 
 
 def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = None) -> TrainLoop:
@@ -48,14 +47,15 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     # Paddle says it at every batch norm of every step.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     config = with_pretrained_settings(config)
-    run, processes, folder = config.run, distributed.world_size(), Path(config.output)
+    run, train = config.run, train_settings(config)
+    processes, folder = distributed.world_size(), Path(config.output)
     accumulate = plan_accumulation(config, processes)
     num_classes, names = config.model.num_classes, class_names(config)
     train_set = build_dataset(config, "train_dataset")
     validation = build_dataset(config, "val_dataset") if run.do_eval else None
     samples = TrainSamples(train_set, num_classes=num_classes, ignored=config.ignored, max_corrupt=run.max_corrupt,
                            repeats=run.repeats, report=folder / "corrupt_files.txt")
-    sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
+    sampler = ResumableSampler(len(samples), batch_size=train.batch_size, rank=distributed.rank(),
                                world_size=processes, accumulate=accumulate, seed=run.seed)
     rates = learning_rates(config.lr_scheduler, config.iters)
     warmup = warmup_of(config.lr_scheduler)
@@ -76,11 +76,11 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     after_update = {} if profiler_options is None else {"after_update": profiler_step(profiler_options)}
     task = SegmentTask(model, losses, total_steps=config.iters, measure=measure if run.do_eval else None,
                        seen=SeenLabels(names, ignored=config.ignored, label_map=config.label_map),
-                       warn=lambda found: found.warnings(config, names), every=run.save_interval, folder=folder,
+                       warn=lambda found: found.warnings(config, names), every=train.save_every, folder=folder,
                        patience=run.early_stop_intervals, use_ema=run.use_ema, **after_update)
-    optimizer, weight_decay = build_optimizer(config.optimizer, model, float(rates.max()), sharding=run.sharding)
+    optimizer, weight_decay = build_optimizer(config.optimizer, model, float(rates.max()), sharding=train.sharding)
     decay = np.full(len(rates), weight_decay)
-    total = config.batch_size * processes * accumulate
+    total = train.batch_size * processes * accumulate
     for line in batch_lines(config, processes, len(samples)):
         log.info("%s", line)
     folders = RunFolder(folder)
@@ -90,11 +90,11 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
 
     return TrainLoop(task, Loader(samples, samples, sampler, num_workers=run.num_workers, seed=run.seed), optimizer,
                      lr=rates, weight_decay=decay, run=folders, config=config.resolved(), seed=run.seed,
-                     store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
-                     images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
-                     save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
-                     amp_off="run.precision=fp32 (--precision fp32)", other_data=run.other_data)
+                     store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
+                     images_per_step=total, accumulate=accumulate, amp=train.amp, log_every=train.log_every,
+                     save_every=train.save_every, title="segment", on_finish=[finish, draw_curves],
+                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=train.sharding, section="run",
+                     amp_off="run.precision=fp32 (--precision fp32)", other_data=train.other_data)
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:
@@ -107,9 +107,5 @@ def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str
 
 def plan_accumulation(config: SegmentConfig, processes: int) -> int:
     """Batches behind one update; ConfigError where total_batch is no multiple of what is handled at once."""
-    at_once = config.batch_size * processes
-    total = config.total_batch or at_once
-    if total % at_once:
-        raise ConfigError(f"total_batch: {total} is not a multiple of {config.batch_size} images x {processes} "
-                          f"process(es) = {at_once}. Change batch_size or total_batch.")
-    return total // at_once
+    return batches_per_update(train_settings(config), processes, batch_size_key=KEYS["train.batch_size"],
+                              total_batch_key=KEYS["train.total_batch"])

@@ -48,8 +48,6 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
                         help="refused: Paddle cannot turn the training forward into a graph")
-    for name in ("--output_op", "--input_shape", "--for_fd"):
-        parser.add_argument(name, nargs="*", help="of `beitv2 segment export`; refused here")
     parser.add_argument("--windows", type=int, help="sliding windows computed together (default: 4)")
     parser.add_argument("--max_corrupt", type=float,
                         help="share of undecodable files that stops the run (default: 0.001)")
@@ -153,9 +151,6 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
 
 def _refuse(flags: argparse.Namespace) -> None:
     """ConfigError for flags of tools/train.py that would be silently without effect, or break a promise."""
-    for name in ("output_op", "input_shape", "for_fd"):
-        if getattr(flags, name) is not None:
-            raise ConfigError(f"--{name}: training exports nothing. Give it to `beitv2 segment export`.")
     if flags.to_static_training:
         raise ConfigError("--to_static_training: Paddle (2.6.2 and 3.3.1 tried) cannot turn this model's training "
                           "forward into a static graph. Leave the flag out; trained models export as graphs.")
