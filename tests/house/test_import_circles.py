@@ -70,6 +70,21 @@ def test_no_module_imports_itself_by_way_of_others(package):
     assert circles(graph(package)) == []
 
 
+def rooms(package: Path) -> dict[str, set[str]]:
+    """{room: rooms of the same package that it imports}; a room is a folder or a file at the package's root."""
+    found: dict[str, set[str]] = {}
+    for name, below in graph(package).items():
+        here = (name.split(".") + ["__init__"])[1]
+        others = {(module.split(".") + ["__init__"])[1] for module in below}
+        found.setdefault(here, set()).update(others - {here})
+    return found
+
+
+@pytest.mark.parametrize("package", SOURCES, ids=lambda folder: folder.name)
+def test_no_room_imports_itself_by_way_of_others(package):
+    assert circles(rooms(package)) == []
+
+
 def test_a_circle_is_found_inside_functions_too(tmp_path):
     package = tmp_path / "house"
     (package / "room").mkdir(parents=True)
