@@ -38,7 +38,7 @@ def test_the_windows_computed_together_do_not_change_the_confusion_matrix(settin
     spec = settings.val_dataset.model_copy(update={"image_size": 100, "size": 3})
     dataset = build_dataset(settings.model_copy(update={"val_dataset": spec}), "val_dataset")
     model = build_model(settings)
-    counts = [evaluate(model, dataset, TestConfig(**SLIDE), num_classes=11, at_once=together).counts
+    counts = [evaluate(model, dataset, TestConfig(**SLIDE), num_classes=11, window_batch=together).counts
               for together in (1, 3, 9)]
     assert counts[0].sum() == 3 * 100 * 100 and model.training
     np.testing.assert_array_equal(counts[0], counts[1])

@@ -77,7 +77,7 @@ def evaluate(context: typer.Context) -> None:
     found = _segmentor(flags)
     config, model = found.config, found.model
     result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
-                     num_classes=config.model.num_classes, at_once=flags.windows)
+                     num_classes=config.model.num_classes, window_batch=flags.windows)
     if not distributed.is_main():
         return
     typer.echo(f"{in_words(result)}   {result.images} images")
@@ -103,7 +103,7 @@ def predict(context: typer.Context) -> None:
     colours = class_colours(len(classes), flags.custom_color)
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
-        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows,
+        for item in predict_files(model, paths, transforms, test, folder, colours=colours, window_batch=flags.windows,
                                   max_pixels=flags.max_pixels):
             written.append(item)
             progress.advance(len(written))
@@ -160,7 +160,7 @@ def set_device(name: str | None) -> None:
     try:
         paddle.set_device(name)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"--device {name}: not to be had with this Paddle ({str(error).splitlines()[0]}). Use "
+        raise ConfigError(f"--device {name}: this Paddle has no such device ({str(error).splitlines()[0]}). Use "
                           "--device cpu, or install paddlepaddle-gpu.") from error
 
 
@@ -200,7 +200,7 @@ def _segmentor(flags: argparse.Namespace) -> Any:
     found = load_segmentor(flags.model_path)
     config = apply_opts(found.config, flags.opts, changes)
     if config.model != found.config.model:
-        raise ConfigError(f"--opts {' '.join(flags.opts)}: model: a trained model stays what its run made it. Leave "
+        raise ConfigError(f"--opts {' '.join(flags.opts)}: model: the model of a run cannot be changed. Leave "
                           "the model's settings out.")
     return found._replace(config=config, classes=class_names(config))
 
@@ -229,6 +229,6 @@ def _folder(flags: argparse.Namespace, default: Path) -> Path:
 def _need_visualdl() -> None:
     try:
         import visualdl  # noqa: F401
-    except Exception as error:  # an optional neighbour: whatever keeps it from loading
+    except Exception as error:  # optional: any failure of its import counts
         raise MissingDependencyError(f"--use_vdl: VisualDL cannot be imported ({error}). Type: pip install visualdl, "
                                      "or leave the flag out.") from error

@@ -33,8 +33,8 @@ def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None 
     """{start: {"miou", "macc", "aacc", "classes_measured", "classes"}} of both trainings; finished ones are not
     repeated, broken ones continue.
 
-    iters, opts: as `segment train` takes them.  Both run at once where there are two processor cores; what they reached
-    is told every `SECONDS_BETWEEN_LINES`.  Raises ConfigError for a run that was made with other settings, BEiTError
+    iters, opts: as `segment train` takes them.  Both run in parallel where there are two processor cores; progress is
+    logged every `SECONDS_BETWEEN_LINES`.  Raises ConfigError for a run that was made with other settings, BEiTError
     with the last lines of one that fails.
     """
     given = {} if iters is None else {"iters": iters}
@@ -82,13 +82,13 @@ def _run(start: str, config: str, pretrained: str, output: Path, given: dict[str
     return {name: found.get(name) for name in (*COLUMNS, "classes_measured", "classes")}
 
 
-def _check_same(asked: SegmentConfig, output: Path) -> None:
-    """ConfigError where a finished run was made with other settings than those asked for now."""
+def _check_same(config: SegmentConfig, output: Path) -> None:
+    """ConfigError where a finished run was made with other settings than these."""
     made, _ = read_tree(output / "config.yml")
-    before, now = flatten(made), flatten(asked.resolved())
+    before, now = flatten(made), flatten(config.resolved())
     changed = [key for key in sorted({*before, *now})
                if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)]
-    if made.get("model", {}).get("backbone", {}).get("pretrained") != asked.model.backbone.options().get("pretrained"):
+    if made.get("model", {}).get("backbone", {}).get("pretrained") != config.model.backbone.options().get("pretrained"):
         changed.append("model.backbone.pretrained")
     if changed:
         listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)

@@ -12,7 +12,7 @@ from beitv2_seg.config import IGNORED_KEYS, Component, SegmentConfig
 from beitv2_seg.data.dataset import check_ade20k, check_files
 from beitv2_seg.data.file_samples import FileSamples
 from beitv2_seg.paddleseg.components import COMPONENTS, argument_names, build_component, find_component
-from beitv2_seg.paddleseg.installed import read_by_us
+from beitv2_seg.paddleseg.installed import as_file_samples
 
 #: data sets that make their samples themselves, without files
 OWN_DATASETS = COMPONENTS["DATASETS"]
@@ -44,7 +44,7 @@ def build_dataset(config: SegmentConfig, where: str) -> Any:
         raise ConfigError(f"ignore_index: {config.ignored}, but {where} ({spec.type}) marks pixels without a class by "
                           f"{ignored}. Set ignore_index to {ignored}, or leave it out.")
     if not isinstance(dataset, (FileSamples, *OWN_DATASETS)):
-        dataset = read_by_us(dataset)
+        dataset = as_file_samples(dataset)
     if isinstance(dataset, FileSamples):
         dataset.max_pixels = config.run.max_pixels
     if config.label_map:

@@ -27,7 +27,7 @@ class Segmentor(NamedTuple):
 
 
 def build_model(config: SegmentConfig, *, pretrained: bool = True) -> Any:
-    """The segmentor of the settings; without `pretrained` its weights are fresh whatever the settings say."""
+    """The segmentor of the settings; without `pretrained` its weights are always fresh."""
     spec = config.model.model_dump()
     if not pretrained:
         spec["backbone"]["pretrained"] = None
@@ -46,7 +46,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
             raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; a run of `beitv2 segment "
                                   "train` was expected.")
         if config is not None and _architecture(config) != _architecture(kept):
-            log.warning("%s: the model is the run's; the section model of --config says another one and is not read.",
+            log.warning("%s: the model is the run's; the section model of --config differs and is ignored.",
                         found.path)
         config = kept if config is None else config.model_copy(update={"model": kept.model})
     if config is None:

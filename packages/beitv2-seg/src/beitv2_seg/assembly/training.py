@@ -71,7 +71,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
 
     def measure(segmentor: Any) -> Evaluation:
         return evaluate(segmentor, validation, config.test_config, num_classes=num_classes, ignored=config.ignored,
-                        at_once=run.windows_at_once)
+                        window_batch=run.windows_at_once)
 
     after_update = {} if profiler_options is None else {"after_update": profiler_step(profiler_options)}
     task = SegmentTask(model, losses, total_steps=config.iters, measure=measure if run.do_eval else None,
@@ -106,6 +106,6 @@ def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str
 
 
 def plan_accumulation(config: SegmentConfig, processes: int) -> int:
-    """Batches behind one update; ConfigError where total_batch is no multiple of what is handled at once."""
+    """Batches behind one update; ConfigError where total_batch is no multiple of batch_size x processes."""
     return batches_per_update(train_settings(config), processes, batch_size_key=KEYS["train.batch_size"],
                               total_batch_key=KEYS["train.total_batch"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: PaddleSeg's YAML files and flags, read, checked, and said in core's words. Costs no Paddle to import."""
+"""Settings: PaddleSeg's YAML files and flags, read, checked, and translated into core's. Costs no Paddle to import."""
 
 from beitv2_seg.config.load import (
     PACKAGED,

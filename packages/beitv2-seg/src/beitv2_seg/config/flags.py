@@ -44,7 +44,7 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"], help="O1; O2 is refused")
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
-    parser.add_argument("--repeats", type=int, help="times each sample comes in an epoch (default: 1)")
+    parser.add_argument("--repeats", type=int, help="times each sample is used in an epoch (default: 1)")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
                         help="refused: Paddle cannot turn the training forward into a graph")
@@ -91,8 +91,8 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--for_fd", action="store_true", help="refused: FastDeploy's layout is PaddleSeg's own")
     flags = _parse(parser, arguments)
     if flags.output_op != "none" or flags.for_fd:
-        asked = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
-        raise ConfigError(f"{asked}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
+        given = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
+        raise ConfigError(f"{given}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
                           "python -m beitv2_seg PADDLESEG/tools/export.py ...")
     return flags
 
@@ -125,7 +125,7 @@ def _parser(prog: str, description: str, *, model: bool = False) -> argparse.Arg
 
 
 def _reading(parser: argparse.ArgumentParser, augmented: str) -> None:
-    """How images are read; what is not given stays as test_config says."""
+    """How images are read; flags that are not given leave test_config unchanged."""
     parser.add_argument(f"--{augmented}", dest="aug_eval", action="store_true", default=None,
                         help="several scales and mirrored images")
     parser.add_argument("--scales", nargs="+", type=float, help="scales, e.g. 0.75 1.0 1.25")

@@ -24,7 +24,7 @@ def _packaged_folder() -> Path:
 
 
 PACKAGED = _packaged_folder()
-#: keys of ours that PaddleSeg's own scripts read over in silence, and what to write for those
+#: keys of ours that PaddleSeg's own scripts ignore silently, and what to write for those
 NOT_PADDLESEGS = {
     "ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
     "label_map": "label files that hold the numbers of the classes",
@@ -71,9 +71,9 @@ def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str,
 
 
 def refuse_for_paddleseg(path: str) -> None:
-    """ConfigError for a YAML file with a key that PaddleSeg's own scripts would read over in silence."""
+    """ConfigError for a YAML file with a key that PaddleSeg's own scripts would ignore silently."""
     if not Path(path).is_file():
-        return  # PaddleSeg says so
+        return  # PaddleSeg's own error
     tree, _ = read_tree(Path(path))
     for key, instead in NOT_PADDLESEGS.items():
         if key in tree:

@@ -121,7 +121,7 @@ class RunSection(Section):
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="mixed precision O1 (GPU)")
     sharding: Sharding = Field(default="off", description="divide the optimizer's state among the processes; stage2: "
                                                           "the gradients too. Same updates (flag --sharding)")
-    repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
+    repeats: int = Field(default=1, gt=0, description="times each sample is used in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     other_data: bool = Field(
         default=False, description="a resumed run may go on with other images than it was started with"
@@ -142,7 +142,7 @@ class SegmentConfig(Section):
         "are numbers, or colours 'R,G,B' of coloured label maps")
     classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
                                          "with a name a line; null: the data set's own, or numbers")
-    batch_size: int = Field(gt=0, description="images a process handles at once")
+    batch_size: int = Field(gt=0, description="images of one process in one forward pass")
     total_batch: Optional[int] = Field(default=None, gt=0, description="images behind one update: batch_size x "
                                        "processes x accumulation; null: no accumulating")
     iters: int = Field(gt=0, description="updates")

@@ -8,7 +8,7 @@ from typing import Literal
 from beitv2_core.config.sections import TrainConfig
 from beitv2_seg.config.schema import SegmentConfig
 
-#: core's key -> the key of a segmentation run that says the same
+#: core's key -> the key of a segmentation run with the same meaning
 KEYS = {
     "output": "output",
     "train.batch_size": "batch_size",

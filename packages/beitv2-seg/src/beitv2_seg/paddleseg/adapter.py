@@ -15,17 +15,17 @@ def register() -> list[str]:
 
     Raises MissingDependencyError without PaddleSeg, ConfigError where a name is taken by somebody else.
     """
-    shelves = manager()
+    registries = manager()
     names = []
     for title, components in COMPONENTS.items():
-        shelf = getattr(shelves, title)
+        registry = getattr(registries, title)
         for component in components:
-            taken = shelf.components_dict.get(component.__name__, component)
+            taken = registry.components_dict.get(component.__name__, component)
             if taken is not component:
-                raise ConfigError(f"PaddleSeg already has a {shelf.name} component named {component.__name__!r} "
+                raise ConfigError(f"PaddleSeg already has a {registry.name} component named {component.__name__!r} "
                                   f"({taken.__module__}).")
-            if component.__name__ not in shelf.components_dict:
-                shelf.add_component(component)
+            if component.__name__ not in registry.components_dict:
+                registry.add_component(component)
             names.append(component.__name__)
     for schedule in SCHEDULES:  # SegBuilder looks schedules up on this module and nowhere else
         setattr(paddle.optimizer.lr, schedule.__name__, schedule)

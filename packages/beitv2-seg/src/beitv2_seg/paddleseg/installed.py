@@ -14,8 +14,8 @@ from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_seg.data.file_samples import FileSamples
 
 #: losses that fail on Paddle 3 (2.8.0 wheel), or change the labels that other losses read too (DiceLoss, every version)
-MENDED = ("CrossEntropyLoss", "OhemCrossEntropyLoss", "RMILoss", "DiceLoss")
-SHELVES = ("BACKBONES", "MODELS", "LOSSES", "OPTIMIZERS", "DATASETS", "TRANSFORMS")
+REPAIRED_LOSSES = ("CrossEntropyLoss", "OhemCrossEntropyLoss", "RMILoss", "DiceLoss")
+REGISTRIES = ("BACKBONES", "MODELS", "LOSSES", "OPTIMIZERS", "DATASETS", "TRANSFORMS")
 
 
 def manager() -> Any:
@@ -32,31 +32,31 @@ def manager() -> Any:
 
 
 def paddleseg_components() -> dict[str, dict[str, Any]]:
-    """{shelf: {name: class}} of everything PaddleSeg itself offers to YAML files; MissingDependencyError without it."""
-    shelves = manager()
+    """{registry: {name: class}} of all that PaddleSeg offers to YAML files; MissingDependencyError without it."""
+    registries = manager()
     from paddleseg import datasets, models, transforms  # noqa: F401  their components register when they are imported
 
-    for name in MENDED:
-        _mend(shelves.LOSSES.components_dict.get(name))
-    return {shelf: dict(getattr(shelves, shelf).components_dict) for shelf in SHELVES}
+    for name in REPAIRED_LOSSES:
+        _repair(registries.LOSSES.components_dict.get(name))
+    return {name: dict(getattr(registries, name).components_dict) for name in REGISTRIES}
 
 
-def _mend(loss: Any) -> None:
+def _repair(loss: Any) -> None:
     """Let a loss compute on Paddle 3 what it computes on Paddle 2, from labels of its own.
 
     The wheel adds and multiplies floats and integers: Paddle 2 gives the result the left one's type, Paddle 3 refuses.
     Departs: PaddleSeg's DiceLoss writes class 0 over the ignored pixels of the labels, so that the losses after it and
     those of the other outputs learn it; here it does not.
     """
-    if loss is None or hasattr(loss.forward, "theirs"):
+    if loss is None or hasattr(loss.forward, "original"):
         return
-    theirs = loss.forward
+    original = loss.forward
 
     def forward(self: Any, logits: paddle.Tensor, labels: paddle.Tensor, *more: Any, **options: Any) -> Any:
         with _left_type_wins():
-            return theirs(self, logits, labels.clone(), *more, **options)
+            return original(self, logits, labels.clone(), *more, **options)
 
-    forward.theirs = theirs  # type: ignore[attr-defined]
+    forward.original = original  # type: ignore[attr-defined]
     loss.forward = forward
 
 
@@ -81,10 +81,10 @@ def _left_type_wins() -> Iterator[None]:
             setattr(paddle.Tensor, name, operator)
 
 
-def read_by_us(dataset: Any) -> Any:
-    """The samples of a PaddleSeg data set that lists files, read by our readers; any other data set as it is.
+def as_file_samples(dataset: Any) -> Any:
+    """A PaddleSeg data set that lists files, read by our readers; any other data set unchanged.
 
-    Those whose classes read their files themselves (EG1800, Supervisely, PSSL, a user's own) stay as they are.
+    Those whose classes read their files themselves (EG1800, Supervisely, PSSL, a user's own) are unchanged.
     """
     from paddleseg.datasets import ADE20K, Dataset
 

@@ -46,10 +46,10 @@ def multi_scale_inputs(read: Callable[[], Data], pipeline: Any, scales: Sequence
     return found
 
 
-def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: int = 4) -> np.ndarray:
+def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, window_batch: int = 4) -> np.ndarray:
     """Predicted classes, int32 at the image's own size, from its `multi_scale_inputs`, by a live or an exported model.
 
-    at_once: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
+    window_batch: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
     Departs: without `is_slide`, an image of another size than the position tables is read by windows of their size,
     two thirds apart (mmsegmentation's whole-image mode fails there).
     """
@@ -72,9 +72,9 @@ def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, at_
         tables, crop = tuple(model.backbone.image_size), _height_first(test.crop_size)
     windows, stride = None, _height_first(test.stride)
     if test.is_slide and crop and stride:
-        windows = Windows(crop, stride, at_once)
+        windows = Windows(crop, stride, window_batch)
     elif any(image.shape[2:] != tables for image in images):
-        windows = default_windows(tables, at_once)
+        windows = default_windows(tables, window_batch)
     return predict_labels(segmenter, inputs, size=(int(height), int(width)), flips=test.flips, windows=windows)
 
 
