@@ -17,11 +17,10 @@ from beitv2_core.commands.trials import run_trial
 from beitv2_core.config.load import flatten, read_tree
 from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
-from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor
+from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig, read_config_file
-from beitv2_seg.pretrained import with_pretrained_settings
+from beitv2_seg.reading.label_map import predict_label_map
 from beitv2_seg.reading.predict import class_colours
-from beitv2_seg.reading.reader import labels_of
 
 log = logging.getLogger("beitv2_seg")
 STARTS = ("pretrained", "scratch")
@@ -34,8 +33,8 @@ def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None 
     """{start: {"miou", "macc", "aacc", "classes_measured", "classes"}} of both trainings; finished ones are not
     repeated, broken ones continue.
 
-    iters, opts: as `segment train` takes them.  Both run at once where there are two processor cores; what they reached
-    is told every `SECONDS_BETWEEN_LINES`.  Raises ConfigError for a run that was made with other settings, BEiTError
+    iters, opts: as `segment train` takes them.  Both run in parallel where there are two processor cores; progress is
+    logged every `SECONDS_BETWEEN_LINES`.  Raises ConfigError for a run that was made with other settings, BEiTError
     with the last lines of one that fails.
     """
     given = {} if iters is None else {"iters": iters}
@@ -83,13 +82,13 @@ def _run(start: str, config: str, pretrained: str, output: Path, given: dict[str
     return {name: found.get(name) for name in (*COLUMNS, "classes_measured", "classes")}
 
 
-def _check_same(asked: SegmentConfig, output: Path) -> None:
-    """ConfigError where a finished run was made with other settings than those asked for now."""
+def _check_same(config: SegmentConfig, output: Path) -> None:
+    """ConfigError where a finished run was made with other settings than these."""
     made, _ = read_tree(output / "config.yml")
-    before, now = flatten(made), flatten(asked.resolved())
-    free = (*FREE_SETTINGS, "run.log_iters", "run.keep_checkpoint_max")
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key) and not key.startswith(free)]
-    if made.get("model", {}).get("backbone", {}).get("pretrained") != asked.model.backbone.options().get("pretrained"):
+    before, now = flatten(made), flatten(config.resolved())
+    changed = [key for key in sorted({*before, *now})
+               if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)]
+    if made.get("model", {}).get("backbone", {}).get("pretrained") != config.model.backbone.options().get("pretrained"):
         changed.append("model.backbone.pretrained")
     if changed:
         listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
@@ -134,7 +133,7 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
             data = dataset[number]
             label = np.asarray(data["label"]).reshape(data["label"].shape[-2:])
             kept = np.where(label == config.ignored, 0, label)
-            maps = [kept, *(labels_of(segmentors[start].model, [data], config.test_config) for start in STARTS)]
+            maps = [kept, *(predict_label_map(segmentors[start].model, [data], config.test_config) for start in STARTS)]
             show(grid[0, column], _levels(data["img"]))
             for axes, classes in zip(grid[1:, column], maps):
                 show(axes, colours[classes])

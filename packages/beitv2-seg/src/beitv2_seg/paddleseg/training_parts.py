@@ -16,8 +16,8 @@ import paddle
 
 from beitv2_core.engine.step import is_out_of_memory
 from beitv2_core.errors import BEiTError, ConfigError
-from beitv2_seg.components import COMPONENTS, SCHEDULES, build_component, check_arguments
 from beitv2_seg.config import Component
+from beitv2_seg.paddleseg.components import COMPONENTS, SCHEDULES, build_component, check_arguments
 
 POLY = "{type: PolynomialDecay, learning_rate: 0.01, end_lr: 0, power: 0.9}"
 LAYERWISE = "{type: BEiTv2AdamW, weight_decay: 0.05, layer_decay: 0.75}"

@@ -16,7 +16,7 @@ from beitv2_core.engine.optim import set_weight_decay
 from beitv2_core.errors import ConfigError
 from beitv2_seg.assembly import build_segmentation
 from beitv2_seg.config import Component, LossConfig, read_config_file
-from beitv2_seg.paddleseg_parts import build_loss, build_optimizer, learning_rates
+from beitv2_seg.paddleseg.training_parts import build_loss, build_optimizer, learning_rates
 
 pytest.importorskip("paddleseg", reason="PaddleSeg is not installed")
 
@@ -297,7 +297,7 @@ def test_the_settings_of_the_readme_train_on_ones_own_files(tmp_path):
         lines = [f"images/validation/{file.name} annotations/validation/{file.stem}.png"
                  for file in sorted((data / "images/validation").iterdir())]
         (data / f"{name}.txt").write_text("\n".join(lines))
-    readme = Path(__file__).resolve().parents[2] / "packages/beitv2-seg/README.md"
+    readme = Path(__file__).resolve().parents[3] / "packages/beitv2-seg/README.md"
     text = readme.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     for old, new in (("DATA", str(data)), ("PRETRAINED", "null"), ("num_classes: 3", "num_classes: 11"), ("512", "64"),
                      ("341", "43"), ("2048", "256")):

@@ -16,7 +16,7 @@ from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.errors import ConfigError
 from beitv2_seg.assembly import build_segmentation, load_segmentor, plan_accumulation
 from beitv2_seg.config import find_config, read_config_file
-from beitv2_seg.paddleseg_parts import learning_rates
+from beitv2_seg.paddleseg.training_parts import learning_rates
 from beitv2_seg.reading.evaluate import Evaluation
 from beitv2_seg.reading.metrics import Scores
 
@@ -64,7 +64,7 @@ def test_evaluations_keep_the_best_weights_as_paddleseg_reads_them(tmp_path):
 
 def test_early_stopping_ends_the_run_after_a_checkpoint(tmp_path, monkeypatch):
     same = Evaluation(Scores(np.ones(11), np.ones(11), 0.5, 0.5, 0.5), np.eye(11, dtype=np.int64), 5)
-    monkeypatch.setattr("beitv2_seg.assembly.evaluate", lambda *arguments, **options: same)
+    monkeypatch.setattr("beitv2_seg.assembly.training.evaluate", lambda *arguments, **options: same)
     train(tmp_path, "--do_eval", "--early_stop_intervals", 1)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps"], summary["total_steps"]) == (4, 6)
@@ -116,7 +116,6 @@ def test_impossible_settings_are_named_and_nothing_is_written(tmp_path, opts, me
     (["--amp_level", "O2"], "would not equal the uninterrupted one"),
     (["--data_format", "NHWC"], "no such layout"),
     (["--use_multilabel"], "one class a pixel"),
-    (["--for_fd"], "training exports nothing"),
     (["--to_static_training"], "cannot turn this model's training forward into a static graph"),
     (["--early_stop_intervals", 2], "early stopping needs evaluations"),
 ])

@@ -16,9 +16,10 @@ from beitv2_seg.data.file_samples import ListedSamples
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.losses import BEiTv2CrossEntropyLoss
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.paddleseg.installed import paddleseg_components
 from beitv2_seg.training.optim import BEiTv2AdamW, BEiTv2WarmupPoly
 
-#: PaddleSeg's shelf -> ours on it; schedules have no shelf, PaddleSeg looks them up on paddle.optimizer.lr
+#: PaddleSeg's registry -> our components in it; schedules have none, PaddleSeg looks them up on paddle.optimizer.lr
 COMPONENTS: dict[str, tuple[type, ...]] = {
     "BACKBONES": (BEiTv2,),
     "MODELS": (BEiTv2UPerNet,),
@@ -31,7 +32,7 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
 }
 SCHEDULES: tuple[type, ...] = (BEiTv2WarmupPoly,)
 ALL = {**COMPONENTS, "SCHEDULES": SCHEDULES}
-#: shelf -> what a reader calls its components
+#: registry -> what messages call its components
 KINDS = {"BACKBONES": "a backbone", "MODELS": "a model", "LOSSES": "a loss", "OPTIMIZERS": "an optimizer",
          "DATASETS": "a data set", "TRANSFORMS": "a transform", "SCHEDULES": "a schedule"}
 OWN_FILES = ("For your own files: {type: Dataset, dataset_root: FOLDER, mode: train, train_path: LIST, num_classes: N, "
@@ -41,16 +42,14 @@ OWN_FILES = ("For your own files: {type: Dataset, dataset_root: FOLDER, mode: tr
 def find_component(name: str, where: str) -> Any:
     """The class a `type:` names, ours first; ConfigError, naming the place in the YAML and what there is, for others.
 
-    Where the place tells the kind (an optimizer, a transform), a component of another kind is refused.
+    Where the place decides the kind (an optimizer, a transform), a component of another kind is refused.
     """
-    ours = {shelf: {kind.__name__: kind for kind in kinds} for shelf, kinds in ALL.items()}
+    ours = {registry: {kind.__name__: kind for kind in kinds} for registry, kinds in ALL.items()}
     ours["DATASETS"]["Dataset"] = ListedSamples  # PaddleSeg's arguments, our readers of lists and files
-    shelf = shelf_of(where)
-    own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
+    registry = registry_of(where)
+    own = ours[registry] if registry else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:
         return own[name]
-    from beitv2_seg.adapter import paddleseg_components
-
     theirs: Mapping[str, Mapping[str, Any]] = {}
     why = ""
     try:
@@ -58,22 +57,22 @@ def find_component(name: str, where: str) -> Any:
     except MissingDependencyError as error:
         why = f" {error}"
     known = {key: {**theirs.get(key, {}), **ours[key]} for key in ours}
-    wanted = known[shelf] if shelf else {key: kind for kinds in known.values() for key, kind in kinds.items()}
+    wanted = known[registry] if registry else {key: kind for kinds in known.values() for key, kind in kinds.items()}
     if name in wanted:
         return wanted[name]
     for key, kinds in known.items():
         if name in kinds:
-            raise ConfigError(f"{where}.type: {name!r} is {KINDS[key]}; expected {KINDS[shelf or key]}: "
+            raise ConfigError(f"{where}.type: {name!r} is {KINDS[key]}; expected {KINDS[registry or key]}: "
                               f"{', '.join(sorted(wanted))}.")
     near = difflib.get_close_matches(name, wanted, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" Known: {', '.join(sorted(wanted))}." if shelf else ""
-    files = f" {OWN_FILES}" if shelf == "DATASETS" else ""
+    listed = f" Known: {', '.join(sorted(wanted))}." if registry else ""
+    files = f" {OWN_FILES}" if registry == "DATASETS" else ""
     raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{files}{listed}{why}")
 
 
-def shelf_of(where: str) -> str | None:
-    """The shelf that a place in the YAML takes from; None where it is not known, as inside a model of PaddleSeg's."""
+def registry_of(where: str) -> str | None:
+    """The registry that a place in the YAML reads; None where it is not known, as inside a model of PaddleSeg's."""
     place = re.sub(r"\[\d+\]", "", where)
     places = {"train_dataset": "DATASETS", "val_dataset": "DATASETS", "optimizer": "OPTIMIZERS", "model": "MODELS",
               "model.backbone": "BACKBONES", "loss.types": "LOSSES", "loss.types.losses": "LOSSES",
@@ -112,7 +111,7 @@ def _built(value: Any, where: str) -> Any:
 def check_arguments(kind: Any, arguments: Mapping[str, Any], where: str, *, more: Sequence[str] = ()) -> None:
     """Raise ConfigError for an argument that a component does not take, and for one it needs and was not given.
 
-    more: keys that the section may have besides, to be told with the others.
+    more: further keys of the section, to be listed with the others.
     """
     known = argument_names(kind)
     if known is None:

@@ -12,7 +12,7 @@ from beitv2_core.assembly.dry_run import DryRun, KeepsGradients, saved_for_backw
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import optimizer_state
 from beitv2_core.engine.step import has_mixed_precision, train_step
-from beitv2_seg.assembly import batch_lines, build_segmentation
+from beitv2_seg.assembly.training import batch_lines, build_segmentation
 from beitv2_seg.config import SegmentConfig
 
 

@@ -44,12 +44,10 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"], help="O1; O2 is refused")
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
-    parser.add_argument("--repeats", type=int, help="times each sample comes in an epoch (default: 1)")
+    parser.add_argument("--repeats", type=int, help="times each sample is used in an epoch (default: 1)")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
                         help="refused: Paddle cannot turn the training forward into a graph")
-    for name in ("--output_op", "--input_shape", "--for_fd"):
-        parser.add_argument(name, nargs="*", help="of `beitv2 segment export`; refused here")
     parser.add_argument("--windows", type=int, help="sliding windows computed together (default: 4)")
     parser.add_argument("--max_corrupt", type=float,
                         help="share of undecodable files that stops the run (default: 0.001)")
@@ -93,8 +91,8 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--for_fd", action="store_true", help="refused: FastDeploy's layout is PaddleSeg's own")
     flags = _parse(parser, arguments)
     if flags.output_op != "none" or flags.for_fd:
-        asked = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
-        raise ConfigError(f"{asked}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
+        given = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
+        raise ConfigError(f"{given}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
                           "python -m beitv2_seg PADDLESEG/tools/export.py ...")
     return flags
 
@@ -127,7 +125,7 @@ def _parser(prog: str, description: str, *, model: bool = False) -> argparse.Arg
 
 
 def _reading(parser: argparse.ArgumentParser, augmented: str) -> None:
-    """How images are read; what is not given stays as test_config says."""
+    """How images are read; flags that are not given leave test_config unchanged."""
     parser.add_argument(f"--{augmented}", dest="aug_eval", action="store_true", default=None,
                         help="several scales and mirrored images")
     parser.add_argument("--scales", nargs="+", type=float, help="scales, e.g. 0.75 1.0 1.25")
@@ -153,9 +151,6 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
 
 def _refuse(flags: argparse.Namespace) -> None:
     """ConfigError for flags of tools/train.py that would be silently without effect, or break a promise."""
-    for name in ("output_op", "input_shape", "for_fd"):
-        if getattr(flags, name) is not None:
-            raise ConfigError(f"--{name}: training exports nothing. Give it to `beitv2 segment export`.")
     if flags.to_static_training:
         raise ConfigError("--to_static_training: Paddle (2.6.2 and 3.3.1 tried) cannot turn this model's training "
                           "forward into a static graph. Leave the flag out; trained models export as graphs.")

@@ -40,7 +40,7 @@ test_config: {{crop_size: [64, 64], stride: [43, 43]}}
 def config(tmp_path):
     root = write_ade20k(tmp_path / "ade")
     write_ade20k(tmp_path / "ade", part="training")
-    base = Path(__file__).resolve().parents[2] / "configs" / "seg" / "beitv2_upernet.yml"
+    base = Path(__file__).resolve().parents[3] / "configs" / "seg" / "beitv2_upernet.yml"
     path = tmp_path / "small.yml"
     path.write_text(CONFIG.format(base=base, root=root))
     return path
@@ -60,7 +60,7 @@ def test_train_val_predict_and_export_run_unmodified_and_count_as_we_do(config, 
     assert "iter: 2/2" in output
     weights = tmp_path / "out" / "iter_2" / "model.pdparams"
     output = script("val", "--config", config, "--device", "cpu", "--model_path", weights,
-                    starter=(Path(__file__).with_name("val_spy.py"), tmp_path / "theirs.npy"))
+                    starter=(Path(__file__).parents[1] / "shared/val_spy.py", tmp_path / "theirs.npy"))
     assert "#Images: 3" in output
     segment("evaluate", "--config", config, "--device", "cpu", "--model_path", weights, "--save_dir", tmp_path / "ours")
     ours, theirs = np.load(tmp_path / "ours" / "confusion.npy"), np.load(tmp_path / "theirs.npy")
@@ -76,7 +76,7 @@ def test_train_val_predict_and_export_run_unmodified_and_count_as_we_do(config, 
 
 def test_our_loop_runs_with_the_checkout_too(config, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HOME, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, Path(__file__).resolve().parents[2] / "train.py", "--config", config, "--device", "cpu",
+    command = [sys.executable, Path(__file__).resolve().parents[3] / "train.py", "--config", config, "--device", "cpu",
                "--save_dir", tmp_path / "run", "--do_eval", "--log_iters", "1"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr

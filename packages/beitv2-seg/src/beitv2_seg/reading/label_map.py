@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an image of any size to a class for every pixel, by a live segmentor or an exported one.
+"""From a file's image to its label map, as `val_dataset` and `test_config` say, by a live model or an exported one.
 
 Importing this costs no Paddle, and an exported ONNX model needs none.
 """
@@ -7,7 +7,7 @@ Importing this costs no Paddle, and an exported ONNX model needs none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from beitv2_core.exported_model import Exported
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data import transforms
 from beitv2_seg.data.transforms import BEiTv2Resize
+from beitv2_seg.reading.exported_segmenter import ExportedSegmenter
+from beitv2_seg.reading.windows import Segmenter, Windows, default_windows, predict_labels
 
 Data = dict[str, Any]
 
 
-def readings(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -> list[Data]:
+def multi_scale_inputs(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -> list[Data]:
     """The image `read()` gives, once for every scale: by the `BEiTv2Resize` in `pipeline`, from the original.
 
     Raises ConfigError where there is none and other scales than 1 are asked for.
@@ -44,42 +46,39 @@ def readings(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -
     return found
 
 
-def labels_of(model: Any, data: Sequence[Data], test: TestConfig, *, at_once: int = 4) -> np.ndarray:
-    """Predicted classes, int32 at the image's own size, from its `readings`, by a live or an exported segmenter.
+def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, window_batch: int = 4) -> np.ndarray:
+    """Predicted classes, int32 at the image's own size, from its `multi_scale_inputs`, by a live or an exported model.
 
-    at_once: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
+    window_batch: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
     Departs: without `is_slide`, an image of another size than the position tables is read by windows of their size,
     two thirds apart (mmsegmentation's whole-image mode fails there).
     """
     info = data[0].get("trans_info") or []
-    size = tuple(int(side) for side in info[0][1]) if info else tuple(data[0]["img"].shape[-2:])
+    height, width = info[0][1] if info else data[0]["img"].shape[-2:]
     if any(step[0] != "resize" for step in info):
         raise ConfigError(f"val_dataset.transforms: {[step[0] for step in info]} cannot be undone; only resizing can. "
                           "Leave padding out: smaller images are padded by the sliding windows themselves.")
-    images = [np.asarray(reading["img"], dtype=np.float32) for reading in data]
-    crop, stride = _height_first(test.crop_size), _height_first(test.stride)
+    images = [np.asarray(one["img"], dtype=np.float32)[None] for one in data]
+    segmenter: Segmenter
     if isinstance(model, Exported):
-        from beitv2_seg.reading.deployed import predict_labels as predict_exported
+        segmenter, inputs, tables = ExportedSegmenter(model), images, model.image_size
+        crop: Optional[tuple[int, int]] = tables  # an exported model has one size of windows
+    else:
+        import paddle
 
-        flips = [tuple(axis - 1 for axis in flip) for flip in test.flips]  # no batch axis there
-        return predict_exported(model, images, size=(size[0], size[1]), flips=flips,
-                                stride=stride if test.is_slide else None, batch_size=at_once)
-    import paddle
+        from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
 
-    from beitv2_seg.reading.inference import Windows, predict_labels
-
-    tables = tuple(model.backbone.image_size)
-    windows = None
+        segmenter, inputs = PaddleSegmenter(model), [paddle.to_tensor(image) for image in images]
+        tables, crop = tuple(model.backbone.image_size), _height_first(test.crop_size)
+    windows, stride = None, _height_first(test.stride)
     if test.is_slide and crop and stride:
-        windows = Windows(crop, stride, at_once)
-    elif any(image.shape[1:] != tables for image in images):
-        windows = Windows(tables, (tables[0] * 2 // 3, tables[1] * 2 // 3), at_once)
-    with paddle.no_grad():
-        return predict_labels(model, [paddle.to_tensor(image[None]) for image in images], size=(size[0], size[1]),
-                              flips=test.flips, windows=windows)
+        windows = Windows(crop, stride, window_batch)
+    elif any(image.shape[2:] != tables for image in images):
+        windows = default_windows(tables, window_batch)
+    return predict_labels(segmenter, inputs, size=(int(height), int(width)), flips=test.flips, windows=windows)
 
 
-def _height_first(size: tuple[int, int] | None) -> tuple[int, int] | None:
+def _height_first(size: Optional[tuple[int, int]]) -> Optional[tuple[int, int]]:
     """(height, width) of a size PaddleSeg writes (width, height)."""
     return None if size is None else (size[1], size[0])
 

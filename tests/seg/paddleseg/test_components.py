@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from beitv2_core.errors import ConfigError
-from beitv2_seg.components import argument_names, build_component
 from beitv2_seg.data.digit_scenes import BEiTv2DigitScenes
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
+from beitv2_seg.paddleseg.components import argument_names, build_component
 
 
 def test_nested_sections_are_built_and_backbone_keywords_are_known_through_base_classes():

@@ -14,10 +14,10 @@ pytest.importorskip("paddleseg", reason="PaddleSeg is not installed")
 from paddleseg.cvlibs import Config, SegBuilder, manager  # noqa: E402
 
 from beitv2_core.errors import ConfigError  # noqa: E402
-from beitv2_seg.adapter import register  # noqa: E402
+from beitv2_seg.paddleseg.adapter import register  # noqa: E402
 from beitv2_seg.training.optim import BEiTv2WarmupPoly  # noqa: E402
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "seg"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "seg"
 SMALL = ["model.backbone.size=tiny", "model.backbone.depth=4", "model.backbone.out_indices=[0,1,2,3]",
          "model.backbone.image_size=64", "model.channels=16", "model.aux_channels=8"]
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,30 +10,13 @@ from typing import Any, Literal, Optional
 
 from pydantic import ConfigDict, Field, model_validator
 
-from beitv2_core.config import parse_config
-from beitv2_core.config.load import merge_overrides, read_tree
 from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
 from beitv2_core.data.sources.image_file import MAX_PIXELS
-from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.errors import DataError
 
-
-def _packaged_folder() -> Path:
-    """The packaged YAML files: inside an installed package; in a checkout, configs/seg of the repository."""
-    here = Path(__file__).resolve()
-    installed = here.parent / "configs"
-    return installed if installed.is_dir() else Path(*here.parts[:-5], "configs", "seg")
-
-
-PACKAGED = _packaged_folder()
 #: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
 IGNORED_KEYS = ("ignore_index", "label_padding_value")
-#: keys of ours that PaddleSeg's own scripts read over in silence, and what to write for those
-NOT_PADDLESEGS = {
-    "ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
-    "label_map": "label files that hold the numbers of the classes",
-    "classes": "nothing: it has no names of classes",
-}
 
 
 class Component(Section):
@@ -139,7 +121,7 @@ class RunSection(Section):
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="mixed precision O1 (GPU)")
     sharding: Sharding = Field(default="off", description="divide the optimizer's state among the processes; stage2: "
                                                           "the gradients too. Same updates (flag --sharding)")
-    repeats: int = Field(default=1, gt=0, description="times each sample comes in an epoch")
+    repeats: int = Field(default=1, gt=0, description="times each sample is used in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     other_data: bool = Field(
         default=False, description="a resumed run may go on with other images than it was started with"
@@ -160,7 +142,7 @@ class SegmentConfig(Section):
         "are numbers, or colours 'R,G,B' of coloured label maps")
     classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
                                          "with a name a line; null: the data set's own, or numbers")
-    batch_size: int = Field(gt=0, description="images a process handles at once")
+    batch_size: int = Field(gt=0, description="images of one process in one forward pass")
     total_batch: Optional[int] = Field(default=None, gt=0, description="images behind one update: batch_size x "
                                        "processes x accumulation; null: no accumulating")
     iters: int = Field(gt=0, description="updates")
@@ -268,67 +250,3 @@ def read_names(path: str) -> list[str]:
         why = "it is no text" if Path(path).is_file() else "there is no such file"
         raise impossible("classes", f"{path}: cannot be read: {why}. Expected a text file with the name of a class a "
                          "line, or the names themselves: classes: [road, sky]") from error
-
-
-#: settings whose flag has another name than their key
-FLAGS = {"output": "save_dir", "run.windows_at_once": "windows", "lr_scheduler.total_iters": "iters"}
-
-
-def find_config(name: str) -> Path:
-    """The YAML file of that path, or the packaged one of that name (without `.yml` too); ConfigError for neither."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = {file.name: file for file in sorted(PACKAGED.glob("*.yml"))}
-    found = packaged.get(name) or packaged.get(f"{name}.yml")
-    if found is None:
-        near = difflib.get_close_matches(path.name, packaged, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"--config {name}: no such file, and no packaged config has that name.{hint} "
-                          f"Packaged: {', '.join(packaged)}.")
-    return found
-
-
-def read_config_file(name: str, *, opts: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> SegmentConfig:
-    """The settings of a YAML file, of `--opts key=value` and of flags ({dotted key: value}); flags win.
-
-    `iters` among the flags or opts also sets the schedule's length, and a `batch_size` flag means what it means in
-    PaddleSeg: an update sees batch_size x processes images.
-    """
-    path, flags = find_config(name), dict(flags or {})
-    keys = [text.partition("=")[0].strip() for text in opts]
-    tree, sources = read_tree(path)
-    merge_overrides(tree, opts, sources, option="--opts")
-    follows = "iters" in flags or "iters" in keys
-    if follows and "total_iters" in tree.get("lr_scheduler", {}) and "lr_scheduler.total_iters" not in keys:
-        flags["lr_scheduler.total_iters"] = flags.get("iters", tree.get("iters"))
-    if "batch_size" in flags and "total_batch" not in keys:
-        flags["total_batch"] = None
-    for key, value in flags.items():
-        flag = FLAGS.get(key, key.rpartition(".")[2])
-        merge_overrides(tree, [f"{key}={_yaml(value)}"], sources, option=f"--{flag}")
-    return parse_config(tree, SegmentConfig, source=str(path), sources=sources)
-
-
-def refuse_for_paddleseg(path: str) -> None:
-    """ConfigError for a YAML file with a key that PaddleSeg's own scripts would read over in silence."""
-    if not Path(path).is_file():
-        return  # PaddleSeg says so
-    tree, _ = read_tree(Path(path))
-    for key, instead in NOT_PADDLESEGS.items():
-        if key in tree:
-            raise ConfigError(f"{path}: {key}: a key of `beitv2 segment`; PaddleSeg's scripts would ignore it. For "
-                              f"them write {instead}.")
-
-
-def apply_opts(config: SegmentConfig, opts: Sequence[str], flags: Mapping[str, Any]) -> SegmentConfig:
-    """Settings of a run with `--opts key=value` and flags ({dotted key: value}) laid over them."""
-    tree = config.resolved()
-    merge_overrides(tree, [*opts, *(f"{key}={_yaml(value)}" for key, value in flags.items())], option="--opts")
-    return parse_config(tree, SegmentConfig, source="--opts")
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()

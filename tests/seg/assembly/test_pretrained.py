@@ -15,8 +15,8 @@ from beitv2_core.assembly.restore import save_untrained
 from beitv2_core.config import parse_config
 from beitv2_core.errors import ConfigError
 from beitv2_seg.assembly import build_segmentation
+from beitv2_seg.assembly.pretrained import with_pretrained_settings
 from beitv2_seg.config import read_config_file
-from beitv2_seg.pretrained import with_pretrained_settings
 
 DATA = {"dataset": "digit_scenes", "size": 8, "image_size": 24}
 TRUNK = {"width": 12, "depth": 4, "num_heads": 2, "patch_size": 8}
@@ -80,7 +80,7 @@ def test_a_setting_that_contradicts_the_run_is_named_with_both_values(data, tmp_
 
 def test_compare_takes_iters_and_opts_gives_both_one_size_and_refuses_another_comparison(data, tmp_path, pretrained,
                                                                                         monkeypatch):
-    monkeypatch.setattr("beitv2_seg.reading.compare.SECONDS_BETWEEN_LINES", 2.0)
+    monkeypatch.setattr("beitv2_seg.compare.SECONDS_BETWEEN_LINES", 2.0)
     path = config_file(data, tmp_path, model__backbone={"type": "BEiTv2"})
     given = ["compare", path, "--pretrained", pretrained, "--output", tmp_path / "both"]
     output = segment(*given, "--iters", 2, "--opts", "batch_size=1", "optimizer.layer_decay=0.8")
