@@ -35,7 +35,6 @@ from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
-from beitv2_core.config.schema import pair
 from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.data.views.mixup import Mixup
@@ -43,6 +42,7 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.errors import CheckpointError, DataError
+from beitv2_core.pixels.size import pair
 
 log = logging.getLogger("beitv2_cls")
 PROBE_TABLE = "linear_probe.csv"

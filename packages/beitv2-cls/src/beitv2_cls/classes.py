@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from beitv2_core.engine.run_folder import RunFolder, write_whole
+from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.files.atomic import write_text_atomically
 
 log = logging.getLogger("beitv2_cls")
 CLASSES_FILE = "classes.json"
@@ -47,7 +48,7 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
     path = run.path / CLASSES_FILE
     if path.is_file() and any(run.checkpoints.glob("step_*.pdckpt")):
         check_same(_read(path), classes, str(path))
-    write_whole(path, json.dumps(list(classes)) + "\n")
+    write_text_atomically(path, json.dumps(list(classes)) + "\n")
 
 
 def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[str]:

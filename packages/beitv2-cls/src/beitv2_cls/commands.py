@@ -18,6 +18,7 @@ from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.exported_model import is_exported, load_exported
+from beitv2_core.files.atomic import write_text_atomically
 
 
 def register(app: typer.Typer) -> None:
@@ -234,8 +235,7 @@ def compare(
     frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000)
     figure = output / "figures" / "compare.png"
     draw(table, figure)
-    (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
-                                         encoding="utf-8")
+    write_text_atomically(output / "summary.json", json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n")
     typer.echo(f"top-1 on {len(sets.test)} test images, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")

@@ -25,9 +25,9 @@ from beitv2_core.commands.trials import run_trial
 from beitv2_core.config import load_config
 from beitv2_core.data import eval_batches
 from beitv2_core.data.sources.sample import spread
-from beitv2_core.engine.run_folder import write_whole
 from beitv2_core.errors import ConfigError
 from beitv2_core.evaluation.evaluate import linear_probe, pooled_features
+from beitv2_core.files.atomic import write_text_atomically
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
@@ -125,8 +125,7 @@ def _few(sets: Sets, folder: Path, count: int, seed: int) -> list[str]:
     path = folder / f"few_labels_{count}_seed{seed}.txt"
     lines = [f"{sets.train.paths[number]}\t{sets.train.classes[sets.train.labels[number]]}\n"
              for number in draw_few(sets.train.labels, len(sets.train.classes), count, seed)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(lines))
+    write_text_atomically(path, "".join(lines))
     return [f"data.list_file={str(path.resolve())!r}"]
 
 

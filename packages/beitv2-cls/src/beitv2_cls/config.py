@@ -9,9 +9,10 @@ from typing import Any, Literal, Optional
 from pydantic import Field, ValidationError, model_validator
 
 from beitv2_core.config import RunConfig
-from beitv2_core.config.schema import grid_of, pair
+from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.pixels.size import pair
 
 #: settings of the trunk that pretrained weights decide
 TRUNK = {"width", "depth", "num_heads", "mlp_ratio", "qkv_bias", "patch_size", "init_values", "norm_eps", "positions"}

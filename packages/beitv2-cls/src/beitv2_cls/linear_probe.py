@@ -23,6 +23,7 @@ from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.fast.linear import Linear
 
@@ -163,7 +164,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
 def write_table(path: Path, probes: Sequence[Probe], top1: Sequence[float]) -> None:
     """Every classifier and its top-1 as CSV, the best first."""
     ranked = sorted(zip(probes, top1), key=lambda row: -row[1])
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "feature", "lr", "top1"])
         writer.writerows([probe.layer, probe.feature, probe.lr, f"{value:.6f}"] for probe, value in ranked)

@@ -10,7 +10,6 @@ from typing import Any, Callable, Union
 
 from .._entry_points import find_entry_points
 from ..config import PretrainConfig, TokenizerConfig
-from ..config.schema import pair
 from ..config.sections import DataConfig, MaskConfig
 from ..data import (
     DigitScenes,
@@ -24,6 +23,7 @@ from ..data import (
 )
 from ..errors import ConfigError
 from ..masking import MASKINGS
+from ..pixels.size import pair
 
 log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]

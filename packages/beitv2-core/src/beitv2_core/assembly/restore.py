@@ -14,9 +14,10 @@ import yaml
 
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
-from ..config.schema import pair
 from ..errors import CheckpointError, ConfigError
+from ..files.atomic import write_text_atomically
 from ..models.vqkd import PUBLISHED, build_published
+from ..pixels.size import pair
 from .found import Found, Hints, checkpoint_folder, read_checkpoint
 from .from_architecture import build_described
 from .models import build_mim, build_tokenizer
@@ -227,5 +228,5 @@ def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
     folder = Path(config.output)
     store = CheckpointStore(folder / "checkpoints")
     store.save(0, weights, {}, {}, config.resolved())
-    (folder / "config.yml").write_text(yaml.safe_dump(config.resolved(), sort_keys=False), encoding="utf-8")
+    write_text_atomically(folder / "config.yml", yaml.safe_dump(config.resolved(), sort_keys=False))
     return folder

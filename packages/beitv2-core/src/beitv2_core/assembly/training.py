@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Union
 
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, RunConfig, TokenizerConfig, parse_config
-from ..config.schema import grid_of, pair
+from ..config.schema import grid_of
 from ..data.code_cache import CodeCache
 from ..engine import distributed
 from ..engine.loop import TrainLoop
@@ -21,6 +21,7 @@ from ..engine.step import Precision
 from ..engine.tasks.mim_task import MimTask
 from ..engine.tasks.vqkd_task import VQKDTask
 from ..errors import ConfigError
+from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
 from .data import build_dataset, build_loader
 from .models import build_mim, build_teacher, build_tokenizer

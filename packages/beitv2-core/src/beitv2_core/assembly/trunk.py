@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.schema import pair
 from ..config.sections import SIZES
 from ..errors import CheckpointError, ConfigError
+from ..pixels.size import pair
 from .found import Hints, read_checkpoint, read_model
 
 KINDS = ("pretraining", "classifier", "backbone", "segmentation")

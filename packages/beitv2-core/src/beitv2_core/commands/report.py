@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import typer
 
+from ..files.atomic import write_text_atomically
 from . import options
 
 
@@ -56,8 +57,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     except (OSError, ValueError):
         existing = {}
     existing["report"] = summary
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(existing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(existing, indent=2, sort_keys=True) + "\n")
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

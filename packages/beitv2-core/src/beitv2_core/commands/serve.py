@@ -133,8 +133,8 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
 def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> Any:
     from ..assembly import build_dataset, held_out, reading_of_run
     from ..assembly.held_out import data_of_run
-    from ..config.schema import pair
     from ..data import eval_batches, spread
+    from ..pixels.size import pair
     from ..serve.views import codes_view
 
     reading, trained_on = reading_of_run(source), data_of_run(source)

@@ -25,7 +25,7 @@ from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
-from beitv2_core.engine.run_folder import RunFolder, environment, writing
+from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
 from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
 from beitv2_core.engine.step import Precision, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
@@ -107,7 +107,7 @@ class TrainLoop:
         try:
             if main:
                 self.store.remove_leftovers()
-                with writing(self.run_folder.path):
+                with as_output_error(self.run_folder.path):
                     for callback in self.on_start:
                         callback(self.run_folder)
             distributed.barrier()
@@ -177,7 +177,7 @@ class TrainLoop:
         if done and self.at_end is not None:
             summary["final"] = self.at_end()
         if done and distributed.is_main():
-            with writing(self.run_folder.path):
+            with as_output_error(self.run_folder.path):
                 for callback in self.on_finish:
                     callback(self.run_folder, summary)
             self.run_folder.summarise(summary)

@@ -35,14 +35,15 @@ class CodeUsage:
     @property
     def perplexity(self) -> float:
         """exp of the entropy of the code distribution, 1 .. K; 0 for an empty window."""
-        return _perplexity(self.counts.sum(0))
+        return perplexity(self.counts.sum(0))
 
     def position_perplexity(self) -> np.ndarray:
         """Perplexity (N,) of the codes at each position: 1 means that the position always gets the same code."""
-        return np.array([_perplexity(row) for row in self.counts])
+        return np.array([perplexity(row) for row in self.counts])
 
 
-def _perplexity(counts: np.ndarray) -> float:
+def perplexity(counts: np.ndarray) -> float:
+    """exp of the entropy of counts (K,): as many equally used codes would vary as much.  0 for no counts."""
     total = counts.sum()
     if total == 0:
         return 0.0

@@ -25,11 +25,12 @@ from ..data.sources.image_file import EXTENSIONS, OFFICIAL
 from ..data.sources.lists import is_list
 from ..errors import DataError
 from ..exported_model import Exported
+from ..files.atomic import write_atomically, write_text_atomically
 
 log = logging.getLogger("beitv2_core")
 PART_SIZE = 256
 # Two codes whose cosines differ by less are decided by the image alone: rounding depends on the batch it is in.
-CLOSE_CALL = 2e-5
+TIE_TOLERANCE = 2e-5
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[str]:
@@ -80,7 +81,7 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
             return tokenizer.tokenize(batch).numpy()
         codes, gaps = codes_and_gaps(tokenizer, batch)
     if len(images) > 1:
-        for index in np.flatnonzero(gaps < CLOSE_CALL).tolist():
+        for index in np.flatnonzero(gaps < TIE_TOLERANCE).tolist():
             codes[index] = encode(tokenizer, images[index : index + 1])[0]
     return codes
 
@@ -138,7 +139,8 @@ def encode_files(
                                      reading=reading, num_workers=num_workers)
             codes = np.concatenate([encode(tokenizer, batch) for batch in images])
             grid = tuple(tokenizer.grid)
-            _write_whole(name, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
+            with write_atomically(name) as temporary, open(temporary, "wb") as file:
+                np.save(file, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
         yield start + len(chunk)
     _join(output, names, paths, tokenizer)
     shutil.rmtree(parts)
@@ -178,34 +180,23 @@ def _open_parts(parts: Path, key: dict[str, Any]) -> None:
                             "--output, or move the folder away.")
         log.warning("%s: parts of other images or another tokenizer; they are computed anew.", parts)
         shutil.rmtree(parts)
-    parts.mkdir(parents=True)
-    manifest.write_text(json.dumps(key), encoding="utf-8")
+    write_text_atomically(manifest, json.dumps(key))
 
 
 def _is_part(name: str) -> bool:
-    return name == "manifest.json" or (name.startswith("part_") and name.endswith((".npy", ".tmp")))
-
-
-def _write_whole(path: Path, array: np.ndarray) -> None:
-    """Write a part so that it exists only when it is complete."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return name == "manifest.json" or (name.startswith(("part_", ".part_", ".manifest.json."))
+                                      and name.endswith((".npy", ".tmp")))
 
 
 def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any) -> None:
     """Copy the parts into one .npz, a part at a time, and put it in place when it is complete."""
-    temporary = output.with_name(output.name + ".tmp")
     rows, columns = tokenizer.grid
     header = {
         "descr": np.lib.format.dtype_to_descr(code_dtype(tokenizer.num_codes)),
         "fortran_order": False,
         "shape": (len(paths), int(rows), int(columns)),
     }
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+    with write_atomically(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("codes.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for name in names:
@@ -213,7 +204,6 @@ def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: 
         for key, value in _facts(paths, tokenizer):
             with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
-    os.replace(temporary, output)
 
 
 def _facts(paths: Sequence[str], tokenizer: Any) -> Iterable[tuple[str, np.ndarray]]:
