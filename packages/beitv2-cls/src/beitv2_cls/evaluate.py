@@ -76,7 +76,7 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
         np.add.at(confusion, (labels, ranked[:, 0]), 1)
     if training:
         model.train()
-    distributed.meet()
+    distributed.barrier_on_cpu()
     sums = all_reduce_sum(paddle.to_tensor(sums)).numpy()
     confusion = all_reduce_sum(paddle.to_tensor(confusion)).numpy()
     if sums[0] == 0:

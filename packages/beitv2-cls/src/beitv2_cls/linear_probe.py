@@ -154,7 +154,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
         for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         seen += len(labels)
-    distributed.meet()
+    distributed.barrier_on_cpu()
     total = all_reduce_sum(paddle.to_tensor(np.append(right, seen))).numpy()
     if total[-1] == 0:
         raise DataError("linear probe: there is no validation image. Give a folder of class folders, or a list file.")

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beitv2_core.assembly import seed_everything, set_weights
+from beitv2_core.assembly import build_loader, seed_everything, set_weights
 from beitv2_core.assembly.found import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
-from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
+from beitv2_core.engine.step import SettingNames
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_seg.components import COMPONENTS, argument_names, build_component, find_component
 from beitv2_seg.config import IGNORED_KEYS, Component, SegmentConfig
@@ -40,6 +40,10 @@ FREE_SETTINGS = ("output", "batch_size", "total_batch", "run.num_workers", "run.
                  "train_dataset.dataset_root", "model.backbone.pretrained", "model.backbone.recompute", "classes")
 #: data sets that make their samples themselves, without files
 OWN_DATASETS = COMPONENTS["DATASETS"]
+#: what PaddleSeg's users call the settings of a run
+NAMES = SettingNames(batch_size="batch_size", total_batch="total_batch", recompute="model.backbone.recompute",
+                     sharding="run.sharding", other_data="run.other_data",
+                     amp_off="run.precision=fp32 (--precision fp32)")
 AMP = {"fp32": "off", "fp16": "fp16", "bf16": "bf16"}
 
 
@@ -68,8 +72,9 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     validation = build_dataset(config, "val_dataset") if run.do_eval else None
     samples = TrainSamples(train_set, num_classes=num_classes, ignored=config.ignored, max_corrupt=run.max_corrupt,
                            repeats=run.repeats, report=folder / "corrupt_files.txt")
-    sampler = ResumableSampler(len(samples), batch_size=config.batch_size, rank=distributed.rank(),
-                               world_size=processes, accumulate=accumulate, seed=run.seed)
+    loader = build_loader(samples, samples, batch_size=config.batch_size, accumulate=accumulate, seed=run.seed,
+                          num_workers=run.num_workers, batch_size_key=NAMES.batch_size,
+                          total_batch_key=NAMES.total_batch)
     rates = learning_rates(config.lr_scheduler, config.iters)
     warmup = warmup_of(config.lr_scheduler)
     if warmup >= config.iters:
@@ -100,13 +105,12 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     def finish(_: RunFolder, summary: dict[str, Any]) -> None:
         write_pdparams(model, folder / f"iter_{summary['steps']}" / "model.pdparams")
 
-    return TrainLoop(task, Loader(samples, samples, sampler, num_workers=run.num_workers, seed=run.seed), optimizer,
-                     lr=rates, weight_decay=decay, run=folders, config=config.resolved(), seed=run.seed,
-                     store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
+    return TrainLoop(task, loader, optimizer, lr=rates, weight_decay=decay, run=folders, config=config.resolved(),
+                     seed=run.seed, store=CheckpointStore(folders.checkpoints, keep_last=run.keep_checkpoint_max),
                      images_per_step=total, accumulate=accumulate, amp=AMP[run.precision], log_every=run.log_iters,
                      save_every=run.save_interval, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, section="run",
-                     amp_off="run.precision=fp32 (--precision fp32)", other_data=run.other_data)
+                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=run.sharding, names=NAMES,
+                     other_data=run.other_data)
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:

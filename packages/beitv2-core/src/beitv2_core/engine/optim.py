@@ -39,6 +39,28 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
     return list(groups.values())
 
 
+def layer_of(name: str, depth: int, *, trunk: str = "") -> int:
+    """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
+
+    trunk: beginning of the names of the trunk's parameters ("backbone." in a segmentor).
+    Source: official optim_factory.py, and mmcv_custom/layer_decay_optimizer_constructor.py, get_num_layer_for_vit.
+    """
+    inner = name[len(trunk):] if name.startswith(trunk) else ""
+    if inner in ("cls_token", "mask_token", "pos_embed") or inner.startswith("patch_embed"):
+        return 0
+    if inner.startswith("blocks."):
+        return int(inner.split(".")[1]) + 1
+    return depth + 1
+
+
+def layer_decay_scale(depth: int, decay: float, *, trunk: str = "") -> Callable[[str], float]:
+    """The factor of the learning rate by parameter name: decay ** (depth + 1 - layer).
+
+    Source: official run_class_finetuning.py, LayerDecayValueAssigner.
+    """
+    return lambda name: decay ** (depth + 1 - layer_of(name, depth, trunk=trunk))
+
+
 def build_optimizer(kind: str, model: nn.Layer, *, lr: float, weight_decay: float,
                     betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, momentum: float = 0.9,
                     no_decay: Iterable[str] = (), lr_scale: Callable[[str], float] | None = None,

@@ -85,7 +85,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
                 progress.line(done, {"mIoU so far": so_far.miou, "classes measured": so_far.measured})
     if training:
         model.train()
-    distributed.meet()
+    distributed.barrier_on_cpu()
     sums = all_reduce_sum(paddle.to_tensor(np.append(matrix.counts.reshape(-1), passed))).numpy()
     matrix.counts = sums[:-1].reshape(matrix.counts.shape)
     return Evaluation(matrix.scores(), matrix.counts, len(dataset), int(sums[-1]))
