@@ -184,8 +184,8 @@ def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
     return saved == load_config(config, changes, FinetuneConfig).resolved()
 
 
-def frozen_features(sets: Sets, pretrained: str, *, train_images: int,
-                    test_images: int) -> dict[str, dict[str, float]]:
+def frozen_features(sets: Sets, pretrained: str, *, train_images: int, test_images: int,
+                    num_workers: int = 0) -> dict[str, dict[str, float]]:
     """Linear probe and kNN of the pretrained trunk's mean patch feature and a random one's: {start: {what: top-1}}."""
     backbone = load_backbone(pretrained)
     train, test = sets.train, sets.test
@@ -196,7 +196,8 @@ def frozen_features(sets: Sets, pretrained: str, *, train_images: int,
     result = {}
     for name, model in (("pretrained", backbone.model), ("random", untrained(backbone))):
         log.info("compare: linear probe and kNN of %s weights, %d training and %d test images", name, *map(len, parts))
-        features = [pooled_features(model, eval_batches(part, model.image_size, crop_share=crop_share))
+        features = [pooled_features(model, eval_batches(part, model.image_size, crop_share=crop_share,
+                                                       num_workers=num_workers))
                     for part in parts]
         knn = {f"kNN, k = {k}": value for k, value in knn_accuracy(features[0], features[1]).items()}
         result[name] = {"linear probe": linear_probe(features[0], features[1]), **knn}

@@ -25,7 +25,7 @@ def codebook(
     name: Optional[str] = options.NAME,
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1),
     max_pixels: Optional[int] = options.MAX_PIXELS,
-    num_workers: int = options.WORKERS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Measure codebook usage and perplexity; draw the histogram and the patches nearest to each code."""
     from ..assembly import held_out, load_tokenizer, reading_of_run
@@ -38,7 +38,8 @@ def codebook(
     model = load_tokenizer(run, name=name)
     dataset = held_out(data, [data_of_run(run)], run=run, image_size=pair(model.image_size), size=limit,
                        reading=reading_of_run(run, max_pixels=max_pixels))
-    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit, num_workers=num_workers)
+    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit,
+                           num_workers=options.workers(num_workers))
     stats, gallery = nearest_patches(model, batches)
     folder = output or run_folder_of(run) / "figures"
     code_histogram(stats.counts, folder / "code_histogram.png")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import ImageFiles, Reading, eval_batches, read_images
+from ..data import ImageFiles, Reading, eval_reader, read_images
 from ..data.sources.folder import find_images
 from ..data.sources.image_file import EXTENSIONS, OFFICIAL
 from ..data.sources.lists import is_list
@@ -49,19 +49,6 @@ def list_images(inputs: Sequence[str | Path]) -> list[str]:
     if not paths:
         raise DataError(f"no images in {', '.join(map(str, inputs))}; looked for {', '.join(EXTENSIONS)}.")
     return paths
-
-
-def image_batches(
-    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic",
-    reading: Reading = OFFICIAL, num_workers: int = 0,
-) -> Iterator[np.ndarray]:
-    """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it.
-
-    reading: how the run reads image files; num_workers: as in `eval_batches`.
-    """
-    for batch in eval_batches(ImageFiles(paths, reading), image_size, batch_size=batch_size, crop_share=crop_share,
-                              interpolation=interpolation, num_workers=num_workers):
-        yield batch.images
 
 
 def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
@@ -130,18 +117,19 @@ def encode_files(
     key = _key(paths, tokenizer, fingerprint, part_size, crop_share, reading)
     _open_parts(parts, key)
     names = []
-    for start in range(0, len(paths), part_size):
-        chunk = paths[start : start + part_size]
-        name = parts / f"part_{start // part_size:06d}.npy"
-        names.append(name)
-        if not name.exists():
-            images = image_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
-                                     reading=reading, num_workers=num_workers)
-            codes = np.concatenate([encode(tokenizer, batch) for batch in images])
-            grid = tuple(tokenizer.grid)
-            with write_atomically(name) as temporary, open(temporary, "wb") as file:
-                np.save(file, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
-        yield start + len(chunk)
+    with eval_reader(ImageFiles(paths, reading), tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
+                     num_workers=num_workers) as reader:
+        for start in range(0, len(paths), part_size):
+            numbers = range(start, min(start + part_size, len(paths)))
+            name = parts / f"part_{start // part_size:06d}.npy"
+            names.append(name)
+            if not name.exists():
+                codes = np.concatenate([encode(tokenizer, batch.images)
+                                        for batch in reader.in_order(numbers, batch_size)])
+                table = codes.reshape(len(codes), *tokenizer.grid).astype(code_dtype(tokenizer.num_codes))
+                with write_atomically(name) as temporary, open(temporary, "wb") as file:
+                    np.save(file, table)
+            yield numbers.stop
     _join(output, names, paths, tokenizer)
     shutil.rmtree(parts)
 
