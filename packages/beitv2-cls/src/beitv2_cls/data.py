@@ -161,8 +161,8 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
     first, second = _files(one), _files(other)
     shared = first & second
     if shared:
-        raise DataError(f"{what}: {len(shared)} of {len(second)} files are in both (the first: {min(shared)}). Accuracy "
-                        "on images that were learnt from says nothing about others. Give other images.")
+        raise DataError(f"{what}: {len(shared)} of {len(second)} files are in both (the first: {min(shared)}). "
+                        "Accuracy on images that were learnt from says nothing about others. Give other images.")
 
 
 def warn_shared(train_set: Any, validation: Any) -> None:

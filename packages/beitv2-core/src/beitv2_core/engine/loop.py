@@ -20,6 +20,7 @@ from typing import Any, Union
 import numpy as np
 import paddle
 import yaml
+from numpy.typing import NDArray
 
 from beitv2_core import runtime
 from beitv2_core.engine import distributed
@@ -61,7 +62,7 @@ class TrainLoop:
     images; reread: completes a checkpoint's settings with those that came later.
     """
 
-    def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
+    def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: NDArray[Any], weight_decay: NDArray[Any],
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training",
@@ -183,7 +184,7 @@ class TrainLoop:
         return summary
 
     def _epoch(self, step: int) -> int:
-        return step * self.accumulate // self.loader.steps_per_epoch
+        return step * self.accumulate // int(self.loader.steps_per_epoch)
 
     def _take_step(self, batches: list[Any]) -> None:
         self._seed_step()
@@ -335,7 +336,7 @@ class TrainLoop:
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
         try:
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
-            np.savez(str(path), **arrays)  # type: ignore[arg-type]
+            np.savez(str(path), **arrays)  # type: ignore[arg-type,unused-ignore]
         except OSError as error:  # the loss is what ends the run, and must stay its error
             path.unlink(missing_ok=True)
             log.error("%s: the batch of the failing step could not be written: %s", path, error)
@@ -358,7 +359,7 @@ class TrainLoop:
         if distributed.world_size() == 1:
             return self._signal is not None
         flag = distributed.all_reduce_mean(paddle.to_tensor([float(self._signal or 0)]))
-        stop = flag.item() > 0
+        stop = bool(flag.item() > 0)
         if stop and self._signal is None:
             self._signal = signal.SIGTERM
         return stop

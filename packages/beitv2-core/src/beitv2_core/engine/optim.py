@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine.sharding import ShardedOptimizer, gather_state
@@ -99,7 +99,7 @@ def set_weight_decay(optimizer: Any, value: float) -> None:
                 group["weight_decay"] = value
 
 
-def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
+def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, NDArray[Any]]:
     """Moments and powers as {"<accumulator>/<structured name>": array}.
 
     Paddle keys them by automatic parameter names, which depend on how many layers were built before: useless on resume.
@@ -115,7 +115,7 @@ def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
     return state
 
 
-def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, np.ndarray]) -> None:
+def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, NDArray[Any]]) -> None:
     """Put back what `optimizer_state` gave, into an optimizer of the same kind over the same parameters.
 
     Raises CheckpointError listing what is missing or left over.

@@ -67,7 +67,7 @@ class Precision:
 
 def has_mixed_precision() -> bool:
     """True where mixed precision is computed: on a GPU."""
-    return paddle.device.get_device().startswith("gpu")
+    return str(paddle.device.get_device()).startswith("gpu")
 
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
