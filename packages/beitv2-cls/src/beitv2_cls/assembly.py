@@ -30,8 +30,8 @@ from beitv2_core.assembly import (
     set_weights,
 )
 from beitv2_core.assembly.batches import BatchPlan
-from beitv2_core.assembly.found import Hints
 from beitv2_core.assembly.from_architecture import build_described
+from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config
 from beitv2_core.assembly.training import optimizer_of

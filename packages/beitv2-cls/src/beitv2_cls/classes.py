@@ -54,8 +54,8 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
 def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[str]:
     """The names of a classifier's `count` classes, by number.
 
-    stored: what a checkpoint, its run or a file says (`Found.classes`).  Without names, classes are called by their
-    numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
+    stored: what a checkpoint, its run or a file says (`LoadedWeights.classes`).  Without names, classes are called by
+    their numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
     """
     if stored is None:
         log.warning("%s: no class names are stored with it: classes are called 0 .. %d. A file gets names by `beitv2 "

@@ -108,7 +108,7 @@ class LabelledRunConfig(RunConfig):
                              "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
                              "correct the path, or set model.size")
         from beitv2_core.assembly import architecture_of
-        from beitv2_core.assembly.found import Hints
+        from beitv2_core.assembly.loaded_weights import Hints
 
         try:
             given = PretrainedConfig(**source)

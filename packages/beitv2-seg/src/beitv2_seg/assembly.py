@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beitv2_core.assembly import build_loader, seed_everything, set_weights
-from beitv2_core.assembly.found import read_weights_for
+from beitv2_core.assembly.loaded_weights import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore

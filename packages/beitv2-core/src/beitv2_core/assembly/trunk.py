@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..config.sections import SIZES
 from ..errors import CheckpointError, ConfigError
 from ..pixels.size import pair
-from .found import Hints, read_checkpoint, read_model
+from .loaded_weights import Hints, read_checkpoint, read_model
 
 KINDS = ("pretraining", "classifier", "backbone", "segmentation")
 _SIZE_KEYS = ("width", "depth", "num_heads")
