@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from beitv2_core.assembly.restore import freeze
-from beitv2_core.data import DigitScenes, eval_batches
+from beitv2_core.data import DigitScenes, ImageFiles, eval_batches
 from beitv2_core.errors import ConfigError
-from beitv2_core.evaluation.codes import encode, image_batches
+from beitv2_core.evaluation.codes import encode
 from beitv2_core.evaluation.evaluate import cut_patches
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
@@ -40,7 +40,7 @@ def scenes():
 def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
     image = scenes.load(3).image
     image.save(tmp_path / "x.png")
-    images = next(image_batches([str(tmp_path / "x.png")], tokenizer.image_size, batch_size=1))
+    images = next(eval_batches(ImageFiles([str(tmp_path / "x.png")]), tokenizer.image_size)).images
     result = codes_view(tokenizer).show(image)
     np.testing.assert_array_equal(result.grid, encode(tokenizer, images)[0].reshape(2, 3))
     assert result.num_codes == 16

@@ -18,6 +18,7 @@ from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.exported_model import is_exported, load_exported
+from beitv2_core.files.atomic import write_text_atomically
 
 
 def register(app: typer.Typer) -> None:
@@ -102,6 +103,7 @@ def knn(
     random: bool = typer.Option(False, "--random", help="also measure a backbone with random weights, as a "
                                                         "baseline"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Classify test images by the nearest neighbours of their frozen features (weighted kNN)."""
     from beitv2_cls.assembly import load_backbone, untrained
@@ -115,16 +117,17 @@ def knn(
         raise ConfigError(f"--feature {feature}: expected mean, cls or concat.")
     backbone = load_backbone(run)
     size = backbone.model.image_size
-    known, asked = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
-                                  sizes=(train_size, test_size))
-    allow_pixels((known, asked), max_pixels)
+    sets = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
+                          sizes=(train_size, test_size))
+    allow_pixels(sets, max_pixels)
     backbones = {"": backbone.model, **({"random weights": untrained(backbone)} if random else {})}
     found = {}
     for name, model in backbones.items():
-        train, measured = (pooled_features(model, eval_batches(part, size, crop_share=crop_share), feature)
-                           for part in (known, asked))
+        train, measured = (pooled_features(model, eval_batches(images, size, crop_share=crop_share,
+                                                               num_workers=options.workers(num_workers)), feature)
+                           for images in sets)
         found[name] = knn_accuracy(train, measured, neighbours=neighbours, temperature=temperature)
-    typer.echo(f"{len(known)} images vote on {len(asked)}, {feature} feature of {train[0].shape[1]} channels")
+    typer.echo(f"{len(sets[0])} images vote on {len(sets[1])}, {feature} feature of {train[0].shape[1]} channels")
     for k, value in found[""].items():
         beside = "".join(f"   {name} {100 * other[k]:6.2f} %" for name, other in found.items() if name)
         typer.echo(f"k = {k:<6}{100 * value:6.2f} %{beside}")
@@ -138,7 +141,7 @@ def predict(
     top: int = typer.Option(5, min=1, help="classes to show for each image"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
-    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
+    num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
     """Print the likeliest classes of images with their probabilities."""
@@ -150,7 +153,7 @@ def predict(
     paths = list_images([str(path) for path in images])
     if is_exported(run):
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
-                                       num_workers=num_workers, max_pixels=max_pixels)
+                                       num_workers=options.workers(num_workers), max_pixels=max_pixels)
     else:
         from beitv2_cls.assembly import crop_share_of, load_classifier
         from beitv2_core.assembly.held_out import reading_of_run
@@ -158,7 +161,8 @@ def predict(
         model, config, classes = load_classifier(run)
         predictions = likeliest(model, paths, model.image_size, classes, top=top,
                                 crop_share=crop_share_of(model, config), batch_size=batch_size,
-                                reading=reading_of_run(run, max_pixels=max_pixels), num_workers=num_workers)
+                                reading=reading_of_run(run, max_pixels=max_pixels),
+                                num_workers=options.workers(num_workers))
     for path, found in predictions:
         if as_json:
             line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
@@ -180,7 +184,7 @@ def evaluate(
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1,
                                    help="images per batch; does not change the result"),
-    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
+    num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
@@ -197,7 +201,7 @@ def evaluate(
     allow_pixels((images,), max_pixels)
     chosen = _subset(subset, classes)
     found = measure(model, images, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
-                    subset=chosen, num_workers=num_workers)
+                    subset=chosen, num_workers=options.workers(num_workers))
     if not distributed.is_main():
         return
     folder = output or run_folder_of(run)
@@ -221,6 +225,7 @@ def compare(
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_images: int = typer.Option(3000, min=16, help="training images of linear probe and kNN"),
     output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the figure"),
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Compare fine-tuning from a pretrained backbone with training from scratch, with all and with few labels.
 
@@ -232,11 +237,11 @@ def compare(
     sets = find_sets(config, settings, pretrained, output, few_labels=few_labels, few_steps=few_steps)
     table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
-    frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000)
+    frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000,
+                             num_workers=options.workers(num_workers))
     figure = output / "figures" / "compare.png"
     draw(table, figure)
-    (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
-                                         encoding="utf-8")
+    write_text_atomically(output / "summary.json", json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n")
     typer.echo(f"top-1 on {len(sets.test)} test images, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")

@@ -23,6 +23,7 @@ from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.fast.linear import Linear
 
@@ -153,7 +154,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
         for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         seen += len(labels)
-    distributed.meet()
+    distributed.barrier_on_cpu()
     total = all_reduce_sum(paddle.to_tensor(np.append(right, seen))).numpy()
     if total[-1] == 0:
         raise DataError("linear probe: there is no validation image. Give a folder of class folders, or a list file.")
@@ -163,7 +164,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
 def write_table(path: Path, probes: Sequence[Probe], top1: Sequence[float]) -> None:
     """Every classifier and its top-1 as CSV, the best first."""
     ranked = sorted(zip(probes, top1), key=lambda row: -row[1])
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "feature", "lr", "top1"])
         writer.writerows([probe.layer, probe.feature, probe.lr, f"{value:.6f}"] for probe, value in ranked)

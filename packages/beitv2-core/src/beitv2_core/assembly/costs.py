@@ -10,10 +10,10 @@ from typing import Any, Callable, Optional
 
 from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig, explain_config
-from ..config.schema import pair
 from ..config.sections import DataConfig, OptimConfig, TrainConfig, TrunkConfig
 from ..errors import ConfigError
 from ..models.vqkd import PUBLISHED
+from ..pixels.size import pair
 from ..planning.cost import FULL, Bricks, Cost, total
 from ..planning.run import PlannedRun, Schedule
 from .batches import plan_batches

@@ -102,7 +102,7 @@ def size_of(text: Optional[str], option: str) -> Optional[tuple[int, int]]:
 def hints_of(source_size: Optional[str], num_heads: Optional[int], early_layers: Optional[int], out_indices: _Taps,
              pool_scales: Optional[str], ema: Optional[bool]) -> Any:
     """What the flags say of a file; ConfigError for a flag that cannot be read."""
-    from ..assembly.found import Hints
+    from ..assembly.loaded_weights import Hints
 
     try:
         scales = None if pool_scales is None else [int(part) for part in pool_scales.replace(",", " ").split()]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Optional
@@ -12,6 +11,7 @@ from typing import Optional
 import typer
 
 from ..errors import CheckpointError, ConfigError
+from ..files.atomic import write_atomically
 from ..weights.published import registry
 from ..weights.published.registry import KINDS, Number, PublishedModel
 
@@ -54,7 +54,8 @@ def download(
     Files in the cache (`BEITV2_CACHE`) are not downloaded again.  `BEITV2_MIRROR=URL` names a mirror of
     the same paths.
     """
-    from ..weights.published.download import cache_folder, resolve_weights
+    from ..files.cache import cache_folder
+    from ..weights.published.download import resolve_weights
 
     model = registry.find_model(name)
     path = resolve_weights(model.url)
@@ -98,14 +99,9 @@ def _report(model: PublishedModel, path: Path) -> None:
 def _copy(path: Path, output: Path) -> Path:
     if output.exists() and output.samefile(path):
         return output
-    partial = output.with_name(f".{output.name}.{os.getpid()}")  # so that the file appears whole or not at all
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, partial)
-        os.replace(partial, output)
+        with write_atomically(output) as temporary:
+            shutil.copyfile(path, temporary)
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written: {error}. Choose another --output.") from None
-    finally:
-        if partial.exists():
-            partial.unlink()
     return output

@@ -8,6 +8,8 @@ from typing import Optional
 
 import typer
 
+from ..runtime import threads
+
 CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
 MORE = typer.Argument(None, metavar="[KEY=VALUE]...", help="more settings, as after --set", show_default=False)
 SET = typer.Option(
@@ -25,7 +27,15 @@ BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images per batch; do
 MAX_PIXELS = typer.Option(
     None, "--max-pixels", min=1, help="refuse image files of more pixels; default: the run's data.max_pixels"
 )
-WORKERS = typer.Option(0, "--num-workers", min=0, help="processes that decode images; does not change the result")
+WORKERS = typer.Option(
+    None, "--num-workers", min=0, help="processes that decode images, 0: none besides this one; default: one a "
+                                       "processor core; does not change the result"
+)
+
+
+def workers(asked: Optional[int]) -> int:
+    """The number of --num-workers, by default this process's share of the cores."""
+    return threads() if asked is None else asked
 
 
 def all_overrides(first: Optional[list[str]], more: Optional[list[str]], output: Optional[Path] = None) -> list[str]:

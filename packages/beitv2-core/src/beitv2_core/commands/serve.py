@@ -13,6 +13,7 @@ from typing import Any, Optional
 import typer
 
 from ..errors import ConfigError, MissingDependencyError
+from ..runtime import threads
 from . import options
 
 log = logging.getLogger("beitv2_core")
@@ -133,8 +134,8 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
 def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> Any:
     from ..assembly import build_dataset, held_out, reading_of_run
     from ..assembly.held_out import data_of_run
-    from ..config.schema import pair
     from ..data import eval_batches, spread
+    from ..pixels.size import pair
     from ..serve.views import codes_view
 
     reading, trained_on = reading_of_run(source), data_of_run(source)
@@ -147,7 +148,8 @@ def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> A
                             size=gallery, reading=reading)
     images = spread(images, gallery)
     log.info("gallery: looking for the nearest patches in %d images (--gallery 0 leaves this out).", len(images))
-    return codes_view(model, eval_batches(images, model.image_size, batch_size=16), upright=reading.upright)
+    batches = eval_batches(images, model.image_size, batch_size=16, num_workers=threads())
+    return codes_view(model, batches, upright=reading.upright)
 
 
 def open_port(host: str, port: int) -> socket.socket:

@@ -22,18 +22,20 @@ def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_s
     no batch.
     """
     chosen = spread(dataset, limit) if numbers is None else Chosen(dataset, numbers)
-    batches = -(-len(chosen) // batch_size)
-    # The first batch must be waited for anyway: a worker pays from the second on.
-    with eval_reader(chosen, image_size, crop_share=crop_share, interpolation=interpolation,
-                     num_workers=max(min(num_workers, batches - 1), 0)) as reader:
+    with eval_reader(chosen, image_size, batch_size=batch_size, crop_share=crop_share, interpolation=interpolation,
+                     num_workers=num_workers) as reader:
         yield from reader.in_order(range(len(chosen)), batch_size)
 
 
-def eval_reader(dataset: Any, image_size: Any, *, crop_share: float = 1.0, interpolation: str = "bicubic",
-                num_workers: int = 0) -> BatchReader:
-    """The reader behind `eval_batches`, for several passes with the same worker processes; close it."""
+def eval_reader(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
+                interpolation: str = "bicubic", num_workers: int = 0) -> BatchReader:
+    """The reader behind `eval_batches`, for several passes with the same worker processes; close it.
+
+    A data set of few batches gets fewer workers: the first batch must be waited for in any case.
+    """
+    batches = -(-len(dataset) // batch_size)
     transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
-    return BatchReader(dataset, transform, num_workers=num_workers)
+    return BatchReader(dataset, transform, num_workers=max(min(num_workers, batches - 1), 0))
 
 
 class ImageFiles:

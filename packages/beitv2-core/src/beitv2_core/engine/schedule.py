@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import ConfigError
 
 
 def step_schedule(base_value: float, final_value: float, *, total_steps: int, warmup_steps: int = 0,
-                  start_warmup_value: float = 0.0) -> np.ndarray:
+                  start_warmup_value: float = 0.0) -> NDArray[Any]:
     """Linear warm-up from `start_warmup_value`, then half a cosine from `base_value` to `final_value`.
 
     Returns float64 (total_steps,); the first value of a warm-up is its start (0: a step that moves nothing).

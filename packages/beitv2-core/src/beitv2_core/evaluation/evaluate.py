@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 
 from ..data import SampleRng
 from ..data.views.transforms import normalise
+from ..engine.metrics import perplexity
 from .codes import encode
 
 
@@ -38,10 +39,8 @@ class Patch(NamedTuple):
 
 def codebook_stats(counts: np.ndarray) -> CodebookStats:
     """Usage, perplexity and the most frequent code's share from counts (num_codes,)."""
-    total = max(int(counts.sum()), 1)
-    share = counts[counts > 0] / total
-    perplexity = float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
-    return CodebookStats(counts, float((counts > 0).mean()), perplexity, float(counts.max() / total))
+    most_frequent = float(counts.max() / max(int(counts.sum()), 1))
+    return CodebookStats(counts, float((counts > 0).mean()), perplexity(counts), most_frequent)
 
 
 def nearest_patches(

@@ -16,19 +16,12 @@ from paddle import nn
 
 from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
+from beitv2_core.pixels.size import pair
 from beitv2_core.weights.converted import is_converted, without_kept
 from beitv2_core.weights.kinds import tensors_of
 from beitv2_core.weights.reading.foreign import read_state
 
 Size = tuple[int, int]
-
-
-def pair(size: int | Sequence[int]) -> Size:
-    """(height, width) of a size given as one number or two."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
 
 
 class Teacher(nn.Layer):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 
+from beitv2_core.engine.metrics import perplexity
 from beitv2_core.errors import ShapeError
 from beitv2_core.viz.canvas import ACCENT, MUTED, SECOND, Canvas, as_images, cell_width, name_row, show
 
@@ -16,18 +17,6 @@ from beitv2_core.viz.canvas import ACCENT, MUTED, SECOND, Canvas, as_images, cel
 _GALLERY_PIXELS = 64
 #: grey of the line round a patch
 _FRAME = 160
-
-
-def entropy(counts: np.ndarray) -> np.ndarray:
-    """Entropy in bits of counts (..., K) over their last axis; 0 where nothing was counted."""
-    counts = np.asarray(counts, dtype=np.float64)
-    share = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
-    return -(share * np.log2(np.where(share > 0, share, 1))).sum(-1) + 0.0  # + 0.0: no minus zero
-
-
-def perplexity(counts: np.ndarray) -> float:
-    """2 to the entropy of counts (K,): the number of equally used codes that would vary as much; 0 for no counts."""
-    return float(2 ** entropy(counts)) if np.sum(counts) else 0.0
 
 
 def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = None) -> None:

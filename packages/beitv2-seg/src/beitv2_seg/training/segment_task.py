@@ -7,7 +7,6 @@ Shape suffixes: B batch, C classes.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -19,6 +18,7 @@ from beitv2_core.engine import distributed
 from beitv2_core.engine.ema import WeightAverage
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import broadcast
 from beitv2_seg.data.coverage import SeenLabels
 from beitv2_seg.reading.evaluate import Evaluation, in_words
@@ -184,12 +184,9 @@ def write_pdparams(model: Any, path: Path) -> None:
 
     Raises CheckpointError where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.beitv2.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paddle.save(model.state_dict(), str(temporary))
-        os.replace(temporary, path)
+        with write_atomically(path) as temporary:
+            paddle.save(model.state_dict(), str(temporary))
     except Exception as error:  # Paddle raises errors of its own on a full disk
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: the weights could not be written: {error}. What was there before is intact; "
                               "free some space or choose another folder.") from error

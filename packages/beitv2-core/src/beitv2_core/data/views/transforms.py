@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ConfigError
+from ...pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from ...pixels.size import pair
 from ..rng import SampleRng
 from ..sources.sample import Sample
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -41,11 +40,6 @@ def find_interpolation(name: str) -> Image.Resampling:
         return INTERPOLATIONS[name]
     except KeyError:
         raise ConfigError(f"interpolation is {name!r}, expected one of {', '.join(INTERPOLATIONS)}.") from None
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Read a size in pixels given as one number (square) or as (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def draw_crop_box(
@@ -113,8 +107,8 @@ class TwoViewCrop:
         interpolation: str = "bicubic",
         second_interpolation: str = "bicubic",
     ) -> None:
-        self.size = height_and_width(size)
-        self.second_size = None if second_size is None else height_and_width(second_size)
+        self.size = pair(size)
+        self.second_size = None if second_size is None else pair(second_size)
         self.scale = check_range("crop scale", scale)
         self.ratio = check_range("crop ratio", ratio)
         self.filter = find_interpolation(interpolation)
@@ -211,7 +205,7 @@ class EvalCrop:
     def __init__(self, size: Size, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
         if not 0 < crop_share <= 1:
             raise ConfigError(f"EvalCrop: crop_share is {crop_share}, expected a number in (0, 1].")
-        self.size = height_and_width(size)
+        self.size = pair(size)
         self.crop_share = crop_share
         self.filter = find_interpolation(interpolation)
 

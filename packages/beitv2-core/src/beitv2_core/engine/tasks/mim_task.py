@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine.step import Precision
@@ -55,8 +56,8 @@ class MimTask(Task):
         return total, metrics
 
     @paddle.no_grad()
-    def masked_codes(self, token_view: np.ndarray, mask_BN: np.ndarray,
-                     rows: np.ndarray | None = None) -> paddle.Tensor:
+    def masked_codes(self, token_view: NDArray[Any], mask_BN: NDArray[Any],
+                     rows: NDArray[Any] | None = None) -> paddle.Tensor:
         """Codes (M,) int64 of the hidden patches, row by row of the mask; rows: which views of the cache they are."""
         codes_BN = self._codes(token_view, rows)
         if list(codes_BN.shape) != list(mask_BN.shape):
@@ -67,7 +68,7 @@ class MimTask(Task):
         hidden = np.flatnonzero(mask_BN.reshape(-1))
         return codes_BN.reshape([-1]).index_select(paddle.to_tensor(hidden))
 
-    def _codes(self, token_view: np.ndarray, rows: np.ndarray | None) -> paddle.Tensor:
+    def _codes(self, token_view: NDArray[Any], rows: NDArray[Any] | None) -> paddle.Tensor:
         size = self.batch_size or len(token_view)
         parts = []
         for start in range(0, len(token_view), size):
@@ -88,7 +89,7 @@ class MimTask(Task):
             parts.append(paddle.to_tensor(known_BN))
         return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
-    def _tokenize(self, view: np.ndarray) -> paddle.Tensor:
+    def _tokenize(self, view: NDArray[Any]) -> paddle.Tensor:
         images = paddle.to_tensor(view)
         return self.tokenizer.tokenize(images) if self.amp == "off" else self.tokenizer.tokenize(images, amp=self.amp)
 
@@ -98,4 +99,4 @@ class MimTask(Task):
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""
-        return self.model.no_weight_decay()
+        return set(self.model.no_weight_decay())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine import distributed
@@ -46,7 +47,7 @@ class VQKDTask(Task):
         # Steps, not calls: a step of several accumulated batches must not age a code several times.
         self.last_used = np.full(model.num_codes, unquantized_steps - 1, dtype=np.int64)
         self.revived = 0
-        self._collected: list[np.ndarray] = []
+        self._collected: list[NDArray[Any]] = []
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """Loss and its parts for one `TokenizerBatch` of numpy arrays; in eval mode nothing is counted or replaced."""
@@ -108,7 +109,7 @@ class VQKDTask(Task):
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay."""
-        return self.model.no_weight_decay()
+        return set(self.model.no_weight_decay())
 
     def _revive(self, features: paddle.Tensor, step: int, after: int) -> None:
         """Replace codes unused for `after` steps, this one included, by directions of this batch."""

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from beitv2_core import cli
 from beitv2_core.assembly import architecture_of, load_mim, load_tokenizer
-from beitv2_core.assembly.found import Hints, read_checkpoint, read_model, read_weights_for
+from beitv2_core.assembly.loaded_weights import Hints, read_checkpoint, read_model, read_weights_for
 from beitv2_core.assembly.models import build_mim
 from beitv2_core.assembly.restore import FileConfig, build_file, read_config
 from beitv2_core.checkpoint.store import CheckpointStore
