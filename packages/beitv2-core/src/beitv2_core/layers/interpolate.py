@@ -4,7 +4,7 @@
 Paddle's own `interpolate` samples by the ratio of the sizes; the official code passes `scale_factor`, whose value, not
 the resulting size, decides the sampling grid.
 
-Shape suffixes: B batch, C channels, H and W rows and columns before, I and J after.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> n
     return matrix
 
 
-def bicubic_resize(table: paddle.Tensor, out_size: Sequence[int],
+def bicubic_resize(x: paddle.Tensor, out_size: Sequence[int],
                    scale: float | Sequence[float] | None = None) -> paddle.Tensor:
-    """Resize a table (H, W, C) or a batch (B, C, H, W) to `out_size` = (rows, columns), as PyTorch does, with gradient.
+    """Resize a table (h, w, C) or a batch (B, C, h, w) to `out_size` = (rows, columns), as PyTorch does, with gradient.
 
-    `scale`: see `bicubic_matrix`, one number or (rows, columns).  Returns (I, J, C) or (B, C, I, J) in the dtype that
+    `scale`: see `bicubic_matrix`, one number or (rows, columns).  Returns (i, j, C) or (B, C, i, j) in the dtype that
     came; no anti-aliasing; values may overshoot.  Raises ShapeError for another rank or an empty size.
     Source: torch.nn.functional.interpolate(mode="bicubic"); official modeling_finetune.py, interpolate_pos_encoding.
     """
     rows, columns = (int(n) for n in out_size)
-    if table.ndim not in (3, 4) or rows < 1 or columns < 1:
+    if x.ndim not in (3, 4) or rows < 1 or columns < 1:
         raise ShapeError(
-            f"bicubic_resize: cannot resize shape {list(table.shape)} to {rows} x {columns}. "
-            "Give a table (H, W, C) or a batch (B, C, H, W) and at least one row and column."
+            f"bicubic_resize: cannot resize shape {list(x.shape)} to {rows} x {columns}. "
+            "Give a table (h, w, C) or a batch (B, C, h, w) and at least one row and column."
         )
-    if table.ndim == 3:
-        return bicubic_resize(table.transpose([2, 0, 1]).unsqueeze(0), out_size, scale)[0].transpose([1, 2, 0])
-    height, width = table.shape[2:]
+    if x.ndim == 3:
+        return bicubic_resize(x.transpose([2, 0, 1]).unsqueeze(0), out_size, scale)[0].transpose([1, 2, 0])
+    height, width = x.shape[2:]
     by_row, by_column = (scale, scale) if scale is None or isinstance(scale, (int, float)) else scale
-    left_IH = paddle.to_tensor(bicubic_matrix(height, rows, by_row).astype(np.float32))
-    right_WJ = paddle.to_tensor(bicubic_matrix(width, columns, by_column).T.astype(np.float32))
-    wide_BCHJ = paddle.matmul(table.astype("float32"), right_WJ)
-    return paddle.matmul(left_IH, wide_BCHJ).astype(table.dtype)
+    left_ih = paddle.to_tensor(bicubic_matrix(height, rows, by_row).astype(np.float32))
+    right_wj = paddle.to_tensor(bicubic_matrix(width, columns, by_column).T.astype(np.float32))
+    wide_BChj = paddle.matmul(x.astype("float32"), right_wj)
+    return paddle.matmul(left_ih, wide_BChj).astype(x.dtype)
