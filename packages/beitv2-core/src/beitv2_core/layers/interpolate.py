@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 
 from beitv2_core.errors import ShapeError
 
+_Floats = npt.NDArray[np.float64]
 _A = -0.75  # PyTorch's cubic coefficient; other libraries use -0.5
 
 
-def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> np.ndarray:
+def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> _Floats:
     """Weights (out_size, in_size), float64, of one axis: every row sums to 1; taps beyond the border repeat it.
 
     `scale`: output pixels per input pixel on the sampling grid, out_size / in_size when None.  A position table resized
@@ -32,11 +34,13 @@ def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> n
     t = place - first
     far, near = t + 1, 1 - t
 
-    def outer(d: np.ndarray) -> np.ndarray:  # distance 1 .. 2
-        return ((d - 5) * d + 8) * d * _A - 4 * _A
+    def outer(d: _Floats) -> _Floats:  # distance 1 .. 2
+        weights: _Floats = ((d - 5) * d + 8) * d * _A - 4 * _A
+        return weights
 
-    def inner(d: np.ndarray) -> np.ndarray:  # distance 0 .. 1
-        return ((_A + 2) * d - (_A + 3)) * d * d + 1
+    def inner(d: _Floats) -> _Floats:  # distance 0 .. 1
+        weights: _Floats = ((_A + 2) * d - (_A + 3)) * d * d + 1
+        return weights
 
     matrix = np.zeros((out_size, in_size))
     rows = np.arange(out_size)

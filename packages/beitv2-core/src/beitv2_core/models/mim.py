@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import nn
 
@@ -59,7 +60,7 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
             self.cls_pt_lm_head = self._classifier()
 
     def forward(  # type: ignore[override]  # a head is what this class adds
-        self, images: paddle.Tensor, mask: paddle.Tensor | np.ndarray[Any, Any]
+        self, images: paddle.Tensor, mask: paddle.Tensor | npt.NDArray[Any]
     ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
         mask = as_tensor(mask)
@@ -113,6 +114,6 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
         return classifier
 
 
-def as_tensor(mask: paddle.Tensor | np.ndarray[Any, Any]) -> paddle.Tensor:
+def as_tensor(mask: paddle.Tensor | npt.NDArray[Any]) -> paddle.Tensor:
     """A mask (B, N) that is a tensor or the array it will be made of."""
     return paddle.to_tensor(mask) if isinstance(mask, np.ndarray) else mask

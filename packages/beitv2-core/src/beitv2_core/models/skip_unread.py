@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 
 from beitv2_core.layers.attention import take_tokens
@@ -24,7 +25,7 @@ class SkipUnread(BEiTForMaskedImageModeling):
     """
 
     def forward(  # type: ignore[override]  # as in the class above
-        self, images: paddle.Tensor, mask: paddle.Tensor | np.ndarray[Any, Any]
+        self, images: paddle.Tensor, mask: paddle.Tensor | npt.NDArray[Any]
     ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
         masked = masked_tokens(mask if isinstance(mask, np.ndarray) else mask.numpy())
@@ -49,7 +50,7 @@ class SkipUnread(BEiTForMaskedImageModeling):
         return {head: self.classify(head, x_BQD.reshape([-1, self.width])) for head, x_BQD in tokens.items()}
 
 
-def masked_tokens(mask_BN: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+def masked_tokens(mask_BN: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     """Numbers (B, M / B) of the masked patches' tokens; None unless the images hide equal numbers, and any."""
     counts = mask_BN.sum(1)
     if counts.size == 0 or counts[0] == 0 or (counts != counts[0]).any():
