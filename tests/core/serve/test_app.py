@@ -218,7 +218,7 @@ def test_other_hosts_are_refused_where_hosts_are_given():
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a/b"], [""], ["Ä"]])
 def test_views_without_a_name_of_their_own_are_refused(names):
-    with pytest.raises(ConfigError, match="a name of its own"):
+    with pytest.raises(ConfigError, match="distinct names"):
         create_app([CLASSES._replace(name=name) for name in names])
 
 

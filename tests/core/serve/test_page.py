@@ -187,7 +187,7 @@ def test_the_codes_are_a_grid_that_arrow_keys_walk_through(page):
     for key in ("ArrowRight", "ArrowRight", "ArrowRight"):  # the last one leads out of the grid and is ignored
         page.keyboard.press(key)
     expect(page.get_by_text("Code 0 of 16")).to_be_visible()
-    expect(page.locator(".detail")).to_contain_text("None of the gallery's 7 images has a patch of this code.")
+    expect(page.locator(".detail")).to_contain_text("No patch of the 7 gallery images has this code.")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Home")
     expect(page.locator(".detail")).to_contain_text("once in this image, once in 7 images of the gallery.")
