@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from beitv2_core.data import ImageFolder, MimTransform, Sample, SampleRng
-from beitv2_core.data.loader import stack_samples
 from beitv2_core.data.views.augment import erase
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
+from beitv2_core.data.workers import stack_samples
 from beitv2_core.masking import BlockwiseMasking
 
 IMAGES, BATCH, ROUNDS = 48, 16, 4
@@ -120,8 +120,9 @@ def pretrain_views(folder: Path | None = None) -> Case:
             image = enhancers[name](image).enhance(factor)
         if transform.flip.draw(rng):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        (top, left, height, width), chosen = transform.crop.draw(image.width, image.height, rng)
-        views = [image.crop((left, top, left + width, top + height)).resize((224, 224), chosen) for _ in range(2)]
+        top, left, height, width = transform.crop.draw(image.width, image.height, rng)
+        part = image.crop((left, top, left + width, top + height))
+        views = [part.resize((224, 224), transform.crop.filter) for _ in range(2)]
         return (to_floats(views[0]) - MEAN) / STD, to_floats(views[1]), transform.masking(rng).reshape(-1)
 
     with images(folder) as found:
@@ -144,8 +145,8 @@ def finetune_transform(folder: Path | None = None) -> Case:
 
     def one(path: str, rng: SampleRng) -> np.ndarray:
         image = opened(path)
-        (top, left, height, width), chosen = transform.crop.draw(image.width, image.height, rng)
-        image = image.crop((left, top, left + width, top + height)).resize((224, 224), chosen)
+        top, left, height, width = transform.crop.draw(image.width, image.height, rng)
+        image = image.crop((left, top, left + width, top + height)).resize((224, 224), transform.crop.filter)
         if transform.flip.draw(rng):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert transform.augment is not None

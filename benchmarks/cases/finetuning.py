@@ -23,9 +23,8 @@ def build_classifier(image_size: int = 224, *, recompute: bool = False, drop_pat
 
 def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False) -> dict[str, Any]:
     paddle = load_paddle()
-    from beitv2_cls.classifier import layer_decay_scale
     from beitv2_cls.losses import soft_cross_entropy
-    from beitv2_core.engine.optim import build_optimizer
+    from beitv2_core.engine.optim import build_optimizer, layer_decay_scale
 
     model = build_classifier(image_size, recompute=recompute)
     model.train()

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 
-from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, layer_of
+from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core.assembly.transfer import transfer_trunk
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
@@ -71,11 +71,3 @@ def test_impossible_classifiers_are_named():
         classifier(num_classes=1)
     with pytest.raises(ConfigError, match="expected 'mean' or 'cls'"):
         classifier(pooling="max")
-
-
-def test_layers_count_from_the_embeddings_to_the_head():
-    assert [layer_of(name, 12) for name in ("cls_token", "patch_embed.proj.bias", "blocks.0.gamma_1",
-                                            "blocks.11.attn.qkv.weight", "fc_norm.weight", "head.bias")] == [
-        0, 0, 1, 12, 13, 13]
-    assert layer_decay_scale(12, 0.65)("head.bias") == 1.0
-    assert layer_decay_scale(2, 0.5)("cls_token") == 0.125

@@ -73,8 +73,8 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(pretrained, tmp_
     finetune(tmp_path / "whole", *settings)
     from beitv2_cls.assembly import build_finetuning
 
-    config, _ = load_config(CONFIGS / "cls/digit_scenes.yml", [*TINY, *settings, f"output={tmp_path}/parts"],
-                            FinetuneConfig)
+    config = load_config(CONFIGS / "cls/digit_scenes.yml", [*TINY, *settings, f"output={tmp_path}/parts"],
+                         FinetuneConfig)
     build_finetuning(config).run(stop_after=7)
     finetune(tmp_path / "parts", *settings)
     one, other = final(tmp_path / "whole"), final(tmp_path / "parts")
@@ -115,7 +115,7 @@ def test_validation_values_are_told_and_logged_at_the_step_they_were_measured(tm
     settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", "train.log_every=4", "optim.steps=8"]
     logging.getLogger("beitv2_core").propagate = True
     with caplog.at_level(logging.INFO, logger="beitv2_core"):
-        summary = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0]).run()
+        summary = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)).run()
     lines = lines_of(tmp_path / "run")
     assert sorted(lines) == [4, 6, 8]
     assert [step for step in lines if "val_acc1" in lines[step]] == [6, 8]
@@ -134,7 +134,7 @@ def test_position_tables_decay_unless_the_setting_spares_them(tmp_path, decays, 
     from beitv2_cls.assembly import finetuning_parts
 
     settings = [*TINY, "pretrained.weights=null", f"output={tmp_path}/run", f"optim.decay_rel_pos_bias={decays}"]
-    parts = finetuning_parts(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    parts = finetuning_parts(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig))
     assert tables_of(parts.optimizer, parts.task.model) == {
         (f"blocks.{i}.attn.relative_position_bias_table", decay) for i in range(3)}
 
@@ -166,7 +166,7 @@ def refused(images, message, *changes):
 
     settings = [*TINY, "pretrained.weights=null", *folder_settings(images), f"output={images}/none", *changes]
     with pytest.raises(BEiTError, match=message):
-        build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+        build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig))
     assert not (images / "none").exists()
 
 
@@ -198,7 +198,7 @@ def test_list_files_name_empty_classes_unknown_labels_and_classes_not_measured(i
     settings = [*TINY, "pretrained.weights=null", *folder_settings(images), *root, f"output={images}/none",
                 f"data.list_file={listed(images, 'three.txt', [0, 1, 2])}",
                 f"validation.list_file={listed(images, 'two.txt', [0, 2])}"]
-    build_data(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    build_data(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig))
     assert "no image of 1 class(es) (1)" in caplog.text and "not measured" in caplog.text
 
 
@@ -207,11 +207,11 @@ def test_a_fine_tuned_model_hands_on_its_norm_and_its_head_where_the_classes_agr
 
     settings = [*TINY, "pretrained.weights=null", *folder_settings(images), "optim.steps=2", "optim.warmup_steps=1",
                 f"output={tmp_path}/first"]
-    loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+    loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig))
     loop.run()
     before = loop.task.model.state_dict()
     settings = [*settings, f"pretrained.weights={tmp_path}/first", f"output={tmp_path}/second"]
-    config, _ = load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)
+    config = load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)
     for classes, kept in ((2, True), (5, False)):
         model = build_classifier(config, classes)
         load_trunk(model, config)
@@ -244,7 +244,7 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
     plain.write_text("\n".join([*kept[:start], "model: {drop_path: 0.1}", *kept[start + 6:]]))
     settings = [*[one for one in TINY if not one.startswith("model.")], f"output={tmp_path}/run"]
     weights = f"pretrained.weights={pretrained}/pretrain"
-    config = load_config(plain, [*settings, weights], FinetuneConfig)[0]
+    config = load_config(plain, [*settings, weights], FinetuneConfig)
     model = config.model
     assert (model.width, model.depth, model.num_heads, model.patch_size) == (24, 3, 3, 8)
     assert (model.positions, model.init_values, model.drop_path) == ("relative", None, 0.1)
@@ -269,10 +269,10 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
                                           ("linear_probe_digit_scenes", LinearProbeConfig)])
 def test_settings_without_a_model_section_take_the_whole_trunk(pretrained, tmp_path, config, kind):
     plain = tmp_path / "plain.yml"
-    settings = load_config(CONFIGS / f"cls/{config}.yml", TINY, kind)[0].resolved()
+    settings = load_config(CONFIGS / f"cls/{config}.yml", TINY, kind).resolved()
     del settings["model"]
     plain.write_text(yaml.safe_dump(settings))
-    model = load_config(plain, [f"pretrained.weights={pretrained}/pretrain"], kind)[0].model
+    model = load_config(plain, [f"pretrained.weights={pretrained}/pretrain"], kind).model
     assert (model.width, model.depth, model.num_heads, model.patch_size, model.positions) == (24, 3, 3, 8, "relative")
 
 
@@ -292,5 +292,5 @@ def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pre
     for ema, expected in ((None, weights[name]), (False, weights[name]), (True, weights[name] + 1)):
         settings = [*TINY, f"output={tmp_path / str(ema)}", f"pretrained.weights={path}",
                     f"pretrained.ema={'null' if ema is None else str(ema).lower()}"]
-        loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig)[0])
+        loop = build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", settings, FinetuneConfig))
         np.testing.assert_array_equal(loop.task.model.state_dict()[name].numpy(), expected)

@@ -29,7 +29,7 @@ def settings_of(images: Path, output: Path, *more: str) -> list[str]:
 
 
 def config_of(images: Path, output: Path, *more: str) -> FinetuneConfig:
-    return load_config(CONFIG, settings_of(images, output, *more), FinetuneConfig)[0]
+    return load_config(CONFIG, settings_of(images, output, *more), FinetuneConfig)
 
 
 @pytest.fixture(scope="module")

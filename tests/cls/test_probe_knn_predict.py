@@ -96,7 +96,7 @@ def test_linear_probe_reports_every_classifier_and_resumes_exactly(tmp_path):
     shown = [float(row["top1"]) for row in rows]
     assert shown == sorted(shown, reverse=True), "the best first"
     assert (tmp_path / "whole/figures/linear_probe.png").read_bytes()[:4] == b"\x89PNG"
-    settings, _ = load_config(PROBE, [*TINY, f"output={tmp_path}/parts"], LinearProbeConfig)
+    settings = load_config(PROBE, [*TINY, f"output={tmp_path}/parts"], LinearProbeConfig)
     build_linear_probe(settings).run(stop_after=4)
     loop = build_linear_probe(settings)
     loop.run(resume="auto")
@@ -114,7 +114,7 @@ def test_linear_probe_without_validation_images_is_refused(tmp_path):
     settings = [*TINY, "data.dataset=folder", f"data.root={tmp_path}/train", "data.size=null", "train.batch_size=2",
                 f"output={tmp_path}/none"]
     with pytest.raises(BEiTError, match="validation.root.*needs validation images"):
-        build_linear_probe(load_config(PROBE, settings, LinearProbeConfig)[0])
+        build_linear_probe(load_config(PROBE, settings, LinearProbeConfig))
 
 
 def test_knn_of_a_classifiers_trunk(classifier):

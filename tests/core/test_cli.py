@@ -83,7 +83,7 @@ def test_errors_made_on_purpose_have_an_exit_code(monkeypatch, error, code):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.load_config", fail)
+    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == code
     assert f"error: {error}" in shown(result)
@@ -100,28 +100,20 @@ def test_a_missing_paddle_is_one_message_with_the_command_to_type(monkeypatch):
     def fail(*arguments, **options):
         raise ModuleNotFoundError("No module named 'paddle'", name="paddle")
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.load_config", fail)
+    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == 2
     assert "pip install" in shown(result)
 
 
-class _Point:
-    value = "neighbour:register"
-
-    def __init__(self, register):
-        self.load = lambda: register
-
-
-def test_other_packages_add_commands_and_a_broken_one_takes_nothing_away(monkeypatch):
+def test_other_packages_add_commands_and_a_broken_one_takes_nothing_away(monkeypatch, offer):
     def register(app):
         app.command("greet")(lambda: print("hello"))
 
     def broken(app):
         raise RuntimeError("half installed")
 
-    points = [_Point(broken), _Point(register)]
-    monkeypatch.setattr(cli, "find_entry_points", lambda group: points)
+    offer("beitv2.commands", broken=broken, greeting=register)
     monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
     cli._add_foreign_commands()
     assert run("greet").output.strip() == "hello"

@@ -12,9 +12,10 @@ import pytest
 from export_models import needs_onnx, student, tokenizer
 
 from beitv2_core.errors import ConfigError, ExportError, MissingDependencyError, ShapeError
-from beitv2_core.evaluation.codes import CLOSE_CALL, encode
+from beitv2_core.evaluation.codes import TIE_TOLERANCE, encode
 from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
-from beitv2_core.exported_model import Description, Exported, is_exported, load_exported, sha256_of
+from beitv2_core.exported_model import Description, Exported, is_exported, load_exported
+from beitv2_core.files.hashing import sha256_of
 
 
 @pytest.fixture
@@ -110,7 +111,8 @@ def test_a_image_on_the_edge_between_codes_gets_those_it_has_alone():
     """Codes of an exported tokenizer that change with the batch do so only where its gaps say so, and are redone."""
     def run(images):
         alone = len(images) == 1
-        return [np.full((len(images), 4), 1 if alone else 2), np.where(images[:, 0, 0, 0] > 0.5, CLOSE_CALL / 2, 1.0)]
+        gaps = np.where(images[:, 0, 0, 0] > 0.5, TIE_TOLERANCE / 2, 1.0)
+        return [np.full((len(images), 4), 1 if alone else 2), gaps]
 
     known = Description(kind="tokenizer", format="onnx", image_size=(8, 8), crop_share=1.0, outputs=("codes", "gaps"))
     images = np.zeros((3, 3, 8, 8), np.float32)

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     from beitv2_core.engine import distributed
 
     folder, config, *settings = sys.argv[1:]
-    loop = build_training(load_config(config, [*settings, f"output={folder}"])[0])
+    loop = build_training(load_config(config, [*settings, f"output={folder}"]))
     loop.run()
     weights = {name: value.numpy() for name, value in loop.task.model.state_dict().items()}
     np.savez(Path(folder) / f"rank_{distributed.rank()}.npz", **weights)

@@ -49,14 +49,13 @@ def build(stage: str, folder: Path, batch: int, steps: int, changes: list[str]) 
 
         settings = [*COMMON, *TRUNK, *run, "data.image_size=32", "pretrained.weights=null", "validation.size=33",
                     "validation.every_epochs=100"]
-        return build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", [*settings, *changes],
-                                            FinetuneConfig)[0])
+        return build_finetuning(load_config(CONFIGS / "cls/digit_scenes.yml", [*settings, *changes], FinetuneConfig))
     from beitv2_core.assembly import build_training
 
     settings = [*COMMON, *(TOKENIZER if stage == "tokenizer" else TRUNK), *run, "data.image_size=32"]
     if stage == "pretrain":
         settings.append(f"tokenizer.weights={folder.parent / 'tokens'}")
-    return build_training(load_config(CONFIGS / stage / "digit_scenes.yml", [*settings, *changes])[0])
+    return build_training(load_config(CONFIGS / stage / "digit_scenes.yml", [*settings, *changes]))
 
 
 if __name__ == "__main__":

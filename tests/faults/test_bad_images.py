@@ -14,7 +14,7 @@ from bad_images import image, write_bad_images
 from e2e_runs import TOKENIZER
 from PIL import Image
 
-from beitv2_core.data import ImageFolder, Loader, MimTransform, ResumableSampler, TokenizerTransform
+from beitv2_core.data import BatchReader, ImageFolder, MimTransform, TokenizerTransform
 from beitv2_core.data.sources.image_file import decode
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.errors import DataError
@@ -62,10 +62,9 @@ def test_loaders_count_and_list_every_refused_image(bad, case):
         if isinstance(transform, ClassTrainTransform):
             images.classes, images.labels = ["a"], np.zeros(len(images), dtype=np.int64)
         assert len(images) == len(made)
-        sampler = ResumableSampler(len(images), batch_size=7, shuffle=False, drop_last=False)
-        with Loader(images, transform, sampler, num_workers=workers) as loader:
+        with BatchReader(images, transform, num_workers=workers) as reader:
             got = []
-            for batch in loader.one_pass():
+            for batch in reader.in_order(range(len(images)), 7):
                 views = [value for name, value in batch._asdict().items() if name.endswith(("view", "images"))]
                 assert views and all(view.shape[1:] == (3, 16, 16) and np.isfinite(view).all() for view in views)
                 got += batch.paths
@@ -86,13 +85,12 @@ def test_the_share_of_corrupt_images_is_the_limit(bad, tmp_path, case):
     for missing, workers in ((0, 0), (1, 0), (0, 2), (1, 2)):
         report = tmp_path / f"{missing}_{workers}.txt"
         images = ImageFolder(folder, max_corrupt=(len(refused) - missing) / len(made), report=report)
-        sampler = ResumableSampler(len(images), batch_size=4, shuffle=False)
-        with Loader(images, TokenizerTransform(16), sampler, num_workers=workers) as loader:
+        with BatchReader(images, TokenizerTransform(16), num_workers=workers) as reader:
             if missing == 0:
-                assert len(list(loader.one_pass())) == len(images) // 4
+                assert len(list(reader.in_order(range(len(images)), 4))) == -(-len(images) // 4)
                 continue
             with pytest.raises(DataError, match=f"{len(refused)} of {len(made)} files cannot be decoded"):
-                list(loader.one_pass())
+                list(reader.in_order(range(len(images)), 4))
         text = report.read_text(encoding="utf-8", errors="surrogateescape")
         assert all(path.replace("\n", " ") + "\t" in text or path + "\t" in text for path in refused)
         case.inject("one refused image too many")

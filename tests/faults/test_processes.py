@@ -42,7 +42,7 @@ def test_a_step_without_memory_names_the_batch_to_try(name, warm, sources, whole
     command = placed(stages.stage(name, sources, STEPS), tmp_path / "run", 2)
     output = warm.run(tmp_path / "log", command, code=2, inject=["no_memory", 5])
     size, section = (4, "") if name == "segment" else (16, "train.")
-    assert f"run: step 5: out of memory with {size} images at once" in output, output
+    assert f"run: step 5: out of memory with a batch of {size} images" in output, output
     assert f"{section}batch_size={size // 2} and {section}total_batch={size}" in output
     assert "Fail to alloc memory" in output and "Traceback" not in output
     assert stages.steps_present(tmp_path / "run")[-1] == 4

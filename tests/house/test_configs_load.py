@@ -29,7 +29,7 @@ def load(name: str):
         given.append("teacher.weights=file.pt")
     elif path.parent.name == "cls" and "digit_scenes" not in path.name:
         given.append("pretrained.weights=run")
-    return load_config(path, given)[0]
+    return load_config(path, given)
 
 
 @pytest.mark.parametrize("path", FILES, ids=label)

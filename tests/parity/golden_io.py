@@ -118,3 +118,12 @@ def assert_close_update(before, got, reference, name: str, max_abs: float = np.i
     assert difference <= 5e-3 * size + 1e-12, f"{name}: update off by {difference / max(size, 1e-30):.3g}, allowed 5e-3"
     worst = np.abs(got - reference).max(initial=0.0)
     assert worst < max_abs, f"{name}: parameter off by {worst:.3g}, allowed {max_abs:.3g}"
+
+
+def official_usage(cluster_size: np.ndarray, codes: np.ndarray, decay: float) -> np.ndarray:
+    """The official `cluster_size` after tokenizing, which the official code moves in eval mode too, and ours does not.
+
+    Source: official norm_ema_quantizer.py, forward.
+    """
+    bins = np.bincount(codes.reshape(-1), minlength=len(cluster_size)).astype(np.float32)
+    return (cluster_size * np.float32(decay) + bins * np.float32(1 - decay)).astype(np.float32)

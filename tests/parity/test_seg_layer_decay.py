@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from golden_io import load_golden
 
-from beitv2_core.engine.optim import parameter_groups
+from beitv2_core.engine.optim import layer_decay_scale, parameter_groups
 from beitv2_core.weights.keymaps.official import from_official
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.training.optim import layer_decay_scale
 
 SUBJECT = ("seg_layer_decay", "schemas_seg")
 
@@ -46,7 +45,8 @@ def test_every_parameter_has_the_official_rate_decay_and_shape(fixture_path, mod
             continue
         settings, optimizer = recipe["paramwise_cfg"], recipe["optimizer"]
         groups = parameter_groups(model, weight_decay=optimizer["weight_decay"],
-                                  lr_scale=layer_decay_scale(settings["num_layers"], settings["layer_decay_rate"]))
+                                  lr_scale=layer_decay_scale(settings["num_layers"], settings["layer_decay_rate"],
+                                                             trunk="backbone."))
         found = {names[id(p)]: (g["learning_rate"], g["weight_decay"], g["learning_rate"] * optimizer["lr"])
                  for g in groups for p in g["params"]}
         expected = recipe["name_to_lrscale_wd_lr"]

@@ -7,11 +7,15 @@ import paddle
 import pytest
 from golden_io import assert_close_output, group, load_golden
 
-from beitv2_core.teachers.base import unprocess
 from beitv2_core.teachers.clip import CLIPTeacher, visual_from_state
 from beitv2_core.teachers.dino import DINOTeacher, vit_from_state
 
 SUBJECT = "teachers"
+
+
+def unprocess(images: paddle.Tensor) -> paddle.Tensor:
+    """Images in [0, 1] of the tokenizer's input in [-1, 1] (official modeling_vqkd.py, ScalingLayerForClip.forward)."""
+    return ((images + 1.0) * 127.5).clip(0, 255.0) / 255.0
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
-from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden
+from golden_io import assert_close_grad, assert_close_output, assert_close_update, group, load_golden, official_usage
 
-from beitv2_core.engine.metrics import track_usage
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.step import global_norm
 from beitv2_core.models.backbone import BEiTBackbone
@@ -115,7 +114,7 @@ def test_eval_mode_gives_the_official_codes_and_moves_nothing(fixture_path):
     assert_close_output(losses, arrays["output/eval/losses"], "losses")
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[name], err_msg=name)
-    usage = track_usage(before["quantize.cluster_size"], codes, meta["config"]["decay"])
+    usage = official_usage(before["quantize.cluster_size"], codes, meta["config"]["decay"])
     assert_close_output(usage, arrays["output/eval/cluster_size_after"], "tracked usage")
 
 

@@ -74,7 +74,7 @@ def test_fine_tuning_saves_what_the_formula_says(monkeypatch, size, recompute):
 
 def test_a_base_fine_tuning_step_is_the_official_work():
     recipe = Path(__file__).resolve().parents[3] / "configs/cls/finetune_base_1600e_in1k.yml"
-    config = load_config(recipe, ["data.root=none", "pretrained.weights=none", "model.num_classes=1000"])[0]
+    config = load_config(recipe, ["data.root=none", "pretrained.weights=none", "model.num_classes=1000"])
     cost = planned_finetuning(config, images=10**6, devices=1).costs(Bricks())[0]
     assert cost.step_flop(False) / 1e9 == pytest.approx(105.2, rel=0.02)
 

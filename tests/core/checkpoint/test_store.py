@@ -119,8 +119,8 @@ def test_another_schema_version_is_refused_by_number(tmp_path):
 def test_the_newest_checkpoint_is_hashed_once_and_a_change_behind_it_is_still_noticed(tmp_path, monkeypatch):
     _, path = save(tmp_path)
     hashed = []
-    sha256 = store_module._sha256
-    monkeypatch.setattr(store_module, "_sha256", lambda file: hashed.append(file.name) or sha256(file))
+    sha256 = store_module.sha256_of
+    monkeypatch.setattr(store_module, "sha256_of", lambda file: hashed.append(file.name) or sha256(file))
     checkpoints = CheckpointStore(tmp_path)
     checkpoints.load(checkpoints.latest())
     assert sorted(hashed) == ["arrays.safetensors", "config.yml", "optimizer.safetensors", "weights.safetensors"]

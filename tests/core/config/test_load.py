@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beitv2_core.config import load_config, parse_config
-from beitv2_core.config.load import MissingValueError, fill_gaps, read_tree, source_of
+from beitv2_core.config import explain_config, load_config, parse_config
+from beitv2_core.config.load import MissingValueError, read_tree, source_of
 from beitv2_core.errors import ConfigError
 
 MINIMAL = """
@@ -81,7 +81,9 @@ def test_a_key_given_twice_is_refused(write):
 
 
 def test_overrides_are_yaml_and_beat_the_file(minimal):
-    config, sources = load_config(minimal, ["optim.betas=[0.9, 0.98]", "model.drop_path=1e-1", "train.keep_every=null"])
+    overrides = ["optim.betas=[0.9, 0.98]", "model.drop_path=1e-1", "train.keep_every=null"]
+    config, sources, missing = explain_config(minimal, overrides)
+    assert config == load_config(minimal, overrides) and missing == []
     assert config.optim.betas == (0.9, 0.98)
     assert config.model.drop_path == 0.1
     assert source_of("optim.betas", sources) == "--set"
@@ -95,9 +97,9 @@ def test_an_override_that_cannot_be_read_is_shown(minimal, text):
 
 
 def test_exponents_without_a_point_are_numbers_quoted_or_not(minimal):
-    assert load_config(minimal, ["optim.eps=1e-6"])[0].optim.eps == 1e-6
-    assert load_config(minimal, ["optim.eps='1e-6'"])[0].optim.eps == 1e-6
-    assert load_config(minimal, ["optim.steps=3e4"])[0].optim.steps == 30000
+    assert load_config(minimal, ["optim.eps=1e-6"]).optim.eps == 1e-6
+    assert load_config(minimal, ["optim.eps='1e-6'"]).optim.eps == 1e-6
+    assert load_config(minimal, ["optim.steps=3e4"]).optim.steps == 30000
 
 
 def test_an_unknown_key_names_file_key_nearest_and_known_keys(write):
@@ -133,7 +135,7 @@ def test_a_wrong_type_names_what_came_and_what_was_expected(minimal):
         ("optim.epochs=3", "both epochs and steps are given"),
         ("data.crop_scale=[0.5, 0.2]", "is not a range"),
         ("model.size=giant", "'giant' is not a size; known sizes: tiny"),
-        ("kind=pretraining", "'pretraining' is unknown. Expected one of: tokenizer, pretrain"),
+        ("kind=pretraining", "kind: there is no 'pretraining'. Did you mean 'pretrain'\\? Known: tokenizer, pretrain"),
     ],
 )
 def test_impossible_settings_are_named(minimal, override, expected):
@@ -165,19 +167,19 @@ def test_a_section_without_keys_is_named_with_what_belongs_there(minimal):
 
 
 def test_gaps_are_filled_and_named_where_only_texts_are_missing(minimal):
-    found, _, missing = fill_gaps(load_config, minimal, ["data.dataset=folder"])
+    found, _, missing = explain_config(minimal, ["data.dataset=folder"])
     assert (found.data.root, missing) == ("?", ["data.root"])
     with pytest.raises(ConfigError, match="optim.lr: required"):
-        fill_gaps(load_config, minimal, ["optim={_inherited_: false, steps: 1}"])
+        explain_config(minimal, ["optim={_inherited_: false, steps: 1}"])
 
 
 def test_a_size_name_sets_three_numbers_and_each_can_be_overridden(minimal):
-    model = load_config(minimal, ["model={_inherited_: false, size: small, depth: 4, patch_size: 8}"])[0].model
+    model = load_config(minimal, ["model={_inherited_: false, size: small, depth: 4, patch_size: 8}"]).model
     assert (model.width, model.depth, model.num_heads) == (384, 4, 6)
 
 
 def test_settings_cannot_be_changed_afterwards(minimal):
-    config, _ = load_config(minimal)
+    config = load_config(minimal)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
 
@@ -203,8 +205,8 @@ def test_resolved_settings_read_back_unchanged(seed, lr, clip, depth, image):
 
 def test_shards_take_a_pattern_or_a_list_and_a_folder_only_one_path(minimal):
     shards = ["data.dataset=shards"]
-    assert load_config(minimal, [*shards, "data.root=t-{00..12}.tar"])[0].data.root == "t-{00..12}.tar"
-    assert load_config(minimal, [*shards, "data.root=[a.tar, b.tar]"])[0].data.root == ["a.tar", "b.tar"]
+    assert load_config(minimal, [*shards, "data.root=t-{00..12}.tar"]).data.root == "t-{00..12}.tar"
+    assert load_config(minimal, [*shards, "data.root=[a.tar, b.tar]"]).data.root == ["a.tar", "b.tar"]
     with pytest.raises(MissingValueError, match="data.root: required"):
         load_config(minimal, shards)
     with pytest.raises(ConfigError, match="data.list_file: .*shards does not read"):
@@ -242,7 +244,7 @@ def test_settings_of_a_base_for_a_kind_that_was_replaced_are_left_out(write):
     rest = MINIMAL.replace("data: {dataset: digit_scenes, size: 8, image_size: 32}\n", "").replace(
         "mask: {num_masked: 6, min_block: 2}\n", "")
     child = write("child.yml", f"_base_: base.yml{rest}data: {{dataset: folder, root: a}}\n")
-    found = load_config(child, ["mask.kind=random"])[0]
+    found = load_config(child, ["mask.kind=random"])
     assert (found.data.size, found.data.scene_size, found.mask.min_block) == (None, None, 16)
     child = write("child.yml", f"_base_: base.yml{rest}data: {{dataset: folder, root: a, size: 9}}\n")
     with pytest.raises(ConfigError, match="child.yml: data.size: 9 .*does not read"):
@@ -253,7 +255,7 @@ def test_settings_of_a_base_for_a_kind_that_was_replaced_are_left_out(write):
 
 
 def test_the_settings_of_an_old_checkpoint_are_read_without_what_its_data_set_ignored(minimal):
-    kept = load_config(minimal, ["data.dataset=folder", "data.root=a"])[0]
+    kept = load_config(minimal, ["data.dataset=folder", "data.root=a"])
     tree = kept.resolved()
     assert parse_config(tree) == kept
     tree["data"].update(size=400, scene_size=7)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from beitv2_core.data import (
+    BatchReader,
     DigitScenes,
     ImageFolder,
     Loader,
@@ -45,6 +46,10 @@ class Numbers:
 
 def values(sample, rng):
     return {"value": np.asarray(sample.image)[0, 0, 0], "draw": rng.python.random(), "path": sample.path}
+
+
+def in_order(seed, epoch, length=12):
+    return np.arange(length)
 
 
 def take(batches, count):
@@ -95,17 +100,17 @@ def test_two_ranks_make_the_same_samples_as_one_with_the_double_batch():
         assert not views
 
 
-def test_one_pass_visits_everything_once_and_leaves_the_position_alone():
-    sampler = ResumableSampler(10, batch_size=4, shuffle=False, drop_last=False)
-    loader = Loader(Numbers(10), values, sampler)
-    for _ in range(2):
-        batches = list(loader.one_pass())
-        assert np.concatenate([batch["value"] for batch in batches]).tolist() == list(range(10))
-    assert batches[-1]["path"] == ["8", "9"] and loader.state()["picture"] == 0
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_in_order_visits_what_was_asked_for_and_keeps_the_short_last_batch(num_workers):
+    with BatchReader(Numbers(12), values, num_workers=num_workers) as reader:
+        for numbers in (range(10), [7, 2, 2, 11, 0]):  # several passes use the same workers
+            batches = list(reader.in_order(numbers, 4))
+            assert np.concatenate([batch["value"] for batch in batches]).tolist() == list(numbers)
+    assert batches[-1]["path"] == ["0"]
 
 
 def test_an_exception_in_a_worker_is_a_data_error_that_names_it():
-    too_long = ResumableSampler(9, batch_size=1, shuffle=False)
+    too_long = ResumableSampler(9, batch_size=1, order=lambda seed, epoch: in_order(seed, epoch, 9))
     with Loader(DigitScenes(size=8), TokenizerTransform(8), too_long, num_workers=1) as loader:
         with pytest.raises(DataError, match="IndexError: DigitScenes: image 8"):
             take(loader, 9)
@@ -135,7 +140,7 @@ def corrupt_folder(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_corrupt_files_are_replaced_and_counted_over_all_workers(tmp_path, num_workers):
     folder = ImageFolder(corrupt_folder(tmp_path), max_corrupt=0.25)
-    sampler = ResumableSampler(12, batch_size=3, shuffle=False)
+    sampler = ResumableSampler(12, batch_size=3, order=in_order)
     with Loader(folder, TokenizerTransform(8), sampler, num_workers=num_workers) as loader:
         paths = [Path(path).name for batch in take(loader, 8) for path in batch.paths]
     assert paths[:12] == paths[12:] and paths[2] == "03.png" and paths[7] == "08.png" and paths[9] == "10.png"
@@ -146,7 +151,7 @@ def test_corrupt_files_are_replaced_and_counted_over_all_workers(tmp_path, num_w
 def test_too_many_corrupt_files_over_all_workers_stop_the_run(tmp_path, num_workers):
     report = tmp_path / "corrupt.txt"
     folder = ImageFolder(corrupt_folder(tmp_path), max_corrupt=0.2, report=report)
-    sampler = ResumableSampler(12, batch_size=3, shuffle=False)
+    sampler = ResumableSampler(12, batch_size=3, order=in_order)
     with Loader(folder, TokenizerTransform(8), sampler, num_workers=num_workers) as loader:
         with pytest.raises(DataError, match="3 of 12 files"):
             take(loader, 4)
@@ -204,7 +209,7 @@ class Asked:
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_no_more_batches_are_prepared_ahead_than_were_asked_for(tmp_path, prefetch):
     path = tmp_path / "begun"
-    sampler = ResumableSampler(400, batch_size=4, shuffle=False)
+    sampler = ResumableSampler(400, batch_size=4, order=lambda seed, epoch: in_order(seed, epoch, 400))
     with Loader(Numbers(400), Asked(path), sampler, num_workers=2, prefetch=prefetch) as loader:
         for taken, _ in enumerate(loader, start=1):
             if taken == 8:

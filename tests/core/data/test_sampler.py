@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,13 +18,13 @@ def take(sampler, count):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4), st.booleans())
-def test_an_epoch_visits_every_image_at_most_once_and_drops_less_than_a_batch(length, batch, ranks, shuffle):
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 4))
+def test_an_epoch_visits_every_image_at_most_once_and_drops_less_than_a_batch(length, batch, ranks):
     if length < batch * ranks:
         return
     seen = []
     for rank in range(ranks):
-        sampler = ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks, shuffle=shuffle)
+        sampler = ResumableSampler(length, batch_size=batch, rank=rank, world_size=ranks)
         for epoch, indices in take(sampler, sampler.steps_per_epoch):
             assert epoch == 0 and len(indices) == batch
             seen += indices
@@ -98,22 +99,9 @@ def test_each_epoch_and_each_seed_has_its_own_order():
     assert len(set(orders)) == 4 and all(sorted(order) == list(range(50)) for order in orders)
 
 
-def test_without_shuffling_the_order_is_the_data_sets():
-    assert take(ResumableSampler(5, batch_size=2, shuffle=False), 3) == [(0, [0, 1]), (0, [2, 3]), (1, [0, 1])]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4))
-def test_keeping_the_last_batch_visits_everything_and_leaves_no_rank_without(length, batch, ranks):
-    samplers = [
-        ResumableSampler(length, batch_size=batch, rank=r, world_size=ranks, drop_last=False) for r in range(ranks)
-    ]
-    seen = []
-    for parts in zip(*(take(sampler, sampler.steps_per_epoch) for sampler in samplers)):
-        sizes = {len(indices) for _, indices in parts}
-        assert len(sizes) == 1 and sizes.pop() > 0
-        seen += [index for _, indices in parts for index in indices]
-    assert set(seen) == set(range(length)) and len(seen) < length + ranks
+def test_a_given_order_replaces_the_shuffle():
+    sampler = ResumableSampler(5, batch_size=2, order=lambda seed, epoch: np.arange(5))
+    assert take(sampler, 3) == [(0, [0, 1]), (0, [2, 3]), (1, [0, 1])]
 
 
 def test_wrong_numbers_and_other_data_are_named():
@@ -126,10 +114,12 @@ def test_wrong_numbers_and_other_data_are_named():
         ResumableSampler(21, batch_size=4).load_state(state)
     with pytest.raises(DataError, match="7 images do not fill one batch of 2 x 2 processes x 2 accumulated"):
         ResumableSampler(7, batch_size=2, world_size=2, accumulate=2)
-    with pytest.raises(DataError, match="accumulate 2 with drop_last False"):
-        ResumableSampler(7, batch_size=2, accumulate=2, drop_last=False)
     with pytest.raises(DataError, match="4 images behind one update, now there are 5.*set train.total_batch=4"):
         ResumableSampler(20, batch_size=5).load_state(state)
     with pytest.raises(DataError, match="given by batch, epoch; expected epoch, length"):
         ResumableSampler(20, batch_size=4).load_state({"epoch": 0, "batch": 3})
+    with pytest.raises(DataError, match=r"Lower batch_size or give"):
+        ResumableSampler(7, batch_size=8, batch_size_key="batch_size")
+    with pytest.raises(DataError, match=r"set images_per_update=4, with"):
+        ResumableSampler(20, batch_size=5, total_batch_key="images_per_update").load_state(state)
     ResumableSampler(20, batch_size=2, rank=1, world_size=2).load_state(state)  # the same total batch: fine

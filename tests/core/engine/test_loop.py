@@ -20,6 +20,7 @@ import pytest
 
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.engine.loop import TrainingInterrupted
+from beitv2_core.engine.step import SettingNames
 from beitv2_core.errors import ConfigError, DataError, NonFiniteLossError, OutOfMemoryError, OutputError
 
 TOY = Path(__file__).with_name("toy.py")
@@ -237,7 +238,7 @@ def test_a_step_without_memory_says_which_batch_to_try(tmp_path, error, batch, a
     loop = toy.make_loop(tmp_path, batch=batch, accumulate=accumulate, config={"train": {"batch_size": batch}})
     original = loop.task.loss
     loop.task.loss = lambda batch, *, step: original(batch, step=step) if step < 6 else failing(error)
-    with pytest.raises(OutOfMemoryError, match=f"step 6: out of memory with {batch} images at once") as caught:
+    with pytest.raises(OutOfMemoryError, match=f"step 6: out of memory with a batch of {batch} images") as caught:
         loop.run()
     asked = f"train.batch_size={half} and train.total_batch={batch * accumulate}"
     assert (asked in str(caught.value)) == (half is not None)
@@ -245,8 +246,9 @@ def test_a_step_without_memory_says_which_batch_to_try(tmp_path, error, batch, a
     assert caught.value.__cause__ is error and final(tmp_path).step == 5
 
 
-def test_segmentation_without_memory_is_told_its_own_keys(tmp_path):
-    loop = toy.make_loop(tmp_path, batch=4, config={"kind": "segment", "batch_size": 4})
+def test_advice_names_the_settings_as_the_caller_calls_them(tmp_path):
+    names = SettingNames(batch_size="batch_size", total_batch="total_batch", recompute="model.backbone.recompute")
+    loop = toy.make_loop(tmp_path, batch=4, names=names)
     loop.task.loss = lambda batch, *, step: failing(MemoryError())
     with pytest.raises(OutOfMemoryError, match="Set batch_size=2 and total_batch=4.*; model.backbone.recompute=true"):
         loop.run()
@@ -269,7 +271,7 @@ def test_mixed_precision_without_a_gpu_is_refused_under_the_name_its_settings_ha
     with pytest.raises(ConfigError, match="train.amp: bf16.*Set train.amp=off"):
         toy.make_loop(tmp_path, amp="bf16")
     with pytest.raises(ConfigError, match="run.precision: fp16.*Set run.precision=fp32"):
-        toy.make_loop(tmp_path, amp="fp16", amp_off="run.precision=fp32")
+        toy.make_loop(tmp_path, amp="fp16", names=SettingNames(amp_off="run.precision=fp32"))
     assert not list(tmp_path.iterdir())
 
 

@@ -10,6 +10,8 @@ from paddle import nn
 
 from beitv2_core.engine.optim import (
     build_optimizer,
+    layer_decay_scale,
+    layer_of,
     load_optimizer_state,
     optimizer_state,
     parameter_groups,
@@ -119,3 +121,13 @@ def test_unknown_kinds_and_models_with_nothing_to_train_are_named():
         parameter.stop_gradient = True
     with pytest.raises(ConfigError, match="no trainable parameter"):
         build_optimizer("adamw", model, lr=1.0, weight_decay=0.0)
+
+
+def test_layers_count_from_the_embeddings_to_the_head():
+    assert [layer_of(name, 12) for name in ("cls_token", "patch_embed.proj.bias", "blocks.0.gamma_1",
+                                            "blocks.11.attn.qkv.weight", "fc_norm.weight", "head.bias")] == [
+        0, 0, 1, 12, 13, 13]
+    assert layer_decay_scale(12, 0.65)("head.bias") == 1.0
+    assert layer_decay_scale(2, 0.5)("cls_token") == 0.125
+    assert [layer_of(name, 12, trunk="backbone.") for name in (
+        "backbone.cls_token", "backbone.blocks.3.gamma_1", "blocks.3.gamma_1", "decode_head.weight")] == [0, 4, 13, 13]

@@ -108,11 +108,3 @@ def test_only_files_this_code_left_half_written_are_removed(tmp_path):
     folder.open()
     folder.close()
     assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
-
-
-def test_what_cannot_be_written_whole_leaves_nothing_half(tmp_path, monkeypatch):
-    run_folder.write_whole(tmp_path / "a.txt", "old")
-    monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        run_folder.write_whole(tmp_path / "a.txt", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"

@@ -49,8 +49,8 @@ def tokenizer_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pretraining_run(tmp_path_factory, tokenizer_run):
     folder = tmp_path_factory.mktemp("pretrain") / "run"
-    settings, _ = load_config(CONFIGS / "pretrain/digit_scenes.yml",
-                              ["model.width=24", f"tokenizer.weights={tokenizer_run}", f"output={folder}"])
+    settings = load_config(CONFIGS / "pretrain/digit_scenes.yml",
+                           ["model.width=24", f"tokenizer.weights={tokenizer_run}", f"output={folder}"])
     model = build_mim(settings.model, image_size=settings.data.image_size, num_codes=64)
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     CheckpointStore(folder / "checkpoints").save(0, weights, {}, {}, settings.resolved())

@@ -161,10 +161,10 @@ def test_mixed_precision_keeps_the_attention_weights_twice_and_halves_what_produ
 
 def test_work_a_image_is_that_of_the_official_models():
     given = ["data.root=none", "tokenizer.weights=none"]
-    vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])[0]
+    vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])
     encode = tokenizer_costs(Bricks(), vqkd, 512)[0]
     assert encode.forward / 1e9 == pytest.approx(35.5, rel=0.02)
-    step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)[0]).official_flop(recompute=False)
+    step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)).official_flop(recompute=False)
     assert step / 1e9 == pytest.approx(128.3, rel=0.02)
 
 

@@ -15,7 +15,7 @@ from beitv2_core.assembly.batches import plan_batches
 from beitv2_core.assembly.costs import planned_run
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
-from beitv2_core.errors import ConfigError, MissingDependencyError
+from beitv2_core.errors import ConfigError
 from beitv2_core.planning.cost import Bricks, Cost
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
@@ -63,7 +63,7 @@ def test_every_settings_file_has_a_plan_without_data_and_weights(path):
 @pytest.mark.parametrize("devices", [1, 4, 16])
 def test_the_schedule_is_the_trainings_own(devices):
     found = planned(PRETRAIN, "--images", IMAGENET, "--devices", devices)["schedule"]
-    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
+    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])
     plan = plan_batches(config.optim, config.train, IMAGENET, devices)
     for name in ("batch_size", "accumulate", "total_batch", "total_steps", "steps_per_epoch", "images"):
         assert found[name] == getattr(plan, name)
@@ -208,12 +208,12 @@ def test_settings_without_a_kind_belong_to_the_schema_that_has_their_keys():
 
 
 def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(MissingDependencyError, match="no installed package can plan a 'paint' run. Known kinds: token"):
+    with pytest.raises(ConfigError, match="costs of a kind of run: there is no 'paint'. Known: tokenizer, pretrain"):
         planned_run(SimpleNamespace(kind="paint"), images=None, devices=1)
 
 
 def test_a_pretraining_step_leaves_the_tokenizer_in_float32():
-    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])[0]
+    config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])
     trained, frozen = planned_run(config, images=IMAGENET, devices=16).costs(Bricks(amp=True))
     assert (trained.full_flop, frozen.full_flop) == (0, frozen.forward)
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from beitv2_core.assembly.restore import freeze
-from beitv2_core.data import DigitScenes, eval_batches
+from beitv2_core.data import DigitScenes, ImageFiles, eval_batches
 from beitv2_core.errors import ConfigError
-from beitv2_core.evaluation.codes import encode, image_batches
+from beitv2_core.evaluation.codes import encode
 from beitv2_core.evaluation.evaluate import cut_patches
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
@@ -40,7 +40,7 @@ def scenes():
 def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
     image = scenes.load(3).image
     image.save(tmp_path / "x.png")
-    images = next(image_batches([str(tmp_path / "x.png")], tokenizer.image_size, batch_size=1))
+    images = next(eval_batches(ImageFiles([str(tmp_path / "x.png")]), tokenizer.image_size)).images
     result = codes_view(tokenizer).show(image)
     np.testing.assert_array_equal(result.grid, encode(tokenizer, images)[0].reshape(2, 3))
     assert result.num_codes == 16
@@ -72,18 +72,12 @@ def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
             assert np.asarray(row.convert("RGB").crop((9 * at, 0, 9 * at + 8, 8))).tobytes() in mine
 
 
-class _Point:
-    def __init__(self, name, function):
-        self.name, self.load = name, lambda: function
-
-
-def test_other_packages_offer_views_for_their_kinds_of_run(monkeypatch):
+def test_other_packages_offer_views_for_their_kinds_of_run(offer):
     view = View("poem", "Poem", "In words.", lambda image: None)
-    monkeypatch.setattr(views, "find_entry_points", lambda group: [_Point("poetry", lambda run: view)]
-                        if group == "beitv2.views" else [])
+    offer("beitv2.views", poetry=lambda run: view)
     assert find_view("runs/7", "poetry") is view
     assert find_view("runs/7", "tokenizer") is None and find_view("runs/7", "pretrain") is None
-    with pytest.raises(ConfigError, match="runs/7: a 'linear_probe' run has nothing to show.*poetry"):
+    with pytest.raises(ConfigError, match="runs/7: what to show.*there is no 'linear_probe'.*poetry"):
         find_view("runs/7", "linear_probe")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from beitv2_core.errors import ShapeError
 from beitv2_core.viz.attention import attention_maps
 from beitv2_core.viz.canvas import Canvas
-from beitv2_core.viz.codebook import code_gallery, code_histogram, code_map, position_histogram
+from beitv2_core.viz.codebook import code_gallery, code_histogram, code_map
 from beitv2_core.viz.curves import training_curves
 from beitv2_core.viz.masks import mask_examples
 
@@ -34,8 +34,6 @@ FIGURES = {
     "histogram_steep": lambda path: code_histogram(np.r_[90000, np.arange(50), np.zeros(20, int)], path, title="test"),
     "histogram_unused": lambda path: code_histogram(np.zeros(8, int), path),
     "histogram_one_code": lambda path: code_histogram(np.array([3]), path),
-    "positions": lambda path: position_histogram(RNG.randint(0, 9, (15, 64)), (3, 5), path),
-    "positions_constant": lambda path: position_histogram(np.eye(4, dtype=int)[[0, 0, 1, 1]], (2, 2), path),
     "gallery": lambda path: code_gallery({c: [PATCH] * (c + 1) for c in range(6)}, np.arange(8), path),
     "gallery_one_code": lambda path: code_gallery({3: [PATCH]}, np.arange(8), path),
     "gallery_row_without_patches": lambda path: code_gallery({0: [], 3: [PATCH]}, np.arange(8), path),
@@ -106,7 +104,6 @@ def test_an_error_while_writing_leaves_the_old_figure_and_no_temporary_file(tmp_
     (lambda p: mask_examples(IMAGES, np.zeros((3, 5, 4), bool), p), "5 x 4 patches does not divide.* 32 x 32 pixels"),
     (lambda p: attention_maps(IMAGES, np.zeros((3, 17, 17)), p), "heads, rows, columns"),
     (lambda p: attention_maps(IMAGES, np.full((3, 2, 4, 4), np.nan), p), "non-finite"),
-    (lambda p: position_histogram(np.zeros((9, 4)), (4, 4), p), r"\(9, 4\).*16 positions"),
     (lambda p: mask_examples(np.zeros((3, 32, 32)), np.zeros((3, 4, 4), bool), p), r"\(3, 32, 32\).*expected uint8"),
     (lambda p: mask_examples(IMAGES[:0], np.zeros((0, 4, 4), bool), p), "at least one"),
     (lambda p: code_gallery({}, np.arange(4), p), "no code has a patch"),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_files import models
 
-from beitv2_core.assembly.found import read_checkpoint, read_model
+from beitv2_core.assembly.loaded_weights import read_checkpoint, read_model
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.kinds import recognise
 from beitv2_core.weights.writers import write_paddle, write_torch

@@ -117,4 +117,4 @@ def test_the_settings_of_a_yaml_without_a_kind_are_shown_and_read_back(name):
     lines = [line for line in shown.output.splitlines() if line.startswith("batch_size: 3 ")]
     assert len(lines) == 1 and lines[0].endswith("# --set")
     read = SegmentConfig.model_validate(yaml.safe_load(shown.stdout))
-    assert read == load_config(FILES[0].parent / name, ["batch_size=3"], SegmentConfig)[0]
+    assert read == load_config(FILES[0].parent / name, ["batch_size=3"], SegmentConfig)

@@ -28,7 +28,7 @@ import paddle
 import paddle.nn as nn
 from PIL import Image
 
-from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale
+from beitv2_cls.classifier import BEiTClassifier
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.assembly.transfer import transfer_trunk
@@ -36,7 +36,7 @@ from beitv2_core.commands.checkout import missing_package
 from beitv2_core.config.sections import SIZES
 from beitv2_core.data import SampleRng
 from beitv2_core.data.views.transforms import EvalCrop, RandomResizedCrop
-from beitv2_core.engine.optim import build_optimizer
+from beitv2_core.engine.optim import build_optimizer, layer_decay_scale
 from beitv2_core.engine.step import clip_by_global_norm
 from beitv2_core.errors import CheckpointError, ConfigError, MissingDependencyError
 from beitv2_core.models.backbone import BEiTBackbone

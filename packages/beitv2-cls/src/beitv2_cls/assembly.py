@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beitv2_cls.classes import class_names, keep_classes
-from beitv2_cls.classifier import BEiTClassifier, layer_decay_scale, without_decay
+from beitv2_cls.classifier import BEiTClassifier, without_decay
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
 from beitv2_cls.data import build_data, refuse_shared, warn_shared
 from beitv2_cls.evaluate import evaluate
@@ -21,6 +21,7 @@ from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, Probe, draw_p
 from beitv2_core.assembly import (
     Parts,
     architecture_of,
+    build_loader,
     build_loop,
     build_mim,
     load_mim,
@@ -29,20 +30,21 @@ from beitv2_core.assembly import (
     set_weights,
 )
 from beitv2_core.assembly.batches import BatchPlan
-from beitv2_core.assembly.found import Hints
 from beitv2_core.assembly.from_architecture import build_described
+from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config
+from beitv2_core.assembly.training import optimizer_of
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
 from beitv2_core.config import PretrainConfig, RunConfig, parse_config
-from beitv2_core.config.schema import pair
-from beitv2_core.data import Loader, ResumableSampler
+from beitv2_core.data import Loader
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.data.views.mixup import Mixup
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import TrainLoop
-from beitv2_core.engine.optim import build_optimizer
+from beitv2_core.engine.optim import layer_decay_scale
 from beitv2_core.errors import CheckpointError, DataError
+from beitv2_core.pixels.size import pair
 
 log = logging.getLogger("beitv2_cls")
 PROBE_TABLE = "linear_probe.csv"
@@ -85,10 +87,8 @@ def finetuning_parts(config: FinetuneConfig) -> Parts:
     task = FinetuneTask(model, classes=classes, mix=mix, smoothing=augment.smoothing, ema_decay=config.ema_decay,
                         measure=measure if validation is not None else None,
                         due=_after_epochs(check.every_epochs, loader, plan))
-    optimizer = build_optimizer(optim.kind, model, lr=plan.lr, weight_decay=optim.weight_decay, betas=optim.betas,
-                                eps=optim.eps, momentum=optim.momentum,
-                                no_decay=without_decay(model, decay_rel_pos_bias=optim.decay_rel_pos_bias),
-                                lr_scale=layer_decay_scale(model.depth, config.layer_decay))
+    optimizer = optimizer_of(optim, model, plan.lr, lr_scale=layer_decay_scale(model.depth, config.layer_decay),
+                             no_decay=without_decay(model, decay_rel_pos_bias=optim.decay_rel_pos_bias))
     return Parts(task, loader, plan, optimizer, at_end=task.last_values)
 
 
@@ -145,17 +145,13 @@ def linear_probe_parts(config: LinearProbeConfig) -> Parts:
     loader = _loader(config, train_set, transform, plan)
     task = LinearProbeTask(probes, classes=train_set.classes, measure=measure,
                            due=_after_epochs(check.every_epochs, loader, plan))
-    optimizer = build_optimizer(optim.kind, probes, lr=plan.lr, weight_decay=optim.weight_decay, betas=optim.betas,
-                                eps=optim.eps, momentum=optim.momentum, lr_scale=probes.rate_scale(optim.lr),
-                                decay_all=True)
+    optimizer = optimizer_of(optim, probes, plan.lr, lr_scale=probes.rate_scale(optim.lr), decay_all=True)
     return Parts(task, loader, plan, optimizer)
 
 
 def _loader(config: LabelledRunConfig, train_set: Any, transform: Any, plan: BatchPlan) -> Loader:
-    sampler = ResumableSampler(len(train_set), batch_size=config.train.batch_size, rank=distributed.rank(),
-                               world_size=distributed.world_size(), accumulate=plan.accumulate, seed=config.seed,
-                               order=getattr(train_set, "order", None))
-    return Loader(train_set, transform, sampler, num_workers=config.data.num_workers, seed=config.seed)
+    return build_loader(train_set, transform, batch_size=config.train.batch_size, accumulate=plan.accumulate,
+                        seed=config.seed, num_workers=config.data.num_workers)
 
 
 def _after_epochs(every: int, loader: Loader, plan: BatchPlan) -> Callable[[int], bool]:

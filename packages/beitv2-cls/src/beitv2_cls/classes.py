@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from beitv2_core.engine.run_folder import RunFolder, write_whole
+from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.files.atomic import write_text_atomically
 
 log = logging.getLogger("beitv2_cls")
 CLASSES_FILE = "classes.json"
@@ -47,14 +48,14 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
     path = run.path / CLASSES_FILE
     if path.is_file() and any(run.checkpoints.glob("step_*.pdckpt")):
         check_same(_read(path), classes, str(path))
-    write_whole(path, json.dumps(list(classes)) + "\n")
+    write_text_atomically(path, json.dumps(list(classes)) + "\n")
 
 
 def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[str]:
     """The names of a classifier's `count` classes, by number.
 
-    stored: what a checkpoint, its run or a file says (`Found.classes`).  Without names, classes are called by their
-    numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
+    stored: what a checkpoint, its run or a file says (`LoadedWeights.classes`).  Without names, classes are called by
+    their numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
     """
     if stored is None:
         log.warning("%s: no class names are stored with it: classes are called 0 .. %d. A file gets names by `beitv2 "

@@ -60,23 +60,3 @@ def without_decay(model: BEiTClassifier, *, decay_rel_pos_bias: bool = True) -> 
     if not decay_rel_pos_bias:
         spared |= {f"blocks.{i}.attn.relative_position_bias_table" for i in range(model.depth)}
     return spared
-
-
-def layer_of(name: str, depth: int) -> int:
-    """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
-
-    Source: official optim_factory.py, get_num_layer_for_vit.
-    """
-    if name in ("cls_token", "mask_token", "pos_embed") or name.startswith("patch_embed"):
-        return 0
-    if name.startswith("blocks."):
-        return int(name.split(".")[1]) + 1
-    return depth + 1
-
-
-def layer_decay_scale(depth: int, decay: float) -> Any:
-    """The factor of the learning rate by parameter name: decay ** (depth + 1 - layer).
-
-    Source: official run_class_finetuning.py, LayerDecayValueAssigner.
-    """
-    return lambda name: decay ** (depth + 1 - layer_of(name, depth))

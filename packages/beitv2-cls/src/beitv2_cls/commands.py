@@ -18,6 +18,7 @@ from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.exported_model import is_exported, load_exported
+from beitv2_core.files.atomic import write_text_atomically
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +39,7 @@ def finetune(
     from beitv2_cls.assembly import build_finetuning, finetuning_parts
     from beitv2_cls.config import FinetuneConfig
 
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
     if dry_run:
         _dry_run(settings, finetuning_parts)
         return
@@ -55,12 +56,12 @@ def linear_probe(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Train linear classifiers on a frozen backbone: every layer, feature and learning rate in one pass."""
+    """Train linear classifiers on a frozen backbone: every block, feature and learning rate in one pass."""
     from beitv2_cls.assembly import PROBE_TABLE, build_linear_probe, linear_probe_parts
     from beitv2_cls.config import LinearProbeConfig
     from beitv2_core.engine import distributed
 
-    settings, _ = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    settings = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
     if dry_run:
         _dry_run(settings, linear_probe_parts)
         return
@@ -87,10 +88,10 @@ def _dry_run(settings: Any, build: Any) -> None:
 def knn(
     run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, a checkpoint, or a file "
                                         "of weights", show_default=False),
-    data: str = typer.Option(..., help="labelled images that vote: folder of class folders, tar files, or "
+    data: str = typer.Option(..., help="labelled training images: folder of class folders, tar files, or "
                                        "digit_scenes", show_default=False),
-    test: Optional[str] = typer.Option(None, help="other images of the same classes, to classify; with digit_scenes "
-                                                  "its test images"),
+    test: Optional[str] = typer.Option(None, help="test images of the same classes; default with digit_scenes: its "
+                                                  "test split"),
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data"),
     test_list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --test"),
     feature: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token) or concat"),
@@ -99,11 +100,12 @@ def knn(
     crop_share: float = typer.Option(0.875, min=0.1, max=1.0, help="share of the short side that the crop keeps"),
     train_size: int = typer.Option(3000, min=1, help="training images of digit_scenes"),
     test_size: int = typer.Option(1000, min=1, help="test images of digit_scenes"),
-    random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the images "
-                                                        "alone give"),
+    random: bool = typer.Option(False, "--random", help="also measure a backbone with random weights, as a "
+                                                        "baseline"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Classify by the nearest neighbours of frozen features."""
+    """Classify test images by the nearest neighbours of their frozen features (weighted kNN)."""
     from beitv2_cls.assembly import load_backbone, untrained
     from beitv2_cls.data import neighbour_sets
     from beitv2_cls.knn import knn_accuracy
@@ -115,16 +117,17 @@ def knn(
         raise ConfigError(f"--feature {feature}: expected mean, cls or concat.")
     backbone = load_backbone(run)
     size = backbone.model.image_size
-    known, asked = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
-                                  sizes=(train_size, test_size))
-    allow_pixels((known, asked), max_pixels)
+    sets = neighbour_sets(backbone.config, data, test, list_file, test_list_file, image_size=size,
+                          sizes=(train_size, test_size))
+    allow_pixels(sets, max_pixels)
     backbones = {"": backbone.model, **({"random weights": untrained(backbone)} if random else {})}
     found = {}
     for name, model in backbones.items():
-        train, measured = (pooled_features(model, eval_batches(part, size, crop_share=crop_share), feature)
-                           for part in (known, asked))
+        train, measured = (pooled_features(model, eval_batches(images, size, crop_share=crop_share,
+                                                               num_workers=options.workers(num_workers)), feature)
+                           for images in sets)
         found[name] = knn_accuracy(train, measured, neighbours=neighbours, temperature=temperature)
-    typer.echo(f"{len(known)} images vote on {len(asked)}, {feature} feature of {train[0].shape[1]} channels")
+    typer.echo(f"{len(sets[0])} images vote on {len(sets[1])}, {feature} feature of {train[0].shape[1]} channels")
     for k, value in found[""].items():
         beside = "".join(f"   {name} {100 * other[k]:6.2f} %" for name, other in found.items() if name)
         typer.echo(f"k = {k:<6}{100 * value:6.2f} %{beside}")
@@ -138,10 +141,10 @@ def predict(
     top: int = typer.Option(5, min=1, help="classes to show for each image"),
     as_json: bool = typer.Option(False, "--json", help="one JSON object a line, in UTF-8, instead of a table"),
     batch_size: int = options.BATCH,
-    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
+    num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
-    """Name the likeliest classes of images, with probabilities."""
+    """Print the likeliest classes of images with their probabilities."""
     from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
@@ -150,7 +153,7 @@ def predict(
     paths = list_images([str(path) for path in images])
     if is_exported(run):
         predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
-                                       num_workers=num_workers, max_pixels=max_pixels)
+                                       num_workers=options.workers(num_workers), max_pixels=max_pixels)
     else:
         from beitv2_cls.assembly import crop_share_of, load_classifier
         from beitv2_core.assembly.held_out import reading_of_run
@@ -158,7 +161,8 @@ def predict(
         model, config, classes = load_classifier(run)
         predictions = likeliest(model, paths, model.image_size, classes, top=top,
                                 crop_share=crop_share_of(model, config), batch_size=batch_size,
-                                reading=reading_of_run(run, max_pixels=max_pixels), num_workers=num_workers)
+                                reading=reading_of_run(run, max_pixels=max_pixels),
+                                num_workers=options.workers(num_workers))
     for path, found in predictions:
         if as_json:
             line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
@@ -178,12 +182,13 @@ def evaluate(
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data; labels are "
                                                         "the model's class names or their numbers"),
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
-    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
-    num_workers: int = typer.Option(0, min=0, help="processes that decode images; does not change the result"),
+    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1,
+                                   help="images per batch; does not change the result"),
+    num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
-    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as an image."""
+    """Measure a classifier: top-1, top-5, loss; accuracy of each class (CSV), confusion matrix (PNG)."""
     from beitv2_cls.assembly import crop_share_of, load_classifier
     from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
@@ -196,7 +201,7 @@ def evaluate(
     allow_pixels((images,), max_pixels)
     chosen = _subset(subset, classes)
     found = measure(model, images, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
-                    subset=chosen, num_workers=num_workers)
+                    subset=chosen, num_workers=options.workers(num_workers))
     if not distributed.is_main():
         return
     folder = output or run_folder_of(run)
@@ -211,17 +216,18 @@ def evaluate(
 
 def compare(
     config: Path = options.CONFIG,
-    pretrained: str = typer.Option(..., help="pretraining run the one side starts from", show_default=False),
+    pretrained: str = typer.Option(..., help="pretraining run to start from", show_default=False),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
-    seeds: int = typer.Option(3, min=1, help="runs of each kind"),
+    seeds: int = typer.Option(3, min=1, help="runs of each kind, with different seeds"),
     few_labels: int = typer.Option(400, min=0, help="labelled images of the second comparison, evenly over the "
                                                      "classes; 0: leave it out"),
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_images: int = typer.Option(3000, min=16, help="training images of linear probe and kNN"),
-    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the image"),
+    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the figure"),
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels.
+    """Compare fine-tuning from a pretrained backbone with training from scratch, with all and with few labels.
 
     Everything is measured on the validation images of the settings (validation.root; digit_scenes: its own).
     """
@@ -231,11 +237,11 @@ def compare(
     sets = find_sets(config, settings, pretrained, output, few_labels=few_labels, few_steps=few_steps)
     table = fine_tune_all(sets, config, pretrained, output, seeds=seeds, few_labels=few_labels, few_steps=few_steps,
                           settings=settings)
-    frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000)
+    frozen = frozen_features(sets, pretrained, train_images=probe_images, test_images=1000,
+                             num_workers=options.workers(num_workers))
     figure = output / "figures" / "compare.png"
     draw(table, figure)
-    (output / "summary.json").write_text(json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n",
-                                         encoding="utf-8")
+    write_text_atomically(output / "summary.json", json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n")
     typer.echo(f"top-1 on {len(sets.test)} test images, mean and spread of {seeds} seed(s)")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")

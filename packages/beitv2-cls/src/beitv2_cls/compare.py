@@ -25,9 +25,9 @@ from beitv2_core.commands.trials import run_trial
 from beitv2_core.config import load_config
 from beitv2_core.data import eval_batches
 from beitv2_core.data.sources.sample import spread
-from beitv2_core.engine.run_folder import write_whole
 from beitv2_core.errors import ConfigError
 from beitv2_core.evaluation.evaluate import linear_probe, pooled_features
+from beitv2_core.files.atomic import write_text_atomically
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
@@ -63,7 +63,7 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
     the warm-up of the settings cannot be trained with, DataError where training and test images are the same.
     """
     found = load_config(config, [*settings, f"pretrained.weights={pretrained!r}", f"output={str(folder)!r}"],
-                        FinetuneConfig)[0]
+                        FinetuneConfig)
     data = found.data
     train = training_set(found)
     test = validation_set(found, train.classes)
@@ -125,8 +125,7 @@ def _few(sets: Sets, folder: Path, count: int, seed: int) -> list[str]:
     path = folder / f"few_labels_{count}_seed{seed}.txt"
     lines = [f"{sets.train.paths[number]}\t{sets.train.classes[sets.train.labels[number]]}\n"
              for number in draw_few(sets.train.labels, len(sets.train.classes), count, seed)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(lines))
+    write_text_atomically(path, "".join(lines))
     return [f"data.list_file={str(path.resolve())!r}"]
 
 
@@ -182,11 +181,11 @@ def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
     if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
         return False
     saved = yaml.safe_load((output / "config.yml").read_text(encoding="utf-8"))
-    return saved == load_config(config, changes, FinetuneConfig)[0].resolved()
+    return saved == load_config(config, changes, FinetuneConfig).resolved()
 
 
-def frozen_features(sets: Sets, pretrained: str, *, train_images: int,
-                    test_images: int) -> dict[str, dict[str, float]]:
+def frozen_features(sets: Sets, pretrained: str, *, train_images: int, test_images: int,
+                    num_workers: int = 0) -> dict[str, dict[str, float]]:
     """Linear probe and kNN of the pretrained trunk's mean patch feature and a random one's: {start: {what: top-1}}."""
     backbone = load_backbone(pretrained)
     train, test = sets.train, sets.test
@@ -197,7 +196,8 @@ def frozen_features(sets: Sets, pretrained: str, *, train_images: int,
     result = {}
     for name, model in (("pretrained", backbone.model), ("random", untrained(backbone))):
         log.info("compare: linear probe and kNN of %s weights, %d training and %d test images", name, *map(len, parts))
-        features = [pooled_features(model, eval_batches(part, model.image_size, crop_share=crop_share))
+        features = [pooled_features(model, eval_batches(part, model.image_size, crop_share=crop_share,
+                                                       num_workers=num_workers))
                     for part in parts]
         knn = {f"kNN, k = {k}": value for k, value in knn_accuracy(features[0], features[1]).items()}
         result[name] = {"linear probe": linear_probe(features[0], features[1]), **knn}

@@ -9,9 +9,10 @@ from typing import Any, Literal, Optional
 from pydantic import Field, ValidationError, model_validator
 
 from beitv2_core.config import RunConfig
-from beitv2_core.config.schema import grid_of, pair
+from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import EncoderConfig, OptimConfig, Pixels, Section, impossible
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.pixels.size import pair
 
 #: settings of the trunk that pretrained weights decide
 TRUNK = {"width", "depth", "num_heads", "mlp_ratio", "qkv_bias", "patch_size", "init_values", "norm_eps", "positions"}
@@ -107,7 +108,7 @@ class LabelledRunConfig(RunConfig):
                              "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
                              "correct the path, or set model.size")
         from beitv2_core.assembly import architecture_of
-        from beitv2_core.assembly.found import Hints
+        from beitv2_core.assembly.loaded_weights import Hints
 
         try:
             given = PretrainedConfig(**source)

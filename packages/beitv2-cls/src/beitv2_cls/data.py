@@ -148,30 +148,30 @@ def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | N
     if test is None:
         raise ConfigError("--test: required with --data FOLDER. Give the folder of the images to classify.")
     trained_on = None if config is None else config.data
-    known = build_dataset(folder_settings(data, list_file, image_size, trained_on), with_classes=True,
-                          setting="--data", list_setting="--list-file")
-    asked = _labelled(folder_settings(test, test_list_file, image_size, trained_on), known.classes, "--test",
-                      "--test-list-file")
-    refuse_shared(known, asked, f"--data {data} and --test {test}: an image is its own nearest neighbour")
-    return known, asked
+    train_set = build_dataset(folder_settings(data, list_file, image_size, trained_on), with_classes=True,
+                              setting="--data", list_setting="--list-file")
+    test_set = _labelled(folder_settings(test, test_list_file, image_size, trained_on), train_set.classes, "--test",
+                         "--test-list-file")
+    refuse_shared(train_set, test_set, f"--data {data} and --test {test}: an image is its own nearest neighbour")
+    return train_set, test_set
 
 
 def refuse_shared(one: Any, other: Any, what: str) -> None:
     """DataError where two data sets share an image file; `what`: the two settings, and what must not be measured."""
-    known, asked = _files(one), _files(other)
-    shared = known & asked
+    first, second = _files(one), _files(other)
+    shared = first & second
     if shared:
-        raise DataError(f"{what}: {len(shared)} of {len(asked)} files are in both (the first: {min(shared)}). Accuracy "
-                        "on images that were learnt from says nothing about others. Give other images.")
+        raise DataError(f"{what}: {len(shared)} of {len(second)} files are in both (the first: {min(shared)}). "
+                        "Accuracy on images that were learnt from says nothing about others. Give other images.")
 
 
 def warn_shared(train_set: Any, validation: Any) -> None:
     """Say how many of the validation images a run is trained on: its accuracy then says little about others."""
-    asked = _files(validation)
-    shared = _files(train_set) & asked
+    tested = _files(validation)
+    shared = _files(train_set) & tested
     if shared:
         log.warning("validation.root: %d of %d files are training images too (the first: %s): the accuracy measured "
-                    "there is what was learnt by heart. Give other images.", len(shared), len(asked), min(shared))
+                    "there says little about other images. Give other images.", len(shared), len(tested), min(shared))
 
 
 def even_shares(available: np.ndarray, count: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from beitv2_core.data import eval_batches
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import DataError
+from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 
 
@@ -75,7 +76,7 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
         np.add.at(confusion, (labels, ranked[:, 0]), 1)
     if training:
         model.train()
-    distributed.meet()
+    distributed.barrier_on_cpu()
     sums = all_reduce_sum(paddle.to_tensor(sums)).numpy()
     confusion = all_reduce_sum(paddle.to_tensor(confusion)).numpy()
     if sums[0] == 0:
@@ -85,14 +86,14 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
 
 def write_results(folder: Path, found: Accuracy, names: Sequence[str]) -> None:
     """per_class.csv and evaluation.json, in UTF-8."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "per_class.csv", "w", newline="", encoding="utf-8") as file:
+    with write_atomically(folder / "per_class.csv") as temporary, open(temporary, "w", newline="",
+                                                                       encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "images", "top1"])
         for name, total, value in zip(names, found.confusion.sum(1), found.per_class()):
             writer.writerow([printable(name), int(total), f"{value:.6f}"])
     values = {"top1": found.top1, "top5": found.top5, "loss": found.loss, "images": found.images}
-    (folder / "evaluation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(folder / "evaluation.json", json.dumps(values, indent=1) + "\n")
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, most: int = 40) -> None:

@@ -17,11 +17,12 @@ from beitv2_cls.classes import check_same
 from beitv2_cls.losses import soft_cross_entropy
 from beitv2_core.data.views.mixup import Mixup, soft_targets
 from beitv2_core.engine.ema import WeightAverage
+from beitv2_core.engine.task import Task
 
 log = logging.getLogger("beitv2_cls")
 
 
-class FinetuneTask:
+class FinetuneTask(Task):
     """Soft-target cross-entropy of a classifier (official engine_for_finetuning.py, train_one_epoch).
 
     classes: names by number, kept in every checkpoint; mix: mixup / CutMix or None; smoothing: of the labels;
@@ -29,8 +30,6 @@ class FinetuneTask:
     that `due` (update number from 0 -> bool) names.
     The mixing draws from numpy's generator, which the loop seeds for every step.
     """
-
-    finished = False
 
     def __init__(self, model: Any, *, classes: Sequence[str] = (), mix: Mixup | None = None, smoothing: float = 0.0,
                  ema_decay: float | None = None, measure: Callable[[Any], dict[str, float]] | None = None,
@@ -49,18 +48,12 @@ class FinetuneTask:
         own = (logits_BC.detach().argmax(-1) == paddle.to_tensor(batch.labels)).astype("float32").mean()
         return soft_cross_entropy(logits_BC, paddle.to_tensor(targets_BC)), {"acc": own}
 
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
-
     def after_step(self, *, step: int) -> dict[str, float] | None:
         """Let the averaged weights follow; the validation values where they are due."""
         if self.average is not None:
             self.average.update()
         self._last = self.measure_now() if self.due(step) else None
         return self._last
-
-    def on_epoch(self, epoch: int) -> None:
-        """Nothing to prepare."""
 
     def last_values(self) -> dict[str, float]:
         """The validation values after the update made last; measured here where it was not due."""
@@ -76,10 +69,6 @@ class FinetuneTask:
             values.update({f"ema_{name}": value for name, value in self.measure(self.model).items()})
             self.average.swap()
         return values
-
-    def log_values(self) -> dict[str, float]:
-        """Nothing is gathered between log lines."""
-        return {}
 
     def state(self) -> dict[str, Any]:
         """The class names and the averaged weights."""

@@ -24,12 +24,12 @@ def knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
     if train[0].shape[1] != test[0].shape[1]:
         raise ShapeError(f"knn: training features have {train[0].shape[1]} channels, test features "
                          f"{test[0].shape[1]}. Take both from one backbone.")
-    known_ND, asked_MD = (part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12)
-                          for part in (train[0].astype(np.float64), test[0].astype(np.float64)))
+    train_ND, test_MD = (part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12)
+                         for part in (train[0].astype(np.float64), test[0].astype(np.float64)))
     classes = int(max(train[1].max(), test[1].max())) + 1
     right = dict.fromkeys(neighbours, 0)
-    for start in range(0, len(asked_MD), block):
-        cosine_MN = asked_MD[start:start + block] @ known_ND.T
+    for start in range(0, len(test_MD), block):
+        cosine_MN = test_MD[start:start + block] @ train_ND.T
         order_MN = np.argsort(-cosine_MN, axis=1, kind="stable")[:, :max(neighbours)]
         votes_MN = np.exp(np.take_along_axis(cosine_MN, order_MN, 1) / temperature)
         labels_MN = train[1][order_MN]
@@ -38,4 +38,4 @@ def knn_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, n
             scores_MC = np.zeros((len(cosine_MN), classes))
             np.add.at(scores_MC, (rows, labels_MN[:, :k]), votes_MN[:, :k])
             right[k] += int((scores_MC.argmax(1) == test[1][start:start + block]).sum())
-    return {k: count / len(asked_MD) for k, count in right.items()}
+    return {k: count / len(test_MD) for k, count in right.items()}

@@ -21,7 +21,9 @@ from beitv2_cls.evaluate import shard
 from beitv2_core.data import eval_batches
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.fast.linear import Linear
 
@@ -88,14 +90,12 @@ class LinearProbes(nn.Layer):
         return lambda name: self.probes[int(name.split(".")[1])].lr / lr
 
 
-class LinearProbeTask:
+class LinearProbeTask(Task):
     """Sum over the classifiers of the mean cross-entropy: none of them feels the others.
 
     classes: names by number, kept in every checkpoint; measure: the classifiers -> top-1 (classifiers,), called after
     each update that `due` (update number from 0 -> bool) names.
     """
-
-    finished = False
 
     def __init__(self, probes: LinearProbes, *, classes: Sequence[str] = (),
                  measure: Callable[[LinearProbes], np.ndarray] | None = None,
@@ -121,9 +121,6 @@ class LinearProbeTask:
         best = distributed.all_reduce_mean(right).max()  # over all processes' images
         return loss, {"loss": loss.detach() / len(logits), "best_acc": best}
 
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
-
     def after_step(self, *, step: int) -> dict[str, float] | None:
         """The best classifier's validation top-1 where it is due."""
         self._last = self.measure(self.model) if self.measure is not None and self.due(step) else None
@@ -137,13 +134,6 @@ class LinearProbeTask:
             raise DataError("linear probe: there are no validation images to measure on. Give validation.root.")
         return self.measure(self.model)
 
-    def on_epoch(self, epoch: int) -> None:
-        """Nothing to prepare."""
-
-    def log_values(self) -> dict[str, float]:
-        """Nothing is gathered between log lines."""
-        return {}
-
     def state(self) -> dict[str, Any]:
         """The class names."""
         return {"classes": self.classes}
@@ -152,9 +142,6 @@ class LinearProbeTask:
         """ConfigError where the checkpoint has other classes."""
         check_same(state.get("classes", self.classes), self.classes, "the checkpoint")
 
-    def no_weight_decay(self) -> set[str]:
-        """Biases are spared by their shape."""
-        return set()
 
 
 @paddle.no_grad()
@@ -167,7 +154,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
         for i, logits_BC in enumerate(probes(paddle.to_tensor(normalise(images)))):
             right[i] += int((logits_BC.numpy().argmax(1) == labels).sum())
         seen += len(labels)
-    distributed.meet()
+    distributed.barrier_on_cpu()
     total = all_reduce_sum(paddle.to_tensor(np.append(right, seen))).numpy()
     if total[-1] == 0:
         raise DataError("linear probe: there is no validation image. Give a folder of class folders, or a list file.")
@@ -177,7 +164,7 @@ def measure_probes(probes: LinearProbes, dataset: Any, image_size: Any, *, crop_
 def write_table(path: Path, probes: Sequence[Probe], top1: Sequence[float]) -> None:
     """Every classifier and its top-1 as CSV, the best first."""
     ranked = sorted(zip(probes, top1), key=lambda row: -row[1])
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["layer", "feature", "lr", "top1"])
         writer.writerows([probe.layer, probe.feature, probe.lr, f"{value:.6f}"] for probe, value in ranked)

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from beitv2_core.data import Reading
+from beitv2_core.data import ImageFiles, Reading, eval_batches
 from beitv2_core.data.sources.image_file import OFFICIAL
 from beitv2_core.data.views.transforms import normalise
-from beitv2_core.evaluation.codes import image_batches
 from beitv2_core.exported_model import Exported
 
 
@@ -32,13 +31,12 @@ def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[s
     """The `top` likeliest classes of every image, in order; all of them where the model has fewer.
 
     names: class names by number.  reading: how its run reads image files; num_workers: processes that decode them.
-     model: a classifier, or an exported one, which needs no Paddle.
+    model: a classifier, or an exported one, which needs no Paddle.
     Raises DataError naming a file that cannot be decoded.
     """
-    left = iter(paths)
-    for images in image_batches(paths, image_size, batch_size=batch_size, crop_share=crop_share, reading=reading,
-                                  num_workers=num_workers):
-        for classes, path in zip(likeliest(model, images, names, top=top), left):
+    for batch in eval_batches(ImageFiles(paths, reading), image_size, batch_size=batch_size, crop_share=crop_share,
+                              num_workers=num_workers):
+        for classes, path in zip(likeliest(model, batch.images, names, top=top), batch.paths):
             yield Prediction(path, classes)
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .data.sources.image_file import Reading
 from .data.views.transforms import normalise
 from .errors import BEiTError, ConfigError, ExportError, MissingDependencyError, ShapeError
+from .files.hashing import sha256_of
 from .runtime import physical_cores, require_paddle
 
 DESCRIPTION = "model.json"
@@ -178,15 +179,6 @@ def read_description(folder: Path) -> Description:
         reason = str(error).replace("\n", " ")
         raise ExportError(f"{path}: not a description this version can read: {reason}. Export the model again."
                           ) from None
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def graph_file(folder: Path, form: str) -> Path:

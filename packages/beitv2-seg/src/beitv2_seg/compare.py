@@ -17,6 +17,7 @@ from beitv2_core.commands.trials import run_trial
 from beitv2_core.config.load import flatten, read_tree
 from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
+from beitv2_core.files.atomic import write_text_atomically
 from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig, read_config_file
 from beitv2_seg.reading.label_map import predict_label_map
@@ -114,7 +115,7 @@ def rows_of(table: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
 def write_table(table: dict[str, dict[str, Any]], folder: Path) -> Path:
     """summary.json in `folder`."""
     path = folder / "summary.json"
-    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(table, indent=1) + "\n")
     return path
 
 

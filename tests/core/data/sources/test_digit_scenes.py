@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import pickle
-import sys
 
 import numpy as np
 import pytest
 
 from beitv2_core.data import DigitScenes
 from beitv2_core.data.sources.digit_scenes import load_sources
-from beitv2_core.errors import DataError, MissingDependencyError
+from beitv2_core.errors import DataError
 
 
 def test_a_image_depends_on_seed_split_and_index_only():
@@ -100,13 +99,3 @@ def test_changing_a_image_does_not_change_the_data_set():
 def test_impossible_settings_are_named(options, word):
     with pytest.raises(DataError, match=word):
         DigitScenes(**options)
-
-
-def test_a_missing_scikit_learn_is_reported_with_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    load_sources.cache_clear()
-    try:
-        with pytest.raises(MissingDependencyError, match="pip install scikit-learn"):
-            DigitScenes("train", size=5)
-    finally:
-        load_sources.cache_clear()

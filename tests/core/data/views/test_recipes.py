@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from beitv2_core.data import EvalTransform, MimTransform, Sample, SampleRng, TokenizerTransform
-from beitv2_core.data.loader import stack_samples
 from beitv2_core.data.views.colour import ColorJitter
 from beitv2_core.data.views.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomHorizontalFlip, TwoViewCrop
+from beitv2_core.data.workers import stack_samples
 from beitv2_core.masking import BlockwiseMasking
 
 
@@ -65,11 +65,6 @@ def test_mim_batch_has_the_promised_shapes_and_both_views_agree():
 def test_views_of_different_size_are_both_kept():
     batch = make_batch(MimTransform(32, BlockwiseMasking((4, 4), 7, min_block=2), token_size=(16, 24), jitter=None))
     assert batch.patch_view.shape == (4, 3, 32, 32) and batch.token_view.shape == (4, 3, 16, 24)
-
-
-def test_random_interpolation_keeps_every_sample_stackable():
-    batch = make_batch(MimTransform(16, BlockwiseMasking((4, 4), 7, min_block=2), interpolation="random"), count=12)
-    assert batch.token_view.shape == (12, 3, 16, 16)
 
 
 def test_tokenizer_batch_is_in_zero_to_one_and_not_recoloured():

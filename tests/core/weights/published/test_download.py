@@ -12,7 +12,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from beitv2_core.errors import WeightsError
-from beitv2_core.weights.published.download import cache_folder, cached_path, resolve_weights
+from beitv2_core.files.cache import cache_folder
+from beitv2_core.weights.published.download import cached_path, resolve_weights
 
 CONTENT = b"weights"
 HASH = hashlib.sha256(CONTENT).hexdigest()

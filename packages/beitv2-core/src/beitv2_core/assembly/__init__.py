@@ -7,7 +7,7 @@ from .batches import BatchPlan, plan_batches, seed_everything
 from .data import build_dataset, build_loader, build_masking, build_transform, reading_of
 from .held_out import held_out, reading_of_run, refuse_trained_on
 from .models import build_backbone, build_mim, build_teacher, build_tokenizer
-from .restore import load_mim, load_tokenizer, restore_model, set_weights
+from .restore import load_mim, load_tokenizer, set_weights
 from .training import Parts, build_loop, build_training
 from .transfer import transfer_trunk
 from .trunk import architecture_of
@@ -33,7 +33,6 @@ __all__ = [
     "reading_of",
     "reading_of_run",
     "refuse_trained_on",
-    "restore_model",
     "seed_everything",
     "set_weights",
     "transfer_trunk",

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig
-from ..config.schema import pair
 from ..config.sections import DataConfig, MaskConfig
 from ..data import (
     DigitScenes,
@@ -22,8 +21,10 @@ from ..data import (
     ShardSet,
     TokenizerTransform,
 )
+from ..engine import distributed
 from ..errors import ConfigError
 from ..masking import MASKINGS
+from ..pixels.size import pair
 
 log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
@@ -74,11 +75,7 @@ def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]
         return MASKINGS["blockwise"](grid, mask.num_masked, mask.min_block, mask.max_block, mask.min_aspect)
     if mask.kind in MASKINGS:
         return MASKINGS[mask.kind](grid, mask.num_masked)
-    foreign = {point.name: point for point in find_entry_points("beitv2.masks")}
-    if mask.kind not in foreign:
-        known = ", ".join([*MASKINGS, *foreign])
-        raise ConfigError(f"mask.kind: {mask.kind!r} is not known. Known kinds: {known}.")
-    return foreign[mask.kind].load()(grid, mask.num_masked, **mask.options)
+    return _entry_points.load("beitv2.masks", mask.kind, MASKINGS, "mask.kind")(grid, mask.num_masked, **mask.options)
 
 
 def build_transform(config: AnyConfig) -> Any:
@@ -100,10 +97,13 @@ def build_transform(config: AnyConfig) -> Any:
     )
 
 
-def build_loader(config: AnyConfig, dataset: Any, *, rank: int = 0, processes: int = 1, accumulate: int = 1) -> Loader:
-    """Endless, resumable batches for this process; `accumulate` of them are one update."""
-    sampler = ResumableSampler(
-        len(dataset), batch_size=config.train.batch_size, rank=rank, world_size=processes, accumulate=accumulate,
-        seed=config.seed, order=getattr(dataset, "order", None),
-    )
-    return Loader(dataset, build_transform(config), sampler, num_workers=config.data.num_workers, seed=config.seed)
+def build_loader(dataset: Any, transform: Any, *, batch_size: int, accumulate: int, seed: int, num_workers: int,
+                 **names: str) -> Loader:
+    """Endless, resumable batches for this process; `accumulate` of them are one update.
+
+    names: what errors call the settings, as `ResumableSampler` takes them.
+    """
+    sampler = ResumableSampler(len(dataset), batch_size=batch_size, rank=distributed.rank(),
+                               world_size=distributed.world_size(), accumulate=accumulate, seed=seed,
+                               order=getattr(dataset, "order", None), **names)
+    return Loader(dataset, transform, sampler, num_workers=num_workers, seed=seed)

@@ -14,11 +14,12 @@ import yaml
 
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
-from ..config.schema import pair
 from ..errors import CheckpointError, ConfigError
+from ..files.atomic import write_text_atomically
 from ..models.vqkd import PUBLISHED, build_published
-from .found import Found, Hints, checkpoint_folder, read_checkpoint
+from ..pixels.size import pair
 from .from_architecture import build_described
+from .loaded_weights import Hints, LoadedWeights, checkpoint_folder, read_checkpoint
 from .models import build_mim, build_tokenizer
 
 
@@ -68,7 +69,7 @@ def read_config(source: str) -> Any:
     return file_config(read_checkpoint(source))
 
 
-def file_config(found: Found) -> FileConfig:
+def file_config(found: LoadedWeights) -> FileConfig:
     """What a lone file of weights knows."""
     if found.model is None:
         raise CheckpointError(f"{found.path}: a file of weights was expected; this is a "
@@ -159,7 +160,7 @@ def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str |
     return freeze(model)
 
 
-def _teacher_width(found: Found) -> int:
+def _teacher_width(found: LoadedWeights) -> int:
     """Output channels of the decoder's projection: the settings name the teacher, the weights know its width."""
     biases = {key: value for key, value in found.weights.items() if re.fullmatch(r"decode_task_layer\.\d+\.bias", key)}
     if not biases:
@@ -167,7 +168,7 @@ def _teacher_width(found: Found) -> int:
     return int(biases[max(biases)].shape[0])
 
 
-def build_file(found: Found, kinds: Sequence[str], model: Any = None) -> Any:
+def build_file(found: LoadedWeights, kinds: Sequence[str], model: Any = None) -> Any:
     """The model of a lone file that `read_checkpoint` read, frozen, in eval mode, if it is of one of these kinds.
 
     model: the model the weights go into; None builds what the file's architecture describes.
@@ -185,7 +186,7 @@ def build_file(found: Found, kinds: Sequence[str], model: Any = None) -> Any:
     return freeze(model)
 
 
-def _beside(found: Found) -> str:
+def _beside(found: LoadedWeights) -> str:
     """What a file has outside the beginning that the names of its model share: perhaps the head that was expected."""
     model = found.model
     if model is None or not model.prefix:
@@ -214,11 +215,6 @@ def load_mim(source: str | Path, *, hints: Hints | None = None) -> tuple[Any, An
     return freeze(model), config
 
 
-def restore_model(source: str | Path) -> Any:
-    """The model of any run folder, .pdckpt or file of weights that is a tokenizer or a pretrained backbone."""
-    return load_mim(source)[0] if read_config(str(source)).kind == "pretrain" else load_tokenizer(source)
-
-
 def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
     """Write a tokenizer with random weights and codes as step 0 of `config.output`; returns the run folder."""
     from .batches import seed_everything
@@ -232,5 +228,5 @@ def save_untrained(config: TokenizerConfig, teacher_width: int) -> Path:
     folder = Path(config.output)
     store = CheckpointStore(folder / "checkpoints")
     store.save(0, weights, {}, {}, config.resolved())
-    (folder / "config.yml").write_text(yaml.safe_dump(config.resolved(), sort_keys=False), encoding="utf-8")
+    write_text_atomically(folder / "config.yml", yaml.safe_dump(config.resolved(), sort_keys=False))
     return folder

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Union
 
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, RunConfig, TokenizerConfig, parse_config
-from ..config.schema import grid_of, pair
+from ..config.schema import grid_of
+from ..config.sections import OptimConfig
 from ..data.code_cache import CodeCache
 from ..engine import distributed
 from ..engine.loop import TrainLoop
@@ -21,8 +22,9 @@ from ..engine.step import Precision
 from ..engine.tasks.mim_task import MimTask
 from ..engine.tasks.vqkd_task import VQKDTask
 from ..errors import ConfigError
+from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
-from .data import build_dataset, build_loader
+from .data import build_dataset, build_loader, build_transform
 from .models import build_mim, build_teacher, build_tokenizer
 from .restore import fingerprint, load_tokenizer
 
@@ -83,12 +85,9 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
 
 
 def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
-    """Draw the run's curves into its figures; without matplotlib there are none, and the log says so."""
-    try:
-        from ..viz.curves import training_curves
-    except ImportError as error:
-        log.info("no curves: %s", error)
-        return
+    """Draw the run's curves into its figures."""
+    from ..viz.curves import training_curves  # Matplotlib takes a second to load
+
     path = run.figures / "curves.png"
     training_curves(run.metrics_file, path)
     run.log_figure("curves", path, int(summary["steps"]))
@@ -98,24 +97,19 @@ def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
     """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models."""
     distributed.init()
     check_precision(config)
-    processes = distributed.world_size()
     dataset = build_dataset(config.data, report=report)
-    plan = plan_batches(config.optim, config.train, len(dataset), processes)
-    loader = build_loader(config, dataset, rank=distributed.rank(), processes=processes,
-                          accumulate=plan.accumulate)
+    plan = plan_batches(config.optim, config.train, len(dataset), distributed.world_size())
+    loader = build_loader(dataset, build_transform(config), batch_size=config.train.batch_size,
+                          accumulate=plan.accumulate, seed=config.seed, num_workers=config.data.num_workers)
     task = build_task(config, dataset)
-    optim = config.optim
-    optimizer = build_optimizer(
-        optim.kind,
-        task.model,
-        lr=plan.lr,
-        weight_decay=optim.weight_decay,
-        betas=optim.betas,
-        eps=optim.eps,
-        momentum=optim.momentum,
-        no_decay=task.no_weight_decay(),
-    )
+    optimizer = optimizer_of(config.optim, task.model, plan.lr, no_decay=task.no_weight_decay())
     return Parts(task, loader, plan, optimizer)
+
+
+def optimizer_of(optim: OptimConfig, model: Any, lr: float, **groups: Any) -> Any:
+    """The optimizer of the settings at the rate `lr`; groups: `build_optimizer`'s options of parameter groups."""
+    return build_optimizer(optim.kind, model, lr=lr, weight_decay=optim.weight_decay, betas=optim.betas, eps=optim.eps,
+                           momentum=optim.momentum, **groups)
 
 
 def check_precision(config: AnyConfig) -> None:

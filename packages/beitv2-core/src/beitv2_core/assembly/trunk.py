@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.schema import pair
 from ..config.sections import SIZES
 from ..errors import CheckpointError, ConfigError
-from .found import Hints, read_checkpoint, read_model
+from ..pixels.size import pair
+from .loaded_weights import Hints, read_checkpoint, read_model
 
 KINDS = ("pretraining", "classifier", "backbone", "segmentation")
 _SIZE_KEYS = ("width", "depth", "num_heads")

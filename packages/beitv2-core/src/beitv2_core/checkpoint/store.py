@@ -26,6 +26,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.hashing import sha256_of
 from beitv2_core.weights.reading.foreign import read_safetensors
 
 log = logging.getLogger("beitv2_core")
@@ -76,7 +77,7 @@ class CheckpointStore:
                 save_file({key: np.array(value, order="C") for key, value in content.items()},
                           str(temporary / f"{name}.safetensors"))
             (temporary / "config.yml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-            digests = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+            digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
             header = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": digests, "state": plain}
             header["state_sha256"] = _own_sha256(json.loads(json.dumps(header)))
             (temporary / "state.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
@@ -206,7 +207,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         )
     for name in _FILES:
         file = path / name
-        if name not in digests or not file.is_file() or _sha256(file) != digests[name]:
+        if name not in digests or not file.is_file() or sha256_of(file) != digests[name]:
             raise CheckpointError(f"{path}: {name} is missing or damaged (its SHA-256 differs from state.json).")
     return header
 
@@ -246,14 +247,6 @@ def _put_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             return arrays[value["__array__"]]
         return {key: _put_arrays(item, arrays) for key, item in value.items()}
     return [_put_arrays(item, arrays) for item in value] if isinstance(value, list) else value
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Optional
 
 import typer
 
+from ..files.atomic import write_text_atomically
 from . import options
+from .report import run_folder_of
 
 
 def codebook(
@@ -17,29 +19,29 @@ def codebook(
     data: Optional[str] = typer.Option(
         None, help="folder of test images, or digit_scenes (default of a tokenizer trained on them: its test split)"
     ),
-    limit: int = typer.Option(2000, min=1, help="most images looked at, spread over all"),
-    codes: int = typer.Option(16, min=1, help="most and least used codes in the gallery, each"),
+    limit: int = typer.Option(2000, min=1, help="number of images, spread evenly over all"),
+    codes: int = typer.Option(16, min=1, help="codes in the gallery: so many of the most used and of the least used"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
     name: Optional[str] = options.NAME,
-    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1),
+    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
-    num_workers: int = options.WORKERS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Measure codebook usage and perplexity; draw the histogram and the patches nearest to each code."""
     from ..assembly import held_out, load_tokenizer, reading_of_run
     from ..assembly.held_out import data_of_run
-    from ..config.schema import pair
     from ..data import eval_batches
     from ..evaluation.evaluate import nearest_patches
+    from ..pixels.size import pair
     from ..viz.codebook import code_gallery, code_histogram
 
     model = load_tokenizer(run, name=name)
     dataset = held_out(data, [data_of_run(run)], run=run, image_size=pair(model.image_size), size=limit,
                        reading=reading_of_run(run, max_pixels=max_pixels))
-    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit, num_workers=num_workers)
+    batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit,
+                           num_workers=options.workers(num_workers))
     stats, gallery = nearest_patches(model, batches)
-    folder = output or figures_folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output or run_folder_of(run) / "figures"
     code_histogram(stats.counts, folder / "code_histogram.png")
     order = stats.counts.argsort()[::-1]
     used = [int(code) for code in order if stats.counts[code] > 0]
@@ -53,21 +55,11 @@ def codebook(
         "perplexity": stats.perplexity,
         "most_frequent_share": stats.most_frequent,
     }
-    (folder / "codebook.json").write_text(
-        json.dumps({**summary, "counts": stats.counts.tolist()}, indent=1) + "\n", encoding="utf-8"
-    )
+    write_text_atomically(folder / "codebook.json",
+                          json.dumps({**summary, "counts": stats.counts.tolist()}, indent=1) + "\n")
     for key, value in summary.items():
         if key in ("usage", "most_frequent_share"):
             typer.echo(f"{key}: {100 * value:.4g} %")
         else:
             typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     typer.echo(f"figures: {folder / 'code_histogram.png'}, {folder / 'code_gallery.png'}")
-
-
-def figures_folder(run: str) -> Path:
-    """RUN/figures for a run folder or one of its checkpoints; `figures` in the current folder otherwise."""
-    path = Path(run)
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / "config.yml").is_file() and (folder / "checkpoints").is_dir():
-            return folder / "figures"
-    return Path("figures")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Optional
@@ -12,6 +11,7 @@ from typing import Optional
 import typer
 
 from ..errors import CheckpointError, ConfigError
+from ..files.atomic import write_atomically
 from ..weights.published import registry
 from ..weights.published.registry import KINDS, Number, PublishedModel
 
@@ -20,7 +20,7 @@ def models(
     kind: Optional[str] = typer.Option(None, help=f"only one kind: {', '.join(KINDS)}"),
     as_json: bool = typer.Option(False, "--json", help="as JSON, null where nothing is published"),
 ) -> None:
-    """List the published weights: where they are, what is known of the files, and whose numbers are whose."""
+    """List the published weights: address, hash, size, published accuracy with its source."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}.")
     chosen = [model for model in registry.published_models().values() if kind in (None, model.kind)]
@@ -49,11 +49,13 @@ def download(
     convert: bool = typer.Option(True, "--convert/--no-convert", help="write our format (.safetensors), or keep the "
                                                                       "file as it was published"),
 ) -> None:
-    """Fetch published weights, check their hash as far as one is published, convert and keep them.
+    """Download published weights, check the hash if one is published, convert them to our format.
 
-    What the cache has is not fetched again.  BEITV2_MIRROR=URL fetches from a mirror that has the same paths.
+    Files in the cache (`BEITV2_CACHE`) are not downloaded again.  `BEITV2_MIRROR=URL` names a mirror of
+    the same paths.
     """
-    from ..weights.published.download import cache_folder, resolve_weights
+    from ..files.cache import cache_folder
+    from ..weights.published.download import resolve_weights
 
     model = registry.find_model(name)
     path = resolve_weights(model.url)
@@ -97,14 +99,9 @@ def _report(model: PublishedModel, path: Path) -> None:
 def _copy(path: Path, output: Path) -> Path:
     if output.exists() and output.samefile(path):
         return output
-    partial = output.with_name(f".{output.name}.{os.getpid()}")  # so that the file appears whole or not at all
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, partial)
-        os.replace(partial, output)
+        with write_atomically(output) as temporary:
+            shutil.copyfile(path, temporary)
     except OSError as error:
         raise CheckpointError(f"{output}: cannot be written: {error}. Choose another --output.") from None
-    finally:
-        if partial.exists():
-            partial.unlink()
     return output

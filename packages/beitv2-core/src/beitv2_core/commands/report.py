@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import typer
 
+from ..files.atomic import write_text_atomically
 from . import options
 
 
@@ -16,24 +17,24 @@ def report(
     tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
     pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of test images (class folders: with a linear probe), or digit_scenes (default of a run "
-        "trained on them: its test split)"
+        None, help="folder of test images, or digit_scenes (default of a run trained on them: its test split); with "
+        "class folders a linear probe is fitted too"
     ),
     train: Optional[str] = typer.Option(
         None, help="class folders the linear probe is fitted on; default: the pretraining run's own images"
     ),
-    images: int = typer.Option(1000, min=8, help="test images, spread over all"),
+    images: int = typer.Option(1000, min=8, help="number of test images, spread evenly over all"),
     train_images: int = typer.Option(3000, min=16, help="training images of the linear probe"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
-    batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
+    batch_size: int = typer.Option(128, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
-    num_workers: int = options.WORKERS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Evaluate both stages on test images; write summary.json and figures; print a table."""
     from ..evaluation.report import Settings, make_report
 
     settings = Settings(tokenizer_run, pretrain_run, data, images, train_images, batch_size, train, max_pixels,
-                        num_workers)
+                        options.workers(num_workers))
     folder = output or run_folder_of(pretrain_run)
     summary = make_report(settings, folder)
     write_summary(folder / "summary.json", summary)
@@ -56,8 +57,7 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     except (OSError, ValueError):
         existing = {}
     existing["report"] = summary
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(existing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text_atomically(path, json.dumps(existing, indent=2, sort_keys=True) + "\n")
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -10,8 +10,8 @@ from typing import Any, Optional
 import typer
 import yaml
 
-from ..config import load_config
-from ..config.load import fill_gaps, source_of
+from ..config import explain_config
+from ..config.load import source_of
 from . import options
 
 
@@ -20,9 +20,9 @@ def config(
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
 ) -> None:
-    """Print the resolved settings as YAML, each value with the file it comes from."""
+    """Print every setting of a run as YAML, each with the file it comes from."""
     overrides = options.all_overrides(set_, more)
-    settings, sources, missing = fill_gaps(load_config, path, overrides)
+    settings, sources, missing = explain_config(path, overrides)
     for line in yaml_lines(settings.resolved(), sources, missing):
         typer.echo(line)
     if missing:

@@ -22,9 +22,9 @@ def tokenize(
     batch_size: int = options.BATCH,
     crop_share: float = typer.Option(1.0, min=0.1, max=1.0, help="share of the short side that the central crop keeps"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
-    num_workers: int = options.WORKERS,
+    num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Write the codes of any number of images to a .npz; run it again to continue after a stop."""
+    """Write the codes of any number of images to a .npz file; typed again after a stop, it continues."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
     from ..evaluation.codes import encode_files, list_images
@@ -43,7 +43,7 @@ def tokenize(
     done = 0
     for done in encode_files(
         model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share,
-        reading=reading, num_workers=num_workers
+        reading=reading, num_workers=options.workers(num_workers)
     ):
         if len(paths) > done:
             typer.echo(f"{done} of {len(paths)} images", err=True)

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: YAML outside, frozen pydantic models inside. Read by `build` and `cli`, by nobody else."""
+"""Settings: YAML outside, frozen pydantic models inside. Read by `assembly` and the commands, by no lower room."""
 
 from __future__ import annotations
 
-from .load import Sources, config_kinds, load_config, parse_config
+from .load import ExplainedConfig, Sources, config_kinds, explain_config, load_config, parse_config
 from .schema import SIZES, PretrainConfig, RunConfig, TokenizerConfig
 
 __all__ = [
     "SIZES",
+    "ExplainedConfig",
     "PretrainConfig",
     "RunConfig",
     "Sources",
     "TokenizerConfig",
     "config_kinds",
+    "explain_config",
     "load_config",
     "parse_config",
 ]

@@ -10,20 +10,29 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
 from .unread import KIND_KEYS, unread_settings
 
 Sources = dict[str, str]  # dotted key -> the file (or the option, "--set", or "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
+OURS: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
+
+
+class ExplainedConfig(NamedTuple):
+    """Settings, the source of each value that is no default, and the required texts that are missing ("?" there)."""
+
+    settings: Any
+    sources: Sources
+    missing: list[str]
 
 
 class MissingValueError(ConfigError):
@@ -54,41 +63,42 @@ _Loader.add_implicit_resolver(
 
 def config_kinds() -> dict[str, type[BaseModel]]:
     """The schema of each `kind:`; other packages add theirs by the entry points 'beitv2.configs'."""
-    kinds: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
-    for point in find_entry_points(ENTRY_POINTS):
-        if point.name not in kinds:
-            kinds[point.name] = point.load()
-    return kinds
+    return _entry_points.load_all(ENTRY_POINTS, OURS)
 
 
 def load_config(
     path: Union[str, Path], overrides: Sequence[str] = (), schema: Optional[type[BaseModel]] = None
-) -> tuple[Any, Sources]:
-    """Read a YAML file with its bases and overrides into (frozen settings, source of each value).
+) -> Any:
+    """Read a YAML file with its bases and overrides into frozen settings.
 
     overrides: `a.b=c`, the value parsed as YAML.  schema: expected model; default: chosen by the file's `kind`.
     Raises ConfigError naming file, dotted key and what was expected.
     """
+    return _load(path, overrides, schema)[0]
+
+
+def explain_config(
+    path: Union[str, Path], overrides: Sequence[str] = (), schema: Optional[type[BaseModel]] = None
+) -> ExplainedConfig:
+    """`load_config` with the source of each value; required texts (folders, files) may be missing and become "?".
+
+    For commands that show or plan a run before its data is there.  Raises ConfigError as `load_config`, also for a
+    missing value that is no text.
+    """
+    try:
+        return ExplainedConfig(*_load(path, overrides, schema), [])
+    except MissingValueError as error:
+        filled = [*overrides, *(f"{key}='?'" for key in error.keys)]
+        try:
+            return ExplainedConfig(*_load(path, filled, schema), error.keys)
+        except ConfigError:
+            raise error from None
+
+
+def _load(path: Union[str, Path], overrides: Sequence[str], schema: Optional[type[BaseModel]]) -> tuple[Any, Sources]:
     tree, sources = read_tree(Path(path))
     merge_overrides(tree, overrides, sources)
     return parse_config(tree, schema=schema, source=str(path), sources=sources), sources
-
-
-def fill_gaps(
-    read: Callable[..., tuple[Any, Sources]], path: Union[str, Path], overrides: Sequence[str], *more: Any
-) -> tuple[Any, Sources, list[str]]:
-    """`read(path, overrides, ...)`, the required texts that are missing filled by "?"; and the keys of those.
-
-    For commands that show or plan what needs not be there yet: folders, files.  Raises ConfigError where a missing
-    value is no text.
-    """
-    try:
-        return (*read(path, overrides, *more), [])
-    except MissingValueError as error:
-        try:
-            return (*read(path, [*overrides, *(f"{key}='?'" for key in error.keys)], *more), error.keys)
-        except ConfigError:
-            raise error from None
 
 
 def kind_of(tree: Mapping[str, Any]) -> Optional[str]:
@@ -119,10 +129,9 @@ def parse_config(
     kinds = config_kinds()
     if schema is None:
         kind = kind_of(tree)
-        if kind not in kinds:
-            came = "is missing" if kind is None else f"{kind!r} is unknown"
-            raise ConfigError(f"{source}: kind: {came}. Expected one of: {', '.join(kinds)}.")
-        schema = kinds[kind]
+        if kind is None:
+            raise ConfigError(f"{source}: kind: is missing. Expected one of: {', '.join(kinds)}.")
+        schema = _entry_points.load(ENTRY_POINTS, kind, kinds, f"{source}: kind")
     elif tree.get("kind") in kinds and kinds[tree["kind"]] is not schema:
         wanted = next((name for name, model in kinds.items() if model is schema), schema.__name__)
         raise ConfigError(f"{source}: this is a {tree['kind']!r} config, a {wanted!r} config was expected.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from ..pixels.size import pair
 from .unread import KIND_KEYS, unread_settings, without_unread
 
 # name: (width, depth, heads); the same numbers as `models.backbone.SIZES`, which this room may not import.
@@ -53,11 +54,6 @@ def required(key: str, what: str) -> PydanticCustomError:
 def impossible(key: str, message: str) -> PydanticCustomError:
     """The error for settings that contradict each other, reported at `key` (dotted, from the section's own level)."""
     return PydanticCustomError("impossible", "{message}", {"key": key, "message": message})
-
-
-def pair(value: Pixels) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as two."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 class DataConfig(Section):

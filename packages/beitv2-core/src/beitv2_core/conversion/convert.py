@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..assembly.found import Hints, Size, grid_for, read_model
+from ..assembly.loaded_weights import Hints, Size, grid_for, read_model
 from ..assembly.transfer import resize_pos_embed
 from ..errors import CheckpointError, ConfigError
 from ..weights.converted import write_converted

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from ..assembly.found import Hints, read_model
 from ..assembly.from_architecture import build_described
+from ..assembly.loaded_weights import Hints, read_model
 from ..assembly.restore import freeze, set_weights
 from ..errors import CheckpointError
 from ..weights.formats import trunk_alone

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .eval_batches import ImageFiles, eval_batches
+from .eval_batches import ImageFiles, eval_batches, eval_reader
 from .loader import Loader
 from .rng import SampleRng
 from .sampler import ResumableSampler
@@ -15,8 +15,10 @@ from .sources.lists import read_images, read_labelled, read_pairs
 from .sources.sample import Chosen, Dataset, Sample, spread
 from .sources.shards import ShardSet
 from .views.recipes import EvalTransform, LabelledBatch, MimBatch, MimTransform, TokenizerBatch, TokenizerTransform
+from .workers import BatchReader, Transform
 
 __all__ = [
+    "BatchReader",
     "Chosen",
     "CorruptFiles",
     "Dataset",
@@ -35,8 +37,10 @@ __all__ = [
     "ShardSet",
     "TokenizerBatch",
     "TokenizerTransform",
+    "Transform",
     "decode",
     "eval_batches",
+    "eval_reader",
     "read_images",
     "read_labelled",
     "read_pairs",

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one loop of every measurement: central crops in order, decoded by worker processes."""
+"""The batches of every evaluation: central crops in order, decoded by worker processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .loader import Loader
-from .sampler import ResumableSampler
 from .sources.image_file import OFFICIAL, Reading, decode_path, explain
 from .sources.sample import Chosen, Sample, spread
 from .views.recipes import EvalTransform, LabelledBatch
+from .workers import BatchReader
 
 
 def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
@@ -23,12 +22,20 @@ def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_s
     no batch.
     """
     chosen = spread(dataset, limit) if numbers is None else Chosen(dataset, numbers)
-    if not len(chosen):
-        return
-    sampler = ResumableSampler(len(chosen), batch_size=batch_size, shuffle=False, drop_last=False)
+    with eval_reader(chosen, image_size, batch_size=batch_size, crop_share=crop_share, interpolation=interpolation,
+                     num_workers=num_workers) as reader:
+        yield from reader.in_order(range(len(chosen)), batch_size)
+
+
+def eval_reader(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
+                interpolation: str = "bicubic", num_workers: int = 0) -> BatchReader:
+    """The reader behind `eval_batches`, for several passes with the same worker processes; close it.
+
+    A data set of few batches gets fewer workers: the first batch must be waited for in any case.
+    """
+    batches = -(-len(dataset) // batch_size)
     transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
-    with Loader(chosen, transform, sampler, num_workers=min(num_workers, sampler.steps_per_epoch)) as loader:
-        yield from loader.one_pass()
+    return BatchReader(dataset, transform, num_workers=max(min(num_workers, batches - 1), 0))
 
 
 class ImageFiles:

@@ -1,174 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches, from worker processes or in place, the same whatever the number of workers."""
+"""The batches of a training run: endless, and resumable at any batch."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
-import os
-import random
-import signal
-import threading
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from ..errors import BEiTError, DataError
-from ..runtime import one_thread
-from .rng import SampleRng, derive_seed
 from .sampler import ResumableSampler
 from .sources.identity import identity
 from .sources.sample import Dataset
-
-log = logging.getLogger("beitv2_core")
-#: seconds: between looks at the workers, until a batch that does not come is spoken of, and until a worker must end
-LOOK_EVERY, SLOW_BATCH, LAST_WORDS = 2.0, 60.0, 5.0
-Transform = Callable[..., "dict[str, Any]"]
+from .workers import BatchReader, Transform
 
 
-def stack_samples(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put samples side by side: arrays are stacked, numbers become an array, everything else a list."""
-    stacked: dict[str, Any] = {}
-    for key, first in samples[0].items():
-        values = [sample[key] for sample in samples]
-        if isinstance(first, np.ndarray):
-            stacked[key] = np.stack(values)
-        elif isinstance(first, (int, float, np.generic)):
-            stacked[key] = np.asarray(values)
-        else:
-            stacked[key] = values
-    return stacked
+class Loader(BatchReader):
+    """Iterate over batches from the sampler's position, without end; `state()` counts only batches handed out.
 
-
-def make_stack(dataset: Dataset, transform: Transform, seed: int, epoch: int, indices: list[int]) -> dict[str, Any]:
-    """Load and augment one batch; each sample has its own generators from (seed, epoch, index).
-
-    A transform with a `shrink(full size, rng) -> 1, 2, 4 or 8` is asked how much smaller an image may be decoded.
-    """
-    shrink = getattr(transform, "shrink", None)
-    made = []
-    for index in indices:
-        # Generators of its own for every question: a replaced image asks again, and the transform draws the same.
-        ask = None if shrink is None else lambda size, at=index: shrink(size, SampleRng.for_sample(seed, epoch, at))
-        sample = dataset.load(index) if ask is None else dataset.load(index, ask)  # type: ignore[call-arg]
-        made.append(transform(sample, SampleRng.for_sample(seed, epoch, index)))
-    return stack_samples(made)
-
-
-class Source(NamedTuple):
-    """What a worker process needs to make a batch."""
-
-    dataset: Dataset
-    transform: Transform
-    seed: int
-
-
-_source: Source | None = None
-
-
-def _start_worker(source: Source) -> None:
-    global _source
-    _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it saves a checkpoint first
-    corrupt = getattr(source.dataset, "corrupt", None)
-    if corrupt is not None:
-        corrupt.defer = True
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_leave_when_told, args=(parent.pid,), daemon=True).start()
-    elif hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _leave_with(sentinel: int) -> None:
-    # A pool's workers hold both ends of its queues and would wait for ever after the parent was killed with SIGKILL.
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
-
-
-def _leave_when_told(parent: int | None) -> None:
-    # Schedulers send SIGTERM to a whole process group: the parent handles it, and needs its workers until it has saved.
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _signals_put_off() -> Iterator[None]:
-    """Processes started meanwhile leave SIGINT and SIGTERM to their parent from their first moment on."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _work(epoch: int, indices: list[int]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    if _source is None:
-        raise DataError("Loader: the worker process was not set up.")
-    # Ours draw from SampleRng only; this makes foreign transforms that use the global generators repeatable as well.
-    mixed = derive_seed("worker", _source.seed, epoch, indices[0])
-    random.seed(mixed)
-    np.random.seed(mixed & 0xFFFFFFFF)
-    stacked = make_stack(_source.dataset, _source.transform, _source.seed, epoch, indices)
-    corrupt = getattr(_source.dataset, "corrupt", None)
-    return stacked, corrupt.drain() if corrupt is not None else []
-
-
-class Loader:
-    """Iterate over batches from the sampler's position, for ever; `state()` counts only batches handed out.
-
-    transform: (sample, rng) -> dict; if it has a method `batch(stacked dict)`, that makes the batch. num_workers 0
-    works in place; more start that many processes (forkserver), each preparing up to `prefetch` batches ahead. Batches
-    are the same for any number of workers. Raises DataError when a worker dies or fails, or too many files are corrupt
-    (counted here, over all workers); waiting for a slow worker is logged. Use as a context manager, or call `close()`,
-    to end the processes.
+    transform, num_workers, prefetch, errors: see `BatchReader`.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        transform: Transform,
-        sampler: ResumableSampler,
-        *,
-        num_workers: int = 0,
-        seed: int = 0,
-        prefetch: int = 2,
-    ) -> None:
-        if num_workers < 0 or prefetch < 1:
-            raise DataError(f"Loader: num_workers {num_workers}, prefetch {prefetch}; expected at least 0 and 1.")
-        self.dataset = dataset
-        self.transform = transform
+    def __init__(self, dataset: Dataset, transform: Transform, sampler: ResumableSampler, *, num_workers: int = 0,
+                 seed: int = 0, prefetch: int = 2) -> None:
+        super().__init__(dataset, transform, num_workers=num_workers, seed=seed, prefetch=prefetch)
         self.sampler = sampler
-        self.num_workers = num_workers
-        self.seed = seed
-        self.prefetch = prefetch
-        self._pool: ProcessPoolExecutor | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one epoch of this rank."""
+        """Batches in one epoch of this process."""
         return self.sampler.steps_per_epoch
 
     def state(self) -> dict[str, Any]:
-        """Where the next batch comes from (JSON-able)."""
+        """The position of the next batch (JSON-able)."""
         return self.sampler.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -180,127 +41,7 @@ class Loader:
         return identity(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield batches for ever."""
+        """Yield batches without end."""
         for epoch, number, batch in self._batches(self.sampler.batches_from(self.sampler.epoch, self.sampler.batch)):
-            self.sampler.move_behind(epoch, number)
+            self.sampler.advance_past(epoch, number)
             yield batch
-
-    def one_pass(self, epoch: int = 0) -> Iterator[Any]:
-        """Yield the batches of one epoch from its start, leaving the position alone (for evaluation)."""
-        wanted = ((epoch, number, self.sampler.indices(epoch, number)) for number in range(self.steps_per_epoch))
-        for _, _, batch in self._batches(wanted):
-            yield batch
-
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the worker processes; iterating again starts new ones. One that hangs in a read is killed."""
-        workers, pool, self._pool = self._workers(), self._pool, None
-        if pool is None:
-            return
-        pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + LAST_WORDS
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            if worker.is_alive():
-                log.warning("data worker %d does not end (a slow or hung read?); killed.", worker.pid)
-                worker.kill()
-
-    def _finish(self, stacked: dict[str, Any]) -> Any:
-        make_batch = getattr(self.transform, "batch", None)
-        return stacked if make_batch is None else make_batch(stacked)
-
-    def _batches(self, wanted: Iterator[tuple[int, int, list[int]]]) -> Iterator[tuple[int, int, Any]]:
-        if self.num_workers == 0:
-            for epoch, number, indices in wanted:
-                stacked = make_stack(self.dataset, self.transform, self.seed, epoch, indices)
-                yield epoch, number, self._finish(stacked)
-            return
-        pool = self._start_pool()
-        waiting: deque[tuple[int, int, Future]] = deque()
-        try:
-            while True:
-                while len(waiting) < self.num_workers * self.prefetch:
-                    item = next(wanted, None)
-                    if item is None:
-                        break
-                    epoch, number, indices = item
-                    waiting.append((epoch, number, self._submit(pool, epoch, indices)))
-                if not waiting:
-                    return
-                epoch, number, future = waiting.popleft()
-                yield epoch, number, self._finish(self._receive(future))
-        finally:
-            for _, _, future in waiting:
-                future.cancel()
-
-    def _start_pool(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            # Not fork: Paddle's threads would not survive it.
-            kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            context = multiprocessing.get_context(kind)
-            if kind == "forkserver":
-                context.set_forkserver_preload([__name__])
-                multiprocessing.resource_tracker.ensure_running()  # by itself it would end the putting off below
-                with _signals_put_off(), one_thread():
-                    multiprocessing.forkserver.ensure_running()
-            self._pool = ProcessPoolExecutor(
-                self.num_workers,
-                mp_context=context,
-                initializer=_start_worker,
-                initargs=(Source(self.dataset, self.transform, self.seed),),
-            )
-        return self._pool
-
-    def _submit(self, pool: ProcessPoolExecutor, epoch: int, indices: list[int]) -> Future:
-        try:
-            return pool.submit(_work, epoch, indices)
-        except BrokenProcessPool as error:
-            raise self._worker_died() from error
-
-    def _receive(self, future: Future) -> dict[str, Any]:
-        began, warn_after = time.monotonic(), SLOW_BATCH
-        while not wait_for([future], timeout=LOOK_EVERY).done:
-            if not all(worker.is_alive() for worker in self._workers()):
-                self._let_pool_notice()
-            if time.monotonic() - began > warn_after:
-                log.warning("the next batch has not come from the data workers for %.0f s: a slow or hung disk?",
-                            warn_after)
-                warn_after += SLOW_BATCH
-        try:
-            stacked, failures = future.result()
-        except BrokenProcessPool as error:
-            raise self._worker_died() from error
-        except BEiTError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"Loader: a data worker failed with {type(error).__name__}: {error}. "
-                "Run with num_workers=0 to see where."
-            ) from error
-        for path, reason in failures:
-            self.dataset.corrupt.add(path, reason)  # type: ignore[attr-defined]
-        return stacked
-
-    def _workers(self) -> list[Any]:
-        return [] if self._pool is None else list((self._pool._processes or {}).values())
-
-    def _let_pool_notice(self) -> None:
-        # A pool notices a dead worker by itself, unless the worker died while it was sending a batch: then its thread
-        # waits for the rest for ever, because other processes, and this one, could still write it. So none may.
-        for worker in self._workers():
-            worker.kill()
-        if self._pool is not None:
-            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
-
-    def _worker_died(self) -> DataError:
-        self._pool = None
-        return DataError(
-            f"Loader: one of {self.num_workers} data workers ended without a word (killed, or out of memory?). "
-            "Lower num_workers or prefetch, or use num_workers=0; a script that starts workers must be a file (not "
-            "standard input) and needs `if __name__ == '__main__':`. The last checkpoint is intact."
-        )

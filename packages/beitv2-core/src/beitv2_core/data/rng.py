@@ -47,10 +47,10 @@ class SampleRng:
         """Generators that depend on (seed, epoch, index) only, not on worker, rank or batch size."""
         return cls._of((seed, epoch, index), derive_seed(seed, epoch, index))
 
-    def apart(self, name: str) -> SampleRng:
-        """Other generators of the same sample and epoch, unrelated to these; needs `for_sample`."""
+    def fork(self, name: str) -> SampleRng:
+        """Independent generators of the same sample and epoch; needs generators made by `for_sample`."""
         if self.key is None:
-            raise DataError(f"SampleRng: {name!r} was asked of generators that belong to no sample.")
+            raise DataError(f"SampleRng: {name!r} was forked from generators that belong to no sample.")
         return self._of(self.key, derive_seed(name, *self.key))
 
     @classmethod

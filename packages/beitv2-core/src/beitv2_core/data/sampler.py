@@ -18,8 +18,8 @@ class ResumableSampler:
     (seed, epoch) only and is cut into total batches of batch_size * R * accumulate images; an epoch is a whole number
     of them, so that an update is made of the same images whatever the factors. A total batch is cut into its
     micro-batches, and rank r of R takes every R-th index of each, from r on.
-    drop_last False keeps the short last batch; it is filled up from the start of the order to a multiple of R, so that
-    no rank goes without. order(seed, epoch), where given, makes the shuffled order (int64, every index once) instead.
+    What does not fill a total batch is left out of the epoch.  order(seed, epoch), where given, makes the order (int64,
+    every index once) instead of a shuffle.  batch_size_key, total_batch_key: the settings that errors name.
     Raises DataError when an epoch would have no batch.
     """
 
@@ -32,19 +32,14 @@ class ResumableSampler:
         world_size: int = 1,
         accumulate: int = 1,
         seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
         order: Callable[[int, int], np.ndarray] | None = None,
+        batch_size_key: str = "train.batch_size",
+        total_batch_key: str = "train.total_batch",
     ) -> None:
         if batch_size < 1 or world_size < 1 or accumulate < 1 or not 0 <= rank < world_size:
             raise DataError(
                 f"ResumableSampler: batch_size {batch_size}, accumulate {accumulate}, rank {rank} of {world_size}; "
                 "expected a batch size, an accumulation and a world size of at least 1 and 0 <= rank < world size."
-            )
-        if accumulate > 1 and not drop_last:
-            raise DataError(
-                f"ResumableSampler: accumulate {accumulate} with drop_last False: a short last batch makes no update. "
-                "Use drop_last=True, or accumulate=1."
             )
         self.length = length
         self.batch_size = batch_size
@@ -52,18 +47,15 @@ class ResumableSampler:
         self.world_size = world_size
         self.accumulate = accumulate
         self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+        self.total_batch_key = total_batch_key
         self.global_batch = batch_size * world_size
         self.total_batch = self.global_batch * accumulate
-        self.steps_per_epoch = (
-            length // self.total_batch * accumulate if drop_last else -(-length // self.global_batch)
-        )
+        self.steps_per_epoch = length // self.total_batch * accumulate
         if self.steps_per_epoch < 1:
             accumulated = f" x {accumulate} accumulated" if accumulate > 1 else ""
             raise DataError(
                 f"{length} images do not fill one batch of {batch_size} x {world_size} processes{accumulated}. Lower "
-                "train.batch_size (segmentation: batch_size) or give more images."
+                f"{batch_size_key} or give more images."
             )
         self.epoch = 0
         self.batch = 0
@@ -72,8 +64,6 @@ class ResumableSampler:
 
     def order(self, epoch: int) -> np.ndarray:
         """The order of all indices in that epoch, int64 (length,)."""
-        if not self.shuffle:
-            return np.arange(self.length)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self._make_order(self.seed, epoch))
         return self._order[1]
@@ -84,28 +74,24 @@ class ResumableSampler:
 
     def indices(self, epoch: int, batch: int) -> list[int]:
         """This rank's indices of one batch."""
-        order = self.order(epoch)
-        chosen = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-        if len(chosen) < self.global_batch:
-            missing = -len(chosen) % self.world_size
-            chosen = np.concatenate([chosen, np.resize(order, missing)])
+        chosen = self.order(epoch)[batch * self.global_batch : (batch + 1) * self.global_batch]
         return [int(index) for index in chosen[self.rank :: self.world_size]]
 
     def batches_from(self, epoch: int, batch: int) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield (epoch, batch, indices) from that position on, for ever; changes nothing."""
+        """Yield (epoch, batch, indices) from that position on, without end; changes nothing."""
         while True:
             for number in range(batch, self.steps_per_epoch):
                 yield epoch, number, self.indices(epoch, number)
             epoch, batch = epoch + 1, 0
 
-    def move_behind(self, epoch: int, batch: int) -> None:
+    def advance_past(self, epoch: int, batch: int) -> None:
         """Set the position to the batch after (epoch, batch)."""
         self.epoch, self.batch = (epoch, batch + 1) if batch + 1 < self.steps_per_epoch else (epoch + 1, 0)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        """Yield (epoch, indices) from the current position on, for ever; a batch counts as consumed when handed out."""
+        """Yield (epoch, indices) from the current position on, without end; batches handed out count as consumed."""
         for epoch, batch, indices in self.batches_from(self.epoch, self.batch):
-            self.move_behind(epoch, batch)
+            self.advance_past(epoch, batch)
             yield epoch, indices
 
     def state(self) -> dict[str, int]:
@@ -121,7 +107,7 @@ class ResumableSampler:
     def load_state(self, state: dict[str, int]) -> None:
         """Continue at a saved position, with any number of ranks and accumulated batches that make the same total.
 
-        DataError when the data, the total batch or the seed are others than then.
+        Raises DataError when the data, the total batch or the seed differ.
         """
         if set(state) != set(self.state()):
             raise DataError(
@@ -134,8 +120,9 @@ class ResumableSampler:
                 "total_batch",
                 "images behind one update",
                 self.total_batch,
-                f"total batch = batch size x processes x accumulation: set train.total_batch={state['total_batch']} "
-                f"(segmentation: total_batch), with a batch size that divides it by {self.world_size} process(es)",
+                "total batch = batch size x processes x accumulation: set "
+                f"{self.total_batch_key}={state['total_batch']}, with a batch size that divides it by "
+                f"{self.world_size} process(es)",
             ),
             ("seed", "as the data seed", self.seed, "Resume with the same seed"),
         ):

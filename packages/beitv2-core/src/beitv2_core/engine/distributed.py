@@ -9,11 +9,11 @@ import time
 import paddle
 import paddle.distributed as dist
 
-from beitv2_core.engine.lifeline import Lifeline
+from beitv2_core.engine.peer_monitor import PeerMonitor
 
-_lifeline: Lifeline | None = None
-#: a process that went is known to the lifeline by then
-SECONDS_TO_LEARN = 2.0
+_monitor: PeerMonitor | None = None
+#: the peer monitor notices a lost process within this time
+NOTICE_S = 2.0
 
 
 def init() -> None:
@@ -21,15 +21,15 @@ def init() -> None:
 
     From then on this process ends, with an error in its log, when another one of the group is gone.
     """
-    global _lifeline
+    global _monitor
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
         if paddle.device.get_device() == "cpu":
             # The launcher says so only where it is given --backend, which it refuses on several hosts.
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
-    if world_size() > 1 and _lifeline is None:
+    if world_size() > 1 and _monitor is None:
         host = dist.ParallelEnv().trainer_endpoints[0].rpartition(":")[0]
-        _lifeline = Lifeline(rank(), world_size(), host, _from_main)
+        _monitor = PeerMonitor(rank(), world_size(), host, _from_main)
 
 
 def _from_main(numbers: list[int]) -> list[int]:
@@ -55,22 +55,22 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Wait, however long it takes, until every process is here."""
-    if _lifeline is not None:
-        _lifeline.meet()
+    if _monitor is not None:
+        _monitor.barrier()
 
 
-def meet() -> None:
-    """`barrier` where collectives give up on a late process (gloo, on the CPU, after 30 seconds); nothing on GPUs."""
-    if _lifeline is not None and paddle.device.get_device() == "cpu":
-        _lifeline.meet()
+def barrier_on_cpu() -> None:
+    """`barrier` on the CPU, where gloo's collectives give up on a late process after 30 seconds; nothing on GPUs."""
+    if _monitor is not None and paddle.device.get_device() == "cpu":
+        _monitor.barrier()
 
 
 def fail(error: BaseException) -> None:
-    """Let the other processes end: this one is about to, with that error."""
-    if _lifeline is not None:
-        if isinstance(error, RuntimeError):  # the collectives' own: a process is gone, which the lifeline says clearly
-            time.sleep(SECONDS_TO_LEARN)
-        _lifeline.abandon()
+    """End the other processes too: this one is about to end with that error."""
+    if _monitor is not None:
+        if isinstance(error, RuntimeError):  # the collectives' own: a process is gone, which the monitor logs clearly
+            time.sleep(NOTICE_S)
+        _monitor.abandon()
 
 
 def all_values(value: int) -> list[int]:

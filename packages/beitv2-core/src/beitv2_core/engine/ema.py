@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import paddle
+from numpy.typing import NDArray
 from paddle import nn
 
 
@@ -26,11 +28,11 @@ class WeightAverage:
             moved = average * self.decay + value * (1 - self.decay) if average.is_floating_point() else value
             self.average[name] = moved.detach()
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, NDArray[Any]]:
         """The averages as arrays."""
         return {name: value.numpy() for name, value in self.average.items()}
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Take back what `state` gave."""
         self.average = {name: paddle.to_tensor(state[name]) for name in self.average}
 

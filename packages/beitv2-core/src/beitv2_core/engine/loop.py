@@ -20,14 +20,15 @@ from typing import Any, Union
 import numpy as np
 import paddle
 import yaml
+from numpy.typing import NDArray
 
 from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
-from beitv2_core.engine.run_folder import RunFolder, environment, writing
+from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
 from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
-from beitv2_core.engine.step import Precision, is_out_of_memory, out_of_memory, train_step
+from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
 
@@ -57,34 +58,33 @@ class TrainLoop:
     step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
-    ("off", "stage1", "stage2"); section: of the settings it stands in, for errors; amp_off: the setting that turns
-    mixed precision off, for the error on a CPU; other_data: a resumed run may go on with other images; reread:
-    completes a checkpoint's settings with those that came later.
+    ("off", "stage1", "stage2"); names: of the settings, for errors; other_data: a resumed run may go on with other
+    images; reread: completes a checkpoint's settings with those that came later.
     """
 
-    def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: np.ndarray, weight_decay: np.ndarray,
+    def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: NDArray[Any], weight_decay: NDArray[Any],
                  run: RunFolder, store: Any, config: Mapping[str, Any], seed: int, images_per_step: int,
                  clip_norm: float | None = None, accumulate: int = 1, amp: str = "off", log_every: int = 50,
                  save_every: int = 1000, title: str = "training",
                  on_start: Sequence[Callable[[RunFolder], None]] = (), on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
-                 sharding: str = "off", section: str = "train", amp_off: str = "train.amp=off",
-                 other_data: bool = False, reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
+                 sharding: str = "off", names: SettingNames = TRAIN_SETTINGS, other_data: bool = False,
+                 reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
-        self.precision = Precision(amp, off=amp_off)
-        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp, key=f"{section}.sharding")
+        self.precision = Precision(amp, off=names.amp_off)
+        self.optimizer = shard_optimizer(optimizer, task.model, sharding, amp, key=names.sharding)
         self.lr, self.weight_decay, self.total_steps = lr, weight_decay, len(lr)
         self.run_folder, self.store, self.config, self.seed = run, store, dict(config), seed
         self.images_per_step, self.clip_norm, self.accumulate = images_per_step, clip_norm, accumulate
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.on_start, self.at_end, self.free_settings = list(on_start), at_end, tuple(free_settings)
         self.reread = reread
-        self._at_once = images_per_step // accumulate
+        self.global_batch_size = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
-        self.other_data, self._section = other_data, section
+        self.other_data, self.names = other_data, names
         self._data: str | None = None
         self._window: dict[str, float] = {}
         self._window_steps = 0
@@ -107,7 +107,7 @@ class TrainLoop:
         try:
             if main:
                 self.store.remove_leftovers()
-                with writing(self.run_folder.path):
+                with as_output_error(self.run_folder.path):
                     for callback in self.on_start:
                         callback(self.run_folder)
             distributed.barrier()
@@ -154,7 +154,7 @@ class TrainLoop:
                 if self.step == 0 or epoch != self._epoch(self.step - 1):
                     self.task.on_epoch(epoch)
                 step_batches = [next(batches) for _ in range(self.accumulate)]
-                distributed.meet()
+                distributed.barrier_on_cpu()
                 self._take_step(step_batches)
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
@@ -177,14 +177,14 @@ class TrainLoop:
         if done and self.at_end is not None:
             summary["final"] = self.at_end()
         if done and distributed.is_main():
-            with writing(self.run_folder.path):
+            with as_output_error(self.run_folder.path):
                 for callback in self.on_finish:
                     callback(self.run_folder, summary)
             self.run_folder.summarise(summary)
         return summary
 
     def _epoch(self, step: int) -> int:
-        return step * self.accumulate // self.loader.steps_per_epoch
+        return step * self.accumulate // int(self.loader.steps_per_epoch)
 
     def _take_step(self, batches: list[Any]) -> None:
         self._seed_step()
@@ -201,8 +201,8 @@ class TrainLoop:
             if not is_out_of_memory(error):
                 raise
             raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
-                                self.accumulate * distributed.world_size(), settings=self.config,
-                                saved=self.step > 0) from error
+                                self.accumulate * distributed.world_size(), saved=self.step > 0,
+                                names=self.names) from error
         self._measured = self.task.after_step(step=self.step) or {}
         self.step += 1
         self._window_steps += 1
@@ -259,7 +259,7 @@ class TrainLoop:
             state = {"rng": {"seed": self.seed, "step": self.step}, "loader": self.loader.state(),
                      "task": self.task.state(), "scaler": self.precision.state(),
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
-                     "data": self._data, "processes": self._made_by["processes"], "at_once": self._at_once,
+                     "data": self._data, "processes": self._made_by["processes"], "at_once": self.global_batch_size,
                      "versions": self._made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.store.save(self.step, weights, optimizer, state, self.config)
@@ -293,12 +293,12 @@ class TrainLoop:
         self.precision.load_state(saved.state["scaler"])
         self._window, self._window_steps = dict(saved.state["window"]["sums"]), saved.state["window"]["steps"]
         self.step = saved.step
-        at_once = saved.state.get("at_once", self._at_once)
-        if at_once != self._at_once and distributed.is_main():
+        before = saved.state.get("at_once", self.global_batch_size)
+        if before != self.global_batch_size and distributed.is_main():
             log.warning(
-                "%s: made with %d images at once (batch size x processes), now there are %d. Updates are made of "
+                "%s: made with a global batch size of %d (batch size x processes), now it is %d. Updates are made of "
                 "the same images, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
-                "computed from others.", found, at_once, self._at_once)
+                "computed from others.", found, before, self.global_batch_size)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
 
     def _check_common_start(self) -> None:
@@ -326,9 +326,9 @@ class TrainLoop:
         what = f"{source}: the run was trained on other images; their names, labels or bytes are not those of now"
         if not self.other_data:
             raise DataError(f"{what}. A resumed run must equal the uninterrupted one: give it the same images (the "
-                            f"folder may have moved), or say {self._section}.other_data=true to go on with these.")
+                            f"folder may have moved), or set {self.names.other_data}=true to go on with these.")
         if distributed.is_main():
-            log.warning("%s; going on with these, as %s.other_data=true says.", what, self._section)
+            log.warning("%s; going on with these, as %s=true says.", what, self.names.other_data)
 
     def _save_failing(self, batch: Any) -> None:
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}
@@ -336,7 +336,7 @@ class TrainLoop:
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
         try:
             self.run_folder.path.mkdir(parents=True, exist_ok=True)
-            np.savez(str(path), **arrays)  # type: ignore[arg-type]
+            np.savez(str(path), **arrays)  # type: ignore[arg-type,unused-ignore]
         except OSError as error:  # the loss is what ends the run, and must stay its error
             path.unlink(missing_ok=True)
             log.error("%s: the batch of the failing step could not be written: %s", path, error)
@@ -359,7 +359,7 @@ class TrainLoop:
         if distributed.world_size() == 1:
             return self._signal is not None
         flag = distributed.all_reduce_mean(paddle.to_tensor([float(self._signal or 0)]))
-        stop = flag.item() > 0
+        stop = bool(flag.item() > 0)
         if stop and self._signal is None:
             self._signal = signal.SIGTERM
         return stop

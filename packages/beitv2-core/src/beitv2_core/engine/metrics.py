@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import ShapeError
 
@@ -17,7 +20,7 @@ class CodeUsage:
     def __init__(self, num_positions: int, num_codes: int):
         self.counts = np.zeros((num_positions, num_codes), dtype=np.int64)
 
-    def track(self, codes: np.ndarray) -> None:
+    def track(self, codes: NDArray[Any]) -> None:
         """Add codes (B, N) to the window.  Raises ShapeError for another number of positions."""
         positions = self.counts.shape[0]
         if codes.ndim != 2 or codes.shape[1] != positions:
@@ -35,30 +38,17 @@ class CodeUsage:
     @property
     def perplexity(self) -> float:
         """exp of the entropy of the code distribution, 1 .. K; 0 for an empty window."""
-        return _perplexity(self.counts.sum(0))
+        return perplexity(self.counts.sum(0))
 
-    def position_perplexity(self) -> np.ndarray:
+    def position_perplexity(self) -> NDArray[Any]:
         """Perplexity (N,) of the codes at each position: 1 means that the position always gets the same code."""
-        return np.array([_perplexity(row) for row in self.counts])
-
-    def reset(self) -> None:
-        """Start a new window."""
-        self.counts[:] = 0
+        return np.array([perplexity(row) for row in self.counts])
 
 
-def _perplexity(counts: np.ndarray) -> float:
+def perplexity(counts: NDArray[Any]) -> float:
+    """exp of the entropy of counts (K,): as many equally used codes would vary as much.  0 for no counts."""
     total = counts.sum()
     if total == 0:
         return 0.0
     share = counts[counts > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def track_usage(cluster_size: np.ndarray, codes: np.ndarray, decay: float = 0.99) -> np.ndarray:
-    """The official `cluster_size` after tokenising: EMA of the counts of `codes`, (K,) float32.
-
-    The official code moves it inside the model in eval mode too; here it is a function of what was read.
-    Source: official norm_ema_quantizer.py, forward.
-    """
-    bins = np.bincount(codes.reshape(-1), minlength=len(cluster_size)).astype(np.float32)
-    return (cluster_size * np.float32(decay) + bins * np.float32(1 - decay)).astype(np.float32)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine.sharding import ShardedOptimizer, gather_state
@@ -37,6 +37,28 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
             "params": [], "weight_decay": weight_decay if decays else 0.0, "learning_rate": scale, DECAYS: decays})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def layer_of(name: str, depth: int, *, trunk: str = "") -> int:
+    """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
+
+    trunk: beginning of the names of the trunk's parameters ("backbone." in a segmentor).
+    Source: official optim_factory.py, and mmcv_custom/layer_decay_optimizer_constructor.py, get_num_layer_for_vit.
+    """
+    inner = name[len(trunk):] if name.startswith(trunk) else ""
+    if inner in ("cls_token", "mask_token", "pos_embed") or inner.startswith("patch_embed"):
+        return 0
+    if inner.startswith("blocks."):
+        return int(inner.split(".")[1]) + 1
+    return depth + 1
+
+
+def layer_decay_scale(depth: int, decay: float, *, trunk: str = "") -> Callable[[str], float]:
+    """The factor of the learning rate by parameter name: decay ** (depth + 1 - layer).
+
+    Source: official run_class_finetuning.py, LayerDecayValueAssigner.
+    """
+    return lambda name: decay ** (depth + 1 - layer_of(name, depth, trunk=trunk))
 
 
 def build_optimizer(kind: str, model: nn.Layer, *, lr: float, weight_decay: float,
@@ -77,7 +99,7 @@ def set_weight_decay(optimizer: Any, value: float) -> None:
                 group["weight_decay"] = value
 
 
-def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
+def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, NDArray[Any]]:
     """Moments and powers as {"<accumulator>/<structured name>": array}.
 
     Paddle keys them by automatic parameter names, which depend on how many layers were built before: useless on resume.
@@ -93,7 +115,7 @@ def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, np.ndarray]:
     return state
 
 
-def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, np.ndarray]) -> None:
+def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, NDArray[Any]]) -> None:
     """Put back what `optimizer_state` gave, into an optimizer of the same kind over the same parameters.
 
     Raises CheckpointError listing what is missing or left over.

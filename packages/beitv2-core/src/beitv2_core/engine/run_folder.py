@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from beitv2_core.errors import ConfigError, OutputError
+from beitv2_core.files.atomic import UNFINISHED, write_text_atomically
 
 try:
     import fcntl
@@ -27,8 +28,6 @@ log = logging.getLogger("beitv2_core")
 #: what flock says where another process holds the lock, and where the file system has no locks (NFS, Lustre without)
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-#: end of the names of files that are being written, so that no other program's are taken for them
-UNFINISHED = ".beitv2.tmp"
 GIT_SECONDS = 10
 _PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "Pillow", "scipy", "safetensors", "pydantic")
 
@@ -73,7 +72,7 @@ class RunFolder:
                     f"{self.path}: cannot be locked: {error}. Choose another output folder.") from None
             log.warning("%s: this file system has no locks (%s): nothing here notices a second run in this folder. "
                         "Make sure that there is none.", self.path, error.strerror)
-        with writing(self.path):
+        with as_output_error(self.path):
             self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
@@ -98,9 +97,9 @@ class RunFolder:
 
     def describe(self, config_yaml: str, environment: Mapping[str, Any]) -> None:
         """Write config.yml and environment.json."""
-        with writing(self.path):
-            write_whole(self.path / "config.yml", config_yaml)
-            write_whole(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
+        with as_output_error(self.path):
+            write_text_atomically(self.path / "config.yml", config_yaml)
+            write_text_atomically(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
 
     def start_metrics(self, step: int) -> None:
         """Open metrics.jsonl, keeping only lines up to `step`: what a killed run logged beyond its checkpoint goes."""
@@ -112,20 +111,20 @@ class RunFolder:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut in half by a kill
-        with writing(self.path):
-            write_whole(self.metrics_file, "".join(line + "\n" for line in kept))
+        with as_output_error(self.path):
+            write_text_atomically(self.metrics_file, "".join(line + "\n" for line in kept))
             self._metrics = open(self.metrics_file, "a", encoding="utf-8")
         try:
             from visualdl import LogWriter
         except Exception as error:  # an optional neighbour: whatever keeps it from loading must not stop a run
             log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
         else:
-            with writing(self.path):
+            with as_output_error(self.path):
                 self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics."""
-        with writing(self.path):
+        with as_output_error(self.path):
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
             if self._visualdl is not None:
@@ -142,8 +141,8 @@ class RunFolder:
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
-        with writing(self.path):
-            write_whole(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+        with as_output_error(self.path):
+            write_text_atomically(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
     def close(self) -> None:
         """Close the files and give the lock back."""
@@ -158,7 +157,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def as_output_error(folder: Path) -> Iterator[None]:
     """Turn an OSError of what is written into a run folder into an OutputError that says what to do."""
     try:
         yield
@@ -167,20 +166,6 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder}: a file of the run could not be written: {error}. Checkpoints saved before are intact; free "
             "some space or make the folder writable, then continue with --resume auto."
         ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def environment(seed: int, device: str, processes: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine import distributed
@@ -134,7 +135,7 @@ def assign_owners(sizes: dict[str, int], processes: int) -> dict[str, int]:
     return {name: owners[name] for name in sizes}
 
 
-def gather_state(own: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def gather_state(own: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The parts of all processes together, in the main process ({} elsewhere); every process must call it."""
     described: list[Any] = []
     dist.all_gather_object(described, {key: (value.shape, str(value.dtype)) for key, value in own.items()})

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import paddle
 import paddle.distributed as dist
@@ -17,6 +17,20 @@ from beitv2_core.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from beitv2_core.layers.draws import micro_batch
 
 
+class SettingNames(NamedTuple):
+    """What the user calls the settings of a training run, for errors that name them."""
+
+    batch_size: str = "train.batch_size"
+    total_batch: str = "train.total_batch"
+    recompute: str = "train.recompute"
+    sharding: str = "train.sharding"
+    other_data: str = "train.other_data"
+    amp_off: str = "train.amp=off"
+
+
+TRAIN_SETTINGS = SettingNames()
+
+
 class Precision:
     """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
@@ -24,7 +38,7 @@ class Precision:
     float32 and record what it did not do.
     """
 
-    def __init__(self, amp: str = "off", *, off: str = "train.amp=off"):
+    def __init__(self, amp: str = "off", *, off: str = TRAIN_SETTINGS.amp_off):
         if amp != "off" and not has_mixed_precision():
             raise ConfigError(f"{off.partition('=')[0]}: {amp}, but this process computes on "
                               f"{paddle.device.get_device()}, where Paddle stays in float32. Set {off}, or train on a "
@@ -53,7 +67,7 @@ class Precision:
 
 def has_mixed_precision() -> bool:
     """True where mixed precision is computed: on a GPU."""
-    return paddle.device.get_device().startswith("gpu")
+    return str(paddle.device.get_device()).startswith("gpu")
 
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
@@ -97,7 +111,7 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     for i, batch in enumerate(batches):
         if drawn_from is not None:
             paddle.set_rng_state(drawn_from)
-        with micro_batch(i, count), _exchanged(task.network, optimizer, last=i == count - 1):
+        with micro_batch(i, count), gradient_sync(task.network, optimizer, last=i == count - 1):
             with precision.autocast():
                 loss, metrics = task.loss(batch, step=step)
             scaled = loss / count if count > 1 else loss
@@ -135,8 +149,8 @@ def _fetch(read: list[dict[str, paddle.Tensor]], norm: paddle.Tensor) -> tuple[l
 
 
 @contextlib.contextmanager
-def _exchanged(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]:
-    """Gradients of the processes are exchanged at the last micro-batch only: by the wrapper, by the optimizer, or here.
+def gradient_sync(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]:
+    """Average the gradients of the processes at the last micro-batch only: in the wrapper, in the optimizer, or here.
 
     Paddle's wrapper fails where blocks are recomputed ("parameter has been ready before"; 2.6.2 and 3.3.1).
     """
@@ -164,24 +178,23 @@ def is_out_of_memory(error: BaseException) -> bool:
         sign in text for sign in ("resourceexhausted", "out of memory", "alloc_failed", "bad_alloc"))
 
 
-def out_of_memory(error: Exception, where: str, images_per_step: int, batches: int, *, settings: Mapping[str, Any],
-                  saved: bool) -> OutOfMemoryError:
+def out_of_memory(error: Exception, where: str, images_per_step: int, batches: int, *, saved: bool,
+                  names: SettingNames = TRAIN_SETTINGS) -> OutOfMemoryError:
     """The error to raise for a step that found no memory: which smaller batch to try, with as many images an update.
 
-    batches: behind one update, over all processes; saved: whether there may be checkpoints to continue.
+    batches: behind one update, over all processes; saved: whether there may be checkpoints to continue; names: of the
+    settings.
     """
     size = images_per_step // batches
     half = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=None)
-    # Segmentation keeps PaddleSeg's names.
-    section, recompute = ("train.", "train.") if "train" in settings else ("", "model.backbone.")
     advice = "Use smaller images or a smaller model" if half is None else (
-        f"Set {section}batch_size={half} and {section}total_batch={images_per_step}: more batches are accumulated, the "
+        f"Set {names.batch_size}={half} and {names.total_batch}={images_per_step}: more batches are accumulated, the "
         "recipe keeps its images per update")
-    advice += f"; {recompute}recompute=true saves memory at any batch size"
+    advice += f"; {names.recompute}=true saves memory at any batch size"
     if saved:
         advice += ". Checkpoints saved before are intact; --resume auto continues them with these settings"
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return OutOfMemoryError(f"{where}: out of memory with {size} images at once ({reason}). {advice}.")
+    return OutOfMemoryError(f"{where}: out of memory with a batch of {size} images ({reason}). {advice}.")
 
 
 def _non_finite(what: str, norm: float, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:

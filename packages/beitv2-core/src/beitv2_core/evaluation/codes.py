@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from ..data import ImageFiles, Reading, eval_batches, read_images
+from ..data import ImageFiles, Reading, eval_reader, read_images
 from ..data.sources.folder import find_images
 from ..data.sources.image_file import EXTENSIONS, OFFICIAL
 from ..data.sources.lists import is_list
 from ..errors import DataError
 from ..exported_model import Exported
+from ..files.atomic import write_atomically, write_text_atomically
 
 log = logging.getLogger("beitv2_core")
 PART_SIZE = 256
 # Two codes whose cosines differ by less are decided by the image alone: rounding depends on the batch it is in.
-CLOSE_CALL = 2e-5
+TIE_TOLERANCE = 2e-5
 
 
 def list_images(inputs: Sequence[str | Path]) -> list[str]:
@@ -50,19 +51,6 @@ def list_images(inputs: Sequence[str | Path]) -> list[str]:
     return paths
 
 
-def image_batches(
-    paths: Sequence[str], image_size: Any, *, batch_size: int, crop_share: float = 1.0, interpolation: str = "bicubic",
-    reading: Reading = OFFICIAL, num_workers: int = 0,
-) -> Iterator[np.ndarray]:
-    """Central crops of files, float32 (B, 3, H, W) in [0, 1]; a broken file is a DataError naming it.
-
-    reading: how the run reads image files; num_workers: as in `eval_batches`.
-    """
-    for batch in eval_batches(ImageFiles(paths, reading), image_size, batch_size=batch_size, crop_share=crop_share,
-                              interpolation=interpolation, num_workers=num_workers):
-        yield batch.images
-
-
 def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
     """Codes int64 (B, N) of images (B, 3, H, W) in [0, 1]: those the image has on its own, whatever the batch.
 
@@ -80,7 +68,7 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
             return tokenizer.tokenize(batch).numpy()
         codes, gaps = codes_and_gaps(tokenizer, batch)
     if len(images) > 1:
-        for index in np.flatnonzero(gaps < CLOSE_CALL).tolist():
+        for index in np.flatnonzero(gaps < TIE_TOLERANCE).tolist():
             codes[index] = encode(tokenizer, images[index : index + 1])[0]
     return codes
 
@@ -129,17 +117,19 @@ def encode_files(
     key = _key(paths, tokenizer, fingerprint, part_size, crop_share, reading)
     _open_parts(parts, key)
     names = []
-    for start in range(0, len(paths), part_size):
-        chunk = paths[start : start + part_size]
-        name = parts / f"part_{start // part_size:06d}.npy"
-        names.append(name)
-        if not name.exists():
-            images = image_batches(chunk, tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
-                                     reading=reading, num_workers=num_workers)
-            codes = np.concatenate([encode(tokenizer, batch) for batch in images])
-            grid = tuple(tokenizer.grid)
-            _write_whole(name, codes.reshape(len(codes), *grid).astype(code_dtype(tokenizer.num_codes)))
-        yield start + len(chunk)
+    with eval_reader(ImageFiles(paths, reading), tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
+                     num_workers=num_workers) as reader:
+        for start in range(0, len(paths), part_size):
+            numbers = range(start, min(start + part_size, len(paths)))
+            name = parts / f"part_{start // part_size:06d}.npy"
+            names.append(name)
+            if not name.exists():
+                codes = np.concatenate([encode(tokenizer, batch.images)
+                                        for batch in reader.in_order(numbers, batch_size)])
+                table = codes.reshape(len(codes), *tokenizer.grid).astype(code_dtype(tokenizer.num_codes))
+                with write_atomically(name) as temporary, open(temporary, "wb") as file:
+                    np.save(file, table)
+            yield numbers.stop
     _join(output, names, paths, tokenizer)
     shutil.rmtree(parts)
 
@@ -178,34 +168,23 @@ def _open_parts(parts: Path, key: dict[str, Any]) -> None:
                             "--output, or move the folder away.")
         log.warning("%s: parts of other images or another tokenizer; they are computed anew.", parts)
         shutil.rmtree(parts)
-    parts.mkdir(parents=True)
-    manifest.write_text(json.dumps(key), encoding="utf-8")
+    write_text_atomically(manifest, json.dumps(key))
 
 
 def _is_part(name: str) -> bool:
-    return name == "manifest.json" or (name.startswith("part_") and name.endswith((".npy", ".tmp")))
-
-
-def _write_whole(path: Path, array: np.ndarray) -> None:
-    """Write a part so that it exists only when it is complete."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    return name == "manifest.json" or (name.startswith(("part_", ".part_", ".manifest.json."))
+                                      and name.endswith((".npy", ".tmp")))
 
 
 def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any) -> None:
     """Copy the parts into one .npz, a part at a time, and put it in place when it is complete."""
-    temporary = output.with_name(output.name + ".tmp")
     rows, columns = tokenizer.grid
     header = {
         "descr": np.lib.format.dtype_to_descr(code_dtype(tokenizer.num_codes)),
         "fortran_order": False,
         "shape": (len(paths), int(rows), int(columns)),
     }
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+    with write_atomically(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("codes.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for name in names:
@@ -213,7 +192,6 @@ def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: 
         for key, value in _facts(paths, tokenizer):
             with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
-    os.replace(temporary, output)
 
 
 def _facts(paths: Sequence[str], tokenizer: Any) -> Iterable[tuple[str, np.ndarray]]:

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 
 from ..data import SampleRng
 from ..data.views.transforms import normalise
-from ..errors import MissingDependencyError
+from ..engine.metrics import perplexity
 from .codes import encode
 
 
@@ -39,18 +39,8 @@ class Patch(NamedTuple):
 
 def codebook_stats(counts: np.ndarray) -> CodebookStats:
     """Usage, perplexity and the most frequent code's share from counts (num_codes,)."""
-    total = max(int(counts.sum()), 1)
-    share = counts[counts > 0] / total
-    perplexity = float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
-    return CodebookStats(counts, float((counts > 0).mean()), perplexity, float(counts.max() / total))
-
-
-def count_codes(tokenizer: Any, batches: Iterable[Any]) -> CodebookStats:
-    """Usage of the codebook over the images."""
-    counts = np.zeros(tokenizer.num_codes, dtype=np.int64)
-    for images, *_ in batches:
-        counts += np.bincount(encode(tokenizer, images).ravel(), minlength=tokenizer.num_codes)
-    return codebook_stats(counts)
+    most_frequent = float(counts.max() / max(int(counts.sum()), 1))
+    return CodebookStats(counts, float((counts > 0).mean()), perplexity(counts), most_frequent)
 
 
 def nearest_patches(
@@ -152,12 +142,11 @@ def linear_probe(
 
     inverse_penalty: scikit-learn's C; its default of 1 holds back classes that differ in directions of small variance.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise MissingDependencyError("the linear probe needs scikit-learn. Type: pip install scikit-learn") from None
+    # scikit-learn takes a second to load
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=2000))
     probe.fit(*train)
     return float(probe.score(*test))

@@ -21,10 +21,10 @@ from ..assembly import (
     seed_everything,
 )
 from ..assembly.held_out import data_of_run, has_classes, named_images
-from ..config.schema import pair
 from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
 from ..data.views.transforms import normalise
+from ..pixels.size import pair
 from .codes import encode
 from .evaluate import linear_probe, masked_code_accuracy, nearest_patches, pooled_features
 

@@ -21,8 +21,9 @@ import paddle
 from .. import __version__
 from ..data.views.transforms import normalise
 from ..errors import ConfigError, ExportError
-from ..evaluation.codes import CLOSE_CALL
-from ..exported_model import DESCRIPTION, GRAPH, Description, graph_file, load_exported, sha256_of
+from ..evaluation.codes import TIE_TOLERANCE
+from ..exported_model import DESCRIPTION, GRAPH, Description, graph_file, load_exported
+from ..files.hashing import sha256_of
 from .onnx import OPSET, require_onnx_tools, write_onnx
 from .sources import Exportable
 
@@ -174,7 +175,7 @@ def check_images(model: Exportable, count: int) -> np.ndarray:
         image = _draw(model.facts, seed)
         if "gaps" in model.facts["outputs"]:
             with paddle.no_grad():
-                if model.live(paddle.to_tensor(image))["gaps"].min() < CLOSE_CALL:
+                if model.live(paddle.to_tensor(image))["gaps"].min() < TIE_TOLERANCE:
                     continue
         kept.append(image)
         if len(kept) == count:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 ATTEMPTS_PER_BLOCK = 10
 
@@ -72,7 +73,7 @@ class BlockwiseMasking:
             f"blocks of {self.min_block} to {self.max_block})"
         )
 
-    def __call__(self, rng: TwoGenerators) -> np.ndarray:
+    def __call__(self, rng: TwoGenerators) -> NDArray[Any]:
         """Draw one mask: bool (rows, columns) with exactly `num_masked` true."""
         mask = np.zeros(self.grid, dtype=bool)
         hidden = 0
@@ -89,7 +90,7 @@ class BlockwiseMasking:
             mask[rows[chosen], columns[chosen]] = True
         return mask
 
-    def _add_block(self, mask: np.ndarray, room: int, rng: random.Random) -> int:
+    def _add_block(self, mask: NDArray[Any], room: int, rng: random.Random) -> int:
         height, width = self.grid
         for _ in range(ATTEMPTS_PER_BLOCK):
             # The bounds may be the wrong way round when little room is left; uniform() takes that, and so do we.

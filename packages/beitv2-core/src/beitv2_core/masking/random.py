@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .blockwise import TwoGenerators, check_grid
 
@@ -22,7 +25,7 @@ class RandomMasking:
     def __repr__(self) -> str:
         return f"RandomMasking({self.grid[0]} x {self.grid[1]}, {self.num_masked} hidden)"
 
-    def __call__(self, rng: TwoGenerators) -> np.ndarray:
+    def __call__(self, rng: TwoGenerators) -> NDArray[Any]:
         """Draw one mask: bool (rows, columns) with exactly `num_masked` true."""
         height, width = self.grid
         mask = np.zeros(height * width, dtype=bool)

@@ -20,6 +20,7 @@ from beitv2_core.layers.init import init_linears, kaiming_uniform_default, resca
 from beitv2_core.layers.interpolate import bicubic_resize
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.layers.rel_pos_bias import RelativePositionBias
+from beitv2_core.pixels.size import pair
 
 #: width, depth, heads, and the MLP ratio and patch where they differ from 4 and 16.
 SIZES: dict[str, dict[str, Any]] = {
@@ -29,14 +30,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"width": 1024, "depth": 24, "num_heads": 16},
     "huge": {"width": 1280, "depth": 32, "num_heads": 16, "patch_size": 14},
 }
-
-
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a size given as one number or two."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
 
 
 class BEiTBackbone(nn.Layer):

@@ -16,8 +16,8 @@ from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.init import init_linears
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
 from beitv2_core.models.quantizer import NormEMAQuantizer, Quantized
+from beitv2_core.pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: published tokenizers: decoder depth, teacher width
 PUBLISHED = {
     "vqkd_encoder_base_decoder_1x768x12_clip": (1, 512),
@@ -81,7 +81,7 @@ class VQKD(nn.Layer):
         """Images in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
         if self.input_range == "unit":
             return images * 255.0 / 127.5 - 1.0
-        mean, std = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (_IMAGENET_MEAN, _IMAGENET_STD))
+        mean, std = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (IMAGENET_MEAN, IMAGENET_STD))
         return (images - mean) / std
 
     def features(self, images: paddle.Tensor) -> paddle.Tensor:

@@ -16,19 +16,12 @@ from paddle import nn
 
 from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
+from beitv2_core.pixels.size import pair
 from beitv2_core.weights.converted import is_converted, without_kept
 from beitv2_core.weights.kinds import tensors_of
 from beitv2_core.weights.reading.foreign import read_state
 
 Size = tuple[int, int]
-
-
-def pair(size: int | Sequence[int]) -> Size:
-    """(height, width) of a size given as one number or two."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
 
 
 class Teacher(nn.Layer):
@@ -98,14 +91,6 @@ def grid_of(who: str, image_size: Size, patch_size: Size) -> Size:
             f"{patch_size[0]} x {patch_size[1]}. Choose an image size that is a multiple of the patch size."
         )
     return image_size[0] // patch_size[0], image_size[1] // patch_size[1]
-
-
-def unprocess(images: paddle.Tensor) -> paddle.Tensor:
-    """Images in [0, 1] of the tokenizer's input in [-1, 1], clamped, in the official order of operations.
-
-    Source: official modeling_vqkd.py, ScalingLayerForClip.forward, first line.
-    """
-    return ((images + 1.0) * 127.5).clip(0, 255.0) / 255.0
 
 
 def resize_positions(table: paddle.Tensor, grid: Size) -> paddle.Tensor:

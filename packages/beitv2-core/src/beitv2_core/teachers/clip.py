@@ -14,7 +14,8 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import WeightsError
-from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.pixels.size import pair
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
 from beitv2_core.weights.keymaps.clip import from_clip, to_clip
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model

@@ -16,7 +16,9 @@ from paddle import nn
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.mlp import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
-from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, pair, resize_positions, square_side
+from beitv2_core.pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from beitv2_core.pixels.size import pair
+from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
 from beitv2_core.weights.keymaps.dino import from_dino, to_dino
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
@@ -127,8 +129,7 @@ class DINOTeacher(Teacher):
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForIM.
     """
 
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, vit: DINOVisionTransformer, *, image_size: int | Sequence[int] = 224,
                  patch_size: int | Sequence[int] = 16):

@@ -13,7 +13,8 @@ import paddle
 import paddle.nn.functional as F
 
 from beitv2_core.errors import ConfigError
-from beitv2_core.teachers.base import Teacher, pair
+from beitv2_core.pixels.size import pair
+from beitv2_core.teachers.base import Teacher
 
 
 class HOGTeacher(Teacher):

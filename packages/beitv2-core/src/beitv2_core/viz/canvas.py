@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from beitv2_core.errors import ShapeError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.viz.fonts import families, make_readable
 
 INK, MUTED, PALE = "#263238", "#78909c", "#eceff1"
@@ -50,15 +50,12 @@ class Canvas:
         return self.figure
 
     def __exit__(self, kind: Any, *exc: Any) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.beitv2.tmp")
         try:
             if kind is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
                 make_readable(self.figure)
-                self.figure.savefig(temporary, format="png")
-                os.replace(temporary, self.path)
+                with write_atomically(self.path) as temporary:
+                    self.figure.savefig(temporary, format="png")
         finally:
-            temporary.unlink(missing_ok=True)
             self._style.__exit__(kind, *exc)
 
 

@@ -9,25 +9,14 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 
+from beitv2_core.engine.metrics import perplexity
 from beitv2_core.errors import ShapeError
-from beitv2_core.viz.canvas import ACCENT, HEAT, MUTED, SECOND, Canvas, as_images, cell_width, name_row, show
+from beitv2_core.viz.canvas import ACCENT, MUTED, SECOND, Canvas, as_images, cell_width, name_row, show
 
 #: pixels of a patch in the gallery, at least
 _GALLERY_PIXELS = 64
 #: grey of the line round a patch
 _FRAME = 160
-
-
-def entropy(counts: np.ndarray) -> np.ndarray:
-    """Entropy in bits of counts (..., K) over their last axis; 0 where nothing was counted."""
-    counts = np.asarray(counts, dtype=np.float64)
-    share = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
-    return -(share * np.log2(np.where(share > 0, share, 1))).sum(-1) + 0.0  # + 0.0: no minus zero
-
-
-def perplexity(counts: np.ndarray) -> float:
-    """2 to the entropy of counts (K,): the number of equally used codes that would vary as much; 0 for no counts."""
-    return float(2 ** entropy(counts)) if np.sum(counts) else 0.0
 
 
 def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = None) -> None:
@@ -62,35 +51,6 @@ def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = 
             axes.text((used + num_codes) / 2, 0.5, f"{num_codes - used:,}\nunused", ha="center", va="center",
                       transform=axes.get_xaxis_transform(), color=MUTED, fontsize=8)
         axes.legend(loc="upper right")
-
-
-def position_histogram(histogram_NK: np.ndarray, grid: tuple[int, int], path: str | Path) -> None:
-    """Entropy in bits of the codes at every position of the grid, as a map.
-
-    histogram_NK: (N, K) counts of code k at position n, N = rows * columns, row by row.
-    A position that always gets the same code has 0 bits; log2(K) is the most.
-    """
-    histogram_NK = np.asarray(histogram_NK)
-    if histogram_NK.ndim != 2 or histogram_NK.shape[0] != grid[0] * grid[1] or not histogram_NK.size:
-        raise ShapeError(f"position_histogram: counts have shape {histogram_NK.shape}, the grid {tuple(grid)} has "
-                         f"{grid[0] * grid[1]} positions; expected (positions, codes).")
-    bits = entropy(histogram_NK).reshape(grid)
-    most = np.log2(histogram_NK.shape[1])
-    width = float(np.clip(3.6 * grid[1] / grid[0], 2.5, 9))
-    with Canvas(path, width + 1.1, 4.0) as figure:
-        axes = figure.subplots()
-        low, high = bits.min(), max(bits.max(), 1e-9)
-        # Where all positions are rich a scale from 0 would be one dark colour: start a little under the least.
-        low = low - 0.3 * (high - low) if low > 0.5 * high and high - low > 0.01 * high else 0
-        drawn = show(axes, bits, cmap=HEAT, vmin=low, vmax=high)
-        axes.set_title(f"Codes at each position of the image\nmean {bits.mean():.1f} bits, at most "
-                       f"{most:.3g} for {histogram_NK.shape[1]:,} codes")
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="entropy of the codes (bits)")
-        bar.outline.set(visible=False)  # type: ignore[operator,unused-ignore]  # matplotlib 3.10 types it as a spine
-        if max(grid) <= 14:
-            for (row, column), value in np.ndenumerate(bits):
-                axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9 if max(grid) <= 8 else 6,
-                          color="white" if value - low > 0.45 * (high - low) else "black")
 
 
 def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarray, path: str | Path) -> None:

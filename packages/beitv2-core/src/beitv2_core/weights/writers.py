@@ -8,18 +8,18 @@ The libraries' own writers hold every tensor once more (safetensors), or are Tor
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.atomic import write_atomically
 
 _SAFETENSORS = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8", "u1": "U8",
                 "u2": "U16", "u4": "U32", "u8": "U64", "b1": "BOOL"}
@@ -80,20 +80,12 @@ def write_paddle(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 @contextmanager
 def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
     """A file to write that gets its name when all went well; CheckpointError names the path where it did not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with write_atomically(path) as temporary, temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"{path}: could not be written: {error}. Free some space, or choose another "
                               "place.") from None
-    finally:
-        with suppress(OSError):  # it may be renamed, or its folder never have been
-            temporary.unlink()
 
 
 def _plain(array: np.ndarray) -> memoryview:

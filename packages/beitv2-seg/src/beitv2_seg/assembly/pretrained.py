@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from beitv2_core.assembly.found import Hints
+from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.trunk import architecture_of
 from beitv2_core.config import parse_config
 from beitv2_seg.config import SegmentConfig

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from beitv2_core.assembly import seed_everything
+from beitv2_core.assembly import build_loader, seed_everything
 from beitv2_core.assembly.batches import batches_per_update
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
-from beitv2_core.data import Loader, ResumableSampler
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import FREE_SETTINGS as CORE_FREE_SETTINGS
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
+from beitv2_core.engine.step import SettingNames
 from beitv2_seg.assembly.data import build_dataset, class_names, with_ignored
 from beitv2_seg.assembly.models import build_model
 from beitv2_seg.assembly.pretrained import with_pretrained_settings
@@ -35,6 +35,9 @@ log = logging.getLogger("beitv2_seg")
 #: settings a resumed run may change: core's, by the names they have here, and those that do not touch what is trained
 FREE_SETTINGS = (*(KEYS[key] for key in CORE_FREE_SETTINGS if key in KEYS), "run.do_eval", "run.early_stop_intervals",
                  "run.windows_at_once", "val_dataset", "test_config", "model.backbone.pretrained", "classes")
+#: what PaddleSeg's users call the settings of a run
+NAMES = SettingNames(**{field: KEYS[f"train.{field}"] for field in SettingNames._fields if field != "amp_off"},
+                     amp_off=f"{KEYS['train.amp']}=fp32 (--precision fp32)")
 
 
 def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = None) -> TrainLoop:
@@ -55,8 +58,9 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     validation = build_dataset(config, "val_dataset") if run.do_eval else None
     samples = TrainSamples(train_set, num_classes=num_classes, ignored=config.ignored, max_corrupt=run.max_corrupt,
                            repeats=run.repeats, report=folder / "corrupt_files.txt")
-    sampler = ResumableSampler(len(samples), batch_size=train.batch_size, rank=distributed.rank(),
-                               world_size=processes, accumulate=accumulate, seed=run.seed)
+    loader = build_loader(samples, samples, batch_size=train.batch_size, accumulate=accumulate, seed=run.seed,
+                          num_workers=run.num_workers, batch_size_key=NAMES.batch_size,
+                          total_batch_key=NAMES.total_batch)
     rates = learning_rates(config.lr_scheduler, config.iters)
     warmup = warmup_of(config.lr_scheduler)
     if warmup >= config.iters:
@@ -88,13 +92,12 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     def finish(_: RunFolder, summary: dict[str, Any]) -> None:
         write_pdparams(model, folder / f"iter_{summary['steps']}" / "model.pdparams")
 
-    return TrainLoop(task, Loader(samples, samples, sampler, num_workers=run.num_workers, seed=run.seed), optimizer,
-                     lr=rates, weight_decay=decay, run=folders, config=config.resolved(), seed=run.seed,
-                     store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
+    return TrainLoop(task, loader, optimizer, lr=rates, weight_decay=decay, run=folders, config=config.resolved(),
+                     seed=run.seed, store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
                      images_per_step=total, accumulate=accumulate, amp=train.amp, log_every=train.log_every,
                      save_every=train.save_every, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=train.sharding, section="run",
-                     amp_off="run.precision=fp32 (--precision fp32)", other_data=train.other_data)
+                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=train.sharding, names=NAMES,
+                     other_data=train.other_data)
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:
@@ -107,5 +110,5 @@ def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str
 
 def plan_accumulation(config: SegmentConfig, processes: int) -> int:
     """Batches behind one update; ConfigError where total_batch is no multiple of batch_size x processes."""
-    return batches_per_update(train_settings(config), processes, batch_size_key=KEYS["train.batch_size"],
-                              total_batch_key=KEYS["train.total_batch"])
+    return batches_per_update(train_settings(config), processes, batch_size_key=NAMES.batch_size,
+                              total_batch_key=NAMES.total_batch)

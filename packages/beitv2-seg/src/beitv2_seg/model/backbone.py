@@ -76,7 +76,7 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
 
     Raises CheckpointError naming a checkpoint of another kind or size.  Source: official mmcv_custom/checkpoint.py.
     """
-    from beitv2_core.assembly.found import Hints
+    from beitv2_core.assembly.loaded_weights import Hints
     from beitv2_core.assembly.restore import read_checkpoint
     from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
     from beitv2_core.config import parse_config

@@ -17,6 +17,7 @@ import paddle
 from beitv2_core.engine import distributed
 from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import BEiTError, DataError
+from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.data.coverage import coverage_lines
@@ -84,7 +85,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
                 progress.line(done, {"mIoU so far": so_far.miou, "classes measured": so_far.measured})
     if training:
         model.train()
-    distributed.meet()
+    distributed.barrier_on_cpu()
     sums = all_reduce_sum(paddle.to_tensor(np.append(matrix.counts.reshape(-1), passed))).numpy()
     matrix.counts = sums[:-1].reshape(matrix.counts.shape)
     return Evaluation(matrix.scores(), matrix.counts, len(dataset), int(sums[-1]))
@@ -106,21 +107,21 @@ def _read(dataset: Any, index: int) -> Data:
 
 def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:
     """evaluation.json, per_class_iou.csv, confusion.npy and an image of the IoUs in `folder`; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
     scores = found.scores
     table, summary, counts = (folder / name for name in ("per_class_iou.csv", "evaluation.json", "confusion.npy"))
-    with open(table, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "name", "labelled_pixels", "predicted_pixels", "iou", "accuracy"])
         for i, name in enumerate(names):
             writer.writerow([i, name, int(found.counts[i].sum()), int(found.counts[:, i].sum()),
                              _cell(scores.iou[i]), _cell(scores.accuracy[i])])
     values = {"miou": scores.miou, "macc": scores.macc, "aacc": scores.aacc}
-    summary.write_text(json.dumps({name: None if np.isnan(value) else value for name, value in values.items()} |
-                                  {"classes_measured": scores.measured, "classes": len(scores.iou),
-                                   "images": found.images, "definition": DEFINITION}, indent=1) + "\n",
-                       encoding="utf-8")
-    np.save(counts, found.counts)
+    write_text_atomically(summary, json.dumps(
+        {name: None if np.isnan(value) else value for name, value in values.items()} |
+        {"classes_measured": scores.measured, "classes": len(scores.iou), "images": found.images,
+         "definition": DEFINITION}, indent=1) + "\n")
+    with write_atomically(counts) as temporary, open(temporary, "wb") as raw:
+        np.save(raw, found.counts)
     image = folder / "figures" / "iou.png"
     draw_iou(image, found, names)
     return [summary, table, counts, image]

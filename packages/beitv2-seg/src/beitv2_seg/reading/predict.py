@@ -17,6 +17,7 @@ from PIL import Image
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.evaluation.codes import list_images
+from beitv2_core.files.atomic import write_atomically
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data.file_samples import for_transforms, read_image, transformed
 from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
@@ -142,10 +143,8 @@ def _is_result(path: str, given: str, results: Path) -> bool:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with write_atomically(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def write_legend(written: Sequence[Written], names: Sequence[str], colours: np.ndarray, folder: Path) -> list[Path]:
@@ -155,7 +154,7 @@ def write_legend(written: Sequence[Written], names: Sequence[str], colours: np.n
     total = np.sum([item.pixels for item in written], axis=0)
     found = [int(i) for i in np.argsort(-total, kind="stable") if total[i]]
     table, image = folder / "legend.csv", folder / "legend.png"
-    with open(table, "w", newline="", encoding="utf-8") as file:
+    with write_atomically(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "name", "red", "green", "blue", "pixels", "share"])
         for i in found:

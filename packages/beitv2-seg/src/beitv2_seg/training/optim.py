@@ -3,33 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
 
-from beitv2_core.engine.optim import parameter_groups
+from beitv2_core.engine.optim import layer_decay_scale, parameter_groups
 from beitv2_core.errors import ConfigError
-
-
-def layer_of(name: str, depth: int) -> int:
-    """Layer of a parameter of the whole model: embeddings 0, block i is i + 1, everything else depth + 1.
-
-    Source: official mmcv_custom/layer_decay_optimizer_constructor.py, get_num_layer_for_vit.
-    """
-    if name in ("backbone.cls_token", "backbone.mask_token", "backbone.pos_embed"):
-        return 0
-    if name.startswith("backbone.patch_embed"):
-        return 0
-    if name.startswith("backbone.blocks."):
-        return int(name.split(".")[2]) + 1
-    return depth + 1
-
-
-def layer_decay_scale(depth: int, decay: float) -> Callable[[str], float]:
-    """The factor of the learning rate by parameter name: decay ** (depth + 1 - layer)."""
-    return lambda name: decay ** (depth + 1 - layer_of(name, depth))
 
 
 def poly_schedule(lr: float, *, total_steps: int, warmup_steps: int = 1500, warmup_ratio: float = 1e-6,
@@ -68,7 +48,8 @@ class BEiTv2AdamW:
 
     def __call__(self, model: Any, lr: Any) -> Any:
         groups = parameter_groups(model, weight_decay=self.weight_decay,
-                                  lr_scale=layer_decay_scale(model.backbone.depth, self.layer_decay))
+                                  lr_scale=layer_decay_scale(model.backbone.depth, self.layer_decay,
+                                                             trunk="backbone."))
         return paddle.optimizer.AdamW(lr, self.beta1, self.beta2, self.epsilon, parameters=groups,
                                       weight_decay=self.weight_decay)
 

@@ -7,7 +7,6 @@ Shape suffixes: B batch, C classes.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -17,7 +16,9 @@ import paddle
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.ema import WeightAverage
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import CheckpointError, ConfigError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import broadcast
 from beitv2_seg.data.coverage import SeenLabels
 from beitv2_seg.reading.evaluate import Evaluation, in_words
@@ -28,7 +29,7 @@ NAMES = ("loss_decode", "loss_aux")
 EMA_DECAY = 0.999
 
 
-class SegmentTask:
+class SegmentTask(Task):
     """Weighted losses of a segmentor's outputs (mmsegmentation 0.11, EncoderDecoder.forward_train).
 
     losses: (weight, function of logits (B, C, H, W) and labels (B, H, W)) of every output; seen: names classes without
@@ -72,9 +73,6 @@ class SegmentTask:
         total = sum(parts[1:], parts[0])
         self._loss = total.detach()
         return total, named if len(parts) > 1 else {}
-
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
 
     def after_step(self, *, step: int) -> dict[str, float]:
         """Let the averaged weights follow; evaluate where it is time, and return what was measured."""
@@ -160,10 +158,6 @@ class SegmentTask:
             self.last["loss"], self._loss = float(self._loss), None
         return dict(self.last)
 
-    def log_values(self) -> dict[str, float]:
-        """None: what is measured is returned by `after_step`."""
-        return {}
-
     def state(self) -> dict[str, Any]:
         """The best so far, the averaged weights, the labels seen, the newest values, the names of the classes."""
         average = self.average.state() if self.average is not None else {}
@@ -190,12 +184,9 @@ def write_pdparams(model: Any, path: Path) -> None:
 
     Raises CheckpointError where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.beitv2.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paddle.save(model.state_dict(), str(temporary))
-        os.replace(temporary, path)
+        with write_atomically(path) as temporary:
+            paddle.save(model.state_dict(), str(temporary))
     except Exception as error:  # Paddle raises errors of its own on a full disk
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: the weights could not be written: {error}. What was there before is intact; "
                               "free some space or choose another folder.") from error

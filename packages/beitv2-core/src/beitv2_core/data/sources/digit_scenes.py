@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...errors import DataError, MissingDependencyError
+from ...errors import DataError
 from ..rng import derive_seed
 from .sample import Sample
 
@@ -42,15 +42,10 @@ def load_sources(split: str) -> Sources:
     """Read scikit-learn's bundled digits and photographs and keep the part of one split.
 
     Of the 1,797 digits every class gives a quarter to "test"; of both photographs "train" has the left half and "test"
-    the right one. Raises MissingDependencyError without scikit-learn.
+    the right one.
     """
-    try:
-        from sklearn.datasets import load_digits, load_sample_images
-    except ImportError as error:
-        raise MissingDependencyError(
-            "DigitScenes draws from images bundled with scikit-learn, which is not installed. "
-            "Type: pip install scikit-learn"
-        ) from error
+    from sklearn.datasets import load_digits, load_sample_images  # takes a second to load
+
     data = load_digits()
     order = np.random.RandomState(0).permutation(len(data.target))
     chosen: list[int] = []
@@ -78,7 +73,7 @@ class DigitScenes:
     (default 0.75 .. 1.0 for one digit, 0.35 .. 0.6 for several). blurred: share of images with a blurred background.
     size: number of images; each depends on (seed, split, index) only. label: the digit with the most visible pixels;
     mask: uint8 (H, W), read-only, 0 background, 1 .. 10 = digit + 1. cache: keep drawn images (up to 512 MB).
-    Raises DataError for an unknown split or impossible numbers, MissingDependencyError without scikit-learn.
+    Raises DataError for an unknown split or impossible numbers.
     """
 
     def __init__(

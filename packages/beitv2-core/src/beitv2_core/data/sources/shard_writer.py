@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
+from ...files.atomic import write_atomically
 from .folder import ImageFolder
 from .shards import CLASSES_FILE
 
@@ -41,13 +42,13 @@ def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = 
         for start in range(0, len(order), per_shard):
             path = out / f"{name}-{start // per_shard:06d}.tar"
             chosen = [int(index) for index in order[start : start + per_shard]]
-            _write_whole(path, _shard(folder, chosen, start))
+            _write_pieces(path, _shard(folder, chosen, start))
             lines += [f"{path.name}/{_member(folder, index, start + i)}\t{folder.paths[index]}\n"
                       for i, index in enumerate(chosen)]
             yield start + len(chosen)
-        _write_whole(out / f"{name}.txt", iter([os.fsencode("".join(lines))]))
+        _write_pieces(out / f"{name}.txt", iter([os.fsencode("".join(lines))]))
         if folder.classes is not None:
-            _write_whole(out / CLASSES_FILE, iter([classes]))
+            _write_pieces(out / CLASSES_FILE, iter([classes]))
     except OSError as error:
         raise DataError(f"{error.filename or out}: {error.strerror or error}. The shards written so far are whole; "
                         "free space or repair the file, then start again with --overwrite.") from error
@@ -74,15 +75,7 @@ def _shard(folder: ImageFolder, indices: list[int], first: int) -> Iterator[byte
     yield bytes(end + -(size + end) % tarfile.RECORDSIZE)
 
 
-def _write_whole(path: Path, pieces: Iterator[bytes]) -> None:
-    """Write a file so that it exists only when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_pieces(path: Path, pieces: Iterator[bytes]) -> None:
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        for piece in pieces:
+            file.write(piece)

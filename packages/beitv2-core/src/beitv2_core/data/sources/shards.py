@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import DataError
+from ...files.cache import cache_folder
 from ..rng import derive_seed
 from .corrupt import CorruptFiles
 from .folder import MAX_REPLACEMENTS
@@ -43,7 +44,7 @@ class ShardSet:
                  window: int = 4, reading: Reading = OFFICIAL, setting: str = "data.root") -> None:
         self.root, self.window, self.reading = root, window, reading
         self.files = find_shards(root, setting)
-        cache = cache_folder()
+        cache = cache_folder() / "shards"  # for shards in folders that cannot be written to
         self._parts = [read_index(path, cache) for path in self.files]
         self._starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
         self.corrupt = CorruptFiles(len(self), max_corrupt, report)
@@ -205,10 +206,3 @@ def expand_braces(pattern: str) -> list[str]:
         else:
             choices.append([piece])
     return ["".join(parts) for parts in itertools.product(*choices)]
-
-
-def cache_folder() -> Path:
-    """Where indexes of shards in folders that cannot be written to are kept: BEITV2_CACHE, else the system's cache."""
-    import pooch
-
-    return Path(os.environ.get("BEITV2_CACHE") or pooch.os_cache("beitv2")).expanduser() / "shards"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import DataError
+from ...files.atomic import write_atomically
 from .folder import PathList
 from .image_file import FOREIGN_EXTENSIONS, readable_extensions, tell_foreign
 
@@ -175,14 +176,7 @@ def _load(place: Path, stamp: list[int]) -> TarIndex | None:
 
 
 def _save(place: Path, index: TarIndex, stamp: list[int]) -> None:
-    """Write an index so that it exists only when it is complete."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     names, ends = index.names.arrays()
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, stamp=np.asarray(stamp, dtype=np.int64), names=names, ends=ends, offsets=index.offsets,
-                     sizes=index.sizes, labels=index.labels)
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_atomically(place) as temporary, open(temporary, "wb") as file:
+        np.savez(file, stamp=np.asarray(stamp, dtype=np.int64), names=names, ends=ends, offsets=index.offsets,
+                 sizes=index.sizes, labels=index.labels)

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from ...errors import ConfigError
 from ..rng import SampleRng
 from .colour import adjust_brightness, adjust_contrast, adjust_saturation
-from .transforms import RANDOM_INTERPOLATIONS, find_interpolation
+from .transforms import find_interpolation
 
 LARGEST = 10.0  # magnitudes are 0 .. 10
 TRANSLATE_SHARE = 0.45  # of the image's side, at the largest magnitude
@@ -130,7 +130,7 @@ class RandAugment:
 
     policy: timm's string, e.g. "rand-m9-mstd0.5-inc1": m magnitude (0 .. 10), n operations (default 2), mstd standard
     deviation of the magnitude (default 0), inc the set whose effects all grow with the magnitude.  fill: RGB of what
-    geometric operations uncover; interpolation: their filter, "random" draws bilinear or bicubic each time.
+    geometric operations uncover; interpolation: their filter.
     Raises ConfigError for a policy that cannot be read.
     Departs: inc0 is off (timm reads any text after "inc" as true).
     """
@@ -139,8 +139,7 @@ class RandAugment:
         self.magnitude, self.deviation, self.num_ops, increasing = _read_policy(policy)
         self.names = [name + "Increasing" if increasing and name in _INCREASING else name for name in _ORDER]
         self.fill = fill
-        self.filters = RANDOM_INTERPOLATIONS if interpolation == "random" else (
-            find_interpolation(interpolation),)
+        self.filter = find_interpolation(interpolation)
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> Image.Image:
         """Augment an RGB image."""
@@ -150,13 +149,12 @@ class RandAugment:
         return image
 
     def apply(self, name: str, image: Image.Image, magnitude: float, rng: SampleRng) -> Image.Image:
-        """One operation of `OPS` at a magnitude; sign and filter are drawn where it has them."""
+        """One operation of `OPS` at a magnitude; the sign is drawn where it has one."""
         op = OPS[name]
         arguments = op.arguments(magnitude, rng) if op.arguments is not None else ()
         if not op.geometric:
             return op.apply(image, *arguments)
-        resample = self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
-        return op.apply(image, *arguments, resample=resample, fill=self.fill)
+        return op.apply(image, *arguments, resample=self.filter, fill=self.fill)
 
     def _magnitude(self, rng: SampleRng) -> float:
         drawn = rng.python.gauss(self.magnitude, self.deviation) if self.deviation > 0 else self.magnitude

@@ -67,7 +67,7 @@ class ClassTrainTransform:
         return {"image": np.asarray(image), "label": label, "path": sample.path, "boxes": boxes, "noise": noise}
 
     def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
-        return self.crop.reduction(self.crop.draw(*size, rng)[0])
+        return self.crop.reduction(self.crop.draw(*size, rng))
 
     def batch(self, stacked: dict[str, Any]) -> TrainBatch:
         """Turn the stacked samples into normalised floats and erase."""

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixup and CutMix of a batch with its reverse, with timm's semantics.
 
-Source: timm 0.4.12 mixup.py (Mixup, rand_bbox, rand_bbox_minmax, cutmix_bbox_and_lam).
+Source: timm 0.4.12 mixup.py (Mixup, rand_bbox, cutmix_bbox_and_lam).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,7 @@ class Mixup:
 
     mixup_alpha, cutmix_alpha: parameters of the Beta distributions, 0 switches one off; switch_prob: share of CutMix
     where both are on; prob: share of batches (elements) mixed at all; mode: one share for the "batch", for each "pair"
-    or for each "elem"; cutmix_minmax: least and greatest side of a box as a share, instead of one drawn from the share;
-    correct_lam: take the share from the box as it was clipped.
+    or for each "elem".  The share of CutMix is that of the box as it was clipped.
     Calling it with float images (B, C, H, W) and a generator gives (mixed, lam): lam is the share of the own label, a
     float or float32 (B,).  Every process mixes its own batch with its own draws, as the official code does: with mixing
     a run depends on the number of processes.  Raises ConfigError for impossible settings, and for an odd batch in mode
@@ -30,17 +29,14 @@ class Mixup:
     """
 
     def __init__(self, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, *, prob: float = 1.0,
-                 switch_prob: float = 0.5, mode: str = "batch", correct_lam: bool = True,
-                 cutmix_minmax: Optional[tuple[float, float]] = None) -> None:
+                 switch_prob: float = 0.5, mode: str = "batch") -> None:
         if mode not in MODES or min(mixup_alpha, cutmix_alpha) < 0 or not 0 <= prob <= 1 or not 0 <= switch_prob <= 1:
             raise ConfigError(
                 f"Mixup: alphas {mixup_alpha}, {cutmix_alpha}, prob {prob}, switch_prob {switch_prob}, mode {mode!r}; "
                 f"expected alphas of at least 0, shares in 0 .. 1 and one of {', '.join(MODES)}."
             )
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = 1.0 if cutmix_minmax else cutmix_alpha
+        self.mixup_alpha, self.cutmix_alpha = mixup_alpha, cutmix_alpha
         self.prob, self.switch_prob, self.mode = prob, switch_prob, mode
-        self.correct_lam, self.cutmix_minmax = correct_lam, cutmix_minmax
         if not (self.mixup_alpha or self.cutmix_alpha):
             raise ConfigError("Mixup: both alphas are 0; leave mixing out instead.")
 
@@ -101,21 +97,12 @@ class Mixup:
     def box(self, size: tuple[int, ...], lam: float, rng: Any) -> tuple[tuple[int, int, int, int], float]:
         """A box (top, bottom, left, right) in an image (height, width), and the share left to the own label."""
         height, width = int(size[0]), int(size[1])
-        if self.cutmix_minmax:
-            low, high = self.cutmix_minmax
-            cut_h = rng.randint(int(height * low), int(height * high))
-            cut_w = rng.randint(int(width * low), int(width * high))
-            top, left = rng.randint(0, height - cut_h), rng.randint(0, width - cut_w)
-            bottom, right = top + cut_h, left + cut_w
-        else:
-            share = math.sqrt(1 - lam)
-            half_h, half_w = int(height * share) // 2, int(width * share) // 2
-            y, x = rng.randint(0, height), rng.randint(0, width)
-            top, bottom = max(0, y - half_h), min(height, y + half_h)
-            left, right = max(0, x - half_w), min(width, x + half_w)
-        if self.correct_lam or self.cutmix_minmax:
-            lam = 1.0 - (bottom - top) * (right - left) / float(height * width)
-        return (top, bottom, left, right), lam
+        share = math.sqrt(1 - lam)
+        half_h, half_w = int(height * share) // 2, int(width * share) // 2
+        y, x = rng.randint(0, height), rng.randint(0, width)
+        top, bottom = max(0, y - half_h), min(height, y + half_h)
+        left, right = max(0, x - half_w), min(width, x + half_w)
+        return (top, bottom, left, right), 1.0 - (bottom - top) * (right - left) / float(height * width)
 
 
 def soft_targets(labels: np.ndarray, num_classes: int, *, lam: Any = 1.0,

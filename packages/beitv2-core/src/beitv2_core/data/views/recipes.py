@@ -72,7 +72,7 @@ class TokenizerTransform:
         self.shrink = self._shrink if draft else None
 
     def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
-        return self.crop.reduction(self.crop.draw(*size, rng)[0])
+        return self.crop.reduction(self.crop.draw(*size, rng))
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample."""
@@ -126,7 +126,7 @@ class MimTransform:
         """Augment one sample and draw its mask."""
         if self.views is None:
             return self._sample(sample, rng, rng)
-        masks = rng.apart("mask")  # another stream: the view's must not depend on the mask, nor look like it
+        masks = rng.fork("mask")  # another stream: the view's must not depend on the mask, nor look like it
         view = self._of_view(rng)
         _, number, index = view.key  # type: ignore[misc]
         return {**self._sample(sample, view, masks), "row": index * self.views + number}
@@ -143,14 +143,14 @@ class MimTransform:
         if self.jitter is not None:
             self.jitter.draw(rng)
         self.flip.draw(rng)
-        return self.crop.reduction(self.crop.draw(*size, rng)[0])
+        return self.crop.reduction(self.crop.draw(*size, rng))
 
     def _sample(self, sample: Sample, rng: SampleRng, masks: SampleRng) -> dict[str, Any]:
         image = sample.image
         changes = [] if self.jitter is None else self.jitter.draw(rng)
         flipped = self.flip.draw(rng)
         full = sample.full_size or image.size
-        box, chosen = self.crop.draw(*full, rng)
+        box = self.crop.draw(*full, rng)
         left, top, right, bottom = edges(box)
         if flipped:  # the box is one of the mirrored image
             left, right = full[0] - right, full[0] - left
@@ -159,10 +159,9 @@ class MimTransform:
         if flipped:
             part = mirrored(part)
             inner = inner and (part.width - inner[2], inner[1], part.width - inner[0], inner[3])
-        patch_view, token_view = self.crop.read(part, chosen, inner)
+        patch_view, token_view = self.crop.read(part, inner)
         result = {"patch_view": np.asarray(patch_view), "mask": self.masking(masks).reshape(-1), "path": sample.path}
-        # With interpolation "random" the views are equal in some samples only; a batch needs all or none.
-        if token_view is not patch_view or len(self.crop.filters) > 1:
+        if token_view is not patch_view:
             result["token_view"] = np.asarray(token_view)
         return result
 

@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ...errors import ConfigError
+from ...pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from ...pixels.size import pair
 from ..rng import SampleRng
 from ..sources.sample import Sample
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,7 +27,6 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
     "box": Image.Resampling.BOX,
 }
-RANDOM_INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 CROP_ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
@@ -42,11 +40,6 @@ def find_interpolation(name: str) -> Image.Resampling:
         return INTERPOLATIONS[name]
     except KeyError:
         raise ConfigError(f"interpolation is {name!r}, expected one of {', '.join(INTERPOLATIONS)}.") from None
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Read a size in pixels given as one number (square) or as (height, width)."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def draw_crop_box(
@@ -100,9 +93,8 @@ def reduced(outline: Box, reduction: int) -> tuple[Box, Inner | None]:
 class TwoViewCrop:
     """One random crop of the image, read at two sizes: (first view, second view).
 
-    size, second_size: pixels, int or (height, width); second_size None gives (view, None). interpolation may be
-    "random" (bilinear or bicubic, drawn after the box). When both views have the same size and filter the crop is
-    resized once and the same image is returned twice.
+    size, second_size: pixels, int or (height, width); second_size None gives (view, None). When both views have the
+    same size and filter the crop is resized once and the same image is returned twice.
     Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic`.
     """
 
@@ -115,18 +107,16 @@ class TwoViewCrop:
         interpolation: str = "bicubic",
         second_interpolation: str = "bicubic",
     ) -> None:
-        self.size = height_and_width(size)
-        self.second_size = None if second_size is None else height_and_width(second_size)
+        self.size = pair(size)
+        self.second_size = None if second_size is None else pair(second_size)
         self.scale = check_range("crop scale", scale)
         self.ratio = check_range("crop ratio", ratio)
-        self.filters = RANDOM_INTERPOLATIONS if interpolation == "random" else (find_interpolation(interpolation),)
+        self.filter = find_interpolation(interpolation)
         self.second_filter = find_interpolation(second_interpolation)
 
-    def draw(self, width: int, height: int, rng: SampleRng) -> tuple[Box, Image.Resampling]:
-        """The box (top, left, height, width) in an image of that size, and the first view's filter."""
-        box = draw_crop_box(width, height, self.scale, self.ratio, rng.python)
-        # choice() on one element would consume a draw that the official code does not make
-        return box, self.filters[0] if len(self.filters) == 1 else rng.python.choice(self.filters)
+    def draw(self, width: int, height: int, rng: SampleRng) -> Box:
+        """The box (top, left, height, width) in an image of that size."""
+        return draw_crop_box(width, height, self.scale, self.ratio, rng.python)
 
     def reduction(self, box: Box) -> int:
         """How much smaller an image may be decoded so that the box still covers both views: 8, 4, 2 or 1."""
@@ -136,25 +126,22 @@ class TwoViewCrop:
 
     def read_sample(self, sample: Sample, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
         """Both views of one crop of a sample, which may have been decoded smaller."""
-        box, chosen = self.draw(*(sample.full_size or sample.image.size), rng)
+        box = self.draw(*(sample.full_size or sample.image.size), rng)
         outer, inner = reduced(edges(box), sample.reduction)
-        return self.read(sample.image.crop(outer), chosen, inner)
+        return self.read(sample.image.crop(outer), inner)
 
-    def read(
-        self, part: Image.Image, chosen: Image.Resampling, inner: Inner | None = None
-    ) -> tuple[Image.Image, Image.Image | None]:
+    def read(self, part: Image.Image, inner: Inner | None = None) -> tuple[Image.Image, Image.Image | None]:
         """Both views of a part that was cut out, or of the place `inner` in it; nothing outside the part is read."""
-        first = _resized(part, self.size, chosen, inner)
+        first = _resized(part, self.size, self.filter, inner)
         if self.second_size is None:
             return first, None
-        if self.second_size == self.size and self.second_filter == chosen:
+        if self.second_size == self.size and self.second_filter == self.filter:
             return first, first
         return first, _resized(part, self.second_size, self.second_filter, inner)
 
     def __call__(self, image: Image.Image, rng: SampleRng) -> tuple[Image.Image, Image.Image | None]:
         """Return both views of one crop."""
-        box, chosen = self.draw(image.width, image.height, rng)
-        return self.read(image.crop(edges(box)), chosen)
+        return self.read(image.crop(edges(self.draw(image.width, image.height, rng))))
 
 
 def _resized(
@@ -218,7 +205,7 @@ class EvalCrop:
     def __init__(self, size: Size, crop_share: float = 0.875, interpolation: str = "bicubic") -> None:
         if not 0 < crop_share <= 1:
             raise ConfigError(f"EvalCrop: crop_share is {crop_share}, expected a number in (0, 1].")
-        self.size = height_and_width(size)
+        self.size = pair(size)
         self.crop_share = crop_share
         self.filter = find_interpolation(interpolation)
 

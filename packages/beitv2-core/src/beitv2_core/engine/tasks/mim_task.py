@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine.step import Precision
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import ShapeError
 
 
-class MimTask:
+class MimTask(Task):
     """Cross-entropy of the codes of the masked patches, summed over the last layer and the [CLS] head.
 
     `student(patch_view, mask) -> {head: logits (M, K)}`; `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and
@@ -28,8 +30,6 @@ class MimTask:
     Source: paper section 2.3; official engine_for_pretraining.py, train_one_epoch.
     Raises ShapeError where the tokenizer's code map and the mask differ in size, ConfigError for amp without a GPU.
     """
-
-    finished = False
 
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer, *, batch_size: int | None = None, amp: str = "off",
                  cache: Any = None):
@@ -56,8 +56,8 @@ class MimTask:
         return total, metrics
 
     @paddle.no_grad()
-    def masked_codes(self, token_view: np.ndarray, mask_BN: np.ndarray,
-                     rows: np.ndarray | None = None) -> paddle.Tensor:
+    def masked_codes(self, token_view: NDArray[Any], mask_BN: NDArray[Any],
+                     rows: NDArray[Any] | None = None) -> paddle.Tensor:
         """Codes (M,) int64 of the hidden patches, row by row of the mask; rows: which views of the cache they are."""
         codes_BN = self._codes(token_view, rows)
         if list(codes_BN.shape) != list(mask_BN.shape):
@@ -68,7 +68,7 @@ class MimTask:
         hidden = np.flatnonzero(mask_BN.reshape(-1))
         return codes_BN.reshape([-1]).index_select(paddle.to_tensor(hidden))
 
-    def _codes(self, token_view: np.ndarray, rows: np.ndarray | None) -> paddle.Tensor:
+    def _codes(self, token_view: NDArray[Any], rows: NDArray[Any] | None) -> paddle.Tensor:
         size = self.batch_size or len(token_view)
         parts = []
         for start in range(0, len(token_view), size):
@@ -89,30 +89,14 @@ class MimTask:
             parts.append(paddle.to_tensor(known_BN))
         return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
-    def _tokenize(self, view: np.ndarray) -> paddle.Tensor:
+    def _tokenize(self, view: NDArray[Any]) -> paddle.Tensor:
         images = paddle.to_tensor(view)
         return self.tokenizer.tokenize(images) if self.amp == "off" else self.tokenizer.tokenize(images, amp=self.amp)
-
-    def before_step(self, batch: Any, *, step: int) -> None:
-        """Nothing to prepare."""
-
-    def after_step(self, *, step: int) -> None:
-        """Nothing follows the weights."""
-
-    def on_epoch(self, epoch: int) -> None:
-        """Nothing depends on the epoch."""
 
     def log_values(self) -> dict[str, float]:
         """With a cache: the share of views since the last call whose codes were there."""
         return {} if self.cache is None else {"codes_cached": self.cache.share_read()}
 
-    def state(self) -> dict[str, Any]:
-        """No state besides the student's weights."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """No state besides the student's weights."""
-
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""
-        return self.model.no_weight_decay()
+        return set(self.model.no_weight_decay())

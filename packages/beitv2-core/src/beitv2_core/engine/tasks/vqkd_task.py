@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import nn
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.metrics import CodeUsage
+from beitv2_core.engine.task import Task
 from beitv2_core.errors import ConfigError
 from beitv2_core.layers.collective import all_gather
 
@@ -20,7 +22,7 @@ log = logging.getLogger("beitv2_core")
 COLLAPSED = 0.2
 
 
-class VQKDTask:
+class VQKDTask(Task):
     """Loss of the tokenizer against its frozen teacher (paper Eq. 2; official engine_for_vqkd.py).
 
     `teacher(images in [0, 1]) -> features (B, N, width)`.  The measures below are off by default; then training is
@@ -32,8 +34,6 @@ class VQKDTask:
     `usage` counts the codes of all processes since the last log line, `last_usage` those of the window before it.
     Raises ConfigError for a negative or impossible measure.
     """
-
-    finished = False
 
     def __init__(self, model: nn.Layer, teacher: nn.Layer, *, seed: int, unquantized_steps: int = 0,
                  kmeans_batches: int = 1, revive_after: int | None = None):
@@ -47,7 +47,7 @@ class VQKDTask:
         # Steps, not calls: a step of several accumulated batches must not age a code several times.
         self.last_used = np.full(model.num_codes, unquantized_steps - 1, dtype=np.int64)
         self.revived = 0
-        self._collected: list[np.ndarray] = []
+        self._collected: list[NDArray[Any]] = []
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """Loss and its parts for one `TokenizerBatch` of numpy arrays; in eval mode nothing is counted or replaced."""
@@ -71,9 +71,6 @@ class VQKDTask:
         if self._collected and step == self.unquantized_steps:
             self.model.quantize.initialise(paddle.to_tensor(np.concatenate(self._collected)), gathered=True)
             self._collected = []
-
-    def after_step(self, *, step: int) -> None:
-        """Nothing follows the weights."""
 
     def on_epoch(self, epoch: int) -> None:
         """The official code zeroes `cluster_size` at every epoch."""
@@ -112,7 +109,7 @@ class VQKDTask:
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay."""
-        return self.model.no_weight_decay()
+        return set(self.model.no_weight_decay())
 
     def _revive(self, features: paddle.Tensor, step: int, after: int) -> None:
         """Replace codes unused for `after` steps, this one included, by directions of this batch."""

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
-from beitv2_core.errors import MissingDependencyError, WeightsError
+from beitv2_core.errors import WeightsError
+from beitv2_core.files.cache import cache_folder
+from beitv2_core.files.hashing import sha256_of
 from beitv2_core.weights.published.registry import MIRROR, mirrored, model_at
 
 logger = logging.getLogger("beitv2_core")
@@ -65,11 +67,6 @@ def _local(source: str, expected: Expected) -> Path:
                 "or a damaged file: fetch it again, or correct the expected hash."
             )
     return path
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: the variable BEITV2_CACHE, else the system's cache folder for `beitv2`."""
-    return Path(os.environ.get("BEITV2_CACHE") or _pooch().os_cache("beitv2")).expanduser()
 
 
 def cached_path(url: str) -> Path:
@@ -134,23 +131,15 @@ def _whole(url: str, output: str, pooch: Any) -> None:
 
 
 def _hash_of(path: Path, source: str) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(2**20), b""):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{source}: cannot be read to check its SHA-256: {error}. Give a readable file.") from error
-    return digest.hexdigest()
 
 
 def _pooch() -> Any:
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Fetching weights needs pooch, which is not installed. Type: pip install pooch"
-        ) from error
+    import pooch
+
     # Its own log lines would come before ours and say less.
     pooch.get_logger().setLevel("ERROR")
     return pooch

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of a group that has nothing but a lifeline.
+"""One process of a group that has nothing but a peer monitor.
 
-    python lifeline_process.py FOLDER RANK WORLD_SIZE ACTION
+    python peer_process.py FOLDER RANK WORLD_SIZE ACTION
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from beitv2_core.engine.lifeline import Lifeline
+from beitv2_core.engine.peer_monitor import PeerMonitor
 
 if __name__ == "__main__":
     folder, rank, world_size, action = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -29,19 +29,19 @@ if __name__ == "__main__":
             time.sleep(0.01)
         return json.loads(file.read_text())
 
-    line = Lifeline(rank, world_size, "127.0.0.1", share)
+    monitor = PeerMonitor(rank, world_size, "127.0.0.1", share)
     if action == "late":
         time.sleep(0.5)
-    line.meet()
+    monitor.barrier()
     if action == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "failing":
-        line.abandon()
+        monitor.abandon()
         sys.exit("an error of its own")
     if action == "working":
         time.sleep(1.0)
     elif action in ("waiting", "late"):
-        line.meet()
+        monitor.barrier()
     elif action == "busy":
         time.sleep(60)
     print(f"{rank} finished")

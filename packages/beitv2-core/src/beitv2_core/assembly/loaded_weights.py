@@ -50,8 +50,8 @@ class Hints(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "size"}
 
 
-class Found(NamedTuple):
-    """What a path holds. step, config, versions and optimizer are empty for a lone weights file.
+class LoadedWeights(NamedTuple):
+    """The weights and settings of a path.  A lone weights file has no step, config, versions and optimizer.
 
     model: kind and architecture of a lone file.  classes: names of the classes, in the order of the logits, where they
     are known: from `classes` in the task's state of a checkpoint, from classes.json of its run folder, or from a file.
@@ -106,7 +106,7 @@ def _checkpoint_in(path: Path) -> tuple[CheckpointStore, Path] | None:
 
 
 def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[str] = (), hints: Hints | None = None,
-                    unknown: bool = False) -> Found:
+                    unknown: bool = False) -> LoadedWeights:
     """What a run folder, a .pdckpt, a weights file of anybody's format, or a folder of transformers holds.
 
     sha256: hash a file must have.  wanted: kinds the caller can use, for the advice where nothing is there.  hints:
@@ -128,7 +128,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
         saved = store.load(folder)
         optimizer = [value for value in saved.optimizer.values() if isinstance(value, np.ndarray)]
         weights = _averages(folder, saved.state) if hints is not None and hints.ema else saved.weights
-        return Found(folder, weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
+        return LoadedWeights(folder, weights, saved.config, saved.step, saved.state.get("versions", {}), len(optimizer),
                      sum(value.nbytes for value in optimizer), classes=_classes_of_run(folder, saved.state))
     if "://" not in source and sha256 is not None:
         from ..weights.published.download import resolve_weights
@@ -145,10 +145,10 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
         if not unknown:
             raise _with_path(path, error) from None
         log.info("%s: %s", path, error)
-        return Found(path, flat(state).arrays, {})
+        return LoadedWeights(path, flat(state).arrays, {})
     log.info("%s: %s", path, model.taken())
     weights = {**model.weights, **model.extra}
-    return Found(path, weights, {}, model=model, classes=None if model.classes is None else list(model.classes))
+    return LoadedWeights(path, weights, {}, model=model, classes=None if model.classes is None else list(model.classes))
 
 
 def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from beitv2_core.engine import lifeline
+from beitv2_core.engine import peer_monitor
 from beitv2_core.errors import BEiTError
 
-SCRIPT = Path(__file__).with_name("lifeline_process.py")
+SCRIPT = Path(__file__).with_name("peer_process.py")
 
 
 def start(folder, rank, *actions):
@@ -131,10 +131,10 @@ def test_a_first_process_that_cannot_be_reached_is_named():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(BEiTError, match=f"process 1 of 2: cannot reach process 0 at 127.0.0.1, port {port}"):
-        lifeline.Lifeline(1, 2, "127.0.0.1", lambda numbers: [port, 1])
+        peer_monitor.PeerMonitor(1, 2, "127.0.0.1", lambda numbers: [port, 1])
 
 
 def test_processes_that_never_connect_are_named(monkeypatch):
-    monkeypatch.setattr(lifeline, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(peer_monitor, "CONNECT_SECONDS", 0.5)
     with pytest.raises(BEiTError, match=r"no connection from process\(es\) 1, 2 at 127.0.0.1"):
-        lifeline.Lifeline(0, 3, "127.0.0.1", lambda numbers: numbers)
+        peer_monitor.PeerMonitor(0, 3, "127.0.0.1", lambda numbers: numbers)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain TCP connection of every process to the first one: who is gone is noticed, and waiting has no time limit.
+"""A plain TCP connection of every process to the first one: a lost process is noticed, and waiting has no time limit.
 
 The collectives do neither: gloo gives up after 30 seconds of waiting and ends in the middle of a backward pass with a
-C++ trace, NCCL waits on.  A process that closes its connection without a farewell is gone; the others then say so and
-end.  A host that went dark is noticed by the keep-alive of its connections after half a minute.
+C++ trace, NCCL waits on.  A process that closes its connection without a goodbye is gone: the others log it and end.  A
+host that lost power is noticed after half a minute by the keep-alive of its connections.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from beitv2_core.errors import BEiTError
 
 log = logging.getLogger("beitv2_core")
 CONNECT_SECONDS = 120.0
-#: how long somebody who connects may take to say who it is, and in how many bytes
+#: limits of the first line of a connection, which says who it is
 INTRODUCTION_SECONDS, INTRODUCTION_BYTES = 10.0, 64
 #: exit code of a process that ends because another one is gone
 EXIT_CODE = 1
-ARRIVED, GO, BYE, GONE = "arrived", "go", "bye", "gone"
+ARRIVED, GO, GOODBYE, GONE = "arrived", "go", "goodbye", "gone"
 
 
-class Lifeline:
+class PeerMonitor:
     """Connections of one process: the first one's to all others, any other's to the first.
 
     host: address of the first process; share: gives the first process's two numbers to all.  Threads read; nothing is
-    computed while all is well.  At the end of the interpreter the farewell is said, unless `abandon` was called.
+    computed while all is well.  At the end of the interpreter the goodbye is sent, unless `abandon` was called.
     Raises BEiTError where the processes do not reach each other.
     """
 
@@ -62,7 +62,7 @@ class Lifeline:
             threading.Thread(target=self._listen, args=(number, reader), daemon=True).start()
         atexit.register(self.close)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait, however long it takes, until every process is here; ends this process when one will not come."""
         with self._changed:
             self._rounds += 1
@@ -84,18 +84,18 @@ class Lifeline:
             _shut(connection)
 
     def close(self) -> None:
-        """Say farewell: the others may go on to their own ends."""
+        """Send the goodbye: the others may go on to their own ends."""
         if self._leaving:
             return
         self._leaving = True
         for number, (connection, _) in self._peers.items():
-            self._send(number, BYE)
+            self._send(number, GOODBYE)
             _shut(connection)
 
     def _accept(self, host: str, share: Callable[[list[int]], list[int]]) -> None:
-        """Take the connections of the other processes; whoever else connects, and says what, holds nobody up."""
+        """Take the connections of the other processes.  Strangers that connect delay nobody."""
         token = secrets.randbits(62)
-        speaking: dict[socket.socket, tuple[bytearray, float]] = {}  # what was said so far, and until when to wait
+        pending: dict[socket.socket, tuple[bytearray, float]] = {}  # first line so far, and until when to wait
         with socket.create_server((host, 0), backlog=max(128, self.world_size)) as server, \
                 selectors.DefaultSelector() as ready:
             port = server.getsockname()[1]
@@ -108,20 +108,20 @@ class Lifeline:
                     if key.fileobj is server:
                         connection = _accepted(server)
                         if connection is not None:
-                            speaking[connection] = bytearray(), time.monotonic() + INTRODUCTION_SECONDS
+                            pending[connection] = bytearray(), time.monotonic() + INTRODUCTION_SECONDS
                             ready.register(connection, selectors.EVENT_READ)
-                for connection, (said, until) in list(speaking.items()):
-                    done = _read_line(connection, said)
-                    number = self._number_of(bytes(said), token) if done else None
+                for connection, (line, until) in list(pending.items()):
+                    done = _read_line(connection, line)
+                    number = self._number_of(bytes(line), token) if done else None
                     if done or time.monotonic() > until:
                         ready.unregister(connection)
-                        del speaking[connection]
+                        del pending[connection]
                         if number is None:  # somebody else on this network
                             connection.close()
                         else:
                             connection.setblocking(True)
                             self._keep(number, connection, connection.makefile("r", encoding="ascii"))
-        for connection in speaking:
+        for connection in pending:
             connection.close()
         missing = sorted(set(range(1, self.world_size)) - set(self._peers))
         if missing:
@@ -129,9 +129,9 @@ class Lifeline:
                             f"{', '.join(map(str, missing))} at {host}, port {port}, within {CONNECT_SECONDS:g} s. "
                             "Look into their logs (workerlog.N); between hosts, a firewall must let all ports through.")
 
-    def _number_of(self, said: bytes, token: int) -> int | None:
+    def _number_of(self, line: bytes, token: int) -> int | None:
         """The process that introduces itself by the token and its number; None for anybody else."""
-        words = said.split()
+        words = line.split()
         if len(words) != 2 or words[0] != str(token).encode() or not words[1].isdigit():
             return None
         number = int(words[1])
@@ -150,7 +150,7 @@ class Lifeline:
         try:
             self._peers[number][0].sendall(f"{word}\n".encode("ascii"))
         except OSError as error:  # gone: the thread that reads from it says so
-            log.debug("lifeline to process %d: %s", number, error)
+            log.debug("connection to process %d: %s", number, error)
 
     def _listen(self, number: int, reader: Any) -> None:
         while True:
@@ -163,12 +163,12 @@ class Lifeline:
             if words[0] == GONE:
                 return self._end(int(words[1]), "is gone")
             with self._changed:
-                if words[0] == BYE:
+                if words[0] == GOODBYE:
                     self._left.add(number)
                 else:
                     self._arrivals += 1
                 self._changed.notify_all()
-            if words[0] == BYE:
+            if words[0] == GOODBYE:
                 return None
 
     def _end(self, gone: int, how: str) -> None:
@@ -191,7 +191,7 @@ def _shut(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError as error:
-        log.debug("lifeline: %s", error)  # the other side was faster
+        log.debug("peer monitor: %s", error)  # the other side was faster
 
 
 def _accepted(server: socket.socket) -> socket.socket | None:
@@ -199,15 +199,15 @@ def _accepted(server: socket.socket) -> socket.socket | None:
     try:
         connection, _ = server.accept()
     except OSError as error:
-        log.debug("lifeline: %s", error)
+        log.debug("peer monitor: %s", error)
         return None
     connection.setblocking(False)
     return connection
 
 
-def _read_line(connection: socket.socket, said: bytearray) -> bool:
-    """Add what has come to `said`, byte by byte, so that what follows the line stays unread; True at its end."""
-    while not said.endswith(b"\n") and len(said) < INTRODUCTION_BYTES:
+def _read_line(connection: socket.socket, line: bytearray) -> bool:
+    """Add received bytes to `line`, one by one, so that what follows stays unread; True at its end."""
+    while not line.endswith(b"\n") and len(line) < INTRODUCTION_BYTES:
         try:
             byte = connection.recv(1)
         except BlockingIOError:
@@ -215,7 +215,7 @@ def _read_line(connection: socket.socket, said: bytearray) -> bool:
         except OSError:
             byte = b""
         if not byte:  # it left in the middle of the line
-            said.clear()
+            line.clear()
             return True
-        said += byte
+        line += byte
     return True

@@ -11,8 +11,8 @@ from model_files import missing, models
 from typer.testing import CliRunner
 
 from beitv2_core import cli
-from beitv2_core.assembly import architecture_of, load_mim, load_tokenizer, restore_model
-from beitv2_core.assembly.found import Hints, read_checkpoint, read_model, read_weights_for
+from beitv2_core.assembly import architecture_of, load_mim, load_tokenizer
+from beitv2_core.assembly.loaded_weights import Hints, read_checkpoint, read_model, read_weights_for
 from beitv2_core.assembly.models import build_mim
 from beitv2_core.assembly.restore import FileConfig, build_file, read_config
 from beitv2_core.checkpoint.store import CheckpointStore
@@ -69,7 +69,7 @@ def test_a_tokenizer_file_needs_no_name_in_any_form(goldens_dir, tmp_path, form)
     known = read_config(str(path))
     assert (known.kind, known.image_size, known.grid) == ("tokenizer", tokenizer.image_size, tokenizer.grid)
     if form == "converted":
-        assert restore_model(path).grid == tokenizer.grid
+        assert load_tokenizer(path).grid == tokenizer.grid
 
 
 def test_heads_that_no_published_width_tells_are_asked_for_and_not_guessed(goldens_dir, tmp_path):
