@@ -84,9 +84,9 @@ def test_compare_takes_iters_and_opts_gives_both_one_size_and_refuses_another_co
     path = config_file(data, tmp_path, model__backbone={"type": "BEiTv2"})
     given = ["compare", path, "--pretrained", pretrained, "--output", tmp_path / "both"]
     output = segment(*given, "--iters", 2, "--opts", "batch_size=1", "optimizer.layer_decay=0.8")
-    assert "of 3 classes" in output and "difference" in output
+    assert "difference" in output
     assert "compare  step " in output and "/4  eta" in output
-    assert re.search(r"aAcc +measured$", output, re.MULTILINE) and re.search(r"% {2,}\d of 3 classes", output), output
+    assert re.search(r"aAcc +classes$", output, re.MULTILINE) and re.search(r"% {2,}\d of 3$", output, re.M), output
     assert (tmp_path / "both" / "figures" / "compare.png").is_file()
     for start in ("pretrained", "scratch"):
         made = json.loads((tmp_path / "both" / start / "summary.json").read_text())

@@ -146,7 +146,7 @@ def compare(context: typer.Context) -> None:
     draw_examples(output, figure, most=flags.images)
     summary = write_table(table, output)
     for row in rows_of(table):
-        typer.echo(f"{row[0]:<14}" + "".join(f"  {cell:>12}" for cell in row[1:]))
+        typer.echo(f"{row[0]:<12}" + "".join(f"  {cell:>12}" for cell in row[1:]))
     typer.echo(f"written: {summary}")
     typer.echo(f"written: {figure}")
 

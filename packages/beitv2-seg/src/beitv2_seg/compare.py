@@ -98,12 +98,15 @@ def _check_same(config: SegmentConfig, output: Path) -> None:
 
 
 def rows_of(table: dict[str, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The table as text: a heading, a row for each start, the difference in points."""
-    rows: list[tuple[str, ...]] = [("test images", "mIoU", "mAcc", "aAcc", "measured")]
+    """The table as text: a heading, a row for each start, the difference in points.
+
+    Its last column says over how many of the classes the means are.
+    """
+    rows: list[tuple[str, ...]] = [("start", "mIoU", "mAcc", "aAcc", "classes")]
     for start in STARTS:
         values = table[start]
         rows.append((start, *("not measured" if values[name] is None else f"{100 * values[name]:.1f} %"
-                              for name in COLUMNS), f"{values['classes_measured']} of {values['classes']} classes"))
+                              for name in COLUMNS), f"{values['classes_measured']} of {values['classes']}"))
     pairs = [(table["pretrained"][name], table["scratch"][name]) for name in COLUMNS]
     return [*rows, ("difference", *("" if None in pair else f"{100 * (pair[0] - pair[1]):+.1f} points"
                                     for pair in pairs))]
