@@ -9,6 +9,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from beitv2_core.layers.init import has_values
 from beitv2_core.rel_pos_index import relative_position_index, table_rows
 
 
@@ -26,7 +27,7 @@ class RelativePositionBias(nn.Layer):
         self.relative_position_bias_table = self.create_parameter(
             [rows, num_heads], default_initializer=nn.initializer.Constant(0.0)
         )
-        index = paddle.to_tensor(relative_position_index(grid).reshape(-1))
+        index = paddle.to_tensor(relative_position_index(grid).reshape(-1) if has_values() else [], dtype="int64")
         self.register_buffer("relative_position_index", index, persistable=False)
 
     def forward(self) -> paddle.Tensor:
