@@ -29,7 +29,7 @@ def load(group: str, name: str, ours: Mapping[str, Any], where: str) -> Any:
         if point.name == name:
             return _loaded(point, where)
     known = names(group, ours)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{where}: there is no {name!r}.{hint} Known: {', '.join(known) or 'none'}; installed packages "
                       f"add theirs by the entry points {group!r}.")

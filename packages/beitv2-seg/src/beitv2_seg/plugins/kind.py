@@ -20,10 +20,14 @@ def read_taps(source: ShapeReader, trunk: Mapping[str, Any]) -> Optional[list[in
     Raises CheckpointError for blocks the trunk has not.
     """
     depth = trunk["depth"]
-    usual: Optional[tuple[int, ...]] = TAPS[depth] if source.is_published(trunk) else (0, 1, 2, 3) if depth == 4 else None
-    if source.settings is not None:
-        usual = usual or default_taps(source.settings.get("size"), depth)
-    taps: Optional[list[int]] = source.told("out_indices", usual)  # of four blocks all, unless one is tapped twice
+    usual: Optional[tuple[int, ...]] = None
+    if source.is_published(trunk):
+        usual = TAPS[depth]
+    elif depth == 4:
+        usual = (0, 1, 2, 3)  # all, unless one is tapped twice
+    elif source.settings is not None:
+        usual = default_taps(source.settings.get("size"), depth)
+    taps: Optional[list[int]] = source.told("out_indices", usual)
     if taps is not None and (len(taps) != 4 or sorted(taps) != taps or not 0 <= taps[0] <= taps[-1] < depth):
         raise CheckpointError(f"out_indices {taps}: expected four block numbers, none below the one before, of 0 .. "
                               f"{depth - 1}. Correct --out-indices.")
