@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -15,17 +13,20 @@ from ..config.schema import pair
 from ..config.sections import DataConfig, OptimConfig, TrainConfig, TrunkConfig
 from ..errors import ConfigError
 from ..models.vqkd import PUBLISHED
-from ..planning.cost import FULL, Bricks, Cost, total
+from ..planning.cost import FLOAT32_BYTES, Cost, LayerCosts, total
 from ..planning.run import PlannedRun, Schedule
+from ..teachers.clip import CLIPVisual
+from ..teachers.dino import DINOVisionTransformer
 from .batches import plan_batches
 from .data import build_dataset
+from .from_architecture import count_parameters
+from .models import build_mim, build_tokenizer
 from .restore import read_config
 
 ENTRY_POINTS = "beitv2.plans"
 STATES = {"adamw": 2, "adam": 2, "sgd": 1}
 #: teachers of the published tokenizers, all ViT-B/16: width of their features, and of CLIP's last projection
 TEACHER_WIDTHS = {"clip": 512, "dino": 768}
-Trunk = Mapping[str, Any]
 
 
 def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedRun:
@@ -50,19 +51,18 @@ def count_images(data: DataConfig, given: Optional[int]) -> int:
 
 
 def schedule_of(optim: OptimConfig, train: TrainConfig, images: int, devices: int) -> Schedule:
-    """The arithmetic of the training itself (`build.plan`)."""
+    """The arithmetic of the training itself (`assembly.batches`)."""
     plan = plan_batches(optim, train, images, devices)
     return Schedule(plan.batch_size, devices, plan.accumulate, plan.total_batch, plan.total_steps, images,
                     plan.steps_per_epoch)
 
 
-def trunk_cost(bricks: Bricks, trunk: TrunkConfig, grid: tuple[int, int], *, patch: int, channels: int = 3,
-               norm: bool = True, **options: Any) -> Cost:
+def trunk_cost(layers: LayerCosts, trunk: TrunkConfig, grid: tuple[int, int], *, patch: int, channels: int = 3,
+               **options: Any) -> Cost:
     """A trunk of these settings; patch: pixels of one patch."""
-    return bricks.trunk(grid, patch=patch, channels=channels, width=trunk.width, depth=trunk.depth,
+    return layers.trunk(grid, patch=patch, channels=channels, width=trunk.width, depth=trunk.depth,
                         heads=trunk.num_heads, hidden=int(trunk.width * trunk.mlp_ratio), positions=trunk.positions,
-                        qkv_bias=trunk.qkv_bias, layer_scale=bool(trunk.init_values), drop_path=trunk.drop_path,
-                        norm=norm, **options)
+                        layer_scale=bool(trunk.init_values), drop_path=trunk.drop_path, **options)
 
 
 def patch_area(patch_size: Any) -> int:
@@ -74,40 +74,43 @@ def patch_area(patch_size: Any) -> int:
 def _tokenizer(config: TokenizerConfig, *, images: Optional[int], devices: int) -> PlannedRun:
     width = _teacher_width(config)
 
-    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        encoder, decoder = tokenizer_costs(bricks, config, width)
-        return encoder + decoder, _teacher_cost(bricks, config)
+    def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
+        encoder, decoder = tokenizer_costs(layers, config, width)
+        return encoder + decoder, _teacher_cost(layers, config)
 
     count = count_images(config.data, images)
-    return PlannedRun("tokenizer", schedule_of(config.optim, config.train, count, devices), costs,
+    parameters = count_parameters(lambda: build_tokenizer(config, teacher_width=width)), _teacher_parameters(config)
+    return PlannedRun("tokenizer", schedule_of(config.optim, config.train, count, devices), costs, parameters,
                       beside=f"teacher {config.teacher.name}", states=STATES[config.optim.kind], amp=config.train.amp,
                       recompute=config.train.recompute, sharding=config.train.sharding)
 
 
-def tokenizer_costs(bricks: Bricks, config: TokenizerConfig, teacher_width: int) -> tuple[Cost, Cost]:
+def tokenizer_costs(layers: LayerCosts, config: TokenizerConfig, teacher_width: int) -> tuple[Cost, Cost]:
     """(images to codes, codes to the teacher's features) of a tokenizer (`models.vqkd.VQKD`)."""
     grid, quantizer, encoder, decoder = config.grid, config.quantizer, config.encoder, config.decoder
     patches = grid[0] * grid[1]
     tokens, code = patches + 1, quantizer.code_dim
     to_codes = total(
-        trunk_cost(bricks, encoder, grid, patch=patch_area(encoder.patch_size)),
-        bricks.final_norm(tokens, encoder.width),
-        *(bricks.in_full(part) for part in _projection(Bricks(), patches, encoder.width, code)),
-        Cost(buffers=FULL * (quantizer.num_codes * (code + 1) + 1), forward=2.0 * patches * quantizer.num_codes * code,
-             kept=4.0 * patches * code * FULL),
+        trunk_cost(layers, encoder, grid, patch=patch_area(encoder.patch_size)),
+        layers.norm(tokens, encoder.width),
+        *(layers.without_amp(part) for part in _projection(LayerCosts(), patches, encoder.width, code)),
+        Cost(buffer_bytes=FLOAT32_BYTES * (quantizer.num_codes * (code + 1) + 1),
+             forward_flop=2.0 * patches * quantizer.num_codes * code,
+             kept_bytes=4.0 * patches * code * FLOAT32_BYTES),
     )
     to_features = total(
-        trunk_cost(bricks, decoder, grid, patch=1, channels=code),
-        bricks.final_norm(tokens, decoder.width),
-        *_projection(bricks, patches, decoder.width, teacher_width),
-        Cost(kept=3.0 * patches * teacher_width * FULL),  # cosine: features, both divided by their lengths
+        trunk_cost(layers, decoder, grid, patch=1, channels=code),
+        layers.norm(tokens, decoder.width),
+        *_projection(layers, patches, decoder.width, teacher_width),
+        # Cosine: features, both divided by their lengths.
+        Cost(kept_bytes=3.0 * patches * teacher_width * FLOAT32_BYTES),
     )
     # Unlike an image, the code map wants its gradient.
-    return to_codes, to_features + Cost(backward=2.0 * patches * code * decoder.width)
+    return to_codes, to_features + Cost(backward_flop=2.0 * patches * code * decoder.width)
 
 
-def _projection(bricks: Bricks, rows: int, width: int, out: int) -> tuple[Cost, Cost]:
-    return bricks.product(rows, width, width), bricks.product(rows, width, out)
+def _projection(layers: LayerCosts, rows: int, width: int, out: int) -> tuple[Cost, Cost]:
+    return layers.product(rows, width, width), layers.product(rows, width, out)
 
 
 def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int) -> PlannedRun:
@@ -122,23 +125,26 @@ def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int)
     # The [CLS] head reads the trunk's class token too, and its patches from a block before the last, or from the last.
     read = None if model.early_layers == model.depth else masked + heads - 1
 
-    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        trunk = trunk_cost(bricks, model, grid, patch=patch_area(model.patch_size), mask_token=True,
+    def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
+        trunk = trunk_cost(layers, model, grid, patch=patch_area(model.patch_size), mask_token=True,
                            extra_blocks=model.head_layers if heads == 2 else 0, extra_drop_path=model.drop_path > 0,
                            read=read, extra_read=masked)
-        head = total(bricks.final_norm(masked, model.width), bricks.product(masked, model.width, num_codes),
-                     bricks.softmax_loss(masked, num_codes))
+        head = total(layers.norm(masked, model.width), layers.product(masked, model.width, num_codes),
+                     layers.softmax_loss(masked, num_codes))
         trained = trunk + head
         if heads == 2:  # the second reading of the same or another classifier
-            trained += replace(head, parameters=0 if model.share_lm_head else head.parameters + 2 * model.width)
+            trained += head
         # `tokenize` leaves mixed precision; the decoder is loaded, not run.
-        encoder, decoder = tokenizer_costs(Bricks(), tokenizer, teacher_width)
-        return trained, bricks.in_full((encoder + Cost(parameters=decoder.parameters)).frozen())
+        encoder, _ = tokenizer_costs(LayerCosts(), tokenizer, teacher_width)
+        return trained, layers.without_amp(encoder.frozen())
 
     count = count_images(config.data, images)
-    return PlannedRun("pretrain", schedule_of(config.optim, config.train, count, devices), costs, beside="tokenizer",
-                      states=STATES[config.optim.kind], amp=config.train.amp, recompute=config.train.recompute,
-                      sharding=config.train.sharding)
+    parameters = (
+        count_parameters(lambda: build_mim(model, image_size=config.data.image_size, num_codes=num_codes)),
+        count_parameters(lambda: build_tokenizer(tokenizer, teacher_width=teacher_width)))
+    return PlannedRun("pretrain", schedule_of(config.optim, config.train, count, devices), costs, parameters,
+                      beside="tokenizer", states=STATES[config.optim.kind], amp=config.train.amp,
+                      recompute=config.train.recompute, sharding=config.train.sharding)
 
 
 def _find_tokenizer(config: PretrainConfig) -> tuple[TokenizerConfig, int]:
@@ -180,16 +186,19 @@ def _teacher_width(config: TokenizerConfig) -> int:
     return TEACHER_WIDTHS[name]
 
 
-def _teacher_cost(bricks: Bricks, config: TokenizerConfig) -> Cost:
+def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
     """The published ViT-B/16 of that name on as many patches as the tokenizer's; HOG has no weights and little work."""
     name, grid = config.teacher.name, config.grid
     if name == "hog":
         return Cost()
     patches, width = grid[0] * grid[1], 768
-    trunk = bricks.trunk(grid, patch=256, channels=3, width=width, depth=12, heads=12, hidden=4 * width,
-                         positions="absolute", norm=True, layer_scale=False)
-    # Queries, keys and values all have a bias there; the position table is the one of 14 x 14 patches.
-    own = Cost(parameters=12 * width + (197 - patches - 1) * width)
-    if name == "clip":  # no bias of the patches, a norm before the blocks, a projection after them
-        own += Cost(parameters=-width + 2 * width) + bricks.product(patches, width, TEACHER_WIDTHS["clip"], bias=False)
-    return (trunk + own).frozen()
+    trunk = layers.trunk(grid, patch=256, channels=3, width=width, depth=12, heads=12, hidden=4 * width,
+                         positions="absolute")
+    projection = layers.product(patches, width, TEACHER_WIDTHS["clip"]) if name == "clip" else Cost()
+    return (trunk + projection).frozen()
+
+
+def _teacher_parameters(config: TokenizerConfig) -> int:
+    networks: dict[str, Callable[[], Any]] = {"clip": CLIPVisual, "dino": DINOVisionTransformer}
+    name = config.teacher.name
+    return count_parameters(networks[name]) if name in networks else 0

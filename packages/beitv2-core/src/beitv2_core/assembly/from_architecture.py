@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, ShapeError
@@ -48,6 +49,7 @@ def _shapes_of(kind: Kind, architecture: str) -> Shapes:
         raise CheckpointError(f"its tensors are of no {kind.name} model there could be: {error}") from None
 
 
-def count_parameters(model: Any) -> int:
-    """How many numbers of a model are trained or frozen weights; buffers are not counted."""
-    return sum(int(tensor.size) for tensor in model.parameters())
+def count_parameters(build: Callable[[], Any]) -> int:
+    """How many numbers training can change in the model that `build` gives; it is built without values."""
+    with without_values():
+        return sum(math.prod(tensor.shape) for tensor in build().parameters() if not tensor.stop_gradient)

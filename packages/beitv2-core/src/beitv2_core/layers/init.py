@@ -55,6 +55,12 @@ def trunc_normal(parameter: paddle.Tensor, *, std: float = 0.02, limit: float = 
     _fill(parameter, paddle.clip(values, -limit, limit))
 
 
+def normal(parameter: paddle.Tensor, std: float) -> None:
+    """Fill with a normal of mean 0."""
+    if has_values():
+        _fill(parameter, paddle.normal(0.0, std, parameter.shape))
+
+
 def kaiming_uniform_default(layer: nn.Layer) -> None:
     """PyTorch's default for Linear and Conv2d: weight and bias uniform in +-1/sqrt(fan_in)."""
     if not has_values():
