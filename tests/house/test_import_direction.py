@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "_entry_points": {"errors"},
     "config": {"_entry_points", "errors"},
     "layers": {"errors", "rel_pos_index"},
-    "planning": {"errors", "rel_pos_index"},
+    "planning": {"errors"},
     "runtime": {"errors"},
     "viz": {"errors"},
     "weights": {"errors", "rel_pos_index"},

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from plain_layers import use_plain_layers
 
-from beitv2_core.assembly.costs import planned_run, tokenizer_costs
+from beitv2_core.assembly.costs import plan_tokenizer, planned_run, tokenizer_costs
 from beitv2_core.assembly.dry_run import saved_for_backward
 from beitv2_core.assembly.models import build_mim, build_teacher, build_tokenizer
 from beitv2_core.config import load_config, parse_config
@@ -183,7 +183,7 @@ def test_mixed_precision_keeps_the_attention_weights_twice_and_halves_what_produ
 def test_work_a_image_is_that_of_the_official_models():
     given = ["data.root=none", "tokenizer.weights=none"]
     vqkd = load_config(CONFIGS / "tokenizer/vqkd_base_3x768x12_clip.yml", ["data.root=none"])[0]
-    encode = tokenizer_costs(LayerCosts(), vqkd, 512)[0]
+    encode = tokenizer_costs(LayerCosts(), plan_tokenizer(vqkd))[0]
     assert encode.forward_flop / 1e9 == pytest.approx(35.5, rel=0.02)
     step = trained(load_config(CONFIGS / "pretrain/base_300e.yml", given)[0]).official_flop(recompute=False)
     assert step / 1e9 == pytest.approx(128.3, rel=0.02)

@@ -90,7 +90,7 @@ def test_the_table_shows_what_the_json_holds():
     ([PRETRAIN, "--images", IMAGENET, "--measured", "gone.json"], "--measured gone.json: cannot be read"),
     ([CONFIGS / "pretrain/digit_scenes.yml"], "Set tokenizer.weights to its run or to its YAML file"),
     ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--images", IMAGENET],
-     "teacher.name: what 'sam' costs is not known. Known: clip, dino, hog"),
+     "teacher.name: there is no 'sam'. Known: clip, dino, hog"),
     ([CONFIGS / "_base_/optim_adamw.yml"], "kind: is missing"),
 ])
 def test_errors_are_named(monkeypatch, tmp_path, arguments, message):
