@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
+from beitv2_core.assembly.from_architecture import count_parameters
 from beitv2_core.config.sections import pair
 from beitv2_core.errors import ConfigError
 from beitv2_core.models.backbone import SIZES
-from beitv2_core.planning.cost import FULL, Bricks, Cost, total
+from beitv2_core.planning.cost import FLOAT32_BYTES, Cost, LayerCosts, total
 from beitv2_core.planning.run import PlannedRun, Schedule
-from beitv2_seg.assembly import plan_accumulation, with_pretrained_settings
+from beitv2_seg.assembly import build_model, plan_accumulation, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig
 from beitv2_seg.config.translate import train_settings
 from beitv2_seg.model.backbone import BEiTv2
@@ -41,13 +42,15 @@ def planned_segmentation(config: SegmentConfig, *, images: Optional[int], device
     schedule = Schedule(config.batch_size, devices, accumulate, total_batch, config.iters, repeated,
                         None if repeated is None else max(1, repeated // total_batch))
 
-    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        return total(_trunk(bricks, trunk), _pyramid(bricks, trunk),
-                     _decode_head(bricks, trunk, model, config.model.num_classes),
-                     _auxiliary_head(bricks, trunk, model, config.model.num_classes)), Cost()
+    def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
+        return total(_trunk(layers, trunk), _pyramid(layers, trunk),
+                     _decode_head(layers, trunk, model, config.model.num_classes),
+                     _auxiliary_head(layers, trunk, model, config.model.num_classes)), Cost()
 
-    return PlannedRun("segment", schedule, costs, states=STATES[config.optimizer.type], averaged=config.run.use_ema,
-                      amp=train_settings(config).amp, recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
+    parameters = count_parameters(lambda: build_model(config, pretrained=False)), 0
+    return PlannedRun("segment", schedule, costs, parameters, states=STATES[config.optimizer.type],
+                      averaged=config.run.use_ema, amp=train_settings(config).amp,
+                      recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
 
 
 def _check_types(config: SegmentConfig) -> None:
@@ -89,37 +92,37 @@ def trunk_of(config: SegmentConfig) -> Trunk:
     return {**trunk, "grid": grid, "patches": grid[0] * grid[1], "pixels": height * width}
 
 
-def _trunk(bricks: Bricks, trunk: Trunk) -> Cost:
+def _trunk(layers: LayerCosts, trunk: Trunk) -> Cost:
     positions = ("shared_relative" if trunk["use_shared_rel_pos_bias"] else
                  "relative" if trunk["use_rel_pos_bias"] else "absolute" if trunk["use_abs_pos_emb"] else "none")
     width = trunk["width"]
-    return bricks.trunk(trunk["grid"], patch=trunk["patch_size"] ** 2, channels=trunk["in_channels"], width=width,
+    return layers.trunk(trunk["grid"], patch=trunk["patch_size"] ** 2, channels=trunk["in_channels"], width=width,
                         depth=trunk["depth"], heads=trunk["num_heads"], hidden=int(width * trunk["mlp_ratio"]),
-                        positions=positions, norm=False, qkv_bias=trunk["qkv_bias"],
-                        layer_scale=bool(trunk["init_values"]), drop_path=trunk["drop_path"])
+                        positions=positions, layer_scale=bool(trunk["init_values"]), drop_path=trunk["drop_path"])
 
 
 def _batch_norm(pixels: float, channels: int, size: int) -> Cost:
     """It keeps its input of `size` bytes a number; its running statistics are buffers."""
-    return Cost(parameters=2 * channels, buffers=2 * channels * FULL, kept=pixels * channels * size)
+    return Cost(buffer_bytes=2 * channels * FLOAT32_BYTES, kept_bytes=pixels * channels * size)
 
 
-def _conv_module(bricks: Bricks, pixels: float, channels: int, out: int, kernel: int) -> Cost:
+def _conv_module(layers: LayerCosts, pixels: float, channels: int, out: int, kernel: int) -> Cost:
     """Convolution, batch norm, ReLU, which keeps what it gives; that is the next one's input."""
-    return total(bricks.convolution(pixels, channels, out, kernel), _batch_norm(pixels, out, bricks.half),
-                 Cost(kept=pixels * out * bricks.half))
+    return total(layers.convolution(pixels, channels, out, kernel), _batch_norm(pixels, out, layers.half),
+                 Cost(kept_bytes=pixels * out * layers.half))
 
 
-def _pyramid(bricks: Bricks, trunk: Trunk) -> Cost:
+def _pyramid(layers: LayerCosts, trunk: Trunk) -> Cost:
     """The four levels of `pyramid.pyramid_levels`; each reads a map of its own, what it gives is the heads' input."""
     patches, width = trunk["patches"], trunk["width"]
-    finest = bricks.transposed(patches, width, width)
-    map_bytes = float(patches * width * FULL)
-    coarsest = Cost(kept=map_bytes + _level_pixels(trunk)[3] * width * FULL)  # pooling keeps what it reads and gives
+    finest = layers.transposed(patches, width, width)
+    map_bytes = float(patches * width * FLOAT32_BYTES)
+    # Pooling keeps what it reads and gives.
+    coarsest = Cost(kept_bytes=map_bytes + _level_pixels(trunk)[3] * width * FLOAT32_BYTES)
     if trunk["patch_size"] == 8:
-        return total(finest, Cost(kept=map_bytes), coarsest)
-    return total(finest, _batch_norm(4 * patches, width, FULL), Cost(kept=4 * map_bytes),  # GELU's input
-                 bricks.transposed(4 * patches, width, width), bricks.transposed(patches, width, width), coarsest)
+        return total(finest, Cost(kept_bytes=map_bytes), coarsest)
+    return total(finest, _batch_norm(4 * patches, width, FLOAT32_BYTES), Cost(kept_bytes=4 * map_bytes),  # GELU's input
+                 layers.transposed(4 * patches, width, width), layers.transposed(patches, width, width), coarsest)
 
 
 def _level_pixels(trunk: Trunk) -> list[float]:
@@ -127,32 +130,32 @@ def _level_pixels(trunk: Trunk) -> list[float]:
     return [trunk["pixels"] / stride**2 for stride in (4, 8, 16, 32)]
 
 
-def _decode_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Cost:
+def _decode_head(layers: LayerCosts, trunk: Trunk, model: Trunk, classes: int) -> Cost:
     pixels, width, channels = _level_pixels(trunk), trunk["width"], model["channels"]
     scales = list(model["pool_scales"])
-    pyramid = [total(_conv_module(bricks, bins**2, width, channels, 1), Cost(forward=2.0 * pixels[3] * bins**2 * width,
-                                                                           backward=2.0 * pixels[3] * bins**2 * width))
-               for bins in scales]
+    pooled = [2.0 * pixels[3] * bins**2 * width for bins in scales]  # FLOP of each product with its pooling matrix
+    pyramid = [total(_conv_module(layers, bins**2, width, channels, 1), Cost(forward_flop=flop, backward_flop=flop))
+               for bins, flop in zip(scales, pooled)]
     together = len(pixels) * channels
     return total(
-        *pyramid, _conv_module(bricks, pixels[3], width + len(scales) * channels, channels, 3),
-        *(_conv_module(bricks, level, width, channels, 1) for level in pixels[:3]),
-        *(_conv_module(bricks, level, channels, channels, 3) for level in pixels[:3]),
-        _conv_module(bricks, pixels[0], together, channels, 3),
-        _classifier(bricks, pixels[0], trunk["pixels"], channels, classes, model["dropout"]),
+        *pyramid, _conv_module(layers, pixels[3], width + len(scales) * channels, channels, 3),
+        *(_conv_module(layers, level, width, channels, 1) for level in pixels[:3]),
+        *(_conv_module(layers, level, channels, channels, 3) for level in pixels[:3]),
+        _conv_module(layers, pixels[0], together, channels, 3),
+        _classifier(layers, pixels[0], trunk["pixels"], channels, classes, model["dropout"]),
     )
 
 
-def _auxiliary_head(bricks: Bricks, trunk: Trunk, model: Trunk, classes: int) -> Cost:
+def _auxiliary_head(layers: LayerCosts, trunk: Trunk, model: Trunk, classes: int) -> Cost:
     level, channels, width = _level_pixels(trunk)[2], model["aux_channels"], trunk["width"]
-    shared = Cost(kept=-level * width * bricks.half)  # it reads the map that the other head keeps
-    return total(_conv_module(bricks, level, width, channels, 3), shared,
-                 _classifier(bricks, level, trunk["pixels"], channels, classes, model["dropout"]))
+    shared = Cost(kept_bytes=-level * width * layers.half)  # it reads the map that the other head keeps
+    return total(_conv_module(layers, level, width, channels, 3), shared,
+                 _classifier(layers, level, trunk["pixels"], channels, classes, model["dropout"]))
 
 
-def _classifier(bricks: Bricks, level: float, pixels: float, channels: int, classes: int, dropout: float) -> Cost:
+def _classifier(layers: LayerCosts, level: float, pixels: float, channels: int, classes: int, dropout: float) -> Cost:
     """Dropout of channels, 1 x 1 convolution, enlargement and cross-entropy at the image's own size."""
-    cost = total(bricks.convolution(level, channels, classes, 1, bias=True), bricks.softmax_loss(pixels, classes),
-                 Cost(kept=8.0 * pixels))  # labels
+    cost = total(layers.convolution(level, channels, classes, 1), layers.softmax_loss(pixels, classes),
+                 Cost(kept_bytes=8.0 * pixels))  # labels
     # Without dropout the convolution reads the very map the ReLU before it kept.
-    return replace(cost, kept=cost.kept - (0 if dropout else level * channels * bricks.half))
+    return replace(cost, kept_bytes=cost.kept_bytes - (0 if dropout else level * channels * layers.half))
