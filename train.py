@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train BEiT v2 + UPerNet with PaddleSeg's flags: python train.py --config beitv2_upernet.yml --save_dir OUTPUT ..."""
+"""Train BEiT v2 + UPerNet with PaddleSeg's flags: python train.py --config beitv2_upernet.yml --save_dir OUTPUT ...
 
-from beitv2_seg.train import main
+The same as `beitv2 segment train`, as a file that `python -m paddle.distributed.launch` can start.
+"""
+
+import sys
 
 if __name__ == "__main__":
-    main()
+    from beitv2_core.cli import app
+
+    app(["segment", "train", *sys.argv[1:]], prog_name="train.py")

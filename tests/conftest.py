@@ -110,6 +110,29 @@ def command_log(caplog, monkeypatch):
         logger.removeHandler(caplog.handler)
 
 
+@pytest.fixture
+def offer(monkeypatch, tmp_path):
+    """A function (group, NAME=object, ...): an installed package offers these by entry points."""
+    import sys
+    from types import ModuleType
+    package = ModuleType("offering_package")
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    groups: dict[str, list[str]] = {}
+
+    def add(group, **objects):
+        vars(package).update(objects)
+        groups.setdefault(group, []).extend(f"{name} = {package.__name__}:{name}" for name in objects)
+        info = tmp_path / "site" / "offering_package-1.0.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        about = "Metadata-Version: 2.1\nName: offering-package\nVersion: 1.0\n"
+        (info / "METADATA").write_text(about, encoding="utf-8")
+        (info / "entry_points.txt").write_text(
+            "\n".join(line for group, lines in groups.items() for line in (f"[{group}]", *lines)), encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+    return add
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     import random

@@ -42,14 +42,15 @@ def step() -> dict[str, Any]:
 def slide() -> dict[str, Any]:
     """The image's two windows together and one by one, in turns, so that both see the same machine."""
     paddle = load_paddle()
-    from beitv2_seg.reading.inference import slide_logits
+    from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
+    from beitv2_seg.reading.windows import Windows, slide_logits
 
     model = build_segmentor()
     model.eval()
     image, found = paddle.randn([1, 3, SIZE, 683]), {}
 
     def read(together: int) -> None:
-        found[together] = slide_logits(model, image, crop=(SIZE, SIZE), stride=(341, 341), batch_size=together)
+        found[together] = slide_logits(PaddleSegmenter(model), image, Windows((SIZE, SIZE), (341, 341), together))
 
     with paddle.no_grad():
         model(image[:, :, :, :SIZE])  # warms up; the best of two rounds does the rest

@@ -106,22 +106,14 @@ def test_a_missing_paddle_is_one_message_with_the_command_to_type(monkeypatch):
     assert "pip install" in shown(result)
 
 
-class _Point:
-    value = "neighbour:register"
-
-    def __init__(self, register):
-        self.load = lambda: register
-
-
-def test_other_packages_add_commands_and_a_broken_one_takes_nothing_away(monkeypatch):
+def test_other_packages_add_commands_and_a_broken_one_takes_nothing_away(monkeypatch, offer):
     def register(app):
         app.command("greet")(lambda: print("hello"))
 
     def broken(app):
         raise RuntimeError("half installed")
 
-    points = [_Point(broken), _Point(register)]
-    monkeypatch.setattr(cli, "find_entry_points", lambda group: points)
+    offer("beitv2.commands", broken=broken, greeting=register)
     monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
     cli._add_foreign_commands()
     assert run("greet").output.strip() == "hello"

@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNERS = {"beitv2-core": "beitv2_core", "beitv2-cls": "beitv2_cls", "beitv2-seg": "beitv2_seg"}
+#: package -> folder of the repository whose files it holds as `configs`
+CONFIGS = {"beitv2-seg": "configs/seg"}
 
 
 def parity_tests(module: str) -> list[str]:
@@ -36,22 +38,33 @@ def run(*command: str | Path) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
 
 
+def _in_git(folder: Path) -> list[str]:
+    return subprocess.check_output(["git", "ls-files", "."], cwd=folder, text=True).split()
+
+
+def files_of(package: str) -> list[str]:
+    """What wheel and source archive must hold, below `src/`: the files that git knows there, and those of CONFIGS."""
+    files = _in_git(ROOT / "packages" / package / "src")
+    if package not in CONFIGS:
+        return files
+    configs = _in_git(ROOT / CONFIGS[package])
+    return [*files, *(f"{OWNERS[package]}/configs/{name}" for name in configs)]
+
+
 def build(package: str, folder: Path) -> Path:
-    """The wheel of a package, made from its source archive; both must hold every file of `src/` that git knows."""
+    """The wheel of a package, made from its source archive; both must hold every file of `files_of`."""
     done = subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT / "packages" / package], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         raise SystemExit(done.stdout)
     module = OWNERS[package]
     (wheel,), (archive,) = folder.glob(f"{module}-*.whl"), folder.glob(f"{module}-*.tar.gz")
-    source = ROOT / "packages" / package / "src"
-    listed = subprocess.check_output(["git", "ls-files", "."], cwd=source, text=True).split()
     with zipfile.ZipFile(wheel) as opened, tarfile.open(archive) as tar:
         inside = {wheel: set(opened.namelist()), archive: {name.split("/src/")[-1] for name in tar.getnames()}}
     for file, names in inside.items():
-        missing = sorted(set(listed) - names)
+        missing = sorted(set(files_of(package)) - names)
         if missing:
-            raise SystemExit(f"{file.name} lacks {', '.join(missing)}: see package-data in {package}/pyproject.toml")
+            raise SystemExit(f"{file.name} lacks {', '.join(missing)}: see {package}/pyproject.toml and its setup.py")
     return wheel
 
 

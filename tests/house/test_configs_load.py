@@ -11,8 +11,7 @@ from beitv2_core.config import load_config
 from beitv2_core.config.load import read_tree
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-# configs/seg is a link into the package that ships these files; rglob does not follow links.
-FILES = sorted([*CONFIGS.rglob("*.yml"), *CONFIGS.glob("seg/*.yml")])
+FILES = sorted(CONFIGS.rglob("*.yml"))
 SEG = [path for path in FILES if path.parent.name == "seg"]
 RUNS = [path for path in FILES if path.parent.name in ("tokenizer", "pretrain", "cls")]
 

@@ -30,6 +30,15 @@ def test_no_product_of_a_run_is_in_git():
     assert not [name for name in listed() if PRODUCT.search(name)]
 
 
+def test_no_file_in_git_is_a_symbolic_link():
+    """Archives, Windows and the pages of a repository show the text of a link instead of the files behind it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    lines = subprocess.check_output(["git", "ls-files", "--stage"], cwd=ROOT, text=True).splitlines()
+    assert lines
+    assert not [line.partition("\t")[2] for line in lines if line.startswith("120000")]
+
+
 @pytest.mark.parametrize("name, product", [
     ("log/workerlog.0", True), ("http.log", True), ("packages/beitv2-cls/output/x.txt", True), ("a/b.pdparams", True),
     ("runs/x/metrics.jsonl", True), ("corrupt_files.txt", True), ("corrupt_files_1.txt", True),

@@ -15,27 +15,27 @@ PACKAGES = [path for path in ROOT.glob("packages/*/src/*") if path.is_dir() and 
 
 #: room of core -> rooms of core it imports; a room stands below the rooms that import it
 ALLOWED: dict[str, set[str]] = {
-    "_entry_points": set(),
     "errors": set(),
     "files": set(),
     "masking": set(),
     "pixels": set(),
     "rel_pos_index": set(),
-    "config": {"_entry_points", "errors", "pixels"},
+    "_entry_points": {"errors"},
     "layers": {"errors", "rel_pos_index"},
     "planning": {"errors", "rel_pos_index"},
     "runtime": {"errors"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
     "checkpoint": {"errors", "files", "weights"},
+    "config": {"_entry_points", "errors", "pixels"},
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
-    "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "models": {"errors", "layers", "pixels"},
     "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
+    "exported_model": {"data", "errors", "files", "runtime"},  # runs where no Paddle is
+    "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "checkpoint", "config", "data", "engine", "errors", "files", "layers", "masking",
                  "models", "pixels", "planning", "teachers", "viz", "weights"},
-    "exported_model": {"data", "errors", "files", "runtime"},  # runs where no Paddle is
     "conversion": {"assembly", "errors", "weights"},
     "evaluation": {"assembly", "config", "data", "engine", "errors", "exported_model", "files", "pixels", "viz"},
     "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files"},
@@ -119,6 +119,14 @@ def test_contributing_says_which_room_imports_which():
     alone = " ".join(here for here, below in ALLOWED.items() if not below)
     wanted = "\n".join(["```", *lines, "```", f"On no other room stand: {alone}."])
     assert wanted in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), f"write there:\n{wanted}"
+
+
+def test_entry_points_are_looked_up_in_one_file():
+    wanted = {"importlib.metadata.entry_points", "importlib_metadata.entry_points", "pkg_resources"}
+    users = [path.name for path in FILES if wanted & set(imports(path))
+             or any(ast.unparse(node) in wanted for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                    if isinstance(node, ast.Attribute))]
+    assert users == ["_entry_points.py"]
 
 
 def test_cls_and_seg_never_meet():

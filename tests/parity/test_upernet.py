@@ -14,7 +14,8 @@ from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.heads import FCNHead, UPerHead, resize
 from beitv2_seg.model.losses import pixel_cross_entropy
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.reading.inference import Windows, mean_probabilities, predict_labels, slide_logits
+from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
+from beitv2_seg.reading.windows import Windows, mean_probabilities, predict_labels, slide_logits
 
 SUBJECT = ("upernet_heads", "upernet_model")
 WEIGHTS = (1.0, 0.4)
@@ -116,13 +117,15 @@ def test_sliding_windows_rescaling_and_flip(fixture_path, batch_size):
     size, image = tuple(c["ori_shape"]), paddle.to_tensor(arrays["input/test_image"])
     with paddle.no_grad():
         assert_close_output(model(paddle.to_tensor(arrays["input/x"]))[0], arrays["eval/logits_train_size"], "logits")
-        logits = slide_logits(model, image, **windows._asdict())
+        segmenter = PaddleSegmenter(model)
+        logits = slide_logits(segmenter, image, windows)
         assert_close_output(logits, arrays["eval/slide_logits"], "logits of the windows")
         assert_close_output(resize(logits, size), arrays["eval/slide_logits_rescaled"], "rescaled logits")
-        found = mean_probabilities(model, [image], size=size, windows=windows)
+        found = paddle.concat(mean_probabilities(segmenter, [image], size=size, windows=windows), axis=2)
         assert_close_output(found, arrays["eval/slide_prob"], "probabilities")
-        assert np.array_equal(predict_labels(model, [image], size=size, windows=windows)[None],
+        assert np.array_equal(predict_labels(segmenter, [image], size=size, windows=windows)[None],
                               arrays["eval/slide_pred"].reshape(1, *size))
         # recorded before the mirrored probabilities were mirrored back
-        mirrored = mean_probabilities(model, [image], size=size, flips=[(3,)], windows=windows)
+        mirrored = paddle.concat(
+            mean_probabilities(segmenter, [image], size=size, flips=[(3,)], windows=windows), axis=2)
         assert_close_output(mirrored, arrays["eval/slide_prob_flipped_input"], "probabilities of the mirrored image")

@@ -135,7 +135,7 @@ def test_a_wrong_type_names_what_came_and_what_was_expected(minimal):
         ("optim.epochs=3", "both epochs and steps are given"),
         ("data.crop_scale=[0.5, 0.2]", "is not a range"),
         ("model.size=giant", "'giant' is not a size; known sizes: tiny"),
-        ("kind=pretraining", "'pretraining' is unknown. Expected one of: tokenizer, pretrain"),
+        ("kind=pretraining", "kind: there is no 'pretraining'. Did you mean 'pretrain'\\? Known: tokenizer, pretrain"),
     ],
 )
 def test_impossible_settings_are_named(minimal, override, expected):

@@ -15,7 +15,7 @@ from beitv2_core.assembly.batches import plan_batches
 from beitv2_core.assembly.costs import planned_run
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
-from beitv2_core.errors import ConfigError, MissingDependencyError
+from beitv2_core.errors import ConfigError
 from beitv2_core.planning.cost import Bricks, Cost
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
@@ -208,7 +208,7 @@ def test_settings_without_a_kind_belong_to_the_schema_that_has_their_keys():
 
 
 def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
-    with pytest.raises(MissingDependencyError, match="no installed package can plan a 'paint' run. Known kinds: token"):
+    with pytest.raises(ConfigError, match="costs of a kind of run: there is no 'paint'. Known: tokenizer, pretrain"):
         planned_run(SimpleNamespace(kind="paint"), images=None, devices=1)
 
 

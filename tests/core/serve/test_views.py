@@ -72,18 +72,12 @@ def test_patches_come_from_the_gallery_nearest_first(tokenizer, scenes):
             assert np.asarray(row.convert("RGB").crop((9 * at, 0, 9 * at + 8, 8))).tobytes() in mine
 
 
-class _Point:
-    def __init__(self, name, function):
-        self.name, self.load = name, lambda: function
-
-
-def test_other_packages_offer_views_for_their_kinds_of_run(monkeypatch):
+def test_other_packages_offer_views_for_their_kinds_of_run(offer):
     view = View("poem", "Poem", "In words.", lambda image: None)
-    monkeypatch.setattr(views, "find_entry_points", lambda group: [_Point("poetry", lambda run: view)]
-                        if group == "beitv2.views" else [])
+    offer("beitv2.views", poetry=lambda run: view)
     assert find_view("runs/7", "poetry") is view
     assert find_view("runs/7", "tokenizer") is None and find_view("runs/7", "pretrain") is None
-    with pytest.raises(ConfigError, match="runs/7: a 'linear_probe' run has nothing to show.*poetry"):
+    with pytest.raises(ConfigError, match="runs/7: what to show.*there is no 'linear_probe'.*poetry"):
         find_view("runs/7", "linear_probe")
 
 

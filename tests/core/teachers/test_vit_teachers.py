@@ -124,17 +124,14 @@ def test_an_unknown_option_lists_the_teachers_own():
         build_teacher("hog", image_size=32, patch_size=8, binz=3)
 
 
-def test_an_installed_package_adds_a_teacher_but_cannot_replace_ours(monkeypatch):
+def test_an_installed_package_adds_a_teacher_but_cannot_replace_ours(offer):
     import beitv2_core.teachers as teachers
 
-    class Entry:
-        def __init__(self, name):
-            self.name = name
+    def build(*, image_size, **_):
+        return "third party", image_size
 
-        def load(self):
-            return lambda *, image_size, **_: ("third party", image_size)
-
-    monkeypatch.setattr(teachers, "find_entry_points", lambda group: [Entry("mine"), Entry("hog")])
+    offer("beitv2.teachers", mine=build, hog=build)
     assert build_teacher("mine", image_size=32, patch_size=8) == ("third party", 32)
     assert isinstance(build_teacher("hog", image_size=32, patch_size=8), teachers.HOGTeacher)
-    assert teachers.known_teachers() == ["clip", "dino", "hog", "mine"]
+    with pytest.raises(ConfigError, match="Known: clip, dino, hog, mine;"):
+        build_teacher("sam", image_size=32, patch_size=8)

@@ -1,26 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses without labels, the pyramid of both patch sizes, windows, pretrained trunks, and what is refused."""
+"""Losses without labels, the pyramid of both patch sizes, pretrained trunks, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 import pytest
 
 from beitv2_core.errors import CheckpointError, ConfigError, DataError, ShapeError
 from beitv2_seg.model.backbone import BEiTv2
-from beitv2_seg.model.heads import resize
 from beitv2_seg.model.losses import pixel_cross_entropy
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.reading.inference import (
-    Windows,
-    image_logits,
-    mean_probabilities,
-    predict_labels,
-    slide_logits,
-    window_corners,
-)
 
 SMALL = dict(width=12, depth=4, num_heads=2, image_size=32, patch_size=8)
 
@@ -85,50 +75,6 @@ def test_impossible_taps_are_refused(taps):
 def test_a_patch_without_a_pyramid_is_refused():
     with pytest.raises(ShapeError, match="expected 8 or 16"):
         BEiTv2(**{**SMALL, "patch_size": 4})
-
-
-def test_windows_cover_every_pixel_and_gaps_are_refused():
-    for size in ((32, 32), (33, 70), (20, 100)):
-        seen = np.zeros(size, dtype=bool)
-        for top, left in window_corners(size, (32, 32), (21, 21)):
-            assert 0 <= top <= max(size[0] - 32, 0) and 0 <= left <= max(size[1] - 32, 0)
-            seen[top:top + 32, left:left + 32] = True
-        assert seen.all()
-    with pytest.raises(ShapeError, match="stride"):
-        window_corners((64, 64), (32, 32), (33, 32))
-
-
-def test_a_image_smaller_than_the_window_is_padded_and_cut_back():
-    model, image = segmentor(), paddle.rand([1, 3, 20, 50])
-    with paddle.no_grad():
-        logits = slide_logits(model, image, crop=(32, 32), stride=(21, 21))
-    assert list(logits.shape) == [1, 3, 20, 50]
-
-
-@pytest.mark.parametrize("stripe_bytes", [1, 2000, 2**30])
-def test_scales_and_flips_are_averaged_as_probabilities_in_stripes_of_any_height(stripe_bytes, monkeypatch):
-    monkeypatch.setattr("beitv2_seg.reading.inference.STRIPE_BYTES", stripe_bytes)
-    model, windows, size = segmentor(), Windows((32, 32), (21, 21)), (61, 47)
-    images, flips = [paddle.rand([1, 3, 40, 52]), paddle.rand([1, 3, 60, 78])], [(), (3,), (2,), (2, 3)]
-    with paddle.no_grad():
-        mean = mean_probabilities(model, images, size=size, flips=flips, windows=windows)
-        parts = [F.softmax(resize(image_logits(model, image, windows, flip=flip), size), axis=1)
-                 for image in images for flip in flips]
-        expected = np.mean([part.numpy() for part in parts], axis=0)
-        np.testing.assert_allclose(mean.numpy(), expected, atol=1e-6)
-        assert np.array_equal(predict_labels(model, images, size=size, flips=flips, windows=windows),
-                              mean.numpy()[0].argmax(0))
-        alone = resize(image_logits(model, images[0], windows), size).numpy()[0].argmax(0)
-        assert np.array_equal(predict_labels(model, images[:1], size=size, windows=windows), alone)
-    np.testing.assert_allclose(mean.numpy().sum(1), 1, atol=1e-5)
-
-
-def test_a_mirrored_image_is_mirrored_back():
-    model, image = segmentor(), paddle.rand([1, 3, 40, 52])
-    windows = Windows((32, 32), (21, 21))
-    with paddle.no_grad():
-        there = image_logits(model, image.flip([3]), windows).flip([3])
-        np.testing.assert_array_equal(image_logits(model, image, windows, flip=(3,)), there)
 
 
 def test_a_pretrained_trunk_is_loaded_strictly_with_its_shared_bias_resized(tmp_path):

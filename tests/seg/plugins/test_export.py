@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from seg_runs import segment, train
 
-from beitv2_core.errors import ShapeError
 from beitv2_core.exported_model import load_exported
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.heads import AdaptiveAveragePool, resize
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
 from beitv2_seg.plugins.export import export_segmentor
-from beitv2_seg.reading.deployed import predict_labels, resized_rows, slide_logits
-from beitv2_seg.reading.inference import slide_logits as live_slide_logits
+from beitv2_seg.reading.exported_segmenter import ExportedSegmenter
+from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
+from beitv2_seg.reading.windows import Windows, image_logits, predict_labels
 
 missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(missing) or paddle.__version__.startswith("2."),
@@ -91,29 +91,23 @@ def test_512_pixels_where_the_coarsest_map_is_no_multiple_of_the_bins(tmp_path, 
 def test_rectangular_windows_label_a_image_as_the_live_model_does(tmp_path, form):
     model = segmentor((64, 96))
     export_segmentor(model, image_size=(64, 96), classes=CLASSES, path=tmp_path / "model", form=form)
-    exported = load_exported(tmp_path / "model", kind="segmenter")
-    assert exported.description.classes == CLASSES
-    windows = dict(crop=(64, 96), stride=(42, 64))
-    images = [np.random.default_rng(seed).standard_normal((3, *size), dtype=np.float32)
+    loaded = load_exported(tmp_path / "model", kind="segmenter")
+    assert loaded.description.classes == CLASSES
+    live, exported, windows = PaddleSegmenter(model), ExportedSegmenter(loaded), Windows((64, 96), (42, 64))
+    images = [np.random.default_rng(seed).standard_normal((1, 3, *size), dtype=np.float32)
               for seed, size in enumerate([(50, 90), (100, 180)])]
     shares = []
     for image in images:
-        batch = paddle.to_tensor(image).unsqueeze(0)
-        with paddle.no_grad():
-            expected = live_slide_logits(model, batch, **windows)
-            mirrored = live_slide_logits(model, batch.flip(3), **windows).flip(3)
-        np.testing.assert_allclose(slide_logits(exported, image), expected[0].numpy(), atol=1e-4)
-        np.testing.assert_allclose(slide_logits(exported, image, flip=(2,)), mirrored[0].numpy(), atol=1e-4)
-        shares += [paddle.nn.functional.softmax(resize(part, (71, 133)), axis=1)[0].numpy()
-                   for part in (expected, mirrored)]
-    one = predict_labels(exported, images[:1], size=(71, 133))
+        for flip in ((), (3,)):
+            expected = image_logits(live, paddle.to_tensor(image), windows, flip=flip)
+            np.testing.assert_allclose(image_logits(exported, image, windows, flip=flip), expected.numpy(), atol=1e-4)
+            shares.append(paddle.nn.functional.softmax(resize(expected, (71, 133)), axis=1)[0].numpy())
+    one = predict_labels(exported, images[:1], size=(71, 133), windows=windows)
     assert one.dtype == np.int32 and len(np.unique(one)) == 3
     assert (one == shares[0].argmax(0)).mean() > 0.999
-    several = predict_labels(exported, images, size=(71, 133), flips=((), (2,)), batch_size=2)
+    several = predict_labels(exported, images, size=(71, 133), flips=((), (3,)), windows=windows)
     assert (several == np.mean(shares, axis=0).argmax(0)).mean() > 0.999
     assert (several != one).any()
-    with pytest.raises(ShapeError, match="no image"):
-        predict_labels(exported, [], size=(71, 133))
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +155,3 @@ def test_an_onnx_segmenter_needs_no_paddle(trained):
     assert said.returncode == 0, said.stderr
     found = np.asarray(Image.open(folder / "out" / "pseudo_color_prediction" / "image.png"))
     np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("size", [(7, 9), (40, 31), (3, 100)])
-def test_rows_of_a_resized_map_are_those_of_the_whole(size):
-    x = np.random.default_rng(0).standard_normal((4, 9, 13), dtype=np.float32)
-    with paddle.no_grad():  # Paddle's own
-        expected = resize(paddle.to_tensor(x).unsqueeze(0), size)[0].numpy()
-    np.testing.assert_allclose(resized_rows(x, size, (0, size[0])), expected, atol=1e-5)
-    np.testing.assert_allclose(resized_rows(x, size, (1, 3)), expected[:, 1:3], atol=1e-5)

@@ -16,8 +16,8 @@ from beitv2_seg.assembly import build_dataset, build_model, image_transforms, lo
 from beitv2_seg.config import TestConfig, read_config_file
 from beitv2_seg.data.transforms import BEiTv2Normalize, BEiTv2Resize
 from beitv2_seg.reading.evaluate import evaluate
+from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
 from beitv2_seg.reading.predict import class_colours, predict_image
-from beitv2_seg.reading.reader import labels_of, readings
 
 SLIDE = dict(is_slide=True, crop_size=(64, 64), stride=(43, 43))
 
@@ -38,7 +38,7 @@ def test_the_windows_computed_together_do_not_change_the_confusion_matrix(settin
     spec = settings.val_dataset.model_copy(update={"image_size": 100, "size": 3})
     dataset = build_dataset(settings.model_copy(update={"val_dataset": spec}), "val_dataset")
     model = build_model(settings)
-    counts = [evaluate(model, dataset, TestConfig(**SLIDE), num_classes=11, at_once=together).counts
+    counts = [evaluate(model, dataset, TestConfig(**SLIDE), num_classes=11, window_batch=together).counts
               for together in (1, 3, 9)]
     assert counts[0].sum() == 3 * 100 * 100 and model.training
     np.testing.assert_array_equal(counts[0], counts[1])
@@ -55,13 +55,13 @@ def test_scales_are_read_from_the_original_image():
             data = step(data)
         return data
 
-    found = readings(read, steps, (0.5, 1.0, 2.0))
+    found = multi_scale_inputs(read, steps, (0.5, 1.0, 2.0))
     assert [part["img"].shape[:2] for part in found] == [(16, 24), (32, 48), (64, 96)]
     assert steps[0].ratio == 1.0
     alone = BEiTv2Normalize()(BEiTv2Resize(scale=(128, 32), ratio=2.0)({"img": pixels, "gt_fields": []}))
     np.testing.assert_array_equal(found[2]["img"], alone["img"])
     with pytest.raises(ConfigError, match="no BEiTv2Resize"):
-        readings(read, steps[1:], (0.5, 1.0))
+        multi_scale_inputs(read, steps[1:], (0.5, 1.0))
 
 
 def test_flips_are_those_of_paddleseg_and_only_with_aug_eval():
@@ -75,17 +75,17 @@ def test_flips_are_those_of_paddleseg_and_only_with_aug_eval():
 def test_a_window_is_written_width_first_as_paddleseg_does(settings):
     model = build_model(settings)
     data = {"img": np.zeros((3, 64, 100), dtype=np.float32)}
-    labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(30, 64)))
+    predict_label_map(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(30, 64)))
     with pytest.raises(ShapeError, match="stride"):
-        labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(65, 64)))
+        predict_label_map(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(65, 64)))
 
 
 def test_without_windows_in_the_settings_a_image_of_another_size_is_read_by_windows_of_the_models_size(settings):
     model = build_model(settings)
     model.eval()
     data = {"img": np.random.RandomState(0).rand(3, 70, 100).astype(np.float32)}
-    slid = labels_of(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(42, 42)))
-    np.testing.assert_array_equal(labels_of(model, [data], TestConfig()), slid)
+    slid = predict_label_map(model, [data], TestConfig(is_slide=True, crop_size=(64, 64), stride=(42, 42)))
+    np.testing.assert_array_equal(predict_label_map(model, [data], TestConfig()), slid)
 
 
 def test_an_undecodable_image_stops_an_evaluation_by_name(settings):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BEiT v2 classification on PaddlePaddle: fine-tuning, evaluation, frozen features, PaddleClas."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> list[str]:

@@ -56,7 +56,7 @@ def linear_probe(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Train linear classifiers on a frozen backbone: every layer, feature and learning rate in one pass."""
+    """Train linear classifiers on a frozen backbone: every block, feature and learning rate in one pass."""
     from beitv2_cls.assembly import PROBE_TABLE, build_linear_probe, linear_probe_parts
     from beitv2_cls.config import LinearProbeConfig
     from beitv2_core.engine import distributed
@@ -88,10 +88,10 @@ def _dry_run(settings: Any, build: Any) -> None:
 def knn(
     run: str = typer.Argument(..., help="run folder of `beitv2 pretrain` or `beitv2 finetune`, a checkpoint, or a file "
                                         "of weights", show_default=False),
-    data: str = typer.Option(..., help="labelled images that vote: folder of class folders, tar files, or "
+    data: str = typer.Option(..., help="labelled training images: folder of class folders, tar files, or "
                                        "digit_scenes", show_default=False),
-    test: Optional[str] = typer.Option(None, help="other images of the same classes, to classify; with digit_scenes "
-                                                  "its test images"),
+    test: Optional[str] = typer.Option(None, help="test images of the same classes; default with digit_scenes: its "
+                                                  "test split"),
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data"),
     test_list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --test"),
     feature: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token) or concat"),
@@ -100,12 +100,12 @@ def knn(
     crop_share: float = typer.Option(0.875, min=0.1, max=1.0, help="share of the short side that the crop keeps"),
     train_size: int = typer.Option(3000, min=1, help="training images of digit_scenes"),
     test_size: int = typer.Option(1000, min=1, help="test images of digit_scenes"),
-    random: bool = typer.Option(False, "--random", help="beside it, the same of untrained weights: what the images "
-                                                        "alone give"),
+    random: bool = typer.Option(False, "--random", help="also measure a backbone with random weights, as a "
+                                                        "baseline"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Classify by the nearest neighbours of frozen features."""
+    """Classify test images by the nearest neighbours of their frozen features (weighted kNN)."""
     from beitv2_cls.assembly import load_backbone, untrained
     from beitv2_cls.data import neighbour_sets
     from beitv2_cls.knn import knn_accuracy
@@ -144,7 +144,7 @@ def predict(
     num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
 ) -> None:
-    """Name the likeliest classes of images, with probabilities."""
+    """Print the likeliest classes of images with their probabilities."""
     from beitv2_cls.classes import printable
     from beitv2_cls.predict import predict as likeliest
     from beitv2_cls.predict import predict_exported
@@ -182,12 +182,13 @@ def evaluate(
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data; labels are "
                                                         "the model's class names or their numbers"),
     subset: Optional[Path] = typer.Option(None, help="text file naming the classes that may be predicted, one a line"),
-    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="does not change the result"),
+    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1,
+                                   help="images per batch; does not change the result"),
     num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
 ) -> None:
-    """Measure a classifier: top-1, top-5, loss; accuracy of every class as CSV, confusions as an image."""
+    """Measure a classifier: top-1, top-5, loss; accuracy of each class (CSV), confusion matrix (PNG)."""
     from beitv2_cls.assembly import crop_share_of, load_classifier
     from beitv2_cls.evaluate import draw_confusion, write_results
     from beitv2_cls.evaluate import evaluate as measure
@@ -215,18 +216,18 @@ def evaluate(
 
 def compare(
     config: Path = options.CONFIG,
-    pretrained: str = typer.Option(..., help="pretraining run the one side starts from", show_default=False),
+    pretrained: str = typer.Option(..., help="pretraining run to start from", show_default=False),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
-    seeds: int = typer.Option(3, min=1, help="runs of each kind"),
+    seeds: int = typer.Option(3, min=1, help="runs of each kind, with different seeds"),
     few_labels: int = typer.Option(400, min=0, help="labelled images of the second comparison, evenly over the "
                                                      "classes; 0: leave it out"),
     few_steps: int = typer.Option(300, min=1, help="steps of the runs with few labels"),
     probe_images: int = typer.Option(3000, min=16, help="training images of linear probe and kNN"),
-    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the image"),
+    output: Path = typer.Option(..., "--output", "-o", help="folder of the runs, the table and the figure"),
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Fine-tune from a pretrained backbone and from scratch in equal steps, with all and with few labels.
+    """Compare fine-tuning from a pretrained backbone with training from scratch, with all and with few labels.
 
     Everything is measured on the validation images of the settings (validation.root; digit_scenes: its own).
     """

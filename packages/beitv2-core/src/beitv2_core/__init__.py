@@ -11,7 +11,7 @@ from typing import Any
 
 from beitv2_core import runtime
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: public name -> module that holds it
 _PUBLIC = {

@@ -17,8 +17,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import runtime  # before anything loads paddle: threads and the MKL path
-from ._entry_points import find_entry_points
+from . import _entry_points, runtime  # runtime before anything loads paddle: threads and the MKL path
 from .commands import add_core_commands
 from .errors import BEiTError, NonFiniteLossError
 
@@ -76,7 +75,7 @@ app = typer.Typer(
 def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
     runtime.keep_freed_memory()
     first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
-    packages = {"beitv2_core", *(point.value.partition(".")[0] for point in find_entry_points(ENTRY_POINTS))}
+    packages = {"beitv2_core", *_entry_points.modules(ENTRY_POINTS)}
     for logger in map(logging.getLogger, packages):
         logger.setLevel(logging.DEBUG if verbose else logging.INFO if first_rank else logging.WARNING)
         for old in [handler for handler in logger.handlers if isinstance(handler, _Console)]:
@@ -88,11 +87,11 @@ def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also sho
 
 def _add_foreign_commands() -> None:
     """Let other packages add commands: each entry point is a function `register(app)`."""
-    for point in find_entry_points(ENTRY_POINTS):
+    for name in _entry_points.names(ENTRY_POINTS, {}):
         try:
-            point.load()(app)
+            _entry_points.load(ENTRY_POINTS, name, {}, "commands")(app)
         except Exception as error:  # a broken neighbour must not take the whole command line away
-            typer.echo(f"warning: the commands of {point.value} are not available: {error}", err=True)
+            typer.echo(f"warning: the commands {name!r} are not available: {error}", err=True)
 
 
 add_core_commands(app)

@@ -21,8 +21,8 @@ PADDLESEG = Project("PaddleSeg", package="paddleseg", sign="cvlibs/manager.py",
 
 def register(script: str) -> None:
     """Make our components known to the checkout's `paddleseg`; ConfigError for a YAML file with keys of our loop."""
-    from beitv2_seg.adapter import register as register_components
     from beitv2_seg.config import refuse_for_paddleseg
+    from beitv2_seg.paddleseg.adapter import register as register_components
 
     register_components()
     parser = argparse.ArgumentParser(add_help=False)

@@ -11,7 +11,7 @@ import typer
 
 from beitv2_core.errors import ConfigError, MissingDependencyError
 
-#: the flags are read by `flags.py`, --help too
+#: the flags are read by `config/flags.py`, --help too
 MEANS = ("loss", *(f"{start}{name}" for start in ("", "best_", "ema_", "ema_best_")
                    for name in ("miou", "macc", "aacc")))
 PASS_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"allow_extra_args": True,
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def train(context: typer.Context) -> None:
     """Train a segmentor: --config YAML and the flags of PaddleSeg's tools/train.py."""
     from beitv2_seg.config import read_config_file
-    from beitv2_seg.flags import train_flags
+    from beitv2_seg.config.flags import train_flags
 
     flags = train_flags(context.args, context.command_path)
     run = {"seed": flags.seed, "num_workers": flags.num_workers, "save_interval": flags.save_interval,
@@ -48,7 +48,7 @@ def train(context: typer.Context) -> None:
     from beitv2_seg.assembly import build_segmentation
 
     if flags.dry_run:
-        from beitv2_seg.dry_run import run_one_step
+        from beitv2_seg.assembly.dry_run import run_one_step
 
         for line in run_one_step(settings).lines():
             typer.echo(line)
@@ -62,7 +62,7 @@ def train(context: typer.Context) -> None:
 
 def evaluate(context: typer.Context) -> None:
     """Measure a segmentor: mIoU, mAcc, aAcc; the IoU of every class as CSV and as an image."""
-    from beitv2_seg.flags import evaluate_flags
+    from beitv2_seg.config.flags import evaluate_flags
 
     flags = evaluate_flags(context.args, context.command_path)
     set_device(flags.device)
@@ -77,7 +77,7 @@ def evaluate(context: typer.Context) -> None:
     found = _segmentor(flags)
     config, model = found.config, found.model
     result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
-                     num_classes=config.model.num_classes, at_once=flags.windows)
+                     num_classes=config.model.num_classes, window_batch=flags.windows)
     if not distributed.is_main():
         return
     typer.echo(f"{in_words(result)}   {result.images} images")
@@ -91,7 +91,7 @@ def evaluate(context: typer.Context) -> None:
 
 def predict(context: typer.Context) -> None:
     """Label every pixel of images of any size: overlays, raw label maps, a legend with class names."""
-    from beitv2_seg.flags import predict_flags
+    from beitv2_seg.config.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
     from beitv2_core.engine.progress import Progress
@@ -103,7 +103,7 @@ def predict(context: typer.Context) -> None:
     colours = class_colours(len(classes), flags.custom_color)
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
-        for item in predict_files(model, paths, transforms, test, folder, colours=colours, at_once=flags.windows,
+        for item in predict_files(model, paths, transforms, test, folder, colours=colours, window_batch=flags.windows,
                                   max_pixels=flags.max_pixels):
             written.append(item)
             progress.advance(len(written))
@@ -114,7 +114,7 @@ def predict(context: typer.Context) -> None:
 
 def export(context: typer.Context) -> None:
     """Write a segmentor as a file that runs without our code (also: `beitv2 export RUN`)."""
-    from beitv2_seg.flags import export_flags
+    from beitv2_seg.config.flags import export_flags
 
     flags = export_flags(context.args, context.command_path)
     set_device(flags.device)
@@ -135,10 +135,10 @@ def export(context: typer.Context) -> None:
 
 def compare(context: typer.Context) -> None:
     """Train from a pretrained backbone and from scratch in equal steps; a table and images of both."""
-    from beitv2_seg.flags import compare_flags
+    from beitv2_seg.config.flags import compare_flags
 
     flags = compare_flags(context.args, context.command_path)
-    from beitv2_seg.reading.compare import draw_examples, rows_of, train_both, write_table
+    from beitv2_seg.compare import draw_examples, rows_of, train_both, write_table
 
     output = Path(flags.output)
     table = train_both(flags.config, flags.pretrained, output, iters=flags.iters, opts=flags.opts)
@@ -146,7 +146,7 @@ def compare(context: typer.Context) -> None:
     draw_examples(output, figure, most=flags.images)
     summary = write_table(table, output)
     for row in rows_of(table):
-        typer.echo(f"{row[0]:<14}" + "".join(f"  {cell:>12}" for cell in row[1:]))
+        typer.echo(f"{row[0]:<12}" + "".join(f"  {cell:>12}" for cell in row[1:]))
     typer.echo(f"written: {summary}")
     typer.echo(f"written: {figure}")
 
@@ -160,7 +160,7 @@ def set_device(name: str | None) -> None:
     try:
         paddle.set_device(name)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"--device {name}: not to be had with this Paddle ({str(error).splitlines()[0]}). Use "
+        raise ConfigError(f"--device {name}: this Paddle has no such device ({str(error).splitlines()[0]}). Use "
                           "--device cpu, or install paddlepaddle-gpu.") from error
 
 
@@ -168,7 +168,7 @@ def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
     """Model, transforms, test settings and class names of --model_path: a run, weights, or an exported model."""
     from beitv2_core.exported_model import is_exported, load_exported
     from beitv2_seg.config import TestConfig
-    from beitv2_seg.reading.reader import exported_transforms
+    from beitv2_seg.reading.label_map import exported_transforms
 
     if is_exported(flags.model_path):  # an ONNX model needs no Paddle: nothing here may import it
         model = load_exported(flags.model_path, kind="segmenter",
@@ -200,7 +200,7 @@ def _segmentor(flags: argparse.Namespace) -> Any:
     found = load_segmentor(flags.model_path)
     config = apply_opts(found.config, flags.opts, changes)
     if config.model != found.config.model:
-        raise ConfigError(f"--opts {' '.join(flags.opts)}: model: a trained model stays what its run made it. Leave "
+        raise ConfigError(f"--opts {' '.join(flags.opts)}: model: the model of a run cannot be changed. Leave "
                           "the model's settings out.")
     return found._replace(config=config, classes=class_names(config))
 
@@ -229,6 +229,6 @@ def _folder(flags: argparse.Namespace, default: Path) -> Path:
 def _need_visualdl() -> None:
     try:
         import visualdl  # noqa: F401
-    except Exception as error:  # an optional neighbour: whatever keeps it from loading
+    except Exception as error:  # optional: any failure of its import counts
         raise MissingDependencyError(f"--use_vdl: VisualDL cannot be imported ({error}). Type: pip install visualdl, "
                                      "or leave the flag out.") from error

@@ -40,16 +40,26 @@ class BatchPlan(NamedTuple):
         ]
 
 
+def batches_per_update(train: TrainConfig, processes: int, *, batch_size_key: str = "train.batch_size",
+                       total_batch_key: str = "train.total_batch") -> int:
+    """Batches that are accumulated for one update; ConfigError where they do not make the total batch.
+
+    batch_size_key, total_batch_key: the settings that the error names.
+    """
+    global_batch = train.batch_size * processes
+    total_batch = train.total_batch or global_batch
+    if total_batch % global_batch:
+        raise ConfigError(
+            f"{total_batch_key}: {total_batch} is not a multiple of {train.batch_size} images x {processes} "
+            f"process(es) = {global_batch}. Change {batch_size_key} or {total_batch_key}."
+        )
+    return total_batch // global_batch
+
+
 def plan_batches(optim: OptimConfig, train: TrainConfig, images: int, processes: int) -> BatchPlan:
     """Derive accumulation, steps and the peak rate; ConfigError when the numbers do not divide or leave no step."""
-    at_once = train.batch_size * processes
-    total_batch = train.total_batch or at_once
-    if total_batch % at_once:
-        raise ConfigError(
-            f"train.total_batch: {total_batch} is not a multiple of {train.batch_size} images x {processes} "
-            f"process(es) = {at_once}. Change train.batch_size or train.total_batch."
-        )
-    accumulate = total_batch // at_once
+    accumulate = batches_per_update(train, processes)
+    total_batch = train.batch_size * processes * accumulate
     steps_per_epoch = images // total_batch  # what is left over is dropped, as the sampler does
     if steps_per_epoch < 1:
         key, lower = ("train.batch_size",) * 2 if train.total_batch is None else (

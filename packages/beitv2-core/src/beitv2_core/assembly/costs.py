@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig, explain_config
 from ..config.sections import DataConfig, OptimConfig, TrainConfig, TrunkConfig
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import ConfigError
 from ..models.vqkd import PUBLISHED
 from ..pixels.size import pair
 from ..planning.cost import FULL, Bricks, Cost, total
@@ -31,16 +31,11 @@ def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedR
     """The costs of a run of any kind; other packages give theirs by the entry points 'beitv2.plans'.
 
     images: of the data set where it is not on this machine.  Raises ConfigError naming what is missing or does not
-    divide, MissingDependencyError for a kind of a package that is not installed.
+    divide, and the known kinds where no installed package can plan this one.
     """
     plans: dict[str, Callable[..., PlannedRun]] = {"tokenizer": _tokenizer, "pretrain": _pretraining}
-    for point in find_entry_points(ENTRY_POINTS):
-        if point.name not in plans and point.name == config.kind:
-            plans[point.name] = point.load()
-    if config.kind not in plans:
-        raise MissingDependencyError(f"no installed package can plan a {config.kind!r} run. Known kinds: "
-                                     f"{', '.join(plans)}; packages add theirs by the entry points {ENTRY_POINTS!r}.")
-    return plans[config.kind](config, images=images, devices=devices)
+    plan = _entry_points.load(ENTRY_POINTS, config.kind, plans, "costs of a kind of run")
+    return plan(config, images=images, devices=devices)
 
 
 def count_images(data: DataConfig, given: Optional[int]) -> int:

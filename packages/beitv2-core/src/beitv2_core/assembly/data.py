@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Union
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig
 from ..config.sections import DataConfig, MaskConfig
 from ..data import (
@@ -75,11 +75,7 @@ def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]
         return MASKINGS["blockwise"](grid, mask.num_masked, mask.min_block, mask.max_block, mask.min_aspect)
     if mask.kind in MASKINGS:
         return MASKINGS[mask.kind](grid, mask.num_masked)
-    foreign = {point.name: point for point in find_entry_points("beitv2.masks")}
-    if mask.kind not in foreign:
-        known = ", ".join([*MASKINGS, *foreign])
-        raise ConfigError(f"mask.kind: {mask.kind!r} is not known. Known kinds: {known}.")
-    return foreign[mask.kind].load()(grid, mask.num_masked, **mask.options)
+    return _entry_points.load("beitv2.masks", mask.kind, MASKINGS, "mask.kind")(grid, mask.num_masked, **mask.options)
 
 
 def build_transform(config: AnyConfig) -> Any:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._entry_points import find_entry_points
-from ..errors import CheckpointError, MissingDependencyError
+from .. import _entry_points
+from ..errors import CheckpointError
 from ..models.backbone import BEiTBackbone
 from ..models.mim import BEiTForMaskedImageModeling
 from ..models.vqkd import VQKD
@@ -19,18 +19,10 @@ ENTRY_POINTS = "beitv2.kinds"
 def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
     """The model of a kind and architecture (`checkpoint.architecture`), freshly initialised, in training mode.
 
-    Raises MissingDependencyError where the kind belongs to a package that is not installed, CheckpointError where the
-    file could not tell something the model needs.
+    Raises ConfigError where no installed package knows the kind, CheckpointError where the file could not tell
+    something the model needs.
     """
-    build = _BUILDERS.get(kind)
-    if build is None:
-        for point in find_entry_points(ENTRY_POINTS):
-            if point.name == kind:
-                build = point.load()
-                break
-    if build is None:
-        raise MissingDependencyError(f"a {kind} model needs a package that is not installed. Type: "
-                                     "pip install beitv2-cls (classifier) or pip install beitv2-seg (segmentation)")
+    build = _entry_points.load(ENTRY_POINTS, kind, _BUILDERS, "kinds of models")
     _check_complete(kind, architecture)
     return build(architecture)
 

@@ -19,11 +19,11 @@ def codebook(
     data: Optional[str] = typer.Option(
         None, help="folder of test images, or digit_scenes (default of a tokenizer trained on them: its test split)"
     ),
-    limit: int = typer.Option(2000, min=1, help="most images looked at, spread over all"),
-    codes: int = typer.Option(16, min=1, help="most and least used codes in the gallery, each"),
+    limit: int = typer.Option(2000, min=1, help="number of images, spread evenly over all"),
+    codes: int = typer.Option(16, min=1, help="codes in the gallery: so many of the most used and of the least used"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
     name: Optional[str] = options.NAME,
-    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1),
+    batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:

@@ -11,18 +11,18 @@ import typer
 
 from ..errors import ConfigError
 
-_SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) the weights were made for, where they "
-                                       "do not say: windows that are not square, no position terms")
-_HEADS = typer.Option(None, min=1, help="attention heads, where weights do not say (default: of the published model of "
-                                        "that width)")
+_SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) the weights were made for, if the file "
+                                       "does not tell: windows that are not square, no position terms")
+_HEADS = typer.Option(None, min=1, help="attention heads, if the file does not tell (default: of the published model "
+                                        "of that width)")
 _EARLY = typer.Option(None, min=1, help="blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for "
                                          "official files of base and large)")
 _TAPS = typer.Option(None, help="the four blocks a segmenter taps, for example 3 5 7 11 (default: the published ones, "
                                 "for official files of base and large)")
 _SCALES = typer.Option(None, help="pool scales of a segmenter (default: 1,2,3,6 where there are four)")
-_EMA = typer.Option(None, "--ema/--no-ema", help="take the averaged weights (model_ema, state_dict_ema, a teacher), or "
-                                                 "the others (default: the trained ones where there are both; of "
-                                                 "student and teacher the teacher)")
+_EMA = typer.Option(None, "--ema/--no-ema", help="take the averaged weights (model_ema, state_dict_ema, a teacher) or "
+                                                 "the trained ones (default: trained before averaged, teacher "
+                                                 "before student)")
 _Taps = Optional[tuple[int, int, int, int]]
 
 
@@ -34,7 +34,7 @@ def convert(
                                         "(.safetensors) or paddleclas (.pdparams)"),
     image_size: Optional[str] = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) that the position "
                                                         "terms are fitted to"),
-    backbone: bool = typer.Option(False, "--backbone", help="write the trunk alone: heads and mask token left out"),
+    backbone: bool = typer.Option(False, "--backbone", help="write the backbone alone, without heads and mask token"),
     force: bool = typer.Option(False, "--force", help="overwrite DST"),
     source_size: Optional[str] = _SOURCE_SIZE,
     num_heads: Optional[int] = _HEADS,
@@ -45,7 +45,7 @@ def convert(
     classes: Optional[Path] = typer.Option(None, help="text file of class names, one a line in the order of the "
                                                       "logits, or a run's classes.json (default: the source's)"),
 ) -> None:
-    """Write weights in another format; from the official files to ours and back nothing is lost, bit for bit."""
+    """Convert weights between formats; official to ours and back is the same bit for bit."""
     from ..conversion.convert import convert_file
 
     done = convert_file(src, dst, to, force=force, image_size=size_of(image_size, "--image-size"), backbone=backbone,
@@ -73,7 +73,7 @@ def verify(
     pool_scales: Optional[str] = _SCALES,
     ema: Optional[bool] = _EMA,
 ) -> None:
-    """Compare a converted model with its source, tensors and outputs on fixed images; exit code 1 if it differs."""
+    """Compare a converted model with its source: tensors, and outputs on fixed images; exit code 1 if they differ."""
     from ..conversion.verify import verify_file
 
     hints = hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema)

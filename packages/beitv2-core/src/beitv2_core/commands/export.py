@@ -20,10 +20,10 @@ def export(
                              show_default=False),
     output: Optional[Path] = typer.Option(None, "--output", "-o",
                                           help="new folder; default: RUN/exported/KIND_FORMAT"),
-    kind: Optional[str] = typer.Option(None, help="features: the backbone's features instead of what the run trained"),
+    kind: Optional[str] = typer.Option(None, help="features: the backbone's features instead of the trained head"),
     name: Optional[str] = options.NAME,
 ) -> None:
-    """Write a static graph or ONNX model, checked against the live model; any other answer refuses to write."""
+    """Export a static graph or an ONNX model; nothing is written if its outputs differ from the live model's."""
     from ..export import export_model, find_exportable
 
     model = find_exportable(run, kind=kind, name=name)

@@ -20,7 +20,7 @@ def models(
     kind: Optional[str] = typer.Option(None, help=f"only one kind: {', '.join(KINDS)}"),
     as_json: bool = typer.Option(False, "--json", help="as JSON, null where nothing is published"),
 ) -> None:
-    """List the published weights: where they are, what is known of the files, and whose numbers are whose."""
+    """List the published weights: address, hash, size, published accuracy with its source."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}.")
     chosen = [model for model in registry.published_models().values() if kind in (None, model.kind)]
@@ -49,9 +49,10 @@ def download(
     convert: bool = typer.Option(True, "--convert/--no-convert", help="write our format (.safetensors), or keep the "
                                                                       "file as it was published"),
 ) -> None:
-    """Fetch published weights, check their hash as far as one is published, convert and keep them.
+    """Download published weights, check the hash if one is published, convert them to our format.
 
-    What the cache has is not fetched again.  BEITV2_MIRROR=URL fetches from a mirror that has the same paths.
+    Files in the cache (`BEITV2_CACHE`) are not downloaded again.  `BEITV2_MIRROR=URL` names a mirror of
+    the same paths.
     """
     from ..files.cache import cache_folder
     from ..weights.published.download import resolve_weights

@@ -20,12 +20,12 @@ TOKENIZER = typer.Option(
     help="tokenizer run folder, .pdckpt checkpoint, exported folder or file of published weights",
 )
 NAME = typer.Option(
-    None, "--name", help="which tokenizer a weights file must be (default: it is recognised), "
+    None, "--name", help="published tokenizer that a weights file must be (default: recognised from the file), "
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
-BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images handled at once; does not change the result")
+BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images per batch; does not change the result")
 MAX_PIXELS = typer.Option(
-    None, "--max-pixels", min=1, help="most pixels of an image file; default: the run's data.max_pixels"
+    None, "--max-pixels", min=1, help="refuse image files of more pixels; default: the run's data.max_pixels"
 )
 WORKERS = typer.Option(
     None, "--num-workers", min=0, help="processes that decode images, 0: none besides this one; default: one a "

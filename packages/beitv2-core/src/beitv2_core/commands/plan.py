@@ -19,19 +19,19 @@ def plan(
     config: Path = options.CONFIG,
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
-    devices: int = typer.Option(1, min=1, help="devices that share the total batch"),
+    devices: int = typer.Option(1, min=1, help="number of devices; they share the global batch"),
     device: str = typer.Option("v100-32g", help=f"{', '.join(DEVICES)}, cpu (this machine) or custom"),
-    images: Optional[int] = typer.Option(None, min=1, help="images of the data set, where it is not here"),
-    throughput: Optional[float] = typer.Option(None, min=1e-9, help="images a second of one device, as measured"),
-    measured: Optional[Path] = typer.Option(None, help="result file of benchmarks/: time on that machine's kind"),
-    share: float = typer.Option(0.35, min=0.001, max=1.0, help="assumed share of the device's peak, where nothing was "
-                                                               "measured"),
-    memory_gb: Optional[float] = typer.Option(None, min=0.1, help="memory of a device, instead of the table's"),
-    peak_tflops: Optional[float] = typer.Option(None, min=1e-6, help="peak of a device, instead of the table's"),
-    reserve_gb: float = typer.Option(1.5, min=0.0, help="assumed: libraries, their workspace, unusable gaps"),
-    as_json: bool = typer.Option(False, "--json", help="the same as JSON"),
+    images: Optional[int] = typer.Option(None, min=1, help="number of training images, where there is no data"),
+    throughput: Optional[float] = typer.Option(None, min=1e-9, help="measured speed: images per second of one device"),
+    measured: Optional[Path] = typer.Option(None, help="result file of benchmarks/ to take the speed from"),
+    share: float = typer.Option(0.35, min=0.001, max=1.0, help="assumed share of the device's peak, without a "
+                                                               "measured speed"),
+    memory_gb: Optional[float] = typer.Option(None, min=0.1, help="memory of one device; default: the published one"),
+    peak_tflops: Optional[float] = typer.Option(None, min=1e-6, help="peak of one device; default: the published one"),
+    reserve_gb: float = typer.Option(1.5, min=0.0, help="memory assumed for libraries and fragmentation"),
+    as_json: bool = typer.Option(False, "--json", help="print JSON"),
 ) -> None:
-    """Say what a training run will cost: memory, steps, work, time. Needs no data, no weights, no GPU."""
+    """Estimate memory, steps, compute and time of any training run; needs no data, weights or GPU."""
     from ..assembly.costs import planned_run
     from ..planning.run import Speed, estimated_speed, measured_speed
     from ..planning.table import as_json as values

@@ -17,16 +17,16 @@ def report(
     tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
     pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
-        None, help="folder of test images (class folders: with a linear probe), or digit_scenes (default of a run "
-        "trained on them: its test split)"
+        None, help="folder of test images, or digit_scenes (default of a run trained on them: its test split); with "
+        "class folders a linear probe is fitted too"
     ),
     train: Optional[str] = typer.Option(
         None, help="class folders the linear probe is fitted on; default: the pretraining run's own images"
     ),
-    images: int = typer.Option(1000, min=8, help="test images, spread over all"),
+    images: int = typer.Option(1000, min=8, help="number of test images, spread evenly over all"),
     train_images: int = typer.Option(3000, min=16, help="training images of the linear probe"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder; default: the pretraining run folder"),
-    batch_size: int = typer.Option(128, "--batch-size", "-b", min=1),
+    batch_size: int = typer.Option(128, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:

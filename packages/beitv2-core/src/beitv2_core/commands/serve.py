@@ -31,18 +31,18 @@ def serve(
     data: Optional[str] = typer.Option(
         None, help="images whose patches explain the codes: folder, or digit_scenes; default: the tokenizer's own"
     ),
-    gallery: int = typer.Option(200, min=0, help="how many of these images; 0: none"),
-    host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: let other machines in"),
+    gallery: int = typer.Option(200, min=0, help="number of these images; 0: none"),
+    host: str = typer.Option("127.0.0.1", help="address to listen on; 0.0.0.0: reachable from other machines"),
     port: int = typer.Option(8000, min=0, max=65535, help="port; 0: any free one"),
     allow_host: Optional[list[str]] = typer.Option(
-        None, help="name of this server in the address bar, besides localhost (a proxy, other machines); repeatable"
+        None, help="further host name under which browsers reach this server (proxy, other machines); repeatable"
     ),
     max_upload: float = typer.Option(10.0, min=0.001, help="largest image file in megabytes"),
-    max_pixels: int = typer.Option(50_000_000, min=1, help="most pixels of an image"),
+    max_pixels: int = typer.Option(50_000_000, min=1, help="largest image in pixels"),
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
 ) -> None:
-    """Show in the browser what a run makes of an image: classes, segmentation, codes."""
+    """Serve a page and a JSON API: drop an image, see its classes, its segmentation or its codes."""
     try:
         import uvicorn
 

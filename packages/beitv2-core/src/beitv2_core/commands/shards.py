@@ -13,14 +13,14 @@ def make_shards(
     folder: Path = typer.Argument(..., help="images, nested or flat", show_default=False),
     out: Path = typer.Argument(..., help="folder for the tar files", show_default=False),
     per_shard: int = typer.Option(1000, "--per-shard", min=1, help="images in a tar file"),
-    with_classes: bool = typer.Option(False, "--with-classes", help="labels: the first folders below FOLDER"),
+    with_classes: bool = typer.Option(False, "--with-classes", help="write labels: the class folders below FOLDER"),
     list_file: Optional[Path] = typer.Option(None, "--list-file", help="text file naming the images, with labels"),
-    name: str = typer.Option("train", "--name", help="how the files' names begin"),
-    seed: int = typer.Option(0, "--seed", min=0, help="of the order in which images are written"),
+    name: str = typer.Option("train", "--name", help="first part of the file names"),
+    seed: int = typer.Option(0, "--seed", min=0, help="seed of the order of the images"),
     in_order: bool = typer.Option(False, "--in-order", help="keep the folder's order instead of shuffling"),
     overwrite: bool = typer.Option(False, "--overwrite", help="replace tar files of that name"),
 ) -> None:
-    """Write images into tar files that `data.dataset=shards` reads; the same folder gives the same bytes."""
+    """Write a folder of images as tar files for `data.dataset=shards`; the same folder gives the same bytes."""
     from ..data import ImageFolder
     from ..data.sources.shard_writer import write_shards
 

@@ -20,7 +20,7 @@ def config(
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
 ) -> None:
-    """Print the resolved settings as YAML, each value with the file it comes from."""
+    """Print every setting of a run as YAML, each with the file it comes from."""
     overrides = options.all_overrides(set_, more)
     settings, sources, missing = explain_config(path, overrides)
     for line in yaml_lines(settings.resolved(), sources, missing):

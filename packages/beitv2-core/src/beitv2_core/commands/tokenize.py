@@ -24,7 +24,7 @@ def tokenize(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Write the codes of any number of images to a .npz; run it again to continue after a stop."""
+    """Write the codes of any number of images to a .npz file; typed again after a stop, it continues."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
     from ..evaluation.codes import encode_files, list_images

@@ -16,8 +16,8 @@ RESUME = typer.Option(
     help="auto: continue from the newest checkpoint of the run, if any; never: a new run, in a new folder; "
     "or a .pdckpt checkpoint",
 )
-OUTPUT = typer.Option(None, "--output", "-o", help="run folder, instead of the one in the settings")
-DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print sizes, write nothing")
+OUTPUT = typer.Option(None, "--output", "-o", help="run folder; default: output of the settings")
+DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print batch and memory, write nothing")
 
 
 def train_tokenizer(
@@ -28,7 +28,7 @@ def train_tokenizer(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Train a VQ-KD tokenizer: images become codes that a teacher's features can be read from (stage 1)."""
+    """Train a VQ-KD tokenizer: from the codes of an image, a teacher's features are reconstructed (stage 1)."""
     settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
     _train(settings, resume, dry_run)
 
@@ -41,7 +41,7 @@ def pretrain(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Pretrain a backbone to predict the codes of hidden patches (stage 2)."""
+    """Pretrain a backbone by predicting the codes of masked patches (stage 2)."""
     settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
     _train(settings, resume, dry_run)
 
@@ -53,7 +53,7 @@ def init_tokenizer(
     output: Optional[Path] = OUTPUT,
     teacher_width: int = typer.Option(512, min=1, help="channels of the teacher's features (CLIP 512, DINO 768)"),
 ) -> None:
-    """Write an untrained tokenizer with random codes: for tests and speed measurements, no teacher needed."""
+    """Write an untrained tokenizer with random codes, for tests and speed measurements; needs no teacher."""
     overrides = options.all_overrides(set_, more, output)
     tree_only = ["teacher.name=none", "teacher.weights=null", "teacher.sha256=null", "data.root=none"]
     settings = load_config(config, [*overrides, *tree_only], TokenizerConfig)

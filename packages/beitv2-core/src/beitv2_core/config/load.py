@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, Optional, Union
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
 from .unread import KIND_KEYS, unread_settings
 
 Sources = dict[str, str]  # dotted key -> the file (or the option, "--set", or "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
+OURS: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
 
 
 class ExplainedConfig(NamedTuple):
@@ -62,11 +63,7 @@ _Loader.add_implicit_resolver(
 
 def config_kinds() -> dict[str, type[BaseModel]]:
     """The schema of each `kind:`; other packages add theirs by the entry points 'beitv2.configs'."""
-    kinds: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
-    for point in find_entry_points(ENTRY_POINTS):
-        if point.name not in kinds:
-            kinds[point.name] = point.load()
-    return kinds
+    return _entry_points.load_all(ENTRY_POINTS, OURS)
 
 
 def load_config(
@@ -132,10 +129,9 @@ def parse_config(
     kinds = config_kinds()
     if schema is None:
         kind = kind_of(tree)
-        if kind not in kinds:
-            came = "is missing" if kind is None else f"{kind!r} is unknown"
-            raise ConfigError(f"{source}: kind: {came}. Expected one of: {', '.join(kinds)}.")
-        schema = kinds[kind]
+        if kind is None:
+            raise ConfigError(f"{source}: kind: is missing. Expected one of: {', '.join(kinds)}.")
+        schema = _entry_points.load(ENTRY_POINTS, kind, kinds, f"{source}: kind")
     elif tree.get("kind") in kinds and kinds[tree["kind"]] is not schema:
         wanted = next((name for name, model in kinds.items() if model is schema), schema.__name__)
         raise ConfigError(f"{source}: this is a {tree['kind']!r} config, a {wanted!r} config was expected.")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..assembly.held_out import data_of_run
 from ..assembly.restore import build_file, load_mim, load_tokenizer, read_checkpoint, read_config
 from ..data.views.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -50,13 +50,8 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
         "pretrain": _pretraining_of,
         "backbone": _backbone_of,
     }
-    if trained not in offered:
-        foreign = {point.name: point for point in find_entry_points(ENTRY_POINTS)}
-        if trained not in foreign:
-            raise ConfigError(f"{run}: a {trained!r} run cannot be exported. Known kinds: "
-                              f"{', '.join([*offered, *foreign])}.")
-        offered[trained] = foreign[trained].load()
-    found = offered[trained](run, kind == "features")
+    make = _entry_points.load(ENTRY_POINTS, trained, offered, f"{run}: what can be exported of a kind of run")
+    found = make(run, kind == "features")
     if kind is not None and found.facts["kind"] != kind:
         raise ConfigError(f"{run}: --kind {kind} was asked for, this {trained!r} run gives a {found.facts['kind']}"
                           f"{'' if trained == 'tokenizer' else ' or features'}.")

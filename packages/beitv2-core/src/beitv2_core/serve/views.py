@@ -13,10 +13,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .._entry_points import find_entry_points
+from .. import _entry_points
 from ..data import EvalTransform, Sample
 from ..data.views.transforms import to_unit_floats
-from ..errors import ConfigError
 from .results import CodeSeen, CodesResult, Result, hex_colour, image_url, png_url
 
 log = logging.getLogger("beitv2_core")
@@ -45,13 +44,8 @@ def find_view(run: str, kind: str) -> View | None:
 
     Raises ConfigError for a kind nobody has a view for.
     """
-    points = {point.name: point for point in find_entry_points(ENTRY_POINTS)}
-    if kind in points:
-        return points[kind].load()(run)
-    if kind in CODES_ONLY:
-        return None
-    raise ConfigError(f"{run}: a {kind!r} run has nothing to show. Expected one of: "
-                      f"{', '.join([*CODES_ONLY, *points])}.")
+    offered = _entry_points.load(ENTRY_POINTS, kind, dict.fromkeys(CODES_ONLY), f"{run}: what to show of a kind of run")
+    return None if offered is None else offered(run)
 
 
 def model_view(image: Image.Image, image_size: Any, crop_share: float) -> tuple[Image.Image, np.ndarray]:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from beitv2_core._entry_points import find_entry_points
+from beitv2_core import _entry_points
 from beitv2_core.errors import ConfigError
 from beitv2_core.teachers.base import Teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
@@ -24,13 +24,8 @@ _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
     "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
-    "Teacher", "build_teacher", "known_teachers",
+    "Teacher", "build_teacher",
 ]
-
-
-def known_teachers() -> list[str]:
-    """Names `build_teacher` takes: ours and those of installed packages."""
-    return sorted({*TEACHERS, *(entry.name for entry in find_entry_points(ENTRY_POINTS))})
 
 
 def build_teacher(name: str, *, weights: str | None = None, sha256: str | None = None,
@@ -42,17 +37,7 @@ def build_teacher(name: str, *, weights: str | None = None, sha256: str | None =
     Raises ConfigError for an unknown name or option, WeightsError for missing or wrong weights, ShapeError where the
     image is no whole number of patches.  Our names come first: an entry point cannot replace them.
     """
-    build = TEACHERS.get(name)
-    if build is None:
-        for entry in find_entry_points(ENTRY_POINTS):
-            if entry.name == name:
-                build = entry.load()
-                break
-        else:
-            raise ConfigError(
-                f"teacher {name!r} is not known. Known teachers: {', '.join(known_teachers())}; packages add theirs by "
-                f"the entry points {ENTRY_POINTS!r}."
-            )
+    build = _entry_points.load(ENTRY_POINTS, name, TEACHERS, "teacher.name")
     _check_options(name, build, options)
     return build(weights=weights, sha256=sha256, image_size=image_size, patch_size=patch_size, **options)
 

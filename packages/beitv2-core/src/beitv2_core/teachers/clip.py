@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import WeightsError
+from beitv2_core.layers.attention import attention_weights, split_heads
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
 from beitv2_core.weights.keymaps.clip import from_clip, to_clip
@@ -50,13 +51,10 @@ class _Attention(nn.Layer):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
-        batch, tokens, width = x_BTD.shape
-        qkv = F.linear(x_BTD, self.in_proj_weight, self.in_proj_bias)
-        qkv = qkv.reshape([batch, tokens, 3, self.num_heads, width // self.num_heads]).transpose([2, 0, 3, 1, 4])
-        q, k, v = paddle.unbind(qkv, axis=0)
-        scores_BHTT = paddle.matmul(q * (width // self.num_heads) ** -0.5, k, transpose_y=True)
-        out = paddle.matmul(F.softmax(scores_BHTT, axis=-1), v)
-        return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+        projected_BTO = F.linear(x_BTD, self.in_proj_weight, self.in_proj_bias)
+        q_BHTE, k_BHTE, v_BHTE = paddle.unbind(split_heads(projected_BTO, 3, self.num_heads))
+        out_BHTE = paddle.matmul(attention_weights(q_BHTE, k_BHTE), v_BHTE)
+        return self.out_proj(out_BHTE.transpose([0, 2, 1, 3]).reshape(x_BTD.shape))
 
 
 class _Block(nn.Layer):

@@ -14,7 +14,8 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import WeightsError
-from beitv2_core.layers.mlp import Mlp
+from beitv2_core.layers.attention import split_heads
+from beitv2_core.layers.block import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from beitv2_core.pixels.size import pair
@@ -38,23 +39,21 @@ class _Attention(nn.Layer):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
-        batch, tokens, width = x_BTD.shape
-        q, k, v = self._heads(x_BTD)
-        out = paddle.matmul(self._softmax(q, k), v)
-        return self.proj(out.transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+        q_BHTE, k_BHTE, v_BHTE = self._heads(x_BTD)
+        out_BHTE = paddle.matmul(self._weights(q_BHTE, k_BHTE), v_BHTE)
+        return self.proj(out_BHTE.transpose([0, 2, 1, 3]).reshape(x_BTD.shape))
 
     def probabilities(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
         """The attention map (B, H, T, T)."""
-        q, k, _ = self._heads(x_BTD)
-        return self._softmax(q, k)
+        q_BHTE, k_BHTE, _ = self._heads(x_BTD)
+        return self._weights(q_BHTE, k_BHTE)
 
     def _heads(self, x_BTD: paddle.Tensor) -> list[paddle.Tensor]:
-        batch, tokens, width = x_BTD.shape
-        qkv = self.qkv(x_BTD).reshape([batch, tokens, 3, self.num_heads, width // self.num_heads])
-        return paddle.unbind(qkv.transpose([2, 0, 3, 1, 4]), axis=0)
+        return paddle.unbind(split_heads(self.qkv(x_BTD), 3, self.num_heads))
 
-    def _softmax(self, q: paddle.Tensor, k: paddle.Tensor) -> paddle.Tensor:
-        return F.softmax(paddle.matmul(q, k, transpose_y=True) * q.shape[-1] ** -0.5, axis=-1)
+    def _weights(self, q_BHTE: paddle.Tensor, k_BHTE: paddle.Tensor) -> paddle.Tensor:
+        # Not `attention_weights`: the official code scales the scores, not the queries, and so rounds elsewhere.
+        return F.softmax(paddle.matmul(q_BHTE, k_BHTE, transpose_y=True) * q_BHTE.shape[-1] ** -0.5, axis=-1)
 
 
 class _Block(nn.Layer):

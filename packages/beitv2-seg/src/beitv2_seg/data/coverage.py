@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which classes have labelled pixels: a class without one is learned and measured by nobody, and must be named."""
+"""Which classes have labelled pixels: a class without one is neither learned nor measured, and must be named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NAMED = 12
 
 def coverage_lines(counts: np.ndarray, names: Sequence[str], *, ignored: int, where: str,
                    label_map: Optional[Mapping[str, int]] = None) -> list[str]:
-    """What to say about pixels per class and, last, ignored ones (`label_counts`); [] where every class has some.
+    """Warnings about pixels per class and, last, ignored ones (`label_counts`); [] where every class has some.
 
     where: what the labels are of ("the evaluation, 8 images").  The remedies are settings of the YAML.
     """
@@ -46,7 +46,7 @@ def coverage_lines(counts: np.ndarray, names: Sequence[str], *, ignored: int, wh
 
 
 class SeenLabels:
-    """The labels a run was trained on, until the first epoch is over; then what is missing is said, once."""
+    """Counts the labels of the first epoch, then warns once of classes without a labelled pixel."""
 
     def __init__(self, names: Sequence[str], *, ignored: int, label_map: Optional[Mapping[str, int]] = None):
         self.names, self.ignored, self.label_map = list(names), ignored, label_map

@@ -40,7 +40,7 @@ class TrainSamples:
     Before a sample is made, the global generators of Python and numpy, from which PaddleSeg's transforms draw, start
     from a seed of (run, epoch, sample): samples do not depend on workers, batches or resumes.  A sample whose files
     cannot be decoded is replaced by the next one; more than `max_corrupt` of them raise DataError, with the list in
-    `report`.  repeats: times each sample comes in an epoch.
+    `report`.  repeats: times each sample is used in an epoch.
     ignored: label of pixels without a class.
     Raises DataError for a label outside the classes and for an image and label of different size.
     """
@@ -70,7 +70,7 @@ class TrainSamples:
         return b"".join(Path(path).read_bytes() for path in files if path is not None)
 
     def load(self, index: int) -> Any:
-        """The number itself: a sample is decoded and augmented at once, by the call below."""
+        """The number itself: decoding and augmenting are one call, below."""
         return index
 
     def __call__(self, index: int, rng: SampleRng) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class TrainSamples:
                         f"{path_of(self.dataset, index % len(self.dataset))} on can be decoded. Check the data set.")
 
     def _counted(self, label: np.ndarray, at: int) -> np.ndarray:
-        """`label_counts` of a crop; an error tells the labels of the whole label map."""
+        """`label_counts` of a crop; an error lists the labels of the whole label map."""
         path = label_path_of(self.dataset, at)
         try:
             return label_counts(label, self.num_classes, self.ignored, path)
@@ -112,7 +112,7 @@ class TrainSamples:
             return None
         except BEiTError as error:
             raise named(error, self.dataset, at) from error
-        except Exception as error:  # broken files raise anything; so do wrong settings, which must not be passed over
+        except Exception as error:  # broken files raise anything; so do wrong settings, which must not be ignored
             broken = undecodable(self.dataset, at)
             if broken is None:
                 raise DataError(f"{path_of(self.dataset, at)}: its files can be decoded, but the transforms fail "

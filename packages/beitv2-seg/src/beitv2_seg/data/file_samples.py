@@ -134,21 +134,3 @@ class ListedSamples(FileSamples):
         pairs = read_pairs(chosen, dataset_root, separator=separator, setting=f"{mode}_path")
         super().__init__([[pair.image, pair.label_map] for pair in pairs], transforms, mode=mode,
                          num_classes=num_classes, ignore_index=ignore_index, img_channels=img_channels)
-
-
-def read_by_us(dataset: Any) -> Any:
-    """The samples of a PaddleSeg data set that lists files, read by our readers; any other data set as it is.
-
-    Those whose classes read their files themselves (EG1800, Supervisely, PSSL, a user's own) stay as they are.
-    """
-    from paddleseg.datasets import ADE20K, Dataset
-
-    reads = type(dataset).__getitem__
-    if reads not in (Dataset.__getitem__, ADE20K.__getitem__) or not hasattr(dataset, "file_list"):
-        return dataset
-    if getattr(dataset, "edge", False):
-        raise ConfigError(f"{type(dataset).__name__}: edge is true, but none of the losses here reads edges. Leave it "
-                          "out.")
-    return FileSamples(dataset.file_list, dataset.transforms.transforms, mode=dataset.mode,
-                       num_classes=dataset.num_classes, ignore_index=dataset.ignore_index,
-                       img_channels=getattr(dataset, "img_channels", 3), reduce_zero=reads is ADE20K.__getitem__)

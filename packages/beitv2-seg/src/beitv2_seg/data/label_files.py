@@ -37,7 +37,7 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
     Read are one channel of 1, 2, 4, 8, 16 or 32 bits, whole numbers in floats, the indices of a palette (never its
     colours), and colour files whose channels are equal.  label_map: label of the file -> label; others stay.  With
     colours as its keys ("128,0,0") the file's colours are mapped, and every one must be in it.
-    Raises LabelError naming the file, what came, what is expected and what to do, and whatever Pillow raises for a
+    Raises LabelError naming the file, what was found, what is expected and what to do, and what Pillow raises for a
     broken file.
     """
     label_map = label_map or {}

@@ -37,7 +37,7 @@ def exportable_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], c
 
     image_size: (height, width) of a window in pixels, the one the position tables were made for.  classes: names by
     number.  reading: `transforms` and `test_config` of the YAML; images of any size are read by
-    `beitv2_seg.reading.reader`.
+    `beitv2_seg.reading.label_map`.
     """
     model.eval()
     return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,

@@ -13,12 +13,12 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.models.backbone import SIZES
 from beitv2_core.planning.cost import FULL, Bricks, Cost, total
 from beitv2_core.planning.run import PlannedRun, Schedule
-from beitv2_seg.assembly import AMP, plan_accumulation
-from beitv2_seg.components import argument_names
+from beitv2_seg.assembly import plan_accumulation, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig
+from beitv2_seg.config.translate import train_settings
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.pretrained import with_pretrained_settings
+from beitv2_seg.paddleseg.components import argument_names
 
 #: moments the optimizers keep
 STATES = {"BEiTv2AdamW": 2}
@@ -47,7 +47,7 @@ def planned_segmentation(config: SegmentConfig, *, images: Optional[int], device
                      _auxiliary_head(bricks, trunk, model, config.model.num_classes)), Cost()
 
     return PlannedRun("segment", schedule, costs, states=STATES[config.optimizer.type], averaged=config.run.use_ema,
-                      amp=AMP[config.run.precision], recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
+                      amp=train_settings(config).amp, recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
 
 
 def _check_types(config: SegmentConfig) -> None:

@@ -24,8 +24,8 @@ from beitv2_seg.data.coverage import coverage_lines
 from beitv2_seg.data.dataset import label_path_of, named, path_of, undecodable
 from beitv2_seg.data.file_samples import BrokenFile
 from beitv2_seg.data.label_files import label_counts
+from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
 from beitv2_seg.reading.metrics import DEFINITION, ConfusionMatrix, Scores
-from beitv2_seg.reading.reader import labels_of, readings
 
 Data = dict[str, Any]
 SECONDS_BETWEEN_LINES = 20.0
@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
 
     @property
     def measured(self) -> str:
-        """What stands beside every mIoU."""
+        """Over how many classes the mean IoU is."""
         return f"{self.scores.measured} of {len(self.scores.iou)} classes measured"
 
     def warnings(self, config: SegmentConfig, names: Sequence[str]) -> list[str]:
@@ -53,11 +53,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ignored: int = 255,
-             at_once: int = 4) -> Evaluation:
+             window_batch: int = 4) -> Evaluation:
     """Measure a segmentor on a PaddleSeg data set in "val" mode; every image counts once on any number of processes.
 
-    ignored: label of pixels without a class; at_once: sliding windows computed together.  Raises DataError for an empty
-    set, an undecodable file, a label outside the classes, a label of another size than its image.
+    ignored: label of pixels without a class; window_batch: sliding windows computed together.  Raises DataError for an
+    empty set, an undecodable file, a label outside the classes, a label of another size than its image.
     """
     if len(dataset) == 0:
         raise DataError("evaluation: there is no image. Check val_dataset.")
@@ -68,12 +68,12 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
     with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress:
         for done, index in enumerate(numbers, 1):
             path = path_of(dataset, index)
-            data = readings(functools.partial(_read, dataset, index), getattr(dataset, "transforms", None),
+            data = multi_scale_inputs(functools.partial(_read, dataset, index), getattr(dataset, "transforms", None),
                             test.read_scales)
             label = np.asarray(data[0]["label"])
             label = label.reshape(label.shape[-2:])
             passed += int(label_counts(label, num_classes, ignored, label_path_of(dataset, index))[-1])
-            found = labels_of(model, data, test, at_once=at_once)
+            found = predict_label_map(model, data, test, window_batch=window_batch)
             if found.shape != label.shape:
                 raise DataError(f"{path}: the image is {found.shape} pixels, its label {label.shape}. Image and "
                                 "label must have the same size.")

@@ -20,7 +20,7 @@ from beitv2_core.evaluation.codes import list_images
 from beitv2_core.files.atomic import write_atomically
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data.file_samples import for_transforms, read_image, transformed
-from beitv2_seg.reading.reader import labels_of, readings
+from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
 
 log = logging.getLogger("beitv2_seg")
 
@@ -55,17 +55,18 @@ def class_colours(num_classes: int, custom: Sequence[int] | None = None) -> np.n
 
 
 def predict_image(model: Any, pixels: np.ndarray, transforms: Sequence[Any], test: TestConfig, *,
-                    at_once: int = 4) -> np.ndarray:
+                  window_batch: int = 4) -> np.ndarray:
     """Classes int32 (H, W) of one RGB image uint8 (H, W, 3), read as `test` says."""
     def read() -> dict[str, Any]:
         data = {"img": for_transforms(pixels, transforms), "trans_info": [], "gt_fields": []}
         return transformed(data, transforms)
 
-    return labels_of(model, readings(read, transforms, test.read_scales), test, at_once=at_once)
+    inputs = multi_scale_inputs(read, transforms, test.read_scales)
+    return predict_label_map(model, inputs, test, window_batch=window_batch)
 
 
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,
-                  colours: np.ndarray, at_once: int = 4, weight: float = 0.6,
+                  colours: np.ndarray, window_batch: int = 4, weight: float = 0.6,
                   max_pixels: int = MAX_PIXELS) -> Iterator[Written]:
     """Predict images and write, as PaddleSeg names them, `added_prediction/` (the image under the classes'
     colours) and `pseudo_color_prediction/` (the raw label map, a PNG whose palette holds the colours).
@@ -78,7 +79,7 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
     for path, name in zip(paths, result_names(paths)):
         pixels = read_image(path, max_pixels=max_pixels)
-        labels = predict_image(model, pixels, transforms, test, at_once=at_once)
+        labels = predict_image(model, pixels, transforms, test, window_batch=window_batch)
         overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
         blend = weight * pixels.astype(np.float32) + (1 - weight) * colours[labels]
         _save(Image.fromarray(np.rint(blend).astype(np.uint8)), overlay)

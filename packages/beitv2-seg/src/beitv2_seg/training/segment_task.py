@@ -37,14 +37,14 @@ class SegmentTask(Task):
     warn: what to say about the first one; the best weights go to `folder`/best_model/model.pdparams, where an mIoU was
     measured at all; patience: evaluations without a better mIoU after which the run is finished; use_ema: average the
     weights as PaddleSeg does (decay min(1 - 1 / (step + 1), 0.999)), measure them too, keep the best in
-    ema_best_model/; profiler_options: of PaddleSeg's train_profiler.
+    ema_best_model/; after_update: called after every step.
     """
 
     def __init__(self, model: Any, losses: Sequence[tuple[float, Loss]], *, total_steps: int, seen: SeenLabels,
                  measure: Callable[[Any], Evaluation] | None = None,
                  warn: Callable[[Evaluation], Sequence[str]] = lambda found: (), every: int = 1000,
                  folder: Path | None = None, patience: int | None = None, use_ema: bool = False,
-                 profiler_options: str | None = None):
+                 after_update: Callable[[], None] = lambda: None):
         self.model, self.network = model, model
         self.losses, self.total_steps, self.measure, self.every = list(losses), total_steps, measure, every
         self.folder, self.patience, self.seen, self.warn = folder, patience, seen, warn
@@ -53,7 +53,7 @@ class SegmentTask(Task):
         self.worse = self.evaluations = 0
         self.last: dict[str, Any] = {}  # of the newest step and the newest evaluation, for the summary
         self._loss: Optional[paddle.Tensor] = None
-        self.profiler_options = profiler_options
+        self.after_update = after_update
 
     @property
     def finished(self) -> bool:
@@ -76,10 +76,7 @@ class SegmentTask(Task):
 
     def after_step(self, *, step: int) -> dict[str, float]:
         """Let the averaged weights follow; evaluate where it is time, and return what was measured."""
-        if self.profiler_options is not None:
-            from paddleseg.utils import train_profiler
-
-            train_profiler.add_profiler_step(self.profiler_options)
+        self.after_update()
         if self.average is not None:
             self.average.decay = min(1 - 1 / (step + 2), EMA_DECAY)
             self.average.update()
