@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a YAML file can name: our components, and PaddleSeg's where it is installed."""
+"""What a YAML file can name: our components, those of installed packages, and PaddleSeg's where it is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beitv2_core import _entry_points
 from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg.data import transforms
 from beitv2_seg.data.digit_scenes import BEiTv2DigitScenes
@@ -49,6 +50,9 @@ def find_component(name: str, where: str) -> Any:
     own = ours[shelf] if shelf else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:
         return own[name]
+    for key in [shelf] if shelf else ours:
+        if name in _entry_points.names(group_of(key), {}):
+            return _entry_points.load(group_of(key), name, {}, f"{where}.type")
     from beitv2_seg.adapter import paddleseg_components
 
     theirs: Mapping[str, Mapping[str, Any]] = {}
@@ -65,11 +69,17 @@ def find_component(name: str, where: str) -> Any:
         if name in kinds:
             raise ConfigError(f"{where}.type: {name!r} is {KINDS[key]}; expected {KINDS[shelf or key]}: "
                               f"{', '.join(sorted(wanted))}.")
-    near = difflib.get_close_matches(name, wanted, n=1)
+    listed_names = sorted({*wanted, *(_entry_points.names(group_of(shelf), {}) if shelf else ())})
+    near = difflib.get_close_matches(name, listed_names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" Known: {', '.join(sorted(wanted))}." if shelf else ""
+    listed = f" Known: {', '.join(listed_names)}." if shelf else ""
     files = f" {OWN_FILES}" if shelf == "DATASETS" else ""
     raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{files}{listed}{why}")
+
+
+def group_of(shelf: str) -> str:
+    """The entry points by which installed packages add to a shelf: `beitv2.segment.models`, ..."""
+    return f"beitv2.segment.{shelf.lower()}"
 
 
 def shelf_of(where: str) -> str | None:
