@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beitv2_core.assembly.found import Hints, read_model
+from beitv2_core.assembly.loaded_weights import Hints, read_model
 from PIL import Image
 from typer.testing import CliRunner
 
