@@ -19,7 +19,7 @@ from beitv2_seg.config import SegmentConfig
 from beitv2_seg.config.translate import train_settings
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.paddleseg.components import argument_names
+from beitv2_seg.paddleseg.components import argument_names, find_component
 
 #: moments the optimizers keep
 STATES = {"BEiTv2AdamW": 2}
@@ -27,12 +27,18 @@ Trunk = dict[str, Any]
 
 
 def planned_segmentation(config: SegmentConfig, *, images: Optional[int], devices: int) -> PlannedRun:
-    """A run of `BEiTv2UPerNet` on a `BEiTv2` backbone; ConfigError names a component whose cost is not known."""
+    """A run of `BEiTv2UPerNet`, or of a model that says its own cost, on a `BEiTv2` backbone.
+
+    Such a model has `planned_cost(layers, maps, pixels, width, num_classes, **arguments) -> Cost` as a static method:
+    what it costs beside the trunk and its four maps.  maps: pixels of these, finest first; pixels: of an image; width:
+    channels of a map; arguments: the model's own, defaults included.
+    Raises ConfigError naming a component whose cost is not known.
+    """
     source = config.model.backbone.options().get("pretrained")
     if source is not None and Path(source).exists():  # a run that is still to come decides nothing yet
         config = with_pretrained_settings(config)
-    _check_types(config)
-    model = _with_defaults(BEiTv2UPerNet, config.model.options())
+    kind = _planned_model(config)
+    model = _with_defaults(kind, config.model.options())
     trunk = trunk_of(config)
     accumulate = plan_accumulation(config, devices)
     total_batch = config.batch_size * devices * accumulate
@@ -43,9 +49,13 @@ def planned_segmentation(config: SegmentConfig, *, images: Optional[int], device
                         None if repeated is None else max(1, repeated // total_batch))
 
     def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
-        return total(_trunk(layers, trunk), _pyramid(layers, trunk),
-                     _decode_head(layers, trunk, model, config.model.num_classes),
-                     _auxiliary_head(layers, trunk, model, config.model.num_classes)), Cost()
+        classes = config.model.num_classes
+        if kind is BEiTv2UPerNet:
+            head = _decode_head(layers, trunk, model, classes) + _auxiliary_head(layers, trunk, model, classes)
+        else:
+            head = kind.planned_cost(layers, maps=_level_pixels(trunk), pixels=trunk["pixels"], width=trunk["width"],
+                                     num_classes=classes, **model)
+        return total(_trunk(layers, trunk), _pyramid(layers, trunk), head), Cost()
 
     parameters = count_parameters(lambda: build_model(config, pretrained=False)), 0
     return PlannedRun("segment", schedule, costs, parameters, states=STATES[config.optimizer.type],
@@ -53,12 +63,16 @@ def planned_segmentation(config: SegmentConfig, *, images: Optional[int], device
                       recompute=bool(trunk["recompute"]), sharding=config.run.sharding)
 
 
-def _check_types(config: SegmentConfig) -> None:
-    for where, found, known in (("model.type", config.model.type, ("BEiTv2UPerNet",)),
+def _planned_model(config: SegmentConfig) -> Any:
+    """The class of the model; ConfigError for a component whose cost is not known."""
+    kind = find_component(config.model.type, "model")
+    own = (config.model.type,) if hasattr(kind, "planned_cost") else ()
+    for where, found, known in (("model.type", config.model.type, (BEiTv2UPerNet.__name__, *own)),
                                 ("model.backbone.type", config.model.backbone.type, ("BEiTv2",)),
                                 ("optimizer.type", config.optimizer.type, tuple(STATES))):
         if found not in known:
             raise ConfigError(f"{where}: what {found!r} costs is not known. Known: {', '.join(known)}.")
+    return kind
 
 
 def _with_defaults(kind: Any, given: Trunk) -> Trunk:
