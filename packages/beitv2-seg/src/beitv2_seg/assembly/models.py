@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from beitv2_core.assembly.loaded_weights import read_weights_for
-
 from beitv2_core.assembly import set_weights
+from beitv2_core.assembly.loaded_weights import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.config import parse_config
 from beitv2_core.errors import CheckpointError, ConfigError
