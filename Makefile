@@ -15,7 +15,7 @@ PADDLE_WHEEL ?= $(if $(filter 1,$(GPU)),paddlepaddle-gpu,paddlepaddle)==$(PADDLE
 # A wheel that was fetched elsewhere finds its dependencies on PyPI.
 FROM := $(if $(filter %.whl,$(PADDLE_WHEEL)),,$(if $(GPU_INDEX),--index-url $(GPU_INDEX)))
 comma := ,
-NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not to be had from $(or $(GPU_INDEX),PyPI).$(if $(GPU_INDEX), Another CUDA: CUDA=118$(comma) 126$(comma) 129 or 130.) \
+NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not available from $(or $(GPU_INDEX),PyPI).$(if $(GPU_INDEX), Another CUDA: CUDA=118$(comma) 126$(comma) 129 or 130.) \
   Where that host is not reached, fetch the wheel elsewhere and type: make setup GPU=1 PADDLE=$(PADDLE) PADDLE_WHEEL=FILE.whl
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
@@ -50,16 +50,16 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*"
 	@touch $@
 
-pretrain: $(STAMP)  ## train the embedded tokenizer, pretrain a backbone with it, report
+pretrain: $(STAMP)  ## train a tokenizer and pretrain a backbone on embedded images; print a report
 	$(BIN)/beitv2 train-tokenizer configs/tokenizer/digit_scenes.yml --resume auto
 	$(BIN)/beitv2 pretrain configs/pretrain/digit_scenes.yml --resume auto
 	$(BIN)/beitv2 report $(RUN)/tokenizer $(RUN)/pretrain
 
-finetune: $(STAMP)  ## the pretrained backbone against scratch as a classifier (runs pretrain first if needed)
+finetune: $(STAMP)  ## compare fine-tuning the pretrained backbone with training from scratch (runs pretrain first if needed)
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 compare configs/cls/digit_scenes.yml --pretrained $(RUN)/pretrain -o $(RUN)/finetune
 
-segment: $(STAMP)  ## the pretrained backbone against scratch as a segmenter (runs pretrain first if needed)
+segment: $(STAMP)  ## the same comparison for segmentation (runs pretrain first if needed)
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 segment compare digit_scenes --pretrained $(RUN)/pretrain -o $(RUN)/segment
 
@@ -69,16 +69,16 @@ test-fast: $(STAMP)  ## the suite without the end-to-end runs
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
 
-test-faults: $(STAMP)  ## kill, fill the disk, damage files (seven minutes); the table goes to runs/faults
+test-faults: $(STAMP)  ## faults: kills, full disks, damaged files (seven minutes); writes a table to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
 test-oldest: $(STAMP)  ## core's fast tests on the oldest Python here (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares
 	$(BIN)/python tests/house/build_alone.py 2.6.2 --oldest --python $(OLDEST_PYTHON)
 
-test-peers: $(PEERS)/.with-paddle  ## what needs PyTorch, timm or transformers, in .venv-peers; skips nothing
+test-peers: $(PEERS)/.with-paddle  ## tests that need PyTorch, timm or transformers, in .venv-peers; skips nothing
 	$(PEERS)/bin/python -m pytest -m peers --no-skips tests/core tests/parity
 
-parity: $(STAMP)  ## only the comparisons with the official code's recorded values
+parity: $(STAMP)  ## compare with values recorded from the official code
 	$(BIN)/python -m pytest tests/parity
 
 lint: $(STAMP)  ## ruff

@@ -80,10 +80,11 @@ def test_few_labels_are_even_over_the_classes_and_the_seed_draws_them():
 @pytest.mark.slow
 def test_a_comparison_on_a_folder_uses_few_labels_and_tells_how_far_it_is(images, pretrained, tmp_path, caplog):
     sets = sets_of(images, pretrained, tmp_path)
-    logging.getLogger("beitv2_cls").propagate = True
-    with caplog.at_level(logging.INFO, logger="beitv2_cls"):
-        table = fine_tune_all(sets, CONFIG, str(pretrained), tmp_path, seeds=1, few_labels=6, few_steps=2,
-                              settings=settings_of(images))
+    for name in ("beitv2_core", "beitv2_cls"):
+        logging.getLogger(name).propagate = True
+        caplog.set_level(logging.INFO, logger=name)
+    table = fine_tune_all(sets, CONFIG, str(pretrained), tmp_path, seeds=1, few_labels=6, few_steps=2,
+                          settings=settings_of(images))
     assert set(table) == {"all", "6"} and all(len(values) == 1 for row in table.values() for values in row.values())
     for said in ("compare: 4 runs", "compare: 4 of 4 runs finished", "pretrained_all_seed0: top-1"):
         assert said in caplog.text

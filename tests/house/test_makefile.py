@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-#: stands for Python: what it is asked to do goes to a file; Paddle's GPU wheel is not to be had
+#: stands for Python: what it is asked to do goes to a file; Paddle's GPU wheel is not available
 PYTHON = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in

@@ -25,7 +25,7 @@ def test_means_and_counts_match_after_every_recorded_number_of_rounds(fixture_pa
             match = re.fullmatch(rf"{case}/means_iter(\d+)", key)
             if match:
                 rounds = int(match.group(1))
-                got = kmeans(samples, initial.shape[0], num_iters=rounds, initial_means=initial)
+                got = kmeans(samples, initial.shape[0], num_iters=rounds, initial_means_KC=initial)
                 assert_close_output(got.means, arrays[key], key)
                 np.testing.assert_array_equal(got.sizes.numpy(), arrays[f"{case}/bins_iter{rounds}"])
                 compared += 1
@@ -37,7 +37,7 @@ def test_the_first_training_batch_starts_the_codebook_as_the_official_module_doe
     c = meta["config"]
     samples, initial = arrays["plain/samples"], paddle.to_tensor(arrays["plain/init_means"])
     monkeypatch.setattr(quantizer_module, "kmeans", lambda z, count, num_iters: kmeans(
-        z, count, num_iters=num_iters, initial_means=initial))
+        z, count, num_iters=num_iters, initial_means_KC=initial))
     quantizer = NormEMAQuantizer(c["k"], c["dim"], kmeans_iters=c["iters"])
     assert quantizer.initted.item() == arrays["module/initted_before"][0]
     quantizer.initialise(paddle.to_tensor(samples))

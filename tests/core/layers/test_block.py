@@ -11,13 +11,12 @@ from paddle import nn
 
 from beitv2_core.layers import block as block_file
 from beitv2_core.layers.attention import Attention
-from beitv2_core.layers.block import Block
+from beitv2_core.layers.block import Block, Mlp
 from beitv2_core.layers.drop_path import DropPath
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import Linear
-from beitv2_core.layers.mlp import Mlp
 
-READ = paddle.to_tensor([[0, 2], [3, 1]])
+QUERIES = paddle.to_tensor([[0, 2], [3, 1]])
 X = np.random.RandomState(0).randn(2, 5, 12).astype("float32")
 
 
@@ -30,8 +29,8 @@ def block_of(**settings) -> Block:
     return block
 
 
-def answer(block, read=None):
-    return block(paddle.to_tensor(X), None, read).numpy()
+def answer(block, query_index=None):
+    return block(paddle.to_tensor(X), None, query_index).numpy()
 
 
 def written_out(block, act=F.gelu):
@@ -52,8 +51,8 @@ def written_out(block, act=F.gelu):
 def fast_runs(monkeypatch):
     """How often the fast form ran."""
     runs = []
-    original = block_file.attention_half
-    monkeypatch.setattr(block_file, "attention_half", lambda *args, **more: runs.append(1) or original(*args, **more))
+    original = block_file.block_on_cpu
+    monkeypatch.setattr(block_file, "block_on_cpu", lambda *args: runs.append(1) or original(*args))
     return runs
 
 
@@ -70,22 +69,22 @@ LAYERS = ("attn", "attn.proj", "attn.attn_drop", "mlp", "mlp.fc1", "mlp.act", "m
           "drop_path")
 
 
-@pytest.mark.parametrize("read", [None, READ], ids=["all tokens", "tokens that are read"])
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["all tokens", "some queries"])
 @pytest.mark.parametrize("name", [*LAYERS, "attn.qkv"])
-def test_a_hook_on_any_layer_fires(name, read):
-    before, called = answer(block_of(), read), []
+def test_a_hook_on_any_layer_fires(name, queries):
+    before, called = answer(block_of(), queries), []
     block = block_of()
     layer = dict(block.named_sublayers())[name]
     hooks = [layer.register_forward_post_hook(lambda layer, given, out: called.append("post")),
              layer.register_forward_pre_hook(lambda layer, given: called.append("pre"))]
     if name == "attn.qkv":  # read, not called, unless somebody listens
         assert type(layer) is nn.Linear
-    np.testing.assert_allclose(answer(block, read), before, atol=3e-6)
+    np.testing.assert_allclose(answer(block, queries), before, atol=3e-6)
     assert set(called) == {"pre", "post"}
     for hook in hooks:
         hook.remove()
     called.clear()
-    np.testing.assert_array_equal(answer(block, read), before)
+    np.testing.assert_array_equal(answer(block, queries), before)
     assert not called
 
 
@@ -107,8 +106,8 @@ def test_another_activation_is_obeyed(layer, function):
 
 
 class HalfAttention(Attention):
-    def forward(self, x, bias=None, read=None):
-        return super().forward(x, bias, read) * 0.5
+    def forward(self, x, bias=None, query_index=None):
+        return super().forward(x, bias, query_index) * 0.5
 
 
 class TwiceMlp(Mlp):
@@ -132,8 +131,8 @@ class HalfPath(DropPath):
 
 
 class HalfBlock(Block):
-    def compose(self, x, bias=None, read=None):
-        return super().compose(x, bias, read) * 0.5
+    def compose(self, x, bias=None, query_index=None):
+        return super().compose(x, bias, query_index) * 0.5
 
 
 def replaced(name, made):
@@ -181,7 +180,7 @@ def test_a_linear_without_bias_is_no_error(fast_runs):
     assert np.isfinite(answer(block)).all() and not fast_runs
 
 
-def test_the_tokens_read_of_a_replaced_projection_are_those_of_all():
+def test_the_queries_of_a_replaced_projection_are_those_of_all_tokens():
     block = replaced("attn.qkv", LoudLinear(12, 36, bias_attr=False))
-    some = np.take_along_axis(answer(block), READ.numpy()[:, :, None], 1)
-    np.testing.assert_allclose(answer(block, READ), some, atol=3e-6)
+    some = np.take_along_axis(answer(block), QUERIES.numpy()[:, :, None], 1)
+    np.testing.assert_allclose(answer(block, QUERIES), some, atol=3e-6)

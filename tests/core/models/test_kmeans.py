@@ -21,7 +21,7 @@ def test_well_separated_directions_are_found():
     directions = paddle.eye(4)
     samples = F.normalize(directions.tile([25, 1]) + 0.05 * paddle.randn([100, 4]), axis=-1)
     start = F.normalize(directions + 0.4 * paddle.rand([4, 4]), axis=-1)
-    found = kmeans(samples, 4, initial_means=start)
+    found = kmeans(samples, 4, initial_means_KC=start)
     assert ((found.means * directions).sum(-1) > 0.99).all()
     assert found.sizes.numpy().tolist() == [25, 25, 25, 25]
 
@@ -29,7 +29,7 @@ def test_well_separated_directions_are_found():
 def test_an_empty_cluster_keeps_its_mean():
     samples = F.normalize(paddle.to_tensor([[1.0, 0.1], [1.0, -0.1]]), axis=-1)
     start = paddle.to_tensor([[1.0, 0.0], [-0.6, 0.8]])
-    found = kmeans(samples, 2, num_iters=3, initial_means=start)
+    found = kmeans(samples, 2, num_iters=3, initial_means_KC=start)
     assert found.sizes.numpy().tolist() == [2, 0]
     np.testing.assert_array_equal(found.means[1].numpy(), start[1].numpy())
 

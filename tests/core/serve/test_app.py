@@ -156,7 +156,7 @@ def test_a_body_that_ends_early_is_told():
         return parts.pop(0)
 
     status, answer = post(create_app([CLASSES]), receive)
-    assert status == 400 and "ended early" in answer["error"]["what"]
+    assert status == 400 and "closed before its end" in answer["error"]["what"]
 
 
 def test_the_limit_itself_is_allowed():
@@ -181,7 +181,7 @@ def test_what_a_foreign_form_can_send_is_refused(kind):
 def test_no_image_and_a_damaged_one_are_told_apart():
     here = client()
     assert "empty" in error(here.post("/api/views/classes", content=b"", headers=PNG), 400)
-    assert "no image" in error(here.post("/api/views/classes", content=b"<html>", headers=PNG), 415)
+    assert "no readable image" in error(here.post("/api/views/classes", content=b"<html>", headers=PNG), 415)
     assert "cannot be decoded" in error(here.post("/api/views/classes", content=png_bytes()[:50], headers=PNG), 422)
 
 
@@ -218,7 +218,7 @@ def test_other_hosts_are_refused_where_hosts_are_given():
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["a/b"], [""], ["Ä"]])
 def test_views_without_a_name_of_their_own_are_refused(names):
-    with pytest.raises(ConfigError, match="a name of its own"):
+    with pytest.raises(ConfigError, match="distinct names"):
         create_app([CLASSES._replace(name=name) for name in names])
 
 

@@ -126,7 +126,7 @@ def test_16_bit_greys_keep_their_brightness(kind):
     levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     got = read(saved(Image.fromarray(levels), kind))
     np.testing.assert_allclose(np.asarray(got.image)[..., 1], levels / 257, atol=1)
-    assert got.notes == ["brightness scaled to 8 bit"]
+    assert got.notes == ["brightness scaled to 8 bits"]
 
 
 @pytest.mark.parametrize("largest", [1.0, 255.0, 1e6])

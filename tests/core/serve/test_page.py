@@ -187,7 +187,7 @@ def test_the_codes_are_a_grid_that_arrow_keys_walk_through(page):
     for key in ("ArrowRight", "ArrowRight", "ArrowRight"):  # the last one leads out of the grid and is ignored
         page.keyboard.press(key)
     expect(page.get_by_text("Code 0 of 16")).to_be_visible()
-    expect(page.locator(".detail")).to_contain_text("None of the gallery's 7 images has a patch of this code.")
+    expect(page.locator(".detail")).to_contain_text("No patch of the 7 gallery images has this code.")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Home")
     expect(page.locator(".detail")).to_contain_text("once in this image, once in 7 images of the gallery.")
@@ -228,7 +228,7 @@ def test_how_the_image_was_read_is_said(page):
     exif = Image.Exif()
     exif[0x0112] = 6
     give(page, upload("JPEG", exif=exif))
-    assert "its EXIF data ask for a turn, which this run does not apply" in done(page)
+    assert "its EXIF orientation is ignored, as in training" in done(page)
     seen = page.get_by_alt_text("your image", exact=True)
     assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
 
@@ -236,7 +236,7 @@ def test_how_the_image_was_read_is_said(page):
 def test_errors_are_said_in_words_and_the_next_image_works(page):
     alert = page.get_by_role("alert")
     give(page, {"name": "letter.png", "mimeType": "image/png", "buffer": b"Dear Sir"})
-    expect(alert).to_contain_text("The image: 8 bytes that are no image read here came.")
+    expect(alert).to_contain_text("The image: Received 8 bytes that are no readable image.")
     expect(page.locator("#status")).to_have_text("No result.")
     give(page, {"name": "huge.png", "mimeType": "image/png", "buffer": b"x" * 200_001})
     expect(alert).to_contain_text("huge.png: It has 200,001 bytes.")
@@ -252,7 +252,7 @@ def test_a_server_that_is_gone_is_said(browser):
         page.goto(running.address)
         expect(page.locator("#limits")).not_to_be_empty()
     give(page, upload())
-    expect(page.get_by_role("alert")).to_contain_text("The server: It does not answer.")
+    expect(page.get_by_role("alert")).to_contain_text("The server: It does not respond.")
     context.close()
 
 

@@ -80,12 +80,12 @@ def test_a_setting_that_contradicts_the_run_is_named_with_both_values(data, tmp_
 
 def test_compare_takes_iters_and_opts_gives_both_one_size_and_refuses_another_comparison(data, tmp_path, pretrained,
                                                                                         monkeypatch):
-    monkeypatch.setattr("beitv2_seg.compare.SECONDS_BETWEEN_LINES", 2.0)
+    monkeypatch.setattr("beitv2_core.commands.trials.SAY_EVERY_S", 2.0)
     path = config_file(data, tmp_path, model__backbone={"type": "BEiTv2"})
     given = ["compare", path, "--pretrained", pretrained, "--output", tmp_path / "both"]
     output = segment(*given, "--iters", 2, "--opts", "batch_size=1", "optimizer.layer_decay=0.8")
     assert "difference" in output
-    assert "compare  step " in output and "/4  eta" in output
+    assert "compare: 0 of 2 runs finished" in output and "compare: 2 of 2 runs finished" in output
     assert re.search(r"aAcc +classes$", output, re.MULTILINE) and re.search(r"% {2,}\d of 3$", output, re.M), output
     assert (tmp_path / "both" / "figures" / "compare.png").is_file()
     for start in ("pretrained", "scratch"):

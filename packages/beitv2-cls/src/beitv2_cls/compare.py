@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +17,9 @@ from beitv2_cls.assembly import load_backbone, untrained
 from beitv2_cls.config import FinetuneConfig
 from beitv2_cls.data import even_shares, refuse_shared, training_set, validation_set
 from beitv2_cls.knn import knn_accuracy
-from beitv2_core import runtime
 from beitv2_core.assembly import build_dataset
 from beitv2_core.assembly.batches import plan_batches
-from beitv2_core.commands.trials import run_trial
+from beitv2_core.commands.trials import run_side_by_side, run_trial
 from beitv2_core.config import load_config
 from beitv2_core.data import eval_batches
 from beitv2_core.data.sources.sample import spread
@@ -31,7 +29,6 @@ from beitv2_core.files.atomic import write_text_atomically
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
-SAY_EVERY = 30.0  # seconds between lines while nothing finishes
 
 
 class Trial(NamedTuple):
@@ -100,21 +97,18 @@ def fine_tune_all(sets: Sets, config: Path, pretrained: str, folder: Path, *, se
               for seed in range(seeds) for start in STARTS]
     # From scratch too, the trunk is the pretrained one's.
     trunk = [f"model.{name}={json.dumps(value)}" for name, value in sets.config.model.model_dump(mode="json").items()]
-    arguments = {}
+    runs = {}
     for trial in trials:
         weights = repr(pretrained) if trial.start == "pretrained" else "null"
         changes = [*settings, f"output={str(folder / trial.name)!r}", f"pretrained.weights={weights}",
                    f"seed={trial.seed}", *trunk]
         if trial.labels is not None:
             changes += [f"optim.steps={few_steps}", "optim.epochs=null", *_few(sets, folder, trial.labels, trial.seed)]
-        arguments[trial] = changes
-    with ThreadPoolExecutor(runtime.physical_cores()) as pool:
-        running = {pool.submit(_run, config, changes, folder / trial.name): trial
-                   for trial, changes in arguments.items()}
-        found = _wait(running, folder)
+        runs[trial.name] = partial(_run, config, changes, folder / trial.name)
+    found = run_side_by_side(runs, folder)
     table: dict[str, dict[str, list[float]]] = {}
     for trial in trials:
-        table.setdefault(str(trial.labels or "all"), {}).setdefault(trial.start, []).append(found[trial])
+        table.setdefault(str(trial.labels or "all"), {}).setdefault(trial.start, []).append(found[trial.name])
     return table
 
 
@@ -139,41 +133,12 @@ def draw_few(labels: np.ndarray, classes: int, count: int, seed: int) -> list[in
     return sorted(int(number) for part in chosen for number in part)
 
 
-def _wait(running: dict[Future, Trial], folder: Path) -> dict[Trial, float]:
-    """The result of every trial; what is going on is told when one finishes, and now and then."""
-    found: dict[Trial, float] = {}
-    began, left = time.monotonic(), set(running)
-    log.info("compare: %d runs of fine-tuning in %s", len(running), folder)
-    try:
-        while left:
-            done, left = wait(left, timeout=SAY_EVERY, return_when=FIRST_COMPLETED)
-            for future in done:
-                found[running[future]] = future.result()
-                log.info("%s: top-1 %.1f %%", running[future].name, 100 * found[running[future]])
-            steps = (f"{running[future].name} step {_last_step(folder / running[future].name)}" for future in left
-                     if future.running())
-            seconds = int(time.monotonic() - began)
-            log.info("compare: %d of %d runs finished in %d:%02d%s", len(found), len(running), seconds // 60,
-                     seconds % 60, "".join(f"; {text}" for text in steps))
-    except BaseException:
-        for future in left:
-            future.cancel()  # runs that have not begun
-        raise
-    return found
-
-
-def _last_step(output: Path) -> int:
-    try:
-        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, LookupError):  # not begun, or a line half written
-        return 0
-
-
 def _run(config: Path, changes: Sequence[str], output: Path) -> float:
     if not _finished(config, changes, output):
         run_trial(["finetune", str(config), "--set", *changes], output)
-    return float(json.loads((output / "summary.json").read_text(encoding="utf-8"))["final"]["val_acc1"])
+    top1 = float(json.loads((output / "summary.json").read_text(encoding="utf-8"))["final"]["val_acc1"])
+    log.info("%s: top-1 %.1f %%", output.name, 100 * top1)
+    return top1
 
 
 def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:

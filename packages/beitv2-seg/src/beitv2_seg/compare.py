@@ -6,16 +6,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beitv2_core import runtime
-from beitv2_core.commands.trials import run_trial
+from beitv2_core.commands.trials import run_side_by_side, run_trial
 from beitv2_core.config.load import flatten, read_tree
-from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
 from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor, with_pretrained_settings
@@ -26,7 +24,6 @@ from beitv2_seg.reading.predict import class_colours
 log = logging.getLogger("beitv2_seg")
 STARTS = ("pretrained", "scratch")
 COLUMNS = ("miou", "macc", "aacc")
-SECONDS_BETWEEN_LINES = 20.0
 
 
 def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None = None,
@@ -34,37 +31,20 @@ def train_both(config: str, pretrained: str, folder: Path, *, iters: int | None 
     """{start: {"miou", "macc", "aacc", "classes_measured", "classes"}} of both trainings; finished ones are not
     repeated, broken ones continue.
 
-    iters, opts: as `segment train` takes them.  Both run in parallel where there are two processor cores; progress is
-    logged every `SECONDS_BETWEEN_LINES`.  Raises ConfigError for a run that was made with other settings, BEiTError
-    with the last lines of one that fails.
+    iters, opts: as `segment train` takes them.  Both run in parallel where there are two processor cores.  Raises
+    ConfigError for a run that was made with other settings, BEiTError with the last lines of one that fails.
     """
     given = {} if iters is None else {"iters": iters}
     opts = [*opts, *_architecture(read_config_file(config, opts=[*opts, f"model.backbone.pretrained={pretrained}"],
                                                    flags=given))]
-    total = len(STARTS) * read_config_file(config, opts=opts, flags=given).iters
-    with ThreadPoolExecutor(min(len(STARTS), runtime.physical_cores())) as pool, \
-            Progress("compare", total, 0, images_per_step=1) as progress:
-        runs = [pool.submit(_run, start, config, pretrained, folder / start, given, list(opts)) for start in STARTS]
-        while wait(runs, timeout=SECONDS_BETWEEN_LINES, return_when=FIRST_EXCEPTION).not_done:
-            if any(run.done() and run.exception() for run in runs):
-                break  # the pool waits for the other run; its own error is raised below
-            reached = {start: _reached(folder / start) for start in STARTS}
-            progress.line(sum(reached.values()), reached)
-    return {start: run.result() for start, run in zip(STARTS, runs)}
+    return run_side_by_side({start: partial(_run, start, config, pretrained, folder / start, given, list(opts))
+                             for start in STARTS}, folder)
 
 
 def _architecture(settings: SegmentConfig) -> list[str]:
     """What the pretrained backbone decides, as options: the run from scratch must be of the same size."""
     before, after = flatten(settings.resolved()), flatten(with_pretrained_settings(settings).resolved())
     return [f"{key}={json.dumps(value)}" for key, value in after.items() if before.get(key, ...) != value]
-
-
-def _reached(folder: Path) -> int:
-    """The newest iteration of a run's metrics."""
-    try:
-        return int(json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"])
-    except (OSError, ValueError, KeyError, IndexError):
-        return 0  # not begun, or a line is just being written
 
 
 def _run(start: str, config: str, pretrained: str, output: Path, given: dict[str, int],

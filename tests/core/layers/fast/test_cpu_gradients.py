@@ -68,7 +68,7 @@ BLOCKS = {
     "no qkv bias": dict(qkv_bias=False, init_values=0.1),
     "width of a head": dict(head_width=6),
 }
-READ = paddle.to_tensor([[0, 2], [3, 1], [4, 2]])
+QUERIES = paddle.to_tensor([[0, 2], [3, 1], [4, 2]])
 
 
 def block_of(**settings):
@@ -84,22 +84,22 @@ def seeded(work):
     return work()
 
 
-@pytest.mark.parametrize("read", [None, READ], ids=["all tokens", "tokens that are read"])
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["all tokens", "some queries"])
 @pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
-def test_a_block_on_the_cpu_equals_its_layers(settings, read):
+def test_a_block_on_the_cpu_equals_its_layers(settings, queries):
     block, x = block_of(**settings), leaf(3, 5, 12)
     shared = leaf(1, 3, 5, 5)
-    ours = seeded(lambda: block(x, shared, read))
-    plain = seeded(lambda: block.compose(x, shared, read))
+    ours = seeded(lambda: block(x, shared, queries))
+    plain = seeded(lambda: block.compose(x, shared, queries))
     assert_equal(ours, plain, [x, shared, *block.parameters()])
 
 
 @pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
-def test_the_tokens_read_are_those_of_the_whole_result(settings):
+def test_the_queries_are_those_of_the_whole_result(settings):
     block, x = block_of(**settings), leaf(3, 5, 12)
     whole = seeded(lambda: block(x, None)).numpy()
-    some = seeded(lambda: block(x, None, READ)).numpy()
-    np.testing.assert_allclose(some, np.take_along_axis(whole, READ.numpy()[:, :, None], 1), rtol=1e-5, atol=1e-5)
+    some = seeded(lambda: block(x, None, QUERIES)).numpy()
+    np.testing.assert_allclose(some, np.take_along_axis(whole, QUERIES.numpy()[:, :, None], 1), rtol=1e-5, atol=1e-5)
 
 
 def test_a_partly_frozen_block_gives_gradients_to_the_rest():
@@ -131,7 +131,7 @@ def test_attention_map(biased):
     for parameter in attention.parameters():
         parameter.set_value(0.3 * paddle.randn(parameter.shape))
     q, k, v = attention.heads(x)
-    scores = paddle.matmul(q * attention.scale, k, transpose_y=True)
+    scores = paddle.matmul(q / 2, k, transpose_y=True)  # sqrt(4), the width of a head
     if biased:
         scores = scores + attention.total_bias(None)
     weights = F.softmax(scores, axis=-1)

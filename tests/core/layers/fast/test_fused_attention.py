@@ -11,9 +11,10 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from beitv2_core.layers.attention import attention_weights
 from beitv2_core.layers.block import Block
-from beitv2_core.layers.fast import fused_attention as attend
-from beitv2_core.layers.fast.fused_attention import SWITCH, attention_weights, fused_attention
+from beitv2_core.layers.fast import fused_attention as fused_file
+from beitv2_core.layers.fast.fused_attention import SWITCH
 
 pytestmark = pytest.mark.skipif(paddle.__version__.startswith("2."), reason="Paddle 2 has no such kernel on the CPU")
 SAMPLES, HEADS, TOKENS, WIDTH = 3, 2, 5, 4
@@ -29,9 +30,13 @@ def calls(monkeypatch):
         return kernel(q, k, v, attn_mask=attn_mask)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    monkeypatch.setattr(attend, "_agrees", {})
+    monkeypatch.setattr(fused_file, "_kernel_is_accurate", {})
     monkeypatch.setenv(SWITCH, "1")
     return seen
+
+
+def fused_attention(q, k, v, bias):
+    return fused_file.fused_attention(q, k, v, bias, formula=attention_weights)
 
 
 def leaf(*shape):
@@ -54,11 +59,11 @@ def assert_equal(ours, plain):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("asking", [TOKENS, 2], ids=["all tokens", "tokens that are read"])
+@pytest.mark.parametrize("queries", [TOKENS, 2], ids=["all tokens", "some queries"])
 @pytest.mark.parametrize("samples_of_bias", [None, 1, SAMPLES], ids=["no bias", "shared bias", "a bias a sample"])
-def test_values_and_gradients_are_the_formulas(calls, asking, samples_of_bias):
-    q, k, v = (leaf(SAMPLES, HEADS, rows, WIDTH) for rows in (asking, TOKENS, TOKENS))
-    bias = None if samples_of_bias is None else leaf(samples_of_bias, HEADS, asking, TOKENS)
+def test_values_and_gradients_are_the_formulas(calls, queries, samples_of_bias):
+    q, k, v = (leaf(SAMPLES, HEADS, rows, WIDTH) for rows in (queries, TOKENS, TOKENS))
+    bias = None if samples_of_bias is None else leaf(samples_of_bias, HEADS, queries, TOKENS)
     inputs = [q, k, v] + ([] if bias is None else [bias])
     plain = value_and_gradients(lambda: paddle.matmul(attention_weights(q, k, bias), v), inputs)
     assert_equal(value_and_gradients(lambda: fused_attention(q, k, v, bias), inputs), plain)
@@ -71,16 +76,16 @@ def test_a_mask_is_given_for_every_sample_in_rows_the_kernels_can_read(calls):
     assert set(calls) == {((SAMPLES, TOKENS, HEADS, WIDTH), (SAMPLES, 8, HEADS, WIDTH), (SAMPLES, HEADS, TOKENS, 8))}
 
 
-@pytest.mark.parametrize("read", [None, paddle.to_tensor([[0, 2], [3, 1], [4, 2]])], ids=["all tokens", "some"])
-def test_a_block_gives_the_same_with_and_without(monkeypatch, calls, read):
+@pytest.mark.parametrize("queries", [None, paddle.to_tensor([[0, 2], [3, 1], [4, 2]])], ids=["all tokens", "some"])
+def test_a_block_gives_the_same_with_and_without(monkeypatch, calls, queries):
     block, x = Block(12, 3, init_values=0.1, grid=(2, 2)), leaf(3, 5, 12)
     for parameter in block.parameters():
         parameter.set_value(0.4 * paddle.randn(parameter.shape))
     inputs = [x, *block.parameters()]
-    fused = value_and_gradients(lambda: block.compose(x, None, read), inputs)
+    fused = value_and_gradients(lambda: block.compose(x, None, queries), inputs)
     assert len(calls) == 2, "once to be checked, once to be used"
     monkeypatch.setenv(SWITCH, "0")
-    assert_equal(fused, value_and_gradients(lambda: block.compose(x, None, read), inputs))
+    assert_equal(fused, value_and_gradients(lambda: block.compose(x, None, queries), inputs))
     assert len(calls) == 2
 
 

@@ -9,6 +9,7 @@ from ..config import TokenizerConfig
 from ..config.sections import MimModelConfig, Pixels, TeacherConfig, TrunkConfig
 from ..models.backbone import BEiTBackbone
 from ..models.mim import BEiTForMaskedImageModeling
+from ..models.skip_unread import SkipUnread
 from ..models.vqkd import VQKD
 
 
@@ -74,7 +75,7 @@ def build_mim(
     model: MimModelConfig, *, image_size: Pixels, num_codes: int, recompute: bool = False
 ) -> BEiTForMaskedImageModeling:
     """The backbone that predicts codes, with or without the [CLS] head, freshly initialised."""
-    return BEiTForMaskedImageModeling(
+    return SkipUnread(
         num_codes=num_codes,
         early_layers=model.early_layers,
         head_layers=model.head_layers,

@@ -1,28 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One transformer block."""
+"""One transformer block and its MLP; its attention is in `attention.py`.
+
+Shape suffixes: `layers/__init__.py`.
+"""
 
 from __future__ import annotations
 
 import paddle
 from paddle import nn
 
-from beitv2_core.layers.attention import Attention
+from beitv2_core.layers.attention import Attention, take_tokens
 from beitv2_core.layers.drop_path import DropPath
 from beitv2_core.layers.dropout import Dropout
-from beitv2_core.layers.fast.cpu_block import AttentionWeights, MlpWeights, attention_half, mlp_half
-from beitv2_core.layers.fast.heads import flat_rows
+from beitv2_core.layers.fast.cpu_block import block_on_cpu
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import Linear, as_written, on_cpu
-from beitv2_core.layers.mlp import Mlp
+
+
+class Mlp(nn.Layer):
+    """Linear, GELU (erf), Linear, dropout; no dropout after the activation.
+
+    x_BTD: (B, T, D) -> the same shape.  Source: official modeling_finetune.py, Mlp.
+    """
+
+    def __init__(self, width: int, hidden: int, drop_rate: float = 0.0):
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden, width)
+        self.drop = Dropout(drop_rate)
+
+    def forward(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
+        return self.drop(self.fc2(self.act(self.fc1(x_BTD))))
 
 
 class Block(nn.Layer):
     """Pre-norm attention and MLP, each with layer scale (`gamma_1`, `gamma_2`) and drop path.
 
-    x: (B, T, width); `bias`: shared attention bias (1, H, T, T) or None; `read`: int64 (B, Q), the tokens of every
-    sample that anybody reads afterwards: queries, projection and MLP are computed for these alone.
-    Returns the shape of x, or (B, Q, width).
+    x_BTD (B, T, D), bias (1, H, T, T) or None, query_index (B, Q) int64 or None -> (B, T, D), or (B, Q, D).
+    `bias`: what all blocks share; `query_index`: tokens whose output is needed, default all.
     `init_values` None or 0: no layer scale.  Source: official modeling_finetune.py, Block.
+
+    On the CPU `forward` computes the same values by `layers/fast/cpu_block.py`, where this block and its layers are
+    exactly those that file was written for: no other class, activation or hook.  BEITV2_PLAIN_LAYERS=1 (environment)
+    switches that and all other forms of the CPU off.
     """
 
     def __init__(self, width: int, num_heads: int, *, mlp_ratio: float = 4.0, qkv_bias: bool = True,
@@ -43,26 +64,21 @@ class Block(nn.Layer):
         else:
             self.gamma_1 = self.gamma_2 = None
 
-    def forward(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
-                read: paddle.Tensor | None = None) -> paddle.Tensor:
-        if on_cpu(x) and self._as_written():
-            return self._on_cpu(x, bias, read)
-        return self.compose(x, bias, read)
+    def forward(self, x_BTD: paddle.Tensor, bias: paddle.Tensor | None = None,
+                query_index: paddle.Tensor | None = None) -> paddle.Tensor:
+        if on_cpu(x_BTD) and self._is_as_written():
+            return block_on_cpu(self, x_BTD, bias, query_index)
+        return self.compose(x_BTD, bias, query_index)
 
-    def compose(self, x: paddle.Tensor, bias: paddle.Tensor | None = None,
-                read: paddle.Tensor | None = None) -> paddle.Tensor:
-        """The block as its layers define it: what GPUs and static graphs run, and what `forward` equals on the CPU.
+    def compose(self, x_BTD: paddle.Tensor, bias: paddle.Tensor | None = None,
+                query_index: paddle.Tensor | None = None) -> paddle.Tensor:
+        """The block as its layers define it: what GPUs and static graphs run, and what `forward` equals on the CPU."""
+        branch_BQD = self.attn(self.norm1(x_BTD), bias, query_index)
+        x_BQD = x_BTD if query_index is None else take_tokens(x_BTD, query_index)
+        x_BQD = x_BQD + self.drop_path(_scaled(branch_BQD, self.gamma_1))
+        return x_BQD + self.drop_path(_scaled(self.mlp(self.norm2(x_BQD)), self.gamma_2))
 
-        A replaced or subclassed layer and a hook are obeyed on every device: `forward` takes the CPU's own form only
-        for exactly the layers it was written for (`cpu_block.py`), and not under BEITV2_PLAIN_LAYERS=1.
-        """
-        branch = self.attn(self.norm1(x), bias, read)
-        if read is not None:
-            x = x.flatten(0, 1).index_select(flat_rows(read, x.shape[1])).reshape(branch.shape)
-        x = x + self.drop_path(_scaled(branch, self.gamma_1))
-        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
-
-    def _as_written(self) -> bool:
+    def _is_as_written(self) -> bool:
         """True where this block and its layers are exactly those whose arithmetic `cpu_block.py` repeats."""
         attn, mlp = self.attn, self.mlp
         if type(self).compose is not Block.compose or not as_written(attn, Attention) or not as_written(mlp, Mlp):
@@ -71,20 +87,10 @@ class Block(nn.Layer):
                   (attn.proj, Linear), (mlp.fc1, Linear), (mlp.act, nn.GELU), (mlp.fc2, Linear))
         drops = attn.attn_drop, attn.proj_drop, mlp.drop
         return (all(as_written(layer, kind) for layer, kind in layers) and mlp.act._approximate is False
-                and all(as_written(drop, Dropout) and not (self.training and drop.rate) for drop in drops)
+                and all(as_written(drop, Dropout) and not (drop.training and drop.rate) for drop in drops)
                 and attn.qkv.bias is None and not any(layer.bias is None for layer in (mlp.fc1, mlp.fc2, attn.proj))
                 and not any(norm.weight is None or norm.bias is None for norm in (self.norm1, self.norm2)))
 
-    def _on_cpu(self, x: paddle.Tensor, bias: paddle.Tensor | None, read: paddle.Tensor | None) -> paddle.Tensor:
-        attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2
-        first = AttentionWeights(norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv_bias(), attn.total_bias(bias),
-                                 attn.proj.weight, attn.proj.bias, self.gamma_1)
-        x = attention_half(x, first, num_heads=attn.num_heads, scale=attn.scale, eps=norm1._epsilon,
-                           keep=self.drop_path.factors(x), read=read)
-        second = MlpWeights(norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
-                            self.gamma_2)
-        return mlp_half(x, second, eps=norm2._epsilon, keep=self.drop_path.factors(x))
 
-
-def _scaled(branch: paddle.Tensor, gamma: paddle.Tensor | None) -> paddle.Tensor:
-    return branch if gamma is None else branch * gamma
+def _scaled(branch_BQD: paddle.Tensor, gamma_D: paddle.Tensor | None) -> paddle.Tensor:
+    return branch_BQD if gamma_D is None else branch_BQD * gamma_D

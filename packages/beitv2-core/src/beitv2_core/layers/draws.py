@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random draws that belong to an image, whoever computes it: process, or micro-batch of an accumulated update."""
+"""Draws per sample, independent of the number of processes and of micro-batches of an accumulated update."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ def micro_batch(number: int, count: int) -> Iterator[None]:
         _micro_batch = before
 
 
-def own_rows(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
-    """`draw(rows)`, or this process's rows of what one process with the update's whole batch would draw.
+def draw_for_local_samples(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
+    """This process's rows of what one process with the update's whole batch would draw, `draw(all rows)`.
 
     draw: a number of rows -> a tensor with as many, from Paddle's generator, which has to be in the same state in every
     process and at the start of every micro-batch (the loop sees to it).  rows: images of this process's batch, the
-    same number in every process.  A micro-batch is the next stretch of the whole batch, and process r of R has every
-    R-th row of it from r on, as the sampler deals them (`data/sampler.py`).
+    same number in every process.  A micro-batch is the next stretch of the whole batch, and process r of n has every
+    n-th row of it from r on, as the sampler deals them (`data/sampler.py`).
+
+    The rows of the whole update are drawn in every process, so this is for a number or a few an image: 2,048 images of
+    64 processes are 8 KB, less work than a generator for each image, and one process draws what Paddle itself would.
+    `draw_sample_by_sample` is for more.
     """
     whole, own = _rows_of_update(rows), _places(rows)
     return draw(rows) if whole == rows else draw(whole)[own.start:own.stop:own.step]
 
 
-def own_rows_alone(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
-    """As `own_rows` for large draws: only this process's rows of this micro-batch are drawn, whoever computes the rest.
+def draw_sample_by_sample(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
+    """As `draw_for_local_samples` for large draws: only this process's rows of this micro-batch are drawn.
 
     Each row comes from generators of its own, seeded by one number from Paddle's generator and the row's place in the
     update's batch.

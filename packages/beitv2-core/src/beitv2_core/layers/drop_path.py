@@ -6,7 +6,7 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
-from beitv2_core.layers.draws import own_rows
+from beitv2_core.layers.draws import draw_for_local_samples
 
 
 class DropPath(nn.Layer):
@@ -30,7 +30,7 @@ class DropPath(nn.Layer):
             return None
         keep = 1.0 - self.rate
         ones = [1] * (x.ndim - 1)
-        drawn = own_rows(lambda rows: paddle.rand([rows, *ones], dtype="float32"), x.shape[0])
+        drawn = draw_for_local_samples(lambda rows: paddle.rand([rows, *ones], dtype="float32"), x.shape[0])
         return paddle.floor(keep + drawn).astype(x.dtype) / keep
 
     def extra_repr(self) -> str:

@@ -7,7 +7,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from beitv2_core.layers.draws import own_rows, own_rows_alone
+from beitv2_core.layers.draws import draw_for_local_samples, draw_sample_by_sample
 
 
 class Dropout(nn.Layer):
@@ -27,7 +27,8 @@ class Dropout(nn.Layer):
         shape = x.shape[1:2] + [1] * (x.ndim - 2) if self.whole_channels else x.shape[1:]
         axis = [0, 1] if self.whole_channels else None
         # Dropout of ones: Paddle's own dropout, for other rows than those of x.
-        draw = own_rows if self.whole_channels else own_rows_alone  # one number a channel is drawn for all faster
+        # A number a channel is drawn for the whole update in less time than image by image.
+        draw = draw_for_local_samples if self.whole_channels else draw_sample_by_sample
         kept = draw(lambda rows: F.dropout(paddle.ones([rows, *shape], dtype="float32"), self.rate, axis=axis),
                     x.shape[0])
         return x * kept.astype(x.dtype)

@@ -12,7 +12,7 @@ from beitv2_core.errors import ShapeError
 class PatchEmbed(nn.Layer):
     """Cut an image into non-overlapping patches and project each one.
 
-    images: (B, in_chans, H, W), H and W multiples of the patch -> (B, gh * gw, width), row by row.
+    images: (B, C, h, w), h and w multiples of the patch -> (B, N, D), row by row.
     Raises ShapeError where the image is no whole number of patches or has another channel count.
     Source: official modeling_finetune.py, PatchEmbed.
     """

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only ViT trunk of the house: tokenizer encoder and decoder, pretraining, classification, segmentation.
 
-Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
 from paddle import nn
 
 from beitv2_core.errors import ShapeError
+from beitv2_core.layers.attention import RelativePositionBias
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.interpolate import bicubic_resize
 from beitv2_core.layers.patch_embed import PatchEmbed
-from beitv2_core.layers.rel_pos_bias import RelativePositionBias
+from beitv2_core.models.intermediates import Point, recorded
 from beitv2_core.pixels.size import pair
 
 #: width, depth, heads, and the MLP ratio and patch where they differ from 4 and 16.
@@ -35,7 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
 class BEiTBackbone(nn.Layer):
     """A BEiT vision transformer without a head; parameter names are the official ones.
 
-    images (B, in_chans, H, W), already normalised -> tokens (B, 1 + N, width), class token first.
+    images (B, C, h, w), already normalised -> tokens (B, T, D), class token first.
 
     Positions: `use_abs_pos_emb` (a table, resized bicubically to other image sizes), `use_rel_pos_bias`
     (a bias table in every block) or `use_shared_rel_pos_bias` (one for all), or none.  `norm`: "final" normalises
@@ -96,18 +98,17 @@ class BEiTBackbone(nn.Layer):
         self._initialise()
 
     def forward(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Pooled features (B, width): normalised mean of the patches with norm="pool", else the class token."""
+        """Pooled features (B, D): normalised mean of the patches with norm="pool", else the class token."""
         tokens_BTD, _ = self.forward_tokens(images, mask)
         if self.fc_norm is not None:
             return self.fc_norm(tokens_BTD[:, 1:].mean(1))
         return self.normalise(tokens_BTD)[:, 0]
 
-    def forward_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None, taps: Sequence[int] = (),
-                       read: paddle.Tensor | None = None) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
-        """Raw tokens (B, T, width) after the last block, and {i: raw output of block i} for every i in `taps`.
+    def forward_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None,
+                       taps: Sequence[int] = ()) -> tuple[paddle.Tensor, dict[int, paddle.Tensor]]:
+        """Raw tokens (B, T, D) after the last block, and {i: raw output of block i} for every i in `taps`.
 
-        `mask` (B, N) bool, True where a patch is replaced by the mask token.  `read` int64 (B, Q): tokens of every
-        image that are wanted from the last block, which computes no others and returns (B, Q, width).
+        `mask` (B, N) bool, True where a patch is replaced by the mask token.
         """
         unknown = [tap for tap in taps if not 0 <= tap < self.depth]
         if unknown:
@@ -115,30 +116,57 @@ class BEiTBackbone(nn.Layer):
         x_BTD, bias = self.embed(images, mask), self.shared_bias()
         tapped = {}
         for i, block in enumerate(self.blocks):
-            x_BTD = self.run_block(block, x_BTD, bias, read if i == self.depth - 1 else None)
+            x_BTD = self.run_block(block, x_BTD, bias)
             if i in taps:
                 tapped[i] = x_BTD
         return x_BTD, tapped
 
-    def normalise(self, tokens_BTD: paddle.Tensor) -> paddle.Tensor:
-        """Every token (B, T, width) through the model's norm (`norm` or `fc_norm`; unchanged with norm="none")."""
+    def normalise(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Tokens (..., D) through the model's norm (`norm` or `fc_norm`; unchanged with norm="none")."""
         layer = self.norm if self.norm is not None else self.fc_norm
-        return tokens_BTD if layer is None else layer(tokens_BTD)
+        return x if layer is None else layer(x)
 
     def patch_tokens(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Normalised patch tokens (B, N, width), row by row.  Source: official `return_patch_tokens=True`."""
+        """Normalised patch tokens (B, N, D), row by row.  Source: official `return_patch_tokens=True`."""
         return self.normalise(self.forward_tokens(images)[0])[:, 1:]
 
     def last_attention(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
         """Attention map (B, H, T, T) of the last block.  Source: official `get_last_selfattention`."""
-        x_BTD, bias = self.embed(images, mask), self.shared_bias()
-        for block in self.blocks[:-1]:
-            x_BTD = block(x_BTD, bias)
-        last = self.blocks[-1]
-        return last.attn.probabilities(last.norm1(x_BTD), bias)
+        name = f"block{self.depth - 1:02d}.norm1"
+        with self.intermediates(name) as out:
+            self.forward_tokens(images, mask)
+        return self.blocks[-1].attn.probabilities(out[name], self.shared_bias())
+
+    def intermediates(self, *names: str) -> AbstractContextManager[dict[str, paddle.Tensor]]:
+        """Inside this context every forward pass of the model writes what its layers give into the dictionary.
+
+            with model.intermediates("block*.sa", "pre_logits") as out:
+                model(images)
+            out["block03.sa"]  # (B, T, D)
+
+        names: patterns as file names have them, default all.  For every block i from 00 on:
+            embedding      tokens (B, T, D) that enter the first block
+            blockXX.norm1  normalised tokens, what attention reads
+            blockXX.sa     output of the attention, before layer scale and drop path
+            blockXX.+sa    the sum after it
+            blockXX.mlp    output of the MLP, before layer scale and drop path
+            blockXX        the sum after it: the block's output
+            pre_logits     output of `norm` (B, T, D) or `fc_norm` (pooled: B, D); without a norm, of the last block
+        A model with more blocks or outputs says in `points` what they are called.
+        A block that is listened to runs by its layers, on the CPU too: its values then differ by rounding from its fast
+        form's.  A recomputed block gives tensors without gradient.  A later pass overwrites an earlier one.
+        Raises ShapeError, before anything runs, for a pattern that no name fits.
+        """
+        return recorded(self.points(), names)
+
+    def points(self) -> list[Point]:
+        """Where the values of `intermediates` are taken."""
+        last = next(layer for layer in (self.norm, self.fc_norm, self.blocks[-1]) if layer is not None)
+        return [Point(self.blocks[0], "in", ("embedding",)), *points_in("block", self.blocks),
+                Point(last, "out", ("pre_logits",))]
 
     def embed(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Tokens (B, T, width) that enter the first block."""
+        """Tokens (B, T, D) that enter the first block."""
         x_BND = self.patch_embed(images)
         grid = (images.shape[2] // self.patch_size[0], images.shape[3] // self.patch_size[1])
         if self._fixed_grid and grid != self.grid:
@@ -158,29 +186,38 @@ class BEiTBackbone(nn.Layer):
         return self.pos_drop(x_BTD)
 
     def position_table(self, grid: tuple[int, int]) -> paddle.Tensor:
-        """The absolute position table (1, 1 + gh * gw, width) for a grid of patches.
+        """The absolute position table (1, T, D) for a grid of patches.
 
         Resized bicubically with torch's sampling scale (n + 0.1) / sqrt(N) when the number of patches differs
         (official modeling_finetune.py, interpolate_pos_encoding: an equal count keeps the table whatever the shape).
         """
         if grid[0] * grid[1] == self.grid[0] * self.grid[1]:
             return self.pos_embed
-        patches = self.pos_embed[:, 1:].reshape([1, *self.grid, self.width]).transpose([0, 3, 1, 2])
+        patches_1Dhw = self.pos_embed[:, 1:].reshape([1, *self.grid, self.width]).transpose([0, 3, 1, 2])
         scale = tuple((new + 0.1) / old for new, old in zip(grid, self.grid))
-        resized = bicubic_resize(patches, grid, scale=scale).transpose([0, 2, 3, 1]).reshape([1, -1, self.width])
-        return paddle.concat([self.pos_embed[:, :1], resized], axis=1)
+        patches_1Dij = bicubic_resize(patches_1Dhw, grid, scale=scale)
+        patches_1ND = patches_1Dij.transpose([0, 2, 3, 1]).reshape([1, -1, self.width])
+        return paddle.concat([self.pos_embed[:, :1], patches_1ND], axis=1)
 
     def shared_bias(self) -> paddle.Tensor | None:
         """The bias (1, H, T, T) all blocks share, or None."""
         return None if self.rel_pos_bias is None else self.rel_pos_bias()
 
     def run_block(self, block: Block, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
-                  read: paddle.Tensor | None = None) -> paddle.Tensor:
+                  query_index: paddle.Tensor | None = None) -> paddle.Tensor:
         """One block, recomputed in the backward pass where the model was built with `recompute`."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             from paddle.distributed.fleet.utils import recompute
-            return recompute(block, x_BTD, bias, read)
-        return block(x_BTD, bias, read)
+            return recompute(block, x_BTD, bias, query_index)
+        return block(x_BTD, bias, query_index)
+
+    def run_blocks(self, blocks: Iterable[Block], x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
+                   query_index: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Blocks one after the other; `query_index` (B, Q): tokens whose output of the last one is needed."""
+        blocks = list(blocks)
+        for block in blocks[:-1]:
+            x_BTD = self.run_block(block, x_BTD, bias)
+        return self.run_block(blocks[-1], x_BTD, bias, query_index) if blocks else x_BTD
 
     def no_weight_decay(self) -> set[str]:
         """Names that never decay besides 1-D parameters (official `no_weight_decay`)."""
@@ -216,6 +253,17 @@ class BEiTBackbone(nn.Layer):
         init_linears(self.blocks, limit=limit)
         for i, block in enumerate(self.blocks):
             rescale_block(block, i + 1)
+
+
+def points_in(prefix: str, blocks: Iterable[Block]) -> list[Point]:
+    """Where `BEiTBackbone.intermediates` takes values in some blocks."""
+    points: list[Point] = []
+    for i, block in enumerate(blocks):
+        name = f"{prefix}{i:02d}"
+        points += [Point(block.norm1, "out", (f"{name}.norm1",)), Point(block.attn, "out", (f"{name}.sa",)),
+                   Point(block.norm2, "in", (f"{name}.+sa",)), Point(block.mlp, "out", (f"{name}.mlp",)),
+                   Point(block, "out", (name,))]
+    return points
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

@@ -1,39 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masked image modelling: predict the tokenizer's code of every hidden patch (BEiT v2, pretraining objective).
 
-Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, M masked patches, K codes.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import nn
 
 from beitv2_core.errors import ShapeError
-from beitv2_core.layers.fast.heads import flat_rows
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import Linear
 from beitv2_core.layers.init import kaiming_uniform_default, rescale_block, trunc_normal
-from beitv2_core.models.backbone import BEiTBackbone, drop_path_rates
+from beitv2_core.models.backbone import BEiTBackbone, drop_path_rates, points_in
+from beitv2_core.models.intermediates import Point
 
 
 class BEiTForMaskedImageModeling(BEiTBackbone):
     """The backbone with its code classifier and, with `early_layers`, the patch-aggregation [CLS] head.
 
-    images (B, 3, H, W) ImageNet-normalised, mask (B, N) bool (True = hidden) ->
-    {"mim": logits (M, num_codes)} and, with the [CLS] head, {"cls": logits (M, num_codes)}, rows in row-major order
-    of the mask.  The head is `head_layers` blocks that read the final class token beside the patches as they left
-    block `early_layers` (1-based count of blocks); with `share_lm_head` it uses the trunk's norm and classifier.
-    `skip_unread`: the last block of the trunk and of the head compute only the tokens whose logits are asked for (the
-    class token of the trunk among them); losses and gradients are the same.
+    images (B, 3, h, w) ImageNet-normalised, mask (B, N) bool (True = hidden), a tensor or an array ->
+    {"mim": logits (M, K)} and, with the [CLS] head, {"cls": logits (M, K)}, rows in row-major order of the mask.
+    The head is `head_layers` blocks that read the final class token beside the patches as they left block
+    `early_layers` (1-based count of blocks); with `share_lm_head` it uses the trunk's norm and classifier.
+    Training uses `SkipUnread` (`skip_unread.py`): the same logits, without the tokens nobody reads.
 
-    Source: paper section 2.3 and Eq. (3)-(4) region; official modeling_pretrain.py,
+    Source: paper section 2.3, figure 3 and Eq. 3; official modeling_pretrain.py,
     VisionTransformerForMaskedImageModelingCLS (with head) and VisionTransformerForMaskedImageModeling (without).
     """
-
-    skip_unread = True
 
     def __init__(self, *, num_codes: int = 8192, early_layers: int | None = None, head_layers: int = 2,
                  share_lm_head: bool = True, **backbone: Any):
@@ -61,70 +60,60 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
             self.cls_pt_lm_head = self._classifier()
 
     def forward(  # type: ignore[override]  # a head is what this class adds
-        self, images: paddle.Tensor, mask: paddle.Tensor
+        self, images: paddle.Tensor, mask: paddle.Tensor | npt.NDArray[Any]
     ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
-        masked_M = paddle.nonzero(mask.reshape([-1])).flatten()
-        read_BQ = self._tokens_to_read(masked_M, mask)
-        logits = {}
-        for head, tokens_BTD in self._raw_tokens(images, mask, read_BQ).items():
-            if read_BQ is None:
-                tokens_MD = tokens_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M)
-            else:
-                tokens_MD = tokens_BTD.reshape([-1, self.width])
-            logits[head] = self._classify(head, self._normalise(head, tokens_MD))
-        return logits
+        mask = as_tensor(mask)
+        masked_M = paddle.nonzero(mask.flatten()).flatten()
+        return {head: self.classify(head, x_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M))
+                for head, x_BTD in self.raw_tokens(images, mask).items()}
+
+    def raw_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
+        """Tokens (B, T, D), class token first, that each head normalises and classifies (paper, figure 3)."""
+        x_BTD, bias = self.embed(images, mask), self.shared_bias()
+        if self.early_layers is None:
+            return {"mim": self.run_blocks(self.blocks, x_BTD, bias)}
+        blocks = list(self.blocks)
+        early_BTD = self.run_blocks(blocks[:self.early_layers], x_BTD, bias)
+        final_BTD = self.run_blocks(blocks[self.early_layers:], early_BTD, bias)
+        cls_BTD = paddle.concat([final_BTD[:, :1], early_BTD[:, 1:]], axis=1)
+        return {"mim": final_BTD, "cls": self.run_blocks(self.cls_pt_layers, cls_BTD, self.shared_bias())}
 
     def all_logits(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
         """Logits (B, N, K) at every patch, one entry per head (official `return_all_tokens=True`)."""
-        return {head: self._classify(head, tokens_BTD[:, 1:])
-                for head, tokens_BTD in self.head_tokens(images, mask).items()}
+        return {head: self._lm_head(head)(x_BTD[:, 1:]) for head, x_BTD in self.head_tokens(images, mask).items()}
 
     def head_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> dict[str, paddle.Tensor]:
         """Normalised tokens (B, T, D) that each head classifies, class token first."""
-        return {head: self._normalise(head, tokens_BTD)
-                for head, tokens_BTD in self._raw_tokens(images, mask, None).items()}
+        return {head: self._normalise(head, x_BTD) for head, x_BTD in self.raw_tokens(images, mask).items()}
 
-    def _tokens_to_read(self, masked_M: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor | None:
-        """Token numbers (B, M / B) of the masked patches; None where the images hide unequal numbers of them."""
-        batch, patches = mask.shape
-        if not self.skip_unread or masked_M.shape[0] == 0 or masked_M.shape[0] % batch:
-            return None
-        position_BQ = masked_M.reshape([batch, -1])
-        image_B1 = paddle.arange(batch, dtype="int64").unsqueeze(-1)
-        if not bool((position_BQ // patches == image_B1).all()):
-            return None
-        return position_BQ % patches + 1
+    def classify(self, head: str, x: paddle.Tensor) -> paddle.Tensor:
+        """Logits (..., K) of raw tokens (..., D) of a head."""
+        return self._lm_head(head)(self._normalise(head, x))
 
-    def _raw_tokens(self, images: paddle.Tensor, mask: paddle.Tensor | None,
-                    read_BQ: paddle.Tensor | None) -> dict[str, paddle.Tensor]:
-        """What each head normalises and classifies: all tokens (B, T, D), or those of `read_BQ` as (B, Q, D)."""
+    def points(self) -> list[Point]:
+        """Those of the trunk; `cls_ptXX...` in the blocks of the [CLS] head, `cls_pt.pre_logits` after them."""
+        *points, pre_logits = BEiTBackbone.points(self)
         if self.early_layers is None:
-            return {"mim": self.forward_tokens(images, mask, read=read_BQ)[0]}
-        early, bias = self.early_layers - 1, self.shared_bias()
-        read = None
-        if read_BQ is not None and self.early_layers < self.depth:  # else the head reads the last block's patches
-            read = paddle.concat([paddle.zeros_like(read_BQ[:, :1]), read_BQ], axis=1)
-        final, taps = self.forward_tokens(images, mask, taps=(early,), read=read)
-        x_BTD = paddle.concat([final[:, :1], taps[early][:, 1:]], axis=1)
-        for i, block in enumerate(self.cls_pt_layers):
-            x_BTD = self.run_block(block, x_BTD, bias, read_BQ if i == len(self.cls_pt_layers) - 1 else None)
-        if read is not None:
-            final = final[:, 1:]
-        elif read_BQ is not None:
-            rows = flat_rows(read_BQ, final.shape[1])
-            final = final.flatten(0, 1).index_select(rows).reshape([*read_BQ.shape, self.width])
-        return {"mim": final, "cls": x_BTD}
+            return [*points, pre_logits]
+        points += points_in("cls_pt", self.cls_pt_layers)
+        if self.share_lm_head:  # one norm, called for the trunk and then for the head
+            return [*points, pre_logits._replace(names=("pre_logits", "cls_pt.pre_logits"))]
+        return [*points, pre_logits, Point(self.cls_pt_norm, "out", ("cls_pt.pre_logits",))]
 
-    def _normalise(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
-        return self.cls_pt_norm(tokens) if head == "cls" and not self.share_lm_head else self.normalise(tokens)
+    def _normalise(self, head: str, x: paddle.Tensor) -> paddle.Tensor:
+        return self.cls_pt_norm(x) if head == "cls" and not self.share_lm_head else self.normalise(x)
 
-    def _classify(self, head: str, tokens: paddle.Tensor) -> paddle.Tensor:
-        classifier = self.cls_pt_lm_head if head == "cls" and not self.share_lm_head else self.lm_head
-        return classifier(tokens)
+    def _lm_head(self, head: str) -> nn.Layer:
+        return self.cls_pt_lm_head if head == "cls" and not self.share_lm_head else self.lm_head
 
     def _classifier(self) -> Linear:
         classifier = Linear(self.width, self.num_codes)
         trunc_normal(classifier.weight, limit=0.02)
         classifier.bias.set_value(paddle.zeros([self.num_codes]))
         return classifier
+
+
+def as_tensor(mask: paddle.Tensor | npt.NDArray[Any]) -> paddle.Tensor:
+    """A mask (B, N) that is a tensor or the array it will be made of."""
+    return paddle.to_tensor(mask) if isinstance(mask, np.ndarray) else mask

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The visual tokenizer: images to codes, trained to reproduce a teacher's features (VQ-KD).
 
-Shape suffixes: B batch, N patches, D width, E code width.
+Shape suffixes: `layers/__init__.py`; codes have C channels, the teacher's features V.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PUBLISHED = {
 class VQKD(nn.Layer):
     """Encoder, projection to the codebook, quantizer, decoder, projection to the teacher's features.
 
-    images: (B, 3, H, W) float32 in [0, 1]; codes: (B, N) int64; features of the teacher: (B, N, teacher_width).
+    images: (B, 3, h, w) float32 in [0, 1]; codes: (B, N) int64; features of the teacher: (B, N, V).
     `input_range` declares what the encoder was trained on: "unit" maps [0, 1] to [-1, 1], "imagenet" normalises by the
     ImageNet statistics.  `encoder` and `decoder` are trunks with norm="pool"; the decoder reads the code map (patch 1,
     code_dim channels).
 
-    Source: paper section 2.2, Eq. 1 and 2; official modeling_vqkd.py, VQKD.
+    Source: paper section 2.2, Eq. 1 and Eq. 2; official modeling_vqkd.py, VQKD.
     Departs: the range is declared (official: guessed from the batch's largest value).  Departs: the teacher stands
     outside and hands in its features.
     """
@@ -81,62 +81,63 @@ class VQKD(nn.Layer):
         """Images in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
         if self.input_range == "unit":
             return images * 255.0 / 127.5 - 1.0
-        mean, std = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        return (images - mean) / std
+        mean_1C11, std_1C11 = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return (images - mean_1C11) / std_1C11
 
     def features(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Projected patch features (B, N, E) before normalisation, float32 under any mixed precision."""
+        """Projected patch features (B, N, C) before normalisation, float32 under any mixed precision."""
         tokens_BND = self.encoder.patch_tokens(self.preprocess(images))
         with paddle.amp.auto_cast(enable=False):
             return self.encode_task_layer(tokens_BND.astype("float32"))
 
-    def forward(self, images: paddle.Tensor, target: paddle.Tensor, quantized: bool = True) -> dict[str, paddle.Tensor]:
-        """Losses of a batch against the teacher's features (B, N, teacher_width).
+    def forward(self, images: paddle.Tensor, target_BNV: paddle.Tensor,
+                quantized: bool = True) -> dict[str, paddle.Tensor]:
+        """Losses of a batch against the teacher's features (B, N, V).
 
-        Returns scalars loss = rec_loss + quant_loss, and codes (B, N), features (B, N, E; unit length, no gradient).
+        Returns scalars loss = rec_loss + quant_loss, and codes (B, N), features (B, N, C; unit length, no gradient).
         quantized=False decodes the normalised features themselves (quant_loss 0, codes absent).
         Raises ShapeError for a target of another shape.
         """
         expected = [images.shape[0], self.grid[0] * self.grid[1], self.teacher_width]
-        if list(target.shape) != expected:
+        if list(target_BNV.shape) != expected:
             raise ShapeError(
-                f"VQKD: the teacher's features have shape {list(target.shape)}, these images need {expected} "
+                f"VQKD: the teacher's features have shape {list(target_BNV.shape)}, these images need {expected} "
                 "(images, patches, teacher_width). Check the teacher's grid and width against the tokenizer's."
             )
-        h_BNE = self.features(images)
-        out = {"features": nn.functional.normalize(h_BNE.detach(), axis=-1)}
+        h_BNC = self.features(images)
+        out = {"features": nn.functional.normalize(h_BNC.detach(), axis=-1)}
         if quantized:
-            q: Quantized = self.quantize(h_BNE)
-            rec = self.reconstruction_loss(self._decode_map(q.z_q), target)
+            q: Quantized = self.quantize(h_BNC)
+            rec = self.reconstruction_loss(self._decode_map(q.z_q), target_BNV)
             return {"loss": q.loss + rec, "rec_loss": rec, "quant_loss": q.loss, "codes": q.codes, **out}
-        rec = self.reconstruction_loss(self._decode_map(nn.functional.normalize(h_BNE, axis=-1)), target)
+        rec = self.reconstruction_loss(self._decode_map(nn.functional.normalize(h_BNC, axis=-1)), target_BNV)
         return {"loss": rec, "rec_loss": rec, "quant_loss": paddle.zeros([]), **out}
 
     def drop_decoder(self) -> VQKD:
-        """Let go of the decoder, which codes do not need; returns self.  Losses and `decode` are gone with it."""
+        """Delete the decoder to free memory; returns self.  Afterwards only `tokenize` and `lookup` work."""
         del self.decoder, self.decode_task_layer
         return self
 
     @paddle.no_grad()
     def tokenize(self, images: paddle.Tensor, amp: str = "off") -> paddle.Tensor:
-        """Codes (B, N) int64 of images (B, 3, H, W) in [0, 1], row by row; changes no state in any mode.
+        """Codes (B, N) int64 of images (B, 3, h, w) in [0, 1], row by row; changes no state in any mode.
 
         amp: "off", or "bf16" or "fp16" for the encoder's blocks; what follows them is float32.
         Departs: mixed precision, where asked for, gives some patches another code.
         """
         with paddle.amp.auto_cast(enable=amp != "off", dtype="bfloat16" if amp == "bf16" else "float16"):
-            h_BNE = self.features(images)
+            h_BNC = self.features(images)
         with paddle.amp.auto_cast(enable=False):
-            z_BNE = nn.functional.normalize(h_BNE, axis=-1)
-            codes = self.quantize.nearest_codes(z_BNE.reshape([-1, self.code_dim]))
-        return codes.reshape(z_BNE.shape[:2])
+            z_BNC = nn.functional.normalize(h_BNC, axis=-1)
+            codes_S = self.quantize.nearest_codes(z_BNC.reshape([-1, self.code_dim]))
+        return codes_S.reshape(z_BNC.shape[:2])
 
     def lookup(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """Codebook vectors (..., E) of codes (...)."""
+        """Codebook vectors (..., C) of codes (...)."""
         return self.quantize.lookup(codes)
 
     def decode(self, codes: paddle.Tensor) -> paddle.Tensor:
-        """Teacher-space features (B, N, teacher_width) of codes (B, N).
+        """Teacher-space features (B, N, V) of codes (B, N).
 
         Raises ShapeError unless there is a code for every patch of the grid.
         """
@@ -149,21 +150,21 @@ class VQKD(nn.Layer):
         return self._decode_map(self.lookup(codes))
 
     @staticmethod
-    def reconstruction_loss(rec: paddle.Tensor, target: paddle.Tensor) -> paddle.Tensor:
-        """Mean of 1 - cosine over the patches; norms are divided out plainly (official calculate_rec_loss)."""
-        rec, target = rec.astype("float32"), target.astype("float32")
-        rec = rec / paddle.norm(rec, axis=-1, keepdim=True)
-        target = target / paddle.norm(target, axis=-1, keepdim=True)
-        return (1 - (target * rec).sum(-1)).mean()
+    def reconstruction_loss(o_BNV: paddle.Tensor, t_BNV: paddle.Tensor) -> paddle.Tensor:
+        """Mean of 1 - cos(o, t) over the patches; norms are divided out plainly (official calculate_rec_loss)."""
+        o_BNV, t_BNV = o_BNV.astype("float32"), t_BNV.astype("float32")
+        o_BNV = o_BNV / paddle.norm(o_BNV, axis=-1, keepdim=True)
+        t_BNV = t_BNV / paddle.norm(t_BNV, axis=-1, keepdim=True)
+        return (1 - (t_BNV * o_BNV).sum(-1)).mean()
 
     def no_weight_decay(self) -> set[str]:
         """Class tokens and position tables of both trunks (official `no_weight_decay`)."""
         return {f"{part}.{name}" for part in ("encoder", "decoder") for name in ("cls_token", "pos_embed")}
 
-    def _decode_map(self, z_BNE: paddle.Tensor) -> paddle.Tensor:
+    def _decode_map(self, z_BNC: paddle.Tensor) -> paddle.Tensor:
         rows, columns = self.grid
-        map_BEhw = z_BNE.transpose([0, 2, 1]).reshape([-1, self.code_dim, rows, columns])
-        return self.decode_task_layer(self.decoder.patch_tokens(map_BEhw))
+        map_BChw = z_BNC.transpose([0, 2, 1]).reshape([-1, self.code_dim, rows, columns])
+        return self.decode_task_layer(self.decoder.patch_tokens(map_BChw))
 
 
 def _projection(width: int, out: int) -> nn.Sequential:

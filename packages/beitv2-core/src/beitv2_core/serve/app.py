@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page and the JSON API. Knows views, not models."""
+"""The page and the JSON API, independent of models: they see views only."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ PAGE = "page.html"
 DOCS = "/docs"
 DOCS_FILES = "/docs-files"
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "No image, or only a part of it"},
+    400: {"description": "The body is empty or incomplete"},
     403: {"description": "The Host header names another host"},
-    408: {"description": "The image did not arrive in time"},
+    408: {"description": "The body was not received in time"},
     413: {"description": "Too many bytes or pixels"},
-    415: {"description": "Not an image, or a Content-Type that cannot be one"},
-    422: {"description": "A damaged or thread-like image"},
-    500: {"description": "The server failed; its log has the reference that the answer names"},
-    503: {"description": "Too many requests are waiting"},
-    504: {"description": "No result in time"},
+    415: {"description": "Not an image, or a Content-Type that is not one of an image"},
+    422: {"description": "A damaged or very narrow image"},
+    500: {"description": "The server failed; the answer names a reference into its log"},
+    503: {"description": "The queue is full"},
+    504: {"description": "The result took too long"},
 }
 BODY = {"required": True, "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in
                                       ("application/octet-stream", "image/jpeg", "image/png", "image/webp")}}
 
 
 class Limits(NamedTuple):
-    """What one request may ask for, and how many may ask at once.
+    """Limits of one request and of the queue.
 
-    max_bytes of the upload; max_pixels of the image; timeout: seconds for receiving it and again for the result;
+    max_bytes: of the body; max_pixels: of the image; timeout: seconds for receiving the body, and again for the result;
     waiting: requests that may wait while one is computed.
     """
 
@@ -72,7 +72,7 @@ class ViewInfo(BaseModel):
 
 
 class Info(BaseModel):
-    """What this server shows and accepts."""
+    """Views and limits of this server."""
 
     title: str
     version: str
@@ -84,28 +84,28 @@ class Info(BaseModel):
 
 
 class Health(BaseModel):
-    """That the server answers, and how busy it is."""
+    """State of the server and of its queue."""
 
     status: str = "ok"
-    taken: int = Field(description="requests that run or wait")
-    places: int = Field(description="requests that may run or wait")
+    taken: int = Field(description="queue slots in use: requests that run, wait or send their body")
+    places: int = Field(description="queue slots in total")
 
 
 class ImageFacts(BaseModel):
-    """The image as it came."""
+    """The image as received."""
 
     format: str
-    width: int = Field(description="pixels, as the model's run reads it")
+    width: int = Field(description="pixels, after turning it upright if the run does so")
     height: int
-    notes: list[str] = Field(description="what one should know about how it became 8 bit RGB")
+    notes: list[str] = Field(description="notes on its conversion to 8-bit RGB")
 
 
 class Answer(BaseModel):
-    """What a view makes of an image."""
+    """The result of a view for one image."""
 
     view: str
     image: ImageFacts
-    seconds: float = Field(description="decoding and computing, without waiting")
+    seconds: float = Field(description="time of decoding and computing, without waiting")
     result: Result
 
 
@@ -114,14 +114,13 @@ def create_app(
 ) -> FastAPI:
     """The web application that shows `views` in this order.
 
-    title: shown on the page; limits: by default those of `Limits`; hosts: names accepted in the Host header, None for
-    any.
-    Raises ConfigError without a view and for names that are taken or no plain words.
+    title: of the page; limits: default `Limits()`; hosts: names accepted in the Host header, None for any.
+    Raises ConfigError for no view, for two views of one name, and for names other than a-z, 0-9 and -.
     """
     names = [view.name for view in views]
     if not views or len(set(names)) < len(names) or not all(re.fullmatch("[a-z0-9-]+", name) for name in names):
-        raise ConfigError(f"create_app: views {names}; expected at least one, each with a name of its own made of a-z, "
-                          "0-9 and -.")
+        raise ConfigError(f"create_app: views {names}; expected at least one, with distinct names of the characters "
+                          "a-z, 0-9 and -.")
     limits = limits or Limits()
     worker = Worker(limits.waiting)
 
@@ -133,8 +132,8 @@ def create_app(
     app = FastAPIOffline(
         title="BEiT v2", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         static_url=DOCS_FILES,
-        description="What trained runs make of an image. Send its bytes as the request body; every error is JSON that "
-                    "says where, what came, what was expected and what to do.",
+        description="Results of trained models for an image. Send the bytes of the image as the request body. Every "
+                    "error is JSON that says where it is, what was received, what was expected and what to do.",
         openapi_tags=[{"name": "views", "description": "Send an image, get a result"}, {"name": "server"}],
     )
     app.add_middleware(Guard, hosts=hosts)
@@ -149,7 +148,7 @@ def create_app(
     async def read_info() -> Info:
         return info
 
-    @app.get("/health", tags=["server"], summary="Is the server alive and how busy is it")
+    @app.get("/health", tags=["server"], summary="State of the server")
     async def read_health() -> Health:
         return Health(taken=worker.taken, places=worker.places)
 
@@ -180,17 +179,17 @@ def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
             try:
                 body = await asyncio.wait_for(read_body(request, max_bytes=limits.max_bytes), limits.timeout)
             except asyncio.TimeoutError:
-                raise Problem(408, "the request body", f"It did not arrive within {limits.timeout:g} seconds.",
-                              "Expected the whole image in this time.", "Send a smaller image.") from None
+                raise Problem(408, "the request body", f"It was not received within {limits.timeout:g} seconds.",
+                              "Expected the complete image in this time.", "Send a smaller image.") from None
             try:
                 return await place.run(lambda: compute(body), timeout=limits.timeout)
             except Problem:
                 raise
-            except Exception as error:  # a view's own errors may name files of this machine: they are for the log
+            except Exception as error:  # may name files of this machine: for the log only
                 reference = secrets.token_hex(4)
                 log.error("%s failed, reference %s", view.name, reference, exc_info=error)
                 raise Problem(500, "the server", f"It failed (reference {reference}).", "Expected a result.",
-                              "Try another image, or show the reference to whoever runs the server.") from None
+                              "Try another image, or look the reference up in the log of the server.") from None
 
     return show
 
@@ -231,7 +230,8 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(Problem(422, "the request", "It does not have the expected form.", f"See {DOCS}.", "Correct it."))
+        return answer(Problem(422, "the request", "It does not have the expected form.",
+                              f"Expected the form that {DOCS} describes.", "Correct it."))
 
 
 def _routes(app: FastAPI) -> list[tuple[str, set[str]]]:

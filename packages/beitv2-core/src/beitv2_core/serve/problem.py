@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong with a request, as the JSON every error answer has."""
+"""Errors of a request, as the JSON body of every error answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pydantic import BaseModel, Field
 
 
 class ErrorDetail(BaseModel):
-    """One error, in words for the person who sent the request."""
+    """One error, described for the person who sent the request."""
 
-    where: str = Field(description="the part of the request, or of the server, that is meant")
-    what: str = Field(description="what came, or what happened")
-    expected: str = Field(description="what would have been right")
+    where: str = Field(description="the part of the request or of the server that is at fault")
+    what: str = Field(description="what was received, or what happened")
+    expected: str = Field(description="what was expected")
     do: str = Field(description="what to do about it")
 
 
 class ErrorAnswer(BaseModel):
-    """Every answer with a status of 400 or above."""
+    """The body of every answer with a status of 400 or above."""
 
     error: ErrorDetail
 

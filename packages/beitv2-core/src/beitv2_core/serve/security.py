@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every answer and every request body has to obey, whatever the route."""
+"""Security headers of all answers, and checks of host and body of all requests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _INLINE = re.compile(r"<(script|style)(?![^>]*\bsrc=)[^>]*>(.*?)</\1>", re.DOTAL
 
 
 def content_policy(html: str = "", *, own_files: bool = False) -> str:
-    """A Content-Security-Policy that allows this page's own inline scripts and styles, by hash, and nothing foreign.
+    """A Content-Security-Policy that allows the inline scripts and styles of `html`, by hash, and nothing else.
 
-    own_files: also scripts and styles this server hands out, and the style attributes they set (the API page).
+    own_files: also scripts and styles served by this server, and the style attributes they set (the API page).
     """
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for tag, text in _INLINE.findall(html):
@@ -45,10 +45,10 @@ def content_policy(html: str = "", *, own_files: bool = False) -> str:
 
 
 class Guard:
-    """ASGI middleware: security headers on every answer, and only requests that name this server as their host.
+    """ASGI middleware: adds security headers to every answer and refuses requests for other hosts.
 
     hosts: names accepted in the Host header, None for any.  A page on another site can point its own name at this
-    machine (DNS rebinding) and would then count as this site; the name it uses gives it away.
+    machine (DNS rebinding) and would then count as the same site; its Host header shows that other name.
     """
 
     def __init__(self, app: Any, hosts: Sequence[str] | None = None) -> None:
@@ -70,9 +70,9 @@ class Guard:
 
         host = host_name(Headers(scope=scope).get("host", ""))
         if self._hosts is not None and host not in self._hosts:
-            problem = Problem(403, "Host header", f"The request is for the host {host!r}.",
+            problem = Problem(403, "Host header", f"The request names the host {host!r}.",
                               f"Expected {' or '.join(sorted(self._hosts))}.",
-                              "Use that address; whoever runs the server can add names by --allow-host.")
+                              "Use that address, or start the server with --allow-host NAME.")
             await JSONResponse(problem.answer.model_dump(), problem.status)(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
@@ -84,10 +84,10 @@ def host_name(host: str) -> str:
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """The image a request carries; never more than `max_bytes` are kept.
+    """The body of a request, at most `max_bytes` long.
 
-    Raises Problem 415 for a Content-Type other than image/* or application/octet-stream (what a form on another site
-    can send is thereby refused), 413 as soon as the limit is passed, 400 for nothing.
+    Raises Problem 415 for a Content-Type other than image/* or application/octet-stream (a form on another site can
+    send neither), 413 as soon as the limit is exceeded, 400 for an empty body.
     """
     how = "Send the file's bytes as the body: curl --data-binary @image.jpg -H 'Content-Type: image/jpeg' ADDRESS"
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -96,7 +96,7 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
                       "Expected image/... or application/octet-stream.", how)
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(f"{int(announced):,} bytes are announced.", max_bytes)
+        raise _too_large(f"Its Content-Length is {int(announced):,} bytes.", max_bytes)
     body = bytearray()
     try:
         async for chunk in request.stream():
@@ -104,8 +104,8 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
             if len(body) > max_bytes:
                 raise _too_large("It is longer than the limit.", max_bytes)
     except ClientDisconnect:
-        raise Problem(400, "the request body", "It ended early.", "Expected a whole image.",
-                      "Send it again.") from None
+        raise Problem(400, "the request body", "The connection was closed before its end.",
+                      "Expected a complete image.", "Send it again.") from None
     if not body:
         raise Problem(400, "the request body", "It is empty.", "Expected an image.", how)
     return bytes(body)
@@ -113,4 +113,4 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
 
 def _too_large(what: str, max_bytes: int) -> Problem:
     return Problem(413, "the request body", what, f"Expected at most {max_bytes:,} bytes.",
-                   "Make the image smaller; whoever runs the server can raise --max-upload.")
+                   "Send a smaller image, or start the server with a larger --max-upload.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image at a time: a single thread computes, a few requests may wait, the others are told to come back."""
+"""A queue in front of the models: one thread computes, a few requests wait, further ones get an error answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .problem import Problem
 
 
 class Worker:
-    """Runs functions in one thread of its own, in the order they came; `waiting` more than the running one may wait."""
+    """Runs functions in one thread, in the order of arrival; besides the running one, `waiting` functions may wait."""
 
     def __init__(self, waiting: int) -> None:
         self.places = 1 + waiting
@@ -24,20 +24,20 @@ class Worker:
 
     @property
     def taken(self) -> int:
-        """Requests that run, wait or are being received."""
+        """Queue slots in use: requests that run, wait or send their body."""
         return self.places - self._free
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """A place in the queue, to be had before anything is received; Problem 503 when there is none.
+        """Acquire a queue slot before reading the body; Problem 503 if there is none.
 
-        It is given back when the block is left and its function, if one was started, has ended: a request that gave up
-        still occupies the thread.
+        The slot is released at the end of the block, or when its function ends, if one was started: the function of a
+        request that timed out still occupies the thread.
         """
         with self._lock:
             if not self._free:
                 raise Problem(503, "the server", f"{self.places} requests are waiting or running.",
-                              "Expected a free place.", "Try again in a few seconds.")
+                              "Expected a free slot in the queue.", "Try again in a few seconds.")
             self._free -= 1
         place = Place(self)
         try:
@@ -51,24 +51,24 @@ class Worker:
             self._free += 1
 
     def close(self) -> None:
-        """Forget what waits; what runs ends by itself."""
+        """Cancel the waiting functions; the running one is not interrupted."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class Place:
-    """A place in a worker's queue, good for one call of `run`."""
+    """A queue slot of a worker, valid for one call of `run`."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker, self.started = worker, False
 
     async def run(self, function: Callable[[], Any], *, timeout: float) -> Any:
-        """The function's value; Problem 504 after `timeout` seconds of waiting and running together."""
+        """The function's value; Problem 504 after `timeout` seconds, waiting included."""
         future = self._worker._thread.submit(function)
         self.started = True
         future.add_done_callback(self._worker._give_back)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout)
         except asyncio.TimeoutError:
-            raise Problem(504, "the server", f"No result within {timeout:g} seconds.", "Expected one in this time.",
-                          "Try again later, or a smaller image; whoever runs the server can raise --timeout."
-                          ) from None
+            raise Problem(504, "the server", f"There is no result after {timeout:g} seconds.",
+                          "Expected a result in this time.", "Try again later, send a smaller image, or start the "
+                          "server with a larger --timeout.") from None

@@ -6,7 +6,9 @@ Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -14,9 +16,12 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import WeightsError
+from beitv2_core.layers.attention import attention_weights, split_heads
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
+from beitv2_core.weights.architecture import HEADS, ShapeReader
 from beitv2_core.weights.keymaps.clip import from_clip, to_clip
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
@@ -50,13 +55,10 @@ class _Attention(nn.Layer):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
-        batch, tokens, width = x_BTD.shape
-        qkv = F.linear(x_BTD, self.in_proj_weight, self.in_proj_bias)
-        qkv = qkv.reshape([batch, tokens, 3, self.num_heads, width // self.num_heads]).transpose([2, 0, 3, 1, 4])
-        q, k, v = paddle.unbind(qkv, axis=0)
-        scores_BHTT = paddle.matmul(q * (width // self.num_heads) ** -0.5, k, transpose_y=True)
-        out = paddle.matmul(F.softmax(scores_BHTT, axis=-1), v)
-        return self.out_proj(out.transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+        projected_BTO = F.linear(x_BTD, self.in_proj_weight, self.in_proj_bias)
+        q_BHTE, k_BHTE, v_BHTE = paddle.unbind(split_heads(projected_BTO, 3, self.num_heads))
+        out_BHTE = paddle.matmul(attention_weights(q_BHTE, k_BHTE), v_BHTE)
+        return self.out_proj(out_BHTE.transpose([0, 2, 1, 3]).reshape(x_BTD.shape))
 
 
 class _Block(nn.Layer):
@@ -125,6 +127,20 @@ class CLIPVisual(nn.Layer):
         return paddle.matmul(self.tokens(images)[:, 1:], self.proj)
 
 
+def _read(source: ShapeReader) -> dict[str, Any]:
+    width, _, patch, _ = source.shape("conv1.weight")
+    side = math.isqrt(source.shape("positional_embedding")[0] - 1)
+    return {"image_size": side * patch, "patch_size": patch, "width": width,
+            "depth": source.count("transformer.resblocks."), "num_heads": source.told("num_heads", HEADS.get(width)),
+            "out_width": source.shape("proj")[1]}
+
+
+CLIP = Kind(
+    name="clip", package="beitv2-core", marks=("class_embedding", "positional_embedding", "conv1.weight", "proj"),
+    read=_read, build=lambda architecture: CLIPVisual(**architecture),
+    outputs=lambda model, inputs: {"features": model(inputs[0])}, trunks=(), official="clip", nest=None, noun="teacher")
+
+
 class CLIPTeacher(Teacher):
     """Patch features of a CLIP vision transformer: the target of two of the three published tokenizers.
 
@@ -183,5 +199,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             f"{model.sha256}) and set teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256)
-    visual = visual_from_state(file_state("clip", path, to_clip), source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(file_state(CLIP, path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

@@ -6,7 +6,8 @@ Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -14,12 +15,15 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import WeightsError
-from beitv2_core.layers.mlp import Mlp
+from beitv2_core.layers.attention import split_heads
+from beitv2_core.layers.block import Mlp
 from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
+from beitv2_core.weights.architecture import read_trunk
 from beitv2_core.weights.keymaps.dino import from_dino, to_dino
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
@@ -38,23 +42,21 @@ class _Attention(nn.Layer):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
-        batch, tokens, width = x_BTD.shape
-        q, k, v = self._heads(x_BTD)
-        out = paddle.matmul(self._softmax(q, k), v)
-        return self.proj(out.transpose([0, 2, 1, 3]).reshape([batch, tokens, width]))
+        q_BHTE, k_BHTE, v_BHTE = self._heads(x_BTD)
+        out_BHTE = paddle.matmul(self._weights(q_BHTE, k_BHTE), v_BHTE)
+        return self.proj(out_BHTE.transpose([0, 2, 1, 3]).reshape(x_BTD.shape))
 
     def probabilities(self, x_BTD: paddle.Tensor) -> paddle.Tensor:
         """The attention map (B, H, T, T)."""
-        q, k, _ = self._heads(x_BTD)
-        return self._softmax(q, k)
+        q_BHTE, k_BHTE, _ = self._heads(x_BTD)
+        return self._weights(q_BHTE, k_BHTE)
 
     def _heads(self, x_BTD: paddle.Tensor) -> list[paddle.Tensor]:
-        batch, tokens, width = x_BTD.shape
-        qkv = self.qkv(x_BTD).reshape([batch, tokens, 3, self.num_heads, width // self.num_heads])
-        return paddle.unbind(qkv.transpose([2, 0, 3, 1, 4]), axis=0)
+        return paddle.unbind(split_heads(self.qkv(x_BTD), 3, self.num_heads))
 
-    def _softmax(self, q: paddle.Tensor, k: paddle.Tensor) -> paddle.Tensor:
-        return F.softmax(paddle.matmul(q, k, transpose_y=True) * q.shape[-1] ** -0.5, axis=-1)
+    def _weights(self, q_BHTE: paddle.Tensor, k_BHTE: paddle.Tensor) -> paddle.Tensor:
+        # Not `attention_weights`: the official code scales the scores, not the queries, and so rounds elsewhere.
+        return F.softmax(paddle.matmul(q_BHTE, k_BHTE, transpose_y=True) * q_BHTE.shape[-1] ** -0.5, axis=-1)
 
 
 class _Block(nn.Layer):
@@ -122,6 +124,18 @@ class DINOVisionTransformer(nn.Layer):
         return paddle.concat([class_B1D, x_BND], axis=1) + table
 
 
+def _build(architecture: Mapping[str, Any]) -> DINOVisionTransformer:
+    (height, _), (patch, _) = architecture["image_size"], architecture["patch_size"]
+    return DINOVisionTransformer(image_size=height, patch_size=patch, width=architecture["width"],
+                                 depth=architecture["depth"], num_heads=architecture["num_heads"])
+
+
+DINO = Kind(
+    name="dino", package="beitv2-core", marks=("blocks.0.attn.qkv.bias", "pos_embed", "norm.weight"),
+    unlike=("head.weight", "blocks.0.attn.q_bias"), read=read_trunk, build=_build,
+    outputs=lambda model, inputs: {"features": model(inputs[0])}, official="dino", nest=None, noun="teacher")
+
+
 class DINOTeacher(Teacher):
     """Patch features of a DINO vision transformer: the target of the third published tokenizer.
 
@@ -177,5 +191,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(file_state("dino", path, to_dino), source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(file_state(DINO, path, to_dino), source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 2: predict the tokenizer's codes of the hidden patches.
 
-Shape suffixes: B batch, N patches, M masked patches, K codes.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from beitv2_core.errors import ShapeError
 class MimTask(Task):
     """Cross-entropy of the codes of the masked patches, summed over the last layer and the [CLS] head.
 
-    `student(patch_view, mask) -> {head: logits (M, K)}`; `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and
-    in eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads
-    only those parts of a batch where some view's codes are not there, but these whole, so that codes do not depend on
-    what was there.
+    `student(patch_view, mask) -> {head: logits (M, K)}` takes the mask as the array that the loader made, so that no
+    GPU is waited for to know which patches it hides.  `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and in
+    eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads only
+    those parts of a batch of which some view's codes are missing, but these whole, so that codes do not depend on what
+    the cache held.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision on a GPU; a code then depends on it.
-    Source: paper section 2.3; official engine_for_pretraining.py, train_one_epoch.
+    Source: paper section 2.3, Eq. 3; official engine_for_pretraining.py, train_one_epoch.
     Raises ShapeError where the tokenizer's code map and the mask differ in size, ConfigError for amp without a GPU.
     """
 
@@ -42,31 +43,30 @@ class MimTask(Task):
 
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """Loss and metrics (`loss_mim`, `acc_mim`, ...) of one `MimBatch` of numpy arrays."""
-        mask_BN = paddle.to_tensor(batch.mask)
         codes_M = self.masked_codes(batch.token_view, batch.mask, batch.rows)
-        logits = self.network(paddle.to_tensor(batch.patch_view), mask_BN)
+        logits = self.network(paddle.to_tensor(batch.patch_view), batch.mask)
         metrics: dict[str, paddle.Tensor] = {}
         total = None
         for head, logits_MK in logits.items():
             loss = F.cross_entropy(logits_MK.astype("float32"), codes_M)
             total = loss if total is None else total + loss
             metrics[f"loss_{head}"] = loss.detach()
-            correct = (logits_MK.detach().argmax(-1) == codes_M).astype("float32")
-            metrics[f"acc_{head}"] = correct.mean()
+            correct_M = (logits_MK.detach().argmax(-1) == codes_M).astype("float32")
+            metrics[f"acc_{head}"] = correct_M.mean()
         return total, metrics
 
     @paddle.no_grad()
     def masked_codes(self, token_view: NDArray[Any], mask_BN: NDArray[Any],
                      rows: NDArray[Any] | None = None) -> paddle.Tensor:
-        """Codes (M,) int64 of the hidden patches, row by row of the mask; rows: which views of the cache they are."""
+        """Codes (M,) int64 of the hidden patches, row by row of the mask; rows: their numbers in the cache."""
         codes_BN = self._codes(token_view, rows)
         if list(codes_BN.shape) != list(mask_BN.shape):
             raise ShapeError(
                 f"MimTask: the tokenizer gives {codes_BN.shape[1]} codes an image, the mask has {mask_BN.shape[1]} "
                 "patches. Set the tokenizer's image size so that both grids agree."
             )
-        hidden = np.flatnonzero(mask_BN.reshape(-1))
-        return codes_BN.reshape([-1]).index_select(paddle.to_tensor(hidden))
+        masked_M = np.flatnonzero(mask_BN.reshape(-1))
+        return codes_BN.reshape([-1]).index_select(paddle.to_tensor(masked_M))
 
     def _codes(self, token_view: NDArray[Any], rows: NDArray[Any] | None) -> paddle.Tensor:
         size = self.batch_size or len(token_view)
@@ -81,12 +81,12 @@ class MimTask(Task):
                                  f"{0 if rows is None else len(rows)}; a cache needs one for each. Give "
                                  "MimTransform the number of views.")
             numbers = rows[start:start + size]
-            known_BN, there = self.cache.read(numbers)
-            if not there.all():
+            codes_BN, found_B = self.cache.read(numbers)
+            if not found_B.all():
                 fresh_BN = self._tokenize(view).numpy()
-                self.cache.write(numbers[~there], fresh_BN[~there])
-                known_BN = np.where(there[:, None], known_BN, fresh_BN)
-            parts.append(paddle.to_tensor(known_BN))
+                self.cache.write(numbers[~found_B], fresh_BN[~found_B])
+                codes_BN = np.where(found_B[:, None], codes_BN, fresh_BN)
+            parts.append(paddle.to_tensor(codes_BN))
         return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
     def _tokenize(self, view: NDArray[Any]) -> paddle.Tensor:
@@ -94,7 +94,7 @@ class MimTask(Task):
         return self.tokenizer.tokenize(images) if self.amp == "off" else self.tokenizer.tokenize(images, amp=self.amp)
 
     def log_values(self) -> dict[str, float]:
-        """With a cache: the share of views since the last call whose codes were there."""
+        """With a cache: the share of views since the last call whose codes it held."""
         return {} if self.cache is None else {"codes_cached": self.cache.share_read()}
 
     def no_weight_decay(self) -> set[str]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1: train the tokenizer to reproduce the teacher's features, with the measures that keep its codebook alive."""
+"""Stage 1: train the tokenizer to reproduce the teacher's features, with the measures that keep its codebook alive.
+
+Shape suffixes: `layers/__init__.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ COLLAPSED = 0.2
 class VQKDTask(Task):
     """Loss of the tokenizer against its frozen teacher (paper Eq. 2; official engine_for_vqkd.py).
 
-    `teacher(images in [0, 1]) -> features (B, N, width)`.  The measures below are off by default; then training is
+    `teacher(images in [0, 1]) -> features (B, N, V)`.  The measures below are off by default; then training is
     exactly the official one.
     Departs: the first `unquantized_steps` decode the features themselves, then k-means over the features of the last
     `kmeans_batches` steps starts the codebook; codes unused for `revive_after` steps are replaced by current features,
@@ -53,13 +56,13 @@ class VQKDTask(Task):
         """Loss and its parts for one `TokenizerBatch` of numpy arrays; in eval mode nothing is counted or replaced."""
         images = paddle.to_tensor(batch.images)
         with paddle.no_grad():
-            target = self.teacher(images)
+            target_BNV = self.teacher(images)
         quantized = step >= self.unquantized_steps
-        out = self.network(images, target, quantized)
+        out = self.network(images, target_BNV, quantized)
         if quantized and self.model.training:
-            codes = all_gather(out["codes"]).numpy()
-            self.usage.track(codes)
-            self.last_used[codes] = step
+            codes_BN = all_gather(out["codes"]).numpy()
+            self.usage.track(codes_BN)
+            self.last_used[codes_BN] = step
             if self.revive_after is not None:
                 self._revive(out["features"], step, self.revive_after)
         elif self.model.training and step >= self.unquantized_steps - self.kmeans_batches:
@@ -111,17 +114,18 @@ class VQKDTask(Task):
         """Structured names without decay."""
         return set(self.model.no_weight_decay())
 
-    def _revive(self, features: paddle.Tensor, step: int, after: int) -> None:
+    def _revive(self, features_BNC: paddle.Tensor, step: int, after: int) -> None:
         """Replace codes unused for `after` steps, this one included, by directions of this batch."""
-        dead = np.flatnonzero(step - self.last_used >= after)
-        if dead.size == 0:
+        dead_R = np.flatnonzero(step - self.last_used >= after)
+        if dead_R.size == 0:
             return
-        flat = all_gather(features).reshape([-1, self.model.code_dim])
+        features_SC = all_gather(features_BNC).reshape([-1, self.model.code_dim])
         rng = np.random.RandomState([self.seed % 2**32, step])
-        chosen = rng.choice(flat.shape[0], size=dead.size, replace=dead.size > flat.shape[0])
-        self.model.quantize.replace_codes(paddle.to_tensor(dead), flat.index_select(paddle.to_tensor(chosen)))
-        self.last_used[dead] = step
-        self.revived += int(dead.size)
+        samples = features_SC.shape[0]
+        chosen_R = paddle.to_tensor(rng.choice(samples, size=dead_R.size, replace=dead_R.size > samples))
+        self.model.quantize.replace_codes(paddle.to_tensor(dead_R), features_SC.index_select(chosen_R))
+        self.last_used[dead_R] = step
+        self.revived += int(dead_R.size)
 
     def _window(self) -> CodeUsage:
         rows, columns = self.model.grid

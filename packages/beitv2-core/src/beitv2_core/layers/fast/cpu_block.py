@@ -4,250 +4,287 @@
 Paddle's element-wise and reducing CPU kernels run in one thread or broadcast slowly, and its automatic gradient keeps
 the result of every operation.  Here sums are products with ones, layer scale is folded into the weights of the linear
 map before it, and a half keeps for its backward pass its input, q, k, v and what they give, the MLP's hidden features,
-nothing else.  Values and gradients are those of `Block.compose`, up to the order of sums.
+nothing else.  Values and gradients are those of `Block.compose`, up to the order of sums.  `Block.forward` decides
+whether a block is one this file was written for.
 
-Shape suffixes: B batch, T tokens, Q tokens that ask (T, or the ones read later), R rows = B * T, D width, E width of a
-head, H heads, F hidden width.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from beitv2_core.layers.fast.heads import bias_of_rows, flat_rows, join_heads, split_heads
+from beitv2_core.layers.attention import bias_of_queries, row_index, split_heads
 from beitv2_core.layers.fast.layer_norm import norm_gradient
 from beitv2_core.layers.fast.linear import product_and_bias, sum_over_rows
+
+
+def block_on_cpu(block: Any, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
+                 query_index: paddle.Tensor | None) -> paddle.Tensor:
+    """`block.compose(x, bias, query_index)` of a `Block` whose layers are those it was built with."""
+    attn, mlp, norm1, norm2 = block.attn, block.mlp, block.norm1, block.norm2
+    first = AttentionWeights(norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv_bias(), attn.total_bias(bias),
+                             attn.proj.weight, attn.proj.bias, block.gamma_1)
+    x_BQD = attention_half(x_BTD, first, num_heads=attn.num_heads, eps=norm1._epsilon,
+                           keep_B11=block.drop_path.factors(x_BTD), query_index=query_index)
+    second = MlpWeights(norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
+                        block.gamma_2)
+    return mlp_half(x_BQD, second, eps=norm2._epsilon, keep_B11=block.drop_path.factors(x_BQD))
 
 
 class AttentionWeights(NamedTuple):
     """Parameters of the first half, as the official code shapes them; None where the model has none."""
 
-    gain: paddle.Tensor
-    shift: paddle.Tensor
-    qkv: paddle.Tensor
-    qkv_bias: Optional[paddle.Tensor]
-    rel_pos_bias: Optional[paddle.Tensor]
-    proj: paddle.Tensor
-    proj_bias: paddle.Tensor
-    gamma: Optional[paddle.Tensor]
+    gain_D: paddle.Tensor
+    shift_D: paddle.Tensor
+    qkv_DO: paddle.Tensor
+    qkv_bias_O: Optional[paddle.Tensor]
+    bias_1HTT: Optional[paddle.Tensor]
+    proj_OD: paddle.Tensor
+    proj_bias_D: paddle.Tensor
+    gamma_D: Optional[paddle.Tensor]
 
 
 class MlpWeights(NamedTuple):
     """Parameters of the second half."""
 
-    gain: paddle.Tensor
-    shift: paddle.Tensor
-    fc1: paddle.Tensor
-    fc1_bias: paddle.Tensor
-    fc2: paddle.Tensor
-    fc2_bias: paddle.Tensor
-    gamma: Optional[paddle.Tensor]
+    gain_D: paddle.Tensor
+    shift_D: paddle.Tensor
+    fc1_DF: paddle.Tensor
+    fc1_bias_F: paddle.Tensor
+    fc2_FD: paddle.Tensor
+    fc2_bias_D: paddle.Tensor
+    gamma_D: Optional[paddle.Tensor]
 
 
-def attention_half(x: paddle.Tensor, weights: AttentionWeights, *, num_heads: int, scale: float, eps: float,
-                   keep: paddle.Tensor | None = None, read: paddle.Tensor | None = None) -> paddle.Tensor:
-    """`x + keep * gamma * proj(attention(norm(x)))`, of the tokens `read` only if given.
+def attention_half(x_BTD: paddle.Tensor, weights: AttentionWeights, *, num_heads: int, eps: float,
+                   keep_B11: paddle.Tensor | None = None, query_index: paddle.Tensor | None = None) -> paddle.Tensor:
+    """`x + keep * gamma * proj(attention(norm(x)))` (B, Q, D), of the tokens of `query_index` only if given.
 
-    x (B, T, D); keep (B, 1, 1): drop path's factor of every sample; read: int64 (B, Q), tokens of every sample.
-    Returns (B, T, D) or (B, Q, D).
+    keep_B11: drop path's factor of every sample.
     """
-    return _AttentionHalf.apply(x, *weights, num_heads, scale, eps, keep, read)
+    return _AttentionHalf.apply(x_BTD, *weights, num_heads, eps, keep_B11, query_index)
 
 
-def mlp_half(x: paddle.Tensor, weights: MlpWeights, *, eps: float, keep: paddle.Tensor | None = None) -> paddle.Tensor:
-    """`x + keep * gamma * fc2(gelu(fc1(norm(x))))`; x (B, T, D), keep (B, 1, 1)."""
-    return _MlpHalf.apply(x, *weights, eps, keep)
+def mlp_half(x_BQD: paddle.Tensor, weights: MlpWeights, *, eps: float,
+             keep_B11: paddle.Tensor | None = None) -> paddle.Tensor:
+    """`x + keep * gamma * fc2(gelu(fc1(norm(x))))`."""
+    return _MlpHalf.apply(x_BQD, *weights, eps, keep_B11)
 
 
 class _AttentionHalf(PyLayer):
     @staticmethod
-    def forward(ctx, x, gain, shift, qkv, qkv_bias, rel_pos_bias, proj, proj_bias, gamma,
-                heads, scale, eps, keep, read):
-        batch, tokens, width = x.shape
-        normed_RD = F.layer_norm(x, [width], gain, shift, eps).reshape([-1, width])
-        rows = None if read is None else flat_rows(read, tokens)
-        if rows is None:
-            projected = _plus(normed_RD, qkv, qkv_bias)
-            stacks = [split_heads(projected.reshape([batch, tokens, -1]), 3, heads)]
-            residual = x
+    def forward(ctx: Any, x_BTD: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, qkv_DO: paddle.Tensor,
+                qkv_bias_O: paddle.Tensor | None, bias: paddle.Tensor | None, proj_OD: paddle.Tensor,
+                proj_bias_D: paddle.Tensor, gamma_D: paddle.Tensor | None, heads: int, eps: float,
+                keep_B11: paddle.Tensor | None, query_index: paddle.Tensor | None) -> paddle.Tensor:
+        batch, tokens, width = x_BTD.shape
+        inner = qkv_DO.shape[1] // 3
+        scale = (inner // heads) ** -0.5
+        normed_RD = F.layer_norm(x_BTD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        rows_R = None
+        if query_index is None:
+            projected_RO = _plus_bias(normed_RD, qkv_DO, qkv_bias_O)
+            stacks = [split_heads(projected_RO.reshape([batch, tokens, -1]), 3, heads)]
+            residual_BQD = x_BTD
         else:
-            inner = qkv.shape[1] // 3
-            projected = _plus(normed_RD.index_select(rows), qkv[:, :inner],
-                              None if qkv_bias is None else qkv_bias[:inner])
-            stacks = [split_heads(projected.reshape([batch, -1, inner]), 1, heads)]
-            projected = _plus(normed_RD, qkv[:, inner:], None if qkv_bias is None else qkv_bias[inner:])
-            stacks.append(split_heads(projected.reshape([batch, tokens, 2 * inner]), 2, heads))
-            residual = x.reshape([-1, width]).index_select(rows).reshape([*read.shape, width])
-        del normed_RD, projected
-        q, k, v = _unstack(stacks, scale)
-        probs = _attend(q, k, rel_pos_bias, read)
-        out = paddle.matmul(probs, v).transpose([0, 2, 1, 3]).reshape([*residual.shape[:2], -1])
-        ctx.save_for_backward(x, out, *stacks)
-        ctx.weights = gain, shift, qkv, qkv_bias, rel_pos_bias, proj, proj_bias, gamma
-        ctx.wanted = _needs(x, *ctx.weights, keep, read)
-        ctx.settings = heads, scale, eps, keep, read, rows
-        return _add_branch(residual, product_and_bias(out, *_scaled(proj, proj_bias, gamma)), keep)
+            rows_R = row_index(query_index, tokens)
+            projected_RO = _plus_bias(normed_RD.index_select(rows_R), qkv_DO[:, :inner],
+                                      None if qkv_bias_O is None else qkv_bias_O[:inner])
+            stacks = [split_heads(projected_RO.reshape([batch, -1, inner]), 1, heads)]
+            projected_RO = _plus_bias(normed_RD, qkv_DO[:, inner:], None if qkv_bias_O is None else qkv_bias_O[inner:])
+            stacks.append(split_heads(projected_RO.reshape([batch, tokens, 2 * inner]), 2, heads))
+            residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
+        del normed_RD, projected_RO
+        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks, scale)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index)
+        out_BQO = paddle.matmul(weights_BHQT, v_BHTE).transpose([0, 2, 1, 3]).reshape([*residual_BQD.shape[:2], -1])
+        ctx.save_for_backward(x_BTD, out_BQO, *stacks)
+        ctx.weights = gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D
+        ctx.wanted = _needs(x_BTD, *ctx.weights, keep_B11, query_index)
+        ctx.settings = heads, scale, eps, keep_B11, query_index, rows_R
+        return _add_branch(residual_BQD, product_and_bias(out_BQO, *_scaled(proj_OD, proj_bias_D, gamma_D)), keep_B11)
 
     @staticmethod
-    def backward(ctx, dy):
-        x, out, *stacks = ctx.saved_tensor()
-        gain, shift, qkv, qkv_bias, rel_pos_bias, proj, proj_bias, gamma = ctx.weights
-        heads, scale, eps, keep, read, rows = ctx.settings
-        q, k, v = _unstack(stacks, scale)
-        probs = _attend(q, k, rel_pos_bias, read)
-        batch, tokens, width = x.shape
-        dout, dproj, dproj_bias, dgamma = _residual_gradient(dy, out, proj, proj_bias, gamma, keep)
-        dout = dout.reshape(out.shape)
-        # Row sums of probs * dprobs, from the output: a head's width instead of all tokens to sum over.
-        ones = paddle.ones([q.shape[-1], 1], dtype=dy.dtype)
-        sums = paddle.matmul((dout * out).reshape([batch, -1, heads, q.shape[-1]]), ones).transpose([0, 2, 1, 3])
-        dout = dout.reshape([batch, -1, heads, q.shape[-1]]).transpose([0, 2, 1, 3])
-        dv = paddle.matmul(probs, dout, transpose_x=True)
-        dscores = paddle.matmul(dout, v, transpose_y=True)
-        dscores.subtract_(sums.expand(dscores.shape)).multiply_(probs)
-        drel = None if rel_pos_bias is None else _bias_gradient(dscores, rel_pos_bias.shape, read)
-        dq = paddle.matmul(dscores, k).scale_(scale)
-        dk = paddle.matmul(dscores, q, transpose_x=True)
-        del dscores, dout, sums, probs
-        normed_RD = F.layer_norm(x, [width], gain, shift, eps).reshape([-1, width])
-        if rows is None:
-            dqkv_RE = join_heads(dq, dk, dv)
-            dweight = paddle.matmul(normed_RD, dqkv_RE, transpose_x=True)
-            dbias = sum_over_rows(dqkv_RE)
-            dnormed_RD = paddle.matmul(dqkv_RE, qkv, transpose_y=True)
+    def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
+        x_BTD, out_BQO, *stacks = ctx.saved_tensor()
+        gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D = ctx.weights
+        heads, scale, eps, keep_B11, query_index, rows_R = ctx.settings
+        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks, scale)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index)
+        batch, tokens, width = x_BTD.shape
+        head_width = q_BHQE.shape[-1]
+        dout_RO, dproj_OD, dproj_bias_D, dgamma_D = _residual_gradient(dy_BQD, out_BQO, proj_OD, proj_bias_D, gamma_D,
+                                                                       keep_B11)
+        dout_BQO = dout_RO.reshape(out_BQO.shape)
+        # Row sums of weights * dweights, from the output: a head's width instead of all tokens to sum over.
+        ones_E1 = paddle.ones([head_width, 1], dtype=dy_BQD.dtype)
+        sums_BHQ1 = paddle.matmul((dout_BQO * out_BQO).reshape([batch, -1, heads, head_width]),
+                                  ones_E1).transpose([0, 2, 1, 3])
+        dout_BHQE = dout_BQO.reshape([batch, -1, heads, head_width]).transpose([0, 2, 1, 3])
+        dv_BHTE = paddle.matmul(weights_BHQT, dout_BHQE, transpose_x=True)
+        dscores_BHQT = paddle.matmul(dout_BHQE, v_BHTE, transpose_y=True)
+        dscores_BHQT.subtract_(sums_BHQ1.expand(dscores_BHQT.shape)).multiply_(weights_BHQT)
+        dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
+        dq_BHQE = paddle.matmul(dscores_BHQT, k_BHTE).scale_(scale)
+        dk_BHTE = paddle.matmul(dscores_BHQT, q_BHQE, transpose_x=True)
+        del dscores_BHQT, dout_RO, dout_BQO, dout_BHQE, sums_BHQ1, weights_BHQT
+        normed_RD = F.layer_norm(x_BTD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        if rows_R is None:
+            dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
+            dqkv_DO = paddle.matmul(normed_RD, dqkv_RO, transpose_x=True)
+            dqkv_bias_O = sum_over_rows(dqkv_RO)
+            dnormed_RD = paddle.matmul(dqkv_RO, qkv_DO, transpose_y=True)
         else:
-            inner = qkv.shape[1] // 3
-            dq_RE, dkv_RE = join_heads(dq), join_heads(dk, dv)
-            dweight = paddle.concat([paddle.matmul(normed_RD.index_select(rows), dq_RE, transpose_x=True),
-                                     paddle.matmul(normed_RD, dkv_RE, transpose_x=True)], axis=1)
-            dbias = paddle.concat([sum_over_rows(dq_RE), sum_over_rows(dkv_RE)])
-            dnormed_RD = paddle.matmul(dkv_RE, qkv[:, inner:], transpose_y=True)
-            dnormed_RD = _add_rows(dnormed_RD, rows, paddle.matmul(dq_RE, qkv[:, :inner], transpose_y=True))
+            inner = qkv_DO.shape[1] // 3
+            dq_RO, dkv_RO = join_heads(dq_BHQE), join_heads(dk_BHTE, dv_BHTE)
+            dqkv_DO = paddle.concat([paddle.matmul(normed_RD.index_select(rows_R), dq_RO, transpose_x=True),
+                                     paddle.matmul(normed_RD, dkv_RO, transpose_x=True)], axis=1)
+            dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
+            dnormed_RD = paddle.matmul(dkv_RO, qkv_DO[:, inner:], transpose_y=True)
+            dnormed_RD = _add_rows(dnormed_RD, rows_R, paddle.matmul(dq_RO, qkv_DO[:, :inner], transpose_y=True))
         del normed_RD
-        dx_RD, dgain, dshift = norm_gradient(x.reshape([-1, width]), dnormed_RD, gain, eps)
-        dy_RD = dy.reshape([-1, width])
-        dx_RD = dx_RD.add_(dy_RD) if rows is None else _add_rows(dx_RD, rows, dy_RD)
-        return _wanted(ctx, dx_RD.reshape(x.shape), dgain, dshift, dweight, dbias, drel, dproj, dproj_bias, dgamma,
-                       None, None)
+        dx_RD, dgain_D, dshift_D = norm_gradient(x_BTD.reshape([-1, width]), dnormed_RD, gain_D, eps)
+        dy_RD = dy_BQD.reshape([-1, width])
+        dx_RD = dx_RD.add_(dy_RD) if rows_R is None else _add_rows(dx_RD, rows_R, dy_RD)
+        return _wanted(ctx, dx_RD.reshape(x_BTD.shape), dgain_D, dshift_D, dqkv_DO, dqkv_bias_O, dbias_1HTT, dproj_OD,
+                       dproj_bias_D, dgamma_D, None, None)
 
 
 class _MlpHalf(PyLayer):
     @staticmethod
-    def forward(ctx, x, gain, shift, fc1, fc1_bias, fc2, fc2_bias, gamma, eps, keep):
-        width = x.shape[-1]
-        normed_RD = F.layer_norm(x, [width], gain, shift, eps).reshape([-1, width])
-        hidden_RF = product_and_bias(normed_RD, fc1, fc1_bias)
+    def forward(ctx: Any, x_BQD: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, fc1_DF: paddle.Tensor,
+                fc1_bias_F: paddle.Tensor, fc2_FD: paddle.Tensor, fc2_bias_D: paddle.Tensor,
+                gamma_D: paddle.Tensor | None, eps: float, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
+        width = x_BQD.shape[-1]
+        normed_RD = F.layer_norm(x_BQD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        hidden_RF = product_and_bias(normed_RD, fc1_DF, fc1_bias_F)
         del normed_RD
-        branch = product_and_bias(F.gelu(hidden_RF), *_scaled(fc2, fc2_bias, gamma)).reshape(x.shape)
-        ctx.save_for_backward(x, hidden_RF)
-        ctx.weights = gain, shift, fc1, fc1_bias, fc2, fc2_bias, gamma
-        ctx.wanted = _needs(x, *ctx.weights, keep)
-        ctx.settings = eps, keep
-        return _add_branch(x, branch, keep)
+        branch_RD = product_and_bias(F.gelu(hidden_RF), *_scaled(fc2_FD, fc2_bias_D, gamma_D))
+        ctx.save_for_backward(x_BQD, hidden_RF)
+        ctx.weights = gain_D, shift_D, fc1_DF, fc1_bias_F, fc2_FD, fc2_bias_D, gamma_D
+        ctx.wanted = _needs(x_BQD, *ctx.weights, keep_B11)
+        ctx.settings = eps, keep_B11
+        return _add_branch(x_BQD, branch_RD.reshape(x_BQD.shape), keep_B11)
 
     @staticmethod
-    def backward(ctx, dy):
-        x, hidden_RF = ctx.saved_tensor()
-        gain, shift, fc1, _, fc2, fc2_bias, gamma = ctx.weights
-        eps, keep = ctx.settings
-        width = x.shape[-1]
+    def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
+        x_BQD, hidden_RF = ctx.saved_tensor()
+        gain_D, shift_D, fc1_DF, _, fc2_FD, fc2_bias_D, gamma_D = ctx.weights
+        eps, keep_B11 = ctx.settings
+        width = x_BQD.shape[-1]
         # gelu(h) = h * cdf(h), its derivative cdf(h) + h * density(h); in place: these arrays are the largest
         cdf_RF = paddle.erf(paddle.scale(hidden_RF, math.sqrt(0.5))).scale_(0.5, bias=0.5)
-        dhidden_RF, dfc2, dfc2_bias, dgamma = _residual_gradient(dy, hidden_RF * cdf_RF, fc2, fc2_bias, gamma, keep)
+        dhidden_RF, dfc2_FD, dfc2_bias_D, dgamma_D = _residual_gradient(dy_BQD, hidden_RF * cdf_RF, fc2_FD, fc2_bias_D,
+                                                                        gamma_D, keep_B11)
         slope_RF = paddle.square(hidden_RF).scale_(-0.5).exp_().scale_(1 / math.sqrt(2 * math.pi))
         dhidden_RF.multiply_(slope_RF.multiply_(hidden_RF).add_(cdf_RF))
         del cdf_RF, slope_RF
-        normed_RD = F.layer_norm(x, [width], gain, shift, eps).reshape([-1, width])
-        dfc1 = paddle.matmul(normed_RD, dhidden_RF, transpose_x=True)
-        dfc1_bias = sum_over_rows(dhidden_RF)
+        normed_RD = F.layer_norm(x_BQD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        dfc1_DF = paddle.matmul(normed_RD, dhidden_RF, transpose_x=True)
+        dfc1_bias_F = sum_over_rows(dhidden_RF)
         del normed_RD
-        dnormed_RD = paddle.matmul(dhidden_RF, fc1, transpose_y=True)
-        dx_RD, dgain, dshift = norm_gradient(x.reshape([-1, width]), dnormed_RD, gain, eps)
-        dx = dx_RD.add_(dy.reshape([-1, width])).reshape(x.shape)
-        return _wanted(ctx, dx, dgain, dshift, dfc1, dfc1_bias, dfc2, dfc2_bias, dgamma, None)
+        dnormed_RD = paddle.matmul(dhidden_RF, fc1_DF, transpose_y=True)
+        dx_RD, dgain_D, dshift_D = norm_gradient(x_BQD.reshape([-1, width]), dnormed_RD, gain_D, eps)
+        dx_BQD = dx_RD.add_(dy_BQD.reshape([-1, width])).reshape(x_BQD.shape)
+        return _wanted(ctx, dx_BQD, dgain_D, dshift_D, dfc1_DF, dfc1_bias_F, dfc2_FD, dfc2_bias_D, dgamma_D, None)
 
 
 # -- the residual sum with its linear map -----------------------------------------------------------------------------
 
 
-def _scaled(weight, bias, gamma):
+def _scaled(weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
+            gamma_D: paddle.Tensor | None) -> tuple[paddle.Tensor, paddle.Tensor]:
     """A linear map with gamma multiplied into it: its weight has fewer rows than what it is applied to."""
-    return (weight, bias) if gamma is None else (weight * gamma.expand(weight.shape), bias * gamma)
+    return (weight_OD, bias_D) if gamma_D is None else (weight_OD * gamma_D.expand(weight_OD.shape), bias_D * gamma_D)
 
 
-def _add_branch(x, branch, keep):
+def _add_branch(x_BQD: paddle.Tensor, branch_BQD: paddle.Tensor, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
     """x + keep * branch, in place of branch."""
-    if keep is not None:
-        branch.multiply_(keep.expand(branch.shape))
-    return branch.add_(x)
+    if keep_B11 is not None:
+        branch_BQD.multiply_(keep_B11.expand(branch_BQD.shape))
+    return branch_BQD.add_(x_BQD)
 
 
-def _residual_gradient(dy, features, weight, bias, gamma, keep):
-    """Gradients of x + keep * gamma * (features @ weight + bias) by features (R, F), weight, bias and gamma.
+def _residual_gradient(
+    dy_BQD: paddle.Tensor, x: paddle.Tensor, weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
+    gamma_D: paddle.Tensor | None, keep_B11: paddle.Tensor | None
+) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor | None]:
+    """Gradients of y = residual + keep * gamma * (x @ weight + bias) by x, as a matrix, weight, bias and gamma.
 
-    The result of the linear map is not needed: with G = features^T dy, dweight is G * gamma, and dgamma, the sum of
-    (features @ weight) * dy over the rows, is that of G * weight over its rows.
+    The result of the linear map is not needed: with G = x^T dy, dweight is G * gamma, and dgamma, the sum of
+    (x @ weight) * dy over the rows, is that of G * weight over its rows.
     """
-    dy_RD = dy.reshape([-1, dy.shape[-1]])
-    if keep is not None:
-        dy_RD = dy_RD * keep.expand(dy.shape).reshape(dy_RD.shape)
-    dweight = paddle.matmul(features.reshape([-1, features.shape[-1]]), dy_RD, transpose_x=True)
-    dbias = sum_over_rows(dy_RD)
-    if gamma is None:
-        return paddle.matmul(dy_RD, weight, transpose_y=True), dweight, dbias, None
-    dgamma = sum_over_rows(dweight * weight) + dbias * bias
-    scaled = gamma.expand(weight.shape)
-    return paddle.matmul(dy_RD, weight * scaled, transpose_y=True), dweight.multiply_(scaled), dbias * gamma, dgamma
+    dy_RD = dy_BQD.reshape([-1, dy_BQD.shape[-1]])
+    if keep_B11 is not None:
+        dy_RD = dy_RD * keep_B11.expand(dy_BQD.shape).reshape(dy_RD.shape)
+    dweight_OD = paddle.matmul(x.reshape([-1, x.shape[-1]]), dy_RD, transpose_x=True)
+    dbias_D = sum_over_rows(dy_RD)
+    if gamma_D is None:
+        return paddle.matmul(dy_RD, weight_OD, transpose_y=True), dweight_OD, dbias_D, None
+    dgamma_D = sum_over_rows(dweight_OD * weight_OD) + dbias_D * bias_D
+    gamma_OD = gamma_D.expand(weight_OD.shape)
+    dx_RO = paddle.matmul(dy_RD, weight_OD * gamma_OD, transpose_y=True)
+    return dx_RO, dweight_OD.multiply_(gamma_OD), dbias_D * gamma_D, dgamma_D
 
 
 # -- rows and gradients -----------------------------------------------------------------------------------------------
 
 
-def _bias_gradient(dscores, shape, read):
-    """Gradient of a bias of `shape` (1, H, T, T) from that of the scores (B, H, Q, T)."""
-    batch, heads, _, tokens = dscores.shape
-    if read is None:
-        return sum_over_rows(dscores.reshape([batch, -1])).reshape(shape)
+def join_heads(*parts_BHTE: paddle.Tensor) -> paddle.Tensor:
+    """Tensors (B, H, T, E) -> (B * T, count * H * E), the reverse of `split_heads`."""
+    batch, heads, tokens, head_width = parts_BHTE[0].shape
+    joined = paddle.stack(parts_BHTE, axis=0).transpose([1, 3, 0, 2, 4])
+    return joined.reshape([batch * tokens, len(parts_BHTE) * heads * head_width])
+
+
+def _bias_gradient(dscores_BHQT: paddle.Tensor, shape: list[int], query_index: paddle.Tensor | None) -> paddle.Tensor:
+    """Gradient of a bias of `shape` (1, H, T, T) from that of the scores."""
+    batch, heads, _, tokens = dscores_BHQT.shape
+    if query_index is None:
+        return sum_over_rows(dscores_BHQT.reshape([batch, -1])).reshape(shape)
     # A product with the one-hot rows: Paddle's CPU scatter-add runs in one thread.
-    by_row = dscores.transpose([0, 2, 1, 3]).reshape([-1, heads * tokens])
-    one_hot = F.one_hot(read.flatten(), tokens).astype(dscores.dtype)
-    summed = paddle.matmul(one_hot, by_row, transpose_x=True).reshape([tokens, heads, tokens])
-    return summed.transpose([1, 0, 2]).unsqueeze(0)
+    dscores_RR = dscores_BHQT.transpose([0, 2, 1, 3]).reshape([-1, heads * tokens])
+    one_hot_RT = F.one_hot(query_index.flatten(), tokens).astype(dscores_BHQT.dtype)
+    dbias_THT = paddle.matmul(one_hot_RT, dscores_RR, transpose_x=True).reshape([tokens, heads, tokens])
+    return dbias_THT.transpose([1, 0, 2]).unsqueeze(0)
 
 
-def _attend(q, k, bias, read):
+def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, bias: paddle.Tensor | None,
+            query_index: paddle.Tensor | None) -> paddle.Tensor:
     """Attention weights (B, H, Q, T) of scaled queries; computed again in the backward pass: they are the largest."""
-    scores = paddle.matmul(q, k, transpose_y=True)
+    scores_BHQT = paddle.matmul(q_BHQE, k_BHTE, transpose_y=True)
+    bias = bias_of_queries(bias, query_index)
     if bias is not None:
-        scores.add_(bias_of_rows(bias, read).expand(scores.shape))
-    return F.softmax_(scores, axis=-1)
+        scores_BHQT.add_(bias.expand(scores_BHQT.shape))
+    return F.softmax_(scores_BHQT, axis=-1)
 
 
-def _unstack(stacks, scale):
+def _unstack(stacks: list[paddle.Tensor], scale: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
     """Scaled q, k and v.  What is kept is the stack: few large tensors leave the allocator fewer useless holes."""
-    q, k, v = (part for stack in stacks for part in paddle.unbind(stack, axis=0))
-    return paddle.scale(q, scale), k, v
+    q_BHQE, k_BHTE, v_BHTE = (part for stack in stacks for part in paddle.unbind(stack, axis=0))
+    return paddle.scale(q_BHQE, scale), k_BHTE, v_BHTE
 
 
-def _add_rows(target_RD, rows, values):
+def _add_rows(target_RD: paddle.Tensor, rows_R: paddle.Tensor, values: paddle.Tensor) -> paddle.Tensor:
     """`values` added to some rows of a tensor, each row at most once."""
-    return paddle.scatter(target_RD, rows, target_RD.index_select(rows).add_(values))
+    return paddle.scatter(target_RD, rows_R, target_RD.index_select(rows_R).add_(values))
 
 
-def _plus(x, weight, bias):
-    return paddle.matmul(x, weight) if bias is None else product_and_bias(x, weight, bias)
+def _plus_bias(x_RD: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor | None) -> paddle.Tensor:
+    return paddle.matmul(x_RD, weight_DO) if bias_O is None else product_and_bias(x_RD, weight_DO, bias_O)
 
 
-def _needs(*tensors):
+def _needs(*tensors: paddle.Tensor | None) -> list[bool | None]:
     """For every argument whether it wants a gradient; None for an argument that is no tensor."""
     return [None if tensor is None else not tensor.stop_gradient for tensor in tensors]
 
 
-def _wanted(ctx, *gradients):
+def _wanted(ctx: Any, *gradients: paddle.Tensor | None) -> tuple[paddle.Tensor | None, ...]:
     """One gradient for every tensor among the arguments, None for those that want none: what PyLayer asks for."""
     return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted) if wanted is not None)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`softmax(q k^T / sqrt(E) + bias) v`: written out, or through Paddle's fused kernels on GPUs.
+"""Attention through Paddle's fused kernels on GPUs; the formula they stand for is in `layers/attention.py`.
 
 Paddle's fused kernels do not give what training needs: flash attention has no gradient of the bias, the other kernel
 only that of a bias repeated for every sample.  Here the kernel computes the forward pass, nothing of (B, H, Q, T) is
-kept, and the backward pass is the written-out one, with the attention weights computed again.
+kept, and the backward pass is that of the formula, with the attention weights computed again.
 
-Shape suffixes: B batch, H heads, Q tokens that ask, T tokens, E width of a head.
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
-
-from beitv2_core.layers.fast.linear import on_cpu
 
 #: environment variable: 1 takes the fused kernels, 0 (the default: they were never run on a GPU) the formula
 SWITCH = "BEITV2_FUSED_ATTENTION"
@@ -25,91 +25,88 @@ SWITCH = "BEITV2_FUSED_ATTENTION"
 TOLERANCES = {paddle.float32: 1e-4, paddle.float16: 1e-2, paddle.bfloat16: 5e-2}
 _ALIGNMENT = 8  # elements a row of the mask must be a multiple of
 
-_agrees: dict[tuple, bool] = {}  # what was seen the first time a kernel met such tensors
+#: softmax(q k^T / sqrt(E) + bias), from q, k and bias
+Formula = Callable[[paddle.Tensor, paddle.Tensor, "paddle.Tensor | None"], paddle.Tensor]
+_kernel_is_accurate: dict[tuple[Any, ...], bool] = {}  # result of the one check for every device, dtype and shape
 
 
-def attention_weights(q: paddle.Tensor, k: paddle.Tensor, bias: paddle.Tensor | None = None) -> paddle.Tensor:
-    """Softmax over the keys (B, H, Q, T) of queries (B, H, Q, E), not yet scaled, and keys (B, H, T, E).
+def fused_attention(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, v_BHTE: paddle.Tensor, bias: paddle.Tensor | None, *,
+                    formula: Formula) -> paddle.Tensor | None:
+    """`formula(q, k, bias) @ v` (B, H, Q, E) through Paddle's fused kernels, gradients of all four included.
 
-    bias: (1 or B, H, Q, T), added to the scores.
+    bias: (1 or B, H, Q, T).  None where the kernels are not asked for (`BEITV2_FUSED_ATTENTION`), in a static graph,
+    before Paddle 3, or where a kernel gave another answer than the formula: that is checked once for every device,
+    dtype and shape, and warned about.
     """
-    scores = paddle.matmul(q * q.shape[-1] ** -0.5, k, transpose_y=True)
-    if bias is not None and on_cpu(scores):
-        bias = bias.expand(scores.shape)  # a broadcasting sum is ten times as slow there
-    return F.softmax(scores if bias is None else scores + bias, axis=-1)
-
-
-def fused_attention(q: paddle.Tensor, k: paddle.Tensor, v: paddle.Tensor,
-                    bias: paddle.Tensor | None) -> paddle.Tensor | None:
-    """`attention_weights(q, k, bias) @ v` (B, H, Q, E) through Paddle's fused kernels, gradients of all four included.
-
-    None where they are not asked for (`BEITV2_FUSED_ATTENTION`), in a static graph, before Paddle 3, or where a kernel
-    gave another answer than the formula, which is tried once for every kind of tensor and then warned about.
-    """
-    asked = os.environ.get(SWITCH, "0") == "1" and paddle.in_dynamic_mode() and q.dtype in TOLERANCES
+    asked = os.environ.get(SWITCH, "0") == "1" and paddle.in_dynamic_mode() and q_BHQE.dtype in TOLERANCES
     if not asked or paddle.__version__.startswith("2."):  # Paddle 2 has flash attention only, and falls back on nothing
         return None
-    kind = (str(q.place), q.dtype, tuple(q.shape[1:]), k.shape[2], bias is None)
-    if kind not in _agrees:
-        _agrees[kind] = _measured_agreement(q, k, v, bias)
-    return _FusedAttention.apply(q, k, v, bias) if _agrees[kind] else None
+    case = (str(q_BHQE.place), q_BHQE.dtype, tuple(q_BHQE.shape[1:]), k_BHTE.shape[2], bias is None)
+    if case not in _kernel_is_accurate:
+        _kernel_is_accurate[case] = _check_kernel(q_BHQE, k_BHTE, v_BHTE, bias, formula)
+    return _FusedAttention.apply(q_BHQE, k_BHTE, v_BHTE, bias, formula) if _kernel_is_accurate[case] else None
 
 
 @paddle.no_grad()
-def _measured_agreement(q, k, v, bias):
+def _check_kernel(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, v_BHTE: paddle.Tensor, bias: paddle.Tensor | None,
+                  formula: Formula) -> bool:
     try:
-        fused = _kernel(q, k, v, bias).astype("float32")
+        fused_BHQE = _kernel(q_BHQE, k_BHTE, v_BHTE, bias).astype("float32")
     except (RuntimeError, ValueError, NotImplementedError) as error:
         said = str(error).strip() or type(error).__name__
-        _warn(q, f"fails ({said.splitlines()[-1]})")
+        _warn(q_BHQE, f"fails ({said.splitlines()[-1]})")
         return False
-    plain = paddle.matmul(attention_weights(q, k, bias).astype(v.dtype), v).astype("float32")
-    difference = float((fused - plain).abs().max()) / max(float(plain.abs().max()), 1e-12)
-    if difference <= TOLERANCES[q.dtype]:  # False for nan too
+    plain_BHQE = paddle.matmul(formula(q_BHQE, k_BHTE, bias).astype(v_BHTE.dtype), v_BHTE).astype("float32")
+    difference = float((fused_BHQE - plain_BHQE).abs().max()) / max(float(plain_BHQE.abs().max()), 1e-12)
+    if difference <= TOLERANCES[q_BHQE.dtype]:  # False for nan too
         return True
-    _warn(q, f"differs from the formula by {difference:.1g} of the largest value (at most {TOLERANCES[q.dtype]:g} was "
-             "expected)")
+    _warn(q_BHQE, f"differs from the formula by {difference:.1g} of the largest value (at most "
+                  f"{TOLERANCES[q_BHQE.dtype]:g} was expected)")
     return False
 
 
-def _warn(q, what):
-    warnings.warn(f"{SWITCH}=1: Paddle's kernel {what} for queries {tuple(q.shape)} of {q.dtype}; the written-out "
-                  "attention is used for them.", stacklevel=2)
+def _warn(q_BHQE: paddle.Tensor, what: str) -> None:
+    warnings.warn(f"{SWITCH}=1: Paddle's kernel {what} for queries {tuple(q_BHQE.shape)} of {q_BHQE.dtype}; the "
+                  "written-out attention is used for them.", stacklevel=2)
 
 
-def _kernel(q, k, v, bias):
+def _kernel(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, v_BHTE: paddle.Tensor,
+            bias: paddle.Tensor | None) -> paddle.Tensor:
     """The fused forward pass; keys are filled up to what the kernels' masks need, with a bias that hides them."""
     if bias is not None:
-        filled = -k.shape[2] % _ALIGNMENT
-        bias = bias.astype(q.dtype).expand([q.shape[0], q.shape[1], q.shape[2], k.shape[2]])
+        batch, heads, queries, _ = q_BHQE.shape
+        filled = -k_BHTE.shape[2] % _ALIGNMENT
+        bias = bias.astype(q_BHQE.dtype).expand([batch, heads, queries, k_BHTE.shape[2]])
         if filled:
-            k, v = (F.pad(x, [0, 0, 0, filled]) for x in (k, v))
-            bias = F.pad(bias, [0, filled, 0, 0], value=paddle.finfo(q.dtype).min)
-    q, k, v = (x.transpose([0, 2, 1, 3]) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose([0, 2, 1, 3])
+            k_BHTE, v_BHTE = (F.pad(x, [0, 0, 0, filled]) for x in (k_BHTE, v_BHTE))
+            bias = F.pad(bias, [0, filled, 0, 0], value=paddle.finfo(q_BHQE.dtype).min)
+    q_BQHE, k_BTHE, v_BTHE = (x.transpose([0, 2, 1, 3]) for x in (q_BHQE, k_BHTE, v_BHTE))
+    return F.scaled_dot_product_attention(q_BQHE, k_BTHE, v_BTHE, attn_mask=bias).transpose([0, 2, 1, 3])
 
 
 class _FusedAttention(PyLayer):
     @staticmethod
-    def forward(ctx, q, k, v, bias):
-        out = _kernel(q, k, v, bias)
-        ctx.save_for_backward(q, k, v, out)
-        ctx.bias = bias
-        ctx.wanted = [not tensor.stop_gradient for tensor in (q, k, v, bias) if tensor is not None]
-        return out
+    def forward(ctx: Any, q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, v_BHTE: paddle.Tensor,
+                bias: paddle.Tensor | None, formula: Formula) -> paddle.Tensor:
+        out_BHQE = _kernel(q_BHQE, k_BHTE, v_BHTE, bias)
+        ctx.save_for_backward(q_BHQE, k_BHTE, v_BHTE, out_BHQE)
+        ctx.bias, ctx.formula = bias, formula
+        ctx.wanted = [not tensor.stop_gradient for tensor in (q_BHQE, k_BHTE, v_BHTE, bias) if tensor is not None]
+        return out_BHQE
 
     @staticmethod
-    def backward(ctx, dout):
-        q, k, v, out = ctx.saved_tensor()
-        bias, scale = ctx.bias, q.shape[-1] ** -0.5
-        weights = attention_weights(q.astype("float32"), k.astype("float32"), bias)
-        dv = paddle.matmul(weights.astype(dout.dtype), dout, transpose_x=True)
-        dscores = paddle.matmul(dout, v, transpose_y=True).astype("float32")
-        sums = (dout.astype("float32") * out.astype("float32")).sum(-1, keepdim=True)
-        dscores = (dscores - sums) * weights
-        gradients = [paddle.matmul(dscores.astype(k.dtype), k) * scale,
-                     paddle.matmul(dscores.astype(q.dtype), q, transpose_x=True) * scale, dv]
+    def backward(ctx: Any, dout_BHQE: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
+        q_BHQE, k_BHTE, v_BHTE, out_BHQE = ctx.saved_tensor()
+        bias, scale = ctx.bias, q_BHQE.shape[-1] ** -0.5
+        weights_BHQT = ctx.formula(q_BHQE.astype("float32"), k_BHTE.astype("float32"), bias)
+        dv_BHTE = paddle.matmul(weights_BHQT.astype(dout_BHQE.dtype), dout_BHQE, transpose_x=True)
+        dscores_BHQT = paddle.matmul(dout_BHQE, v_BHTE, transpose_y=True).astype("float32")
+        sums_BHQ1 = (dout_BHQE.astype("float32") * out_BHQE.astype("float32")).sum(-1, keepdim=True)
+        dscores_BHQT = (dscores_BHQT - sums_BHQ1) * weights_BHQT
+        dq_BHQE = paddle.matmul(dscores_BHQT.astype(k_BHTE.dtype), k_BHTE) * scale
+        dk_BHTE = paddle.matmul(dscores_BHQT.astype(q_BHQE.dtype), q_BHQE, transpose_x=True) * scale
+        gradients = [dq_BHQE, dk_BHTE, dv_BHTE]
         if bias is not None:
-            dbias = dscores.sum(0, keepdim=True) if bias.shape[0] == 1 else dscores
+            dbias = dscores_BHQT.sum(0, keepdim=True) if bias.shape[0] == 1 else dscores_BHQT
             gradients.append(dbias.astype(bias.dtype))
         return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, ctx.wanted))
