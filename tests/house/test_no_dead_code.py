@@ -25,7 +25,6 @@ ALLOWED = {
 #: to be settled by those rooms
 ELSEWHERE = {
     "read_tensors": "owner: other room",
-    "mean_probabilities": "owner: other room",
     "export_segmentor": "owner: other room",
     "vqkd_encoder_base_decoder_1x768x12_clip": "owner: other room",
     "vqkd_encoder_base_decoder_3x768x12_clip": "owner: other room",
