@@ -122,13 +122,14 @@ def offer(monkeypatch, tmp_path):
     def add(group, **objects):
         vars(package).update(objects)
         groups.setdefault(group, []).extend(f"{name} = {package.__name__}:{name}" for name in objects)
-        info = tmp_path / "site" / "offering_package-1.0.dist-info"
+        site = tmp_path / f"site_{len(vars(package))}"  # a new one: what a path offers is read once
+        info = site / "offering_package-1.0.dist-info"
         info.mkdir(parents=True, exist_ok=True)
         about = "Metadata-Version: 2.1\nName: offering-package\nVersion: 1.0\n"
         (info / "METADATA").write_text(about, encoding="utf-8")
         (info / "entry_points.txt").write_text(
             "\n".join(line for group, lines in groups.items() for line in (f"[{group}]", *lines)), encoding="utf-8")
-        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        monkeypatch.syspath_prepend(str(site))
 
     return add
 

@@ -8,9 +8,10 @@ import paddle
 import pytest
 
 from beitv2_cls.classifier import BEiTClassifier
+from beitv2_cls.plugins.kind import CLASSIFIER
+from beitv2_core.assembly.loaded_weights import identify_weights
 from beitv2_core.conversion.convert import convert_file
 from beitv2_core.weights.converted import write_converted
-from beitv2_core.weights.kinds import recognise
 from beitv2_core.weights.reading.foreign import read_tensors
 
 
@@ -21,8 +22,8 @@ def test_its_class_gives_our_logits_of_a_class_token_classifier(tmp_path):
     for parameter in ours.parameters():
         parameter.set_value(parameter + 0.1 * paddle.randn(parameter.shape))
     ours.eval()
-    found = recognise({name: value.numpy() for name, value in ours.state_dict().items()}, origin="ours")
-    write_converted(tmp_path / "ours.safetensors", found)
+    found = identify_weights({name: value.numpy() for name, value in ours.state_dict().items()}, origin="ours")
+    write_converted(tmp_path / "ours.safetensors", found, CLASSIFIER)
     convert_file(tmp_path / "ours.safetensors", tmp_path / "x.pdparams", "paddleclas")
     theirs = models.VisionTransformer(model_name="BEiTv2_vit_base_patch16_224", img_size=32, patch_size=16,
                                       embed_dim=24, depth=2, num_heads=2, qkv_bias=True, epsilon=1e-6, class_num=7,
@@ -38,8 +39,8 @@ def test_its_class_gives_our_logits_of_a_class_token_classifier(tmp_path):
 def test_a_pooled_classifier_is_written_with_a_warning(tmp_path, caplog):
     ours = BEiTClassifier(num_classes=7, image_size=32, width=24, depth=2, num_heads=2, init_values=0.1,
                           use_rel_pos_bias=True)
-    found = recognise({name: value.numpy() for name, value in ours.state_dict().items()}, origin="ours")
-    write_converted(tmp_path / "ours.safetensors", found)
+    found = identify_weights({name: value.numpy() for name, value in ours.state_dict().items()}, origin="ours")
+    write_converted(tmp_path / "ours.safetensors", found, CLASSIFIER)
     with caplog.at_level("WARNING", logger="beitv2_core"):
         convert_file(tmp_path / "ours.safetensors", tmp_path / "x.pdparams", "paddleclas")
     assert "does not read head.fc_norm" in caplog.text

@@ -19,7 +19,7 @@ from beitv2_core import cli
 from beitv2_core.assembly.dry_run import saved_for_backward
 from beitv2_core.config import load_config, parse_config
 from beitv2_core.errors import ConfigError
-from beitv2_core.planning.cost import Bricks
+from beitv2_core.planning.cost import LayerCosts
 
 FILES = sorted((Path(__file__).resolve().parents[3] / "configs/cls").glob("*.yml"))
 MORE = ["model.num_classes=1000", "--images", "14197122"]
@@ -36,7 +36,7 @@ def config_of(kind: str, size: str, *, train=None, **model):
 
 
 def cost_of(config, plan=planned_finetuning):
-    return plan(config, images=8, devices=1).costs(Bricks())
+    return plan(config, images=8, devices=1).costs(LayerCosts())
 
 
 def count(model) -> int:
@@ -47,8 +47,8 @@ def count(model) -> int:
 def test_a_classifier_has_the_planned_parameters_and_buffers(changes):
     config = config_of("finetune", "small", **changes)
     model, cost = build_classifier(config, config.model.num_classes or 10), cost_of(config)[0]
-    assert cost.parameters == count(model)
-    assert cost.buffers == sum(tensor.size * tensor.element_size() for tensor in model.buffers())
+    assert planned_finetuning(config, images=8, devices=1).parameters == (count(model), 0)
+    assert cost.buffer_bytes == sum(tensor.size * tensor.element_size() for tensor in model.buffers())
 
 
 def test_linear_probes_and_their_frozen_trunk_have_the_planned_parameters():
@@ -56,9 +56,9 @@ def test_linear_probes_and_their_frozen_trunk_have_the_planned_parameters():
     trunk = build_classifier(config, 10)
     probes = LinearProbes(trunk, num_classes=10, features=config.probe.features, layers=[0, 1],
                           rates=config.probe.rates)
-    trained, frozen = cost_of(config, planned_linear_probe)
-    assert (trained.parameters, frozen.parameters) == (count(probes), count(trunk))
-    assert (frozen.kept, frozen.backward) == (0, 0)
+    assert planned_linear_probe(config, images=8, devices=1).parameters == (count(probes), count(trunk))
+    frozen = cost_of(config, planned_linear_probe)[1]
+    assert (frozen.kept_bytes, frozen.backward_flop) == (0, 0)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -69,13 +69,13 @@ def test_fine_tuning_saves_what_the_formula_says(monkeypatch, size, recompute):
     model, batch, side = build_classifier(config, 10), 3, SIZES[size][0]
     images, targets = paddle.randn([batch, 3, side, side]), paddle.full([batch, 10], 0.1)
     counted = saved_for_backward(model, lambda: soft_cross_entropy(model(images), targets))
-    assert cost_of(config)[0].after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
+    assert cost_of(config)[0].bytes_after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
 
 
 def test_a_base_fine_tuning_step_is_the_official_work():
     recipe = Path(__file__).resolve().parents[3] / "configs/cls/finetune_base_1600e_in1k.yml"
     config = load_config(recipe, ["data.root=none", "pretrained.weights=none", "model.num_classes=1000"])
-    cost = planned_finetuning(config, images=10**6, devices=1).costs(Bricks())[0]
+    cost = planned_finetuning(config, images=10**6, devices=1).costs(LayerCosts())[0]
     assert cost.step_flop(False) / 1e9 == pytest.approx(105.2, rel=0.02)
 
 

@@ -16,7 +16,7 @@ from beitv2_core.assembly.costs import planned_run
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
 from beitv2_core.errors import ConfigError
-from beitv2_core.planning.cost import Bricks, Cost
+from beitv2_core.planning.cost import Cost, LayerCosts
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
 from beitv2_core.planning.table import as_json, dividing, memory_rows
@@ -90,7 +90,7 @@ def test_the_table_shows_what_the_json_holds():
     ([PRETRAIN, "--images", IMAGENET, "--measured", "gone.json"], "--measured gone.json: cannot be read"),
     ([CONFIGS / "pretrain/digit_scenes.yml"], "Set tokenizer.weights to its run or to its YAML file"),
     ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--images", IMAGENET],
-     "teacher.name: what 'sam' costs is not known. Known: clip, dino, hog"),
+     "teacher.name: there is no 'sam'. Known: clip, dino, hog"),
     ([CONFIGS / "_base_/optim_adamw.yml"], "kind: is missing"),
 ])
 def test_errors_are_named(monkeypatch, tmp_path, arguments, message):
@@ -101,11 +101,11 @@ def test_errors_are_named(monkeypatch, tmp_path, arguments, message):
 
 
 def toy(kept: float = 100.0, amp: str = "off", frozen_flop: float = 0.0, **more) -> PlannedRun:
-    cost = Cost(parameters=10, forward=1e9, backward=2e9, kept=kept, inside=0.8 * kept, largest_inside=0.1 * kept,
-                largest=5.0, replayed=5e8)
+    cost = Cost(forward_flop=1e9, backward_flop=2e9, kept_bytes=kept, recomputed_bytes=0.8 * kept,
+                largest_recomputed_bytes=0.1 * kept, largest_tensor_bytes=5.0, replayed_flop=5e8)
     schedule = Schedule(4, 2, 1, 8, 100, 80, 10)
-    return PlannedRun("finetune", schedule, lambda bricks: (cost, bricks.in_full(Cost(forward=frozen_flop))), amp=amp,
-                      **more)
+    return PlannedRun("finetune", schedule, lambda layers: (cost, layers.without_amp(Cost(forward_flop=frozen_flop))),
+                      (10, 0), amp=amp, **more)
 
 
 def test_memory_is_the_sum_of_its_parts_and_the_largest_batch_just_fits():
@@ -185,7 +185,8 @@ def test_a_measured_file_is_scaled_by_the_work():
         {"case": "matmul_peak", "metric": "gflops", "value": 200.0},
         {"case": "finetune_step", "metric": "share_of_peak", "value": 0.75}]}
     assert measured_speed(toy(), outcome, "x").images == pytest.approx(150 / 3)
-    skips = toy()._replace(costs=lambda bricks: (Cost(forward=0.5e9, backward=1e9, skipped=0.5e9), Cost()))
+    half = Cost(forward_flop=0.5e9, backward_flop=1e9, skipped_flop=0.5e9)
+    skips = toy()._replace(costs=lambda layers: (half, Cost()))
     assert measured_speed(skips, outcome, "x").images == pytest.approx(150 / 3)  # the share counts official work
     with pytest.raises(ConfigError, match="holds no step of a 'segment' run, only finetune_step"):
         measured_speed(toy()._replace(kind="segment"), outcome, "x")
@@ -214,9 +215,9 @@ def test_planning_a_run_of_an_unknown_kind_lists_the_known_ones():
 
 def test_a_pretraining_step_leaves_the_tokenizer_in_float32():
     config = load_config(PRETRAIN, ["data.root=none", "tokenizer.weights=none"])
-    trained, frozen = planned_run(config, images=IMAGENET, devices=16).costs(Bricks(amp=True))
-    assert (trained.full_flop, frozen.full_flop) == (0, frozen.forward)
+    trained, frozen = planned_run(config, images=IMAGENET, devices=16).costs(LayerCosts(amp=True))
+    assert (trained.float32_flop, frozen.float32_flop) == (0, frozen.forward_flop)
 
 
 def test_half_the_precision_is_cheaper_in_the_forms_that_products_read():
-    assert Bricks(True).product(10, 4, 6).kept == Bricks().product(10, 4, 6).kept / 2
+    assert LayerCosts(True).product(10, 4, 6).kept_bytes == LayerCosts().product(10, 4, 6).kept_bytes / 2

@@ -17,7 +17,7 @@ from beitv2_core.assembly.dry_run import saved_for_backward
 from beitv2_core.config import load_config
 from beitv2_core.config.load import kind_of, read_tree
 from beitv2_core.errors import ConfigError
-from beitv2_core.planning.cost import Bricks
+from beitv2_core.planning.cost import LayerCosts
 from beitv2_seg.assembly import build_model, plan_accumulation
 from beitv2_seg.config import SegmentConfig, read_config_file
 from beitv2_seg.model.losses import pixel_cross_entropy
@@ -40,7 +40,7 @@ def settings(size: str, patch: int = 16, *more: str):
 
 
 def cost_of(config):
-    return planned_segmentation(config, images=None, devices=1).costs(Bricks())[0]
+    return planned_segmentation(config, images=None, devices=1).costs(LayerCosts())[0]
 
 
 @pytest.mark.parametrize("patch", [8, 16])
@@ -48,10 +48,11 @@ def cost_of(config):
 def test_a_segmentor_has_the_planned_parameters_and_buffers(size, patch):
     config = settings(size, patch)
     model, cost = build_model(config, pretrained=False), cost_of(config)
-    assert cost.parameters == sum(p.size for p in model.parameters() if not p.stop_gradient)
+    trained = sum(p.size for p in model.parameters() if not p.stop_gradient)
+    assert planned_segmentation(config, images=None, devices=1).parameters == (trained, 0)
     statistics = [p for p in model.parameters() if p.stop_gradient]  # of the batch norms
     named = {tensor.name: tensor for tensor in [*statistics, *model.buffers()]}
-    assert cost.buffers == sum(tensor.size * tensor.element_size() for tensor in named.values())
+    assert cost.buffer_bytes == sum(tensor.size * tensor.element_size() for tensor in named.values())
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -63,12 +64,12 @@ def test_segmentation_saves_what_the_formula_says(monkeypatch, size, patch, reco
     pixels, batch, model = SIZES[size][0], 2, build_model(config, pretrained=False)
     images, labels = paddle.randn([batch, 3, pixels, pixels]), paddle.zeros([batch, pixels, pixels], dtype="int64")
     counted = saved_for_backward(model, lambda: [pixel_cross_entropy(part, labels) for part in model(images)])
-    assert cost_of(config).after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
+    assert cost_of(config).bytes_after_forward(batch, recompute) == pytest.approx(counted, rel=0.05)
 
 
 def test_the_recipe_is_the_official_work():
     cost = cost_of(read_config_file("beitv2_upernet"))
-    assert cost.forward / 1e9 == pytest.approx(1210, rel=0.02)
+    assert cost.forward_flop / 1e9 == pytest.approx(1210, rel=0.02)
     assert cost.step_flop(False) / 1e9 == pytest.approx(3640, rel=0.02)
 
 

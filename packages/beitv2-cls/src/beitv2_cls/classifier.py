@@ -12,7 +12,7 @@ import paddle
 
 from beitv2_core.errors import ConfigError
 from beitv2_core.layers.fast.linear import Linear
-from beitv2_core.layers.init import trunc_normal
+from beitv2_core.layers.init import scale, trunc_normal
 from beitv2_core.models.backbone import BEiTBackbone
 
 
@@ -34,7 +34,7 @@ class BEiTClassifier(BEiTBackbone):
         self.num_classes, self.pooling = num_classes, pooling
         self.head = Linear(self.width, num_classes)
         trunc_normal(self.head.weight, limit=2.0)
-        self.head.weight.set_value(self.head.weight * head_scale)
+        scale(self.head.weight, head_scale)
         self.head.bias.set_value(paddle.zeros([num_classes]))
 
     def forward(  # type: ignore[override]  # a head is what this class adds

@@ -26,6 +26,7 @@ from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import all_reduce_sum
 from beitv2_core.layers.fast.linear import Linear
+from beitv2_core.layers.init import normal
 
 FEATURES = ("cls", "mean", "concat")
 
@@ -61,7 +62,7 @@ class LinearProbes(nn.Layer):
         widths = {"cls": trunk.width, "mean": trunk.width, "concat": 2 * trunk.width}
         self.linear = nn.LayerList([Linear(widths[probe.feature], num_classes) for probe in self.probes])
         for linear in self.linear:
-            linear.weight.set_value(paddle.normal(0.0, 0.01, linear.weight.shape))
+            normal(linear.weight, 0.01)
             linear.bias.set_value(paddle.zeros([num_classes]))
         # Outside the state: the frozen trunk is read from its own run again, not saved with the classifiers.
         self._frozen = [trunk]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ PROGRAM = Path(__file__).with_name("weights_fuzz.py")
 def run(tmp_path_factory):
     """Exit status, standard error and one report per file."""
     folder = tmp_path_factory.mktemp("fuzz")
-    done = subprocess.run([sys.executable, str(PROGRAM), str(folder), "0"], capture_output=True, text=True, timeout=600)
+    paths = [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")]  # of weights_files
+    done = subprocess.run([sys.executable, str(PROGRAM), str(folder), "0"], capture_output=True, text=True, timeout=600,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
     return done, [json.loads(line) for line in done.stdout.splitlines()], folder
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from beitv2_cls.assembly import build_classifier
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
+from beitv2_cls.linear_probe import LinearProbes
 from beitv2_core.assembly import build_dataset
 from beitv2_core.assembly.costs import STATES, count_images, patch_area, schedule_of, trunk_cost
+from beitv2_core.assembly.from_architecture import count_parameters
 from beitv2_core.errors import ConfigError, DataError
-from beitv2_core.planning.cost import FULL, Bricks, Cost, total
+from beitv2_core.planning.cost import FLOAT32_BYTES, Cost, LayerCosts, total
 from beitv2_core.planning.run import PlannedRun
 
 
@@ -18,12 +21,13 @@ def planned_finetuning(config: FinetuneConfig, *, images: Optional[int], devices
     count, model = count_images(config.data, images), config.model
     classes = count_classes(config)
 
-    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        return total(_trunk(bricks, config), bricks.final_norm(1 if model.pooling == "mean" else tokens_of(config),
+    def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
+        return total(_trunk(layers, config), layers.norm(1 if model.pooling == "mean" else tokens_of(config),
                                                                model.width),
-                     bricks.product(1, model.width, classes), bricks.softmax_loss(1, classes)), Cost()
+                     layers.product(1, model.width, classes), layers.softmax_loss(1, classes)), Cost()
 
-    return PlannedRun("finetune", schedule_of(config.optim, config.train, count, devices), costs,
+    parameters = count_parameters(lambda: build_classifier(config, classes)), 0
+    return PlannedRun("finetune", schedule_of(config.optim, config.train, count, devices), costs, parameters,
                       averaged=config.ema_decay is not None, **_common(config))
 
 
@@ -31,18 +35,22 @@ def planned_linear_probe(config: LinearProbeConfig, *, images: Optional[int], de
     """A linear evaluation: the trunk is frozen, its features are read once for all classifiers."""
     count, model, probe = count_images(config.data, images), config.model, config.probe
     classes = count_classes(config)
-    layers = model.depth if probe.layers is None else len(probe.layers)
+    blocks = list(range(model.depth) if probe.layers is None else probe.layers)
 
-    def costs(bricks: Bricks) -> tuple[Cost, Cost]:
-        one = [total(bricks.product(1, model.width * (2 if feature == "concat" else 1), classes, first=True),
-                     bricks.softmax_loss(1, classes))
-               for feature in probe.features for _ in range(layers * len(probe.rates))]
+    def costs(layers: LayerCosts) -> tuple[Cost, Cost]:
+        one = [total(layers.product(1, model.width * (2 if feature == "concat" else 1), classes, first=True),
+                     layers.softmax_loss(1, classes))
+               for feature in probe.features for _ in range(len(blocks) * len(probe.rates))]
         # What the tapped blocks gave stays until the features are made of it.
-        taps = Cost(kept=float(layers * tokens_of(config) * model.width * FULL))
-        head = Cost(parameters=(model.width + 1) * classes)  # the classifier's own, loaded but not run
-        return total(taps, *one), (_trunk(bricks, config) + head).frozen()
+        taps = Cost(kept_bytes=float(len(blocks) * tokens_of(config) * model.width * FLOAT32_BYTES))
+        return total(taps, *one), _trunk(layers, config).frozen()
 
-    return PlannedRun("linear_probe", schedule_of(config.optim, config.train, count, devices), costs,
+    def build_probes() -> LinearProbes:
+        return LinearProbes(build_classifier(config, classes), num_classes=classes, layers=blocks,
+                            features=probe.features, rates=probe.rates)
+
+    parameters = count_parameters(build_probes), count_parameters(lambda: build_classifier(config, classes))
+    return PlannedRun("linear_probe", schedule_of(config.optim, config.train, count, devices), costs, parameters,
                       beside="frozen backbone", **_common(config))
 
 
@@ -62,8 +70,8 @@ def tokens_of(config: LabelledRunConfig) -> int:
     return config.grid[0] * config.grid[1] + 1
 
 
-def _trunk(bricks: Bricks, config: LabelledRunConfig) -> Cost:
-    return trunk_cost(bricks, config.model, config.grid, patch=patch_area(config.model.patch_size))
+def _trunk(layers: LayerCosts, config: LabelledRunConfig) -> Cost:
+    return trunk_cost(layers, config.model, config.grid, patch=patch_area(config.model.patch_size))
 
 
 def _common(config: LabelledRunConfig) -> dict[str, Any]:

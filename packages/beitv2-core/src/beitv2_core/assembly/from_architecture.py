@@ -1,73 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models from the architecture that stands in a converted file."""
+"""Models from an architecture dictionary (`weights.architecture`), and the names and shapes of their tensors."""
 
 from __future__ import annotations
 
+import functools
+import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import _entry_points
-from ..errors import CheckpointError
-from ..models.backbone import BEiTBackbone
-from ..models.mim import BEiTForMaskedImageModeling
-from ..models.vqkd import VQKD
-
-#: other packages build the kinds they own: name -> function(architecture) that gives the model
-ENTRY_POINTS = "beitv2.kinds"
+from ..errors import CheckpointError, ConfigError, ShapeError
+from ..layers.init import without_values
+from ..weights.kind import Kind, Shapes
+from .kinds import find_kind
 
 
 def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
-    """The model of a kind and architecture (`checkpoint.architecture`), freshly initialised, in training mode.
+    """The model of a kind and architecture, freshly initialised, in training mode.
 
-    Raises ConfigError where no installed package knows the kind, CheckpointError where the file could not tell
-    something the model needs.
+    Raises ConfigError where no installed package knows the kind, CheckpointError where neither the weights nor whoever
+    converted them told something the model needs: it is asked for, never guessed.
     """
-    build = _entry_points.load(ENTRY_POINTS, kind, _BUILDERS, "kinds of models")
-    _check_complete(kind, architecture)
-    return build(architecture)
-
-
-def _check_complete(kind: str, architecture: Mapping[str, Any]) -> None:
-    """What neither weights nor whoever converted them said is asked for, never guessed."""
-    parts = [architecture, *(architecture[part] for part in ("encoder", "decoder", "backbone") if part in architecture)]
-    missing = [name for name in ("num_heads", "out_indices", "pool_scales") for part in parts if name in part
-               and (part[name] is None or isinstance(part[name], list) and None in part[name])]
-    if kind == "pretraining" and architecture.get("head_layers") and architecture.get("early_layers") is None:
-        missing.append("early_layers")
+    found = find_kind(kind)
+    missing = found.unknown(architecture)
     if missing:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(missing))
-        raise CheckpointError(f"{', '.join(dict.fromkeys(missing))} of this {kind} model is not in its weights. "
-                              f"Convert the file with {flags}, as it was trained.")
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise CheckpointError(f"{', '.join(missing)} of this {kind} model is not in its weights. Convert the file with "
+                              f"{flags}, as it was trained.")
+    return found.build(architecture)
 
 
-def _backbone(architecture: Mapping[str, Any]) -> BEiTBackbone:
-    return BEiTBackbone(**architecture)
+def shapes_of(kind: Kind, architecture: Mapping[str, Any]) -> Shapes:
+    """Name and shape of every tensor a model of that kind and architecture holds, from the model itself.
+
+    It is built without values, which takes no memory for weights.  Raises CheckpointError where there is no such model,
+    and what the model's own constructor does (TypeError, KeyError) for a dictionary that is no architecture.
+    """
+    return _shapes_of(kind, json.dumps(kind.filled(architecture), sort_keys=True))
 
 
-def _tokenizer(architecture: Mapping[str, Any]) -> VQKD:
-    rest = {name: value for name, value in architecture.items() if name not in ("encoder", "decoder")}
-    encoder, decoder = (BEiTBackbone(**architecture[part], norm="pool") for part in ("encoder", "decoder"))
-    return VQKD(encoder, decoder, **rest)
+@functools.lru_cache(maxsize=64)
+def _shapes_of(kind: Kind, architecture: str) -> Shapes:
+    try:
+        with without_values():
+            model = kind.build(json.loads(architecture))
+            return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    except (ConfigError, ShapeError) as error:
+        raise CheckpointError(f"its tensors are of no {kind.name} model there could be: {error}") from None
 
 
-def _pretraining(architecture: Mapping[str, Any]) -> BEiTForMaskedImageModeling:
-    return BEiTForMaskedImageModeling(**architecture)
-
-
-def _clip(architecture: Mapping[str, Any]) -> Any:
-    from ..teachers.clip import CLIPVisual
-
-    return CLIPVisual(**architecture)
-
-
-def _dino(architecture: Mapping[str, Any]) -> Any:
-    from ..teachers.dino import DINOVisionTransformer
-
-    (height, _), (patch, _) = architecture["image_size"], architecture["patch_size"]
-    return DINOVisionTransformer(image_size=height, patch_size=patch, width=architecture["width"],
-                                 depth=architecture["depth"], num_heads=architecture["num_heads"])
-
-
-_BUILDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "backbone": _backbone, "tokenizer": _tokenizer, "pretraining": _pretraining, "clip": _clip, "dino": _dino,
-}
+def count_parameters(build: Callable[[], Any]) -> int:
+    """How many numbers training can change in the model that `build` gives; it is built without values."""
+    with without_values():
+        return sum(math.prod(tensor.shape) for tensor in build().parameters() if not tensor.stop_gradient)

@@ -13,29 +13,27 @@ import numpy as np
 
 from ..checkpoint.store import CheckpointStore
 from ..errors import CheckpointError, ConfigError
-from ..weights.architecture import default_taps
+from ..weights.architecture import grid_of
 from ..weights.converted import is_converted, parse_converted
-from ..weights.kinds import Recognised, recognise
+from ..weights.identify import IdentifiedWeights, identify
 from ..weights.places import flat, places_for
 from ..weights.reading.foreign import read_state
-from ..weights.shapes import grid_of
+from .from_architecture import shapes_of
+from .kinds import find_kind, known_kinds
 
 log = logging.getLogger("beitv2_core")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pdparams", ".bin", ".ckpt", ".tar")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # of transformers' folders
 CLASSES_FILE = "classes.json"  # of a run folder
-#: the command that makes a run with a model of each kind
-MADE_BY = {"tokenizer": "beitv2 train-tokenizer CONFIG", "pretraining": "beitv2 pretrain CONFIG",
-           "classifier": "beitv2 finetune CONFIG", "segmentation": "beitv2 segment train --config CONFIG"}
 Size = tuple[int, int]
 
 
 class Hints(NamedTuple):
     """What weights do not tell, and which of a file's models is meant.
 
-    size: (height, width) in pixels of the images; early_layers: blocks before the [CLS] head; out_indices: the four
-    blocks a segmenter taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others,
-    None for the trained ones where there are both.
+    size: (height, width) in pixels of the images; early_layers: blocks before the [CLS] head; out_indices: the blocks a
+    dense model taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others, None
+    for the trained ones where there are both.
     """
 
     size: Optional[Size] = None
@@ -46,8 +44,8 @@ class Hints(NamedTuple):
     ema: Optional[bool] = None
 
     def told(self) -> dict[str, Any]:
-        """What `recognise` is told, but for the size, which it wants in patches."""
-        return {name: value for name, value in self._asdict().items() if name != "size"}
+        """What was said of the model itself; its size in patches and the choice of model are asked for elsewhere."""
+        return {name: value for name, value in self._asdict().items() if name not in ("size", "ema")}
 
 
 class LoadedWeights(NamedTuple):
@@ -64,7 +62,7 @@ class LoadedWeights(NamedTuple):
     versions: Mapping[str, Any] = {}
     optimizer_tensors: int = 0
     optimizer_bytes: int = 0
-    model: Recognised | None = None
+    model: IdentifiedWeights | None = None
     classes: list[str] | None = None
 
     @property
@@ -75,9 +73,10 @@ class LoadedWeights(NamedTuple):
         """
         if self.model is None:
             return None
-        if self.model.kind not in ("pretraining", "classifier", "backbone"):
-            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a pretraining, classifier or "
-                                  "backbone file was expected.")
+        wanted = [kind.name for kind in known_kinds().values() if kind.backbone == ""]
+        if self.model.kind not in wanted:
+            raise CheckpointError(f"{self.path}: this is a {self.model.kind} model; a {' or '.join(wanted)} file was "
+                                  "expected.")
         return grid_of(self.model.architecture)
 
 
@@ -151,7 +150,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
     return LoadedWeights(path, weights, {}, model=model, classes=None if model.classes is None else list(model.classes))
 
 
-def read_model(src: str | Path, hints: Hints | None = None) -> Recognised:
+def read_model(src: str | Path, hints: Hints | None = None) -> IdentifiedWeights:
     """The model of a run, a checkpoint or a file of any format, with its architecture; errors name the path."""
     src, hints = Path(src), hints or Hints()
     try:
@@ -196,23 +195,24 @@ def grid_for(size: Size, patch: Sequence[int], flag: str) -> Size:
 
 
 def _commands(wanted: Sequence[str]) -> str:
-    made = [f"{MADE_BY[kind]} writes a {kind} run" for kind in MADE_BY if kind in wanted or not wanted]
-    return "; ".join(made)
+    makers = [kind for kind in known_kinds().values() if kind.made_by]
+    fitting = [kind for kind in makers if kind.name in wanted] or makers
+    return "; ".join(f"{kind.made_by} writes a {kind.name} run" for kind in fitting)
 
 
 def _with_path(path: Path, error: CheckpointError) -> CheckpointError:
     return error if str(path) in str(error) else CheckpointError(f"{path}: {error}")
 
 
-def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any], hints: Hints) -> Recognised:
+def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any], hints: Hints) -> IdentifiedWeights:
     if is_converted(rest):
-        return parse_converted(state, rest)
+        return parse_converted(state, rest, known_kinds(), shapes_of)
     classes = None
     if path.is_dir():
         known = _config_of_folder(path)
         heads, classes = known.get("num_attention_heads"), _labels(known)
         hints = hints._replace(num_heads=hints.num_heads or heads) if isinstance(heads, int) else hints
-    found = _recognise(state, None, hints)
+    found = identify_weights(state, hints)
     if classes is not None and len(classes) == found.architecture.get("num_classes"):
         found = found._replace(classes=classes)
     return found
@@ -259,7 +259,7 @@ def _averages(folder: Path, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return dict(averages)
 
 
-def _of_run(src: Path, hints: Hints) -> Recognised:
+def _of_run(src: Path, hints: Hints) -> IdentifiedWeights:
     """The model of a run; what weights do not tell is taken from the settings they were saved with."""
     saved = read_checkpoint(str(src), hints=hints)
     config: Any = saved.config
@@ -267,29 +267,30 @@ def _of_run(src: Path, hints: Hints) -> Recognised:
     trunk = model.get("backbone") or model
     size = trunk.get("image_size") or (config.get("data") or {}).get("image_size")
     size = (size, size) if isinstance(size, int) else tuple(size) if size else None
-    given: dict[str, Any] = {"size": size, "pool_scales": model.get("pool_scales")}
-    given.update({name: trunk.get(name) for name in ("num_heads", "early_layers", "out_indices")})
-    known = hints._replace(ema=None, **{key: value for key, value in given.items() if getattr(hints, key) is None})
-    found = _recognise(saved.weights, "ours", known)
+    found = identify_weights(saved.weights, hints._replace(ema=None, size=hints.size or size), origin="ours",
+                             settings={**model, **trunk})
     a = found.architecture
-    trunks = [(a["encoder"], trunk), (a["decoder"], config.get("decoder") or {})] if found.kind == "tokenizer" else \
-        [(a.get("backbone", a), trunk)]
-    for described, section in trunks:
+    for part in find_kind(found.kind).trunks:
+        described, section = (a[part], config.get(part) or trunk) if part else (a, trunk)
         described.update({key: section[key] for key in ("num_heads", "norm_eps") if key in section})
         if described["init_values"] and section.get("init_values"):
             described["init_values"] = section["init_values"]
-    if found.kind == "segmentation" and a["out_indices"] is None:
-        a["out_indices"] = list(default_taps(trunk.get("size"), a["backbone"]["depth"]))
     # What its settings leave out has the value the code gives it, as when it was trained.
     return found._replace(assumed=(), trained=True, classes=None if saved.classes is None else tuple(saved.classes))
 
 
-def _recognise(state: Mapping[str, Any], origin: str | None, hints: Hints) -> Recognised:
-    grid = None
+def identify_weights(state: Mapping[Any, Any], hints: Hints | None = None, *, origin: str | None = None,
+                     settings: Mapping[str, Any] | None = None) -> IdentifiedWeights:
+    """The model of one of the known kinds in what a file holds: `weights.identify.identify`.
+
+    settings: of the run the weights come from.
+    """
+    grid, hints = None, hints or Hints()
     if hints.size is not None:
         patches = [array for name, array in flat(state).arrays.items()
                    if array.ndim == 4 and name.endswith(("patch_embed.proj.weight", "projection.weight"))
                    and "decoder." not in name]
         if patches:
             grid = grid_for(hints.size, patches[0].shape[2:], "--source-size")
-    return recognise(state, origin=origin, grid=grid, **hints.told())
+    return identify(state, known_kinds(), shapes_of, origin=origin, ema=hints.ema, grid=grid, hints=hints.told(),
+                    settings=settings)

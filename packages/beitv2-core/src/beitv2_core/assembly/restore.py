@@ -19,6 +19,7 @@ from ..files.atomic import write_text_atomically
 from ..models.vqkd import PUBLISHED, build_published
 from ..pixels.size import pair
 from .from_architecture import build_described
+from .kinds import find_kind
 from .loaded_weights import Hints, LoadedWeights, checkpoint_folder, read_checkpoint
 from .models import build_mim, build_tokenizer
 
@@ -27,13 +28,15 @@ class FileConfig(NamedTuple):
     """What a file of weights knows, in the place of a run's settings.
 
     kind: as a run's settings call it (tokenizer, pretrain, finetune, segment), or the file's own kind (backbone, clip,
-    dino).  image_size: (height, width) in pixels.  architecture: as `checkpoint.architecture` describes it.  classes:
-    names of the classes, where the file has them.  tokenizer: none, a file does not say whose codes it was taught.
+    dino).  image_size: (height, width) in pixels.  grid: (rows, columns) of patches.  architecture: as
+    `weights.architecture` describes it.  classes: names of the classes, where the file has them.  tokenizer: none, a
+    file does not say whose codes it was taught.
     """
 
     source: str
     kind: str
     image_size: tuple[int, int]
+    grid: tuple[int, int]
     architecture: Mapping[str, Any]
     classes: list[str] | None = None
     tokenizer: None = None
@@ -44,17 +47,6 @@ class FileConfig(NamedTuple):
         raise ConfigError(f"{self.source}: a file of weights does not name its images. Say which: --data FOLDER, or "
                           "--data digit_scenes.")
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        a = self.architecture
-        trunk = a.get("encoder") or a.get("backbone") or a
-        patch = pair(trunk["patch_size"])
-        return self.image_size[0] // patch[0], self.image_size[1] // patch[1]
-
-
-#: kinds of a file by what the settings of a run with such a model are called
-_RUN_KINDS = {"pretraining": "pretrain", "classifier": "finetune", "segmentation": "segment"}
 
 
 def read_config(source: str) -> Any:
@@ -74,10 +66,10 @@ def file_config(found: LoadedWeights) -> FileConfig:
     if found.model is None:
         raise CheckpointError(f"{found.path}: a file of weights was expected; this is a "
                               f"{found.config.get('kind')!r} run.")
-    a = found.model.architecture
-    trunk = a.get("encoder") or a.get("backbone") or a
-    kind = _RUN_KINDS.get(found.model.kind, found.model.kind)
-    return FileConfig(str(found.path), kind, pair(trunk["image_size"]), a, found.classes)
+    kind, architecture = find_kind(found.model.kind), found.model.architecture
+    size, patch = (pair(kind.trunk_of(architecture)[key]) for key in ("image_size", "patch_size"))
+    return FileConfig(str(found.path), kind.run or kind.name, size, (size[0] // patch[0], size[1] // patch[1]),
+                      architecture, found.classes)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -191,7 +183,7 @@ def _beside(found: LoadedWeights) -> str:
     model = found.model
     if model is None or not model.prefix:
         return ""
-    names = sorted(name for name in model.kept if not name.startswith(model.prefix))
+    names = sorted(name for name in model.unmapped if not name.startswith(model.prefix))
     return "" if not names else (f" Beside '{model.prefix}' it has {', '.join(names[:4])}"
                                  f"{', ...' if len(names) > 4 else ''}: if they belong to it, save the file again with "
                                  f"one beginning before all names ('{model.prefix}head.weight').")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from ..config.sections import SIZES
 from ..errors import CheckpointError, ConfigError
 from ..pixels.size import pair
+from .kinds import find_kind, kinds_that_start_others
 from .loaded_weights import Hints, read_checkpoint, read_model
 
-KINDS = ("pretraining", "classifier", "backbone", "segmentation")
 _SIZE_KEYS = ("width", "depth", "num_heads")
 
 
@@ -103,10 +103,11 @@ def architecture_of(source: str | Path, *, sha256: str | None = None, hints: Hin
     if "://" in str(source) or sha256 is not None or not Path(source).exists():  # fetched, checked, or missed by name
         path = read_checkpoint(str(source), sha256=sha256, wanted=("pretraining", "classifier"), hints=hints).path
     found = read_model(path, hints)
-    if found.kind not in KINDS:
-        raise CheckpointError(f"{source}: this is a {found.kind} model; a pretraining, classifier, segmentation or "
-                              "backbone one was expected. Give the backbone's run or file.")
-    options = dict(found.architecture.get("backbone", found.architecture))
+    kind = find_kind(found.kind)
+    if kind.backbone is None:
+        raise CheckpointError(f"{source}: this is {kind}; a {' or '.join(kinds_that_start_others())} one was expected. "
+                              "Give the backbone's run or file.")
+    options = dict(kind.trunk_of(found.architecture))
     tables = any(options[name] for name in ("use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias"))
     positions = ("absolute" if options["use_abs_pos_emb"] else "relative" if tables else "none")
     settings = {name: options[name] for name in ("width", "depth", "num_heads", "patch_size", "mlp_ratio", "qkv_bias",

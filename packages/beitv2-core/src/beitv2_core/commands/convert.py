@@ -52,7 +52,7 @@ def convert(
                         hints=hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema),
                         classes=None if classes is None else _read_classes(classes))
     typer.echo(f"{src}: {done.taken}")
-    more = f", {done.kept} more kept to be given back" if done.kept else ""
+    more = f", {done.unmapped} more kept to be given back" if done.unmapped else ""
     more += f"; {done.left_out} that this format has not were left out" if done.left_out else ""
     more += (f"; {done.classes_left_out} class names, for which this format has no place, were left out"
              if done.classes_left_out else "")
@@ -62,7 +62,7 @@ def convert(
 
 def verify(
     ours: Path = typer.Argument(..., help="file that `beitv2 convert` wrote, or a run", show_default=False),
-    against: Path = typer.Option(..., help="what it was converted from, or a recorded fixture (.npz)",
+    against: Path = typer.Option(..., help="what it was converted from",
                                  show_default=False),
     tolerance: float = typer.Option(1e-4, min=0.0, help="largest absolute difference of outputs allowed against timm "
                                                         "and transformers"),

@@ -22,8 +22,8 @@ def inspect(
         typer.echo(f"kind: {found.model.taken()}")
         for name, value in found.model.architecture.items():
             typer.echo(f"{name}: {value}")
-        if found.model.kept:
-            typer.echo(f"kept to be given back: {len(found.model.kept)} tensors")
+        if found.model.unmapped:
+            typer.echo(f"kept to be given back: {len(found.model.unmapped)} tensors")
     else:
         typer.echo(f"kind: {found.config.get('kind', 'weights only')}")
     if found.classes is not None:

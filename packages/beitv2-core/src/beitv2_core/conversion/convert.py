@@ -11,29 +11,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..assembly.from_architecture import shapes_of
+from ..assembly.kinds import BACKBONE, find_kind, kinds_that_start_others
 from ..assembly.loaded_weights import Hints, Size, grid_for, read_model
 from ..assembly.transfer import resize_pos_embed
 from ..errors import CheckpointError, ConfigError
+from ..weights.architecture import grid_of
 from ..weights.converted import write_converted
 from ..weights.formats import to_format, translate, trunk_alone
+from ..weights.identify import IdentifiedWeights
 from ..weights.keymaps.huggingface import config_of
 from ..weights.keymaps.official import INDEX, TABLE
-from ..weights.kinds import Recognised
 from ..weights.remap import resize_rel_pos_bias
-from ..weights.shapes import grid_of
 from ..weights.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
 
 log = logging.getLogger("beitv2_core")
 TARGETS = ("ours", "official", "huggingface", "timm", "paddleclas")
-#: key the released files of a kind have their weights under; None: at the top
-NESTS = {"segmentation": "state_dict", "clip": None, "dino": None}
 SUFFIXES = {"ours": ".safetensors", "official": ".pth", "timm": ".safetensors", "paddleclas": ".pdparams"}
 #: formats with a place for names of classes
 NAMED = ("ours", "huggingface")
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote.  kept: tensors stored only to be given back; left_out: tensors the format has not.
+    """What a conversion wrote.  unmapped: tensors stored only to be given back; left_out: those the format has not.
 
     taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
     classes_left_out: names of the source for which the format has no place.
@@ -44,7 +44,7 @@ class Converted(NamedTuple):
     origin: str
     architecture: Mapping[str, Any]
     tensors: int
-    kept: int
+    unmapped: int
     left_out: int
     taken: str
     classes: int
@@ -80,9 +80,8 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         if classes is not None:
             found = found._replace(classes=_checked_classes(found, classes))
         if backbone:
-            weights, architecture = trunk_alone(found.kind, found.weights, found.architecture)
-            found = Recognised("backbone", found.origin, weights, architecture)
-        elif found.kind == "segmentation" and to == "ours":
+            found = backbone_of(found)
+        elif to == "ours":
             _check_known(found)
         if image_size is not None:
             found = resize_model(found, image_size)
@@ -91,22 +90,34 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         raise CheckpointError(f"{src}: {error}") from None
     left_out = 0
     if to == "ours":
-        write_converted(dst, found)
+        write_converted(dst, found, find_kind(found.kind))
         tensors = len(found.weights)
     else:
-        left_out = 0 if to == found.origin else len(found.kept)
+        left_out = 0 if to == found.origin else len(found.unmapped)
         _write(dst, to, found, state)
         tensors = len(state)
     if to == "paddleclas" and "fc_norm.weight" in found.weights:
-        log.warning("%s: that toolkit's own class pools the class token and does not read head.fc_norm: its outputs "
-                    "differ from this model's. Use the classes that beitv2-cls registers there, with `--to ours`.", dst)
+        log.warning("%s: PaddleClas's own class pools the class token and does not read head.fc_norm: its outputs "
+                    "differ from this model's. Write it with `--to ours`, for the classes this project registers "
+                    "there.", dst)
     names = len(found.classes or ())
     written, unwritten = (names, 0) if to in NAMED else (0, names)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
-                     len(found.kept) if to == "ours" else 0, left_out, taken, written, unwritten)
+                     len(found.unmapped) if to == "ours" else 0, left_out, taken, written, unwritten)
 
 
-def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ...]:
+def backbone_of(found: IdentifiedWeights) -> IdentifiedWeights:
+    """The trunk inside a model, as a model of its own; CheckpointError for a kind without one."""
+    kind = find_kind(found.kind)
+    if kind.backbone is None:
+        raise CheckpointError(f"{kind} holds no trunk to be written alone. Possible: "
+                              f"{', '.join(kinds_that_start_others())}.")
+    weights, architecture = trunk_alone(kind, found.weights, found.architecture)
+    names = shapes_of(BACKBONE, architecture)
+    return IdentifiedWeights(BACKBONE.name, found.origin, {name: weights[name] for name in names}, architecture)
+
+
+def _checked_classes(found: IdentifiedWeights, classes: Sequence[str]) -> tuple[str, ...]:
     count = found.architecture.get("num_classes")
     if count is None:
         raise CheckpointError(f"a {found.kind} model has no classes. Leave out --classes.")
@@ -116,22 +127,24 @@ def _checked_classes(found: Recognised, classes: Sequence[str]) -> tuple[str, ..
     return tuple(classes)
 
 
-def _check_known(found: Recognised) -> None:
-    """A segmenter whose taps or pooling are not known would answer something else, or nothing."""
-    for name in ("out_indices", "pool_scales"):
-        if found.architecture[name] is None or None in found.architecture[name]:
-            example = "3 5 7 11" if name == "out_indices" else "1,2,3,6"
-            raise CheckpointError(f"{name} of this segmenter is not in its weights. Say it as it was trained: "
-                                  f"--{name.replace('_', '-')} {example}.")
+def _check_known(found: IdentifiedWeights) -> None:
+    """A model of which something that decides its answers is not known would answer something else, or nothing."""
+    kind = find_kind(found.kind)
+    for name in kind.unknown(found.architecture):
+        if name in kind.must_know:
+            raise CheckpointError(f"{name} of this {kind.name} model is not in its weights. Say it as it was trained: "
+                                  f"--{name.replace('_', '-')} {kind.must_know[name]}.")
 
 
-def resize_model(found: Recognised, image_size: Size) -> Recognised:
+def resize_model(found: IdentifiedWeights, image_size: Size) -> IdentifiedWeights:
     """The model with its position terms fitted to images of `image_size` (height, width) pixels.
 
-    ConfigError where that is no whole number of patches.  Source: official run_class_finetuning.py.
+    ConfigError where that is no whole number of patches, CheckpointError for a kind whose positions are not known.
+    Source: official run_class_finetuning.py.
     """
     weights, architecture = dict(found.weights), json.loads(json.dumps(found.architecture))
-    if found.kind == "clip":
+    kind = find_kind(found.kind)
+    if kind.name == "clip":
         patch, old = architecture["patch_size"], architecture["image_size"] // architecture["patch_size"]
         new = grid_for(image_size, (patch, patch), "--image-size")
         if new[0] != new[1]:
@@ -140,9 +153,11 @@ def resize_model(found: Recognised, image_size: Size) -> Recognised:
         weights["positional_embedding"] = _resize_positions(table[None], (old, old), new)[0]
         architecture["image_size"] = new[0] * patch
     else:
-        parts = {"tokenizer": ("encoder", "decoder"), "segmentation": ("backbone",)}.get(found.kind, ("",))
+        if not kind.trunks:
+            raise CheckpointError(f"{kind} cannot be fitted to another image size: where its position terms lie is not "
+                                  "known. Leave --image-size out.")
         grid: Size | None = None
-        for part in parts:
+        for part in kind.trunks:
             trunk, prefix = (architecture[part], f"{part}.") if part else (architecture, "")
             # The decoder reads the encoder's map of codes.
             old, grid = grid_of(trunk), grid or grid_for(image_size, trunk["patch_size"], "--image-size")
@@ -152,39 +167,40 @@ def resize_model(found: Recognised, image_size: Size) -> Recognised:
                 elif name == f"{prefix}pos_embed":
                     weights[name] = _resize_positions(weights[name], old, grid)
             trunk["image_size"] = [n * p for n, p in zip(grid, trunk["patch_size"])]
-    kept = {name: array for name, array in found.kept.items() if not name.endswith(INDEX)}
-    return found._replace(weights=weights, architecture=architecture, kept=kept)
+    unmapped = {name: array for name, array in found.unmapped.items() if not name.endswith(INDEX)}
+    return found._replace(weights=weights, architecture=architecture, unmapped=unmapped)
 
 
 def _resize_positions(table: np.ndarray, old: Size, new: Size) -> np.ndarray:
     return resize_pos_embed(table.astype(np.float32), old, new).astype(table.dtype)
 
 
-def _state_of(found: Recognised, to: str) -> dict[str, np.ndarray]:
+def _state_of(found: IdentifiedWeights, to: str) -> dict[str, np.ndarray]:
+    kind = find_kind(found.kind)
     if to != found.origin:
-        return to_format(to, found.kind, found.weights, found.architecture)
-    state = translate(to, found.kind, found.weights, found.architecture)
+        return to_format(to, kind, found.weights, found.architecture)
+    state = translate(to, kind, found.weights, found.architecture)
     if to != "ours":
-        state = {found.prefix + name: array for name, array in state.items() if name not in found.absent}
-        state.update(found.kept)
+        state = {found.prefix + name: array for name, array in state.items() if name not in found.missing_in_source}
+        state.update(found.unmapped)
     return state
 
 
-def state_in_origin(found: Recognised) -> dict[str, np.ndarray]:
+def state_in_origin(found: IdentifiedWeights) -> dict[str, np.ndarray]:
     """The tensors of the file a model came from, under that file's names."""
     return _state_of(found, found.origin)
 
 
-def _write(dst: Path, to: str, found: Recognised, state: Mapping[str, np.ndarray]) -> None:
+def _write(dst: Path, to: str, found: IdentifiedWeights, state: Mapping[str, np.ndarray]) -> None:
     if to == "official":
-        write_torch(dst, state, NESTS.get(found.kind, "model"))
+        write_torch(dst, state, find_kind(found.kind).nest)
     elif to == "timm":
         write_safetensors(dst, state, {"format": "pt"})
     elif to == "paddleclas":
         write_paddle(dst, state)
     else:
         with whole_or_absent(dst / "config.json") as file:
-            config = config_of(found.kind, found.architecture, found.classes)
+            config = config_of(found.architecture, found.classes)
             file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
         write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,28 +11,15 @@ import numpy as np
 import paddle
 
 from ..assembly.from_architecture import build_described
+from ..assembly.kinds import find_kind
 from ..assembly.loaded_weights import Hints, read_model
 from ..assembly.restore import freeze, set_weights
 from ..errors import CheckpointError
-from ..weights.formats import trunk_alone
-from ..weights.kinds import Recognised, identical, recognise
+from ..weights.identify import IdentifiedWeights, identical
 from ..weights.places import flat
 from ..weights.reading.foreign import read_state
-from .convert import resize_model, state_in_origin
-from .reference import torch_outputs
-
-GOLDEN_LIMIT = 1e-5  # absolute, and relative to the largest value: what the recorded values' README allows
-#: what a recorded fixture holds of each kind: weights, inputs (images, mask) and the outputs in our order
-_GOLDENS = {
-    "classifier": ("init", ["input/step1/x_raw"], ["output/eval/logits"]),
-    "pretraining": ("init", ["input/step1/x", "input/step1/mask"],
-                    ["output/step1/masked_logits_1", "output/step1/masked_logits_2"]),
-    "tokenizer": ("init", ["input/step1/image"], ["output/step1/to_quantizer_features",
-                                                   "output/step1/token_ids", "output/step1/rec"]),
-    "segmentation": ("init", ["input/x"], ["eval/logits_train_size"]),
-    "clip": ("clip/state", ["scaling/clip"], ["clip/target"]),
-    "dino": ("dino/state", ["scaling/imagenet"], ["dino/patch_tokens"]),
-}
+from .convert import backbone_of, resize_model, state_in_origin
+from .reference import torch_output
 
 
 class Difference(NamedTuple):
@@ -70,112 +56,73 @@ def verify_file(ours: str | Path, against: str | Path, *, tolerance: float = 1e-
     of the file with what conversion gives back, dead ones included.  Position terms of another image size are
     compared after the source's were fitted to it; a trunk written alone with the source's trunk.
     Then the outputs on fixed images (a normal sample of seed 0, two of them; uniform in [0, 1] for a tokenizer):
-    - against a recorded fixture (.npz beside .json): its images and outputs, within 1e-5 + 1e-5 of the largest;
     - against a folder of transformers: its own class, on the folder itself;
-    - classifier, backbone, pretraining without [CLS] head: timm's or transformers' class holding the source's weights,
-      where installed, within `tolerance` absolute;
+    - for a model timm or transformers have a class for: that class holding the source's weights, where installed,
+      within `tolerance` absolute;
     - otherwise only that every output is a finite number; `reference` says so.
     Raises CheckpointError for files that cannot be read or hold different kinds.
     """
     hints = hints or Hints()
     found = read_model(ours, hints)
-    if Path(against).suffix == ".npz":
-        return _against_golden(found, Path(against), str(ours))
     source = read_model(against, hints)
     alone = found.kind == "backbone" != source.kind
     if alone:
-        source = Recognised("backbone", source.origin, *trunk_alone(source.kind, source.weights, source.architecture))
+        source = backbone_of(source)
     if source.kind != found.kind:
-        raise CheckpointError(f"{against}: this is a {source.kind} model, {ours} is a {found.kind} model. Give the "
-                              "file it was converted from.")
+        raise CheckpointError(f"{against}: this is {find_kind(source.kind)}, {ours} is {find_kind(found.kind)}. Give "
+                              "the file it was converted from.")
     resized = _image_size(source) != _image_size(found)
     differences = []
     if resized:
         source = resize_model(source, _image_size(found))
     elif not alone and source.origin == found.origin != "ours" and Path(against).is_file():
         differences.append(_given_back(found, source, Path(against)))
-    differences.append(_tensors(found.weights, source.weights))
+    differences.append(compare_tensors(found.weights, source.weights))
     model = build(found, str(ours))
     inputs = fixed_inputs(found)
     outputs = outputs_of(found.kind, model, inputs)
     del model
-    name, expected = torch_outputs(source, None if resized or alone else Path(against), inputs)
-    differences += [_difference(key, outputs[key], expected[key], tolerance) for key in expected]
-    differences += [Difference(f"{key} finite", 0.0 if np.isfinite(value).all() else np.inf, 0.0)
-                    for key, value in outputs.items() if key not in expected]
+    name, expected = torch_output(source, None if resized or alone else Path(against), inputs[0])
+    for i, (key, value) in enumerate(outputs.items()):
+        if i == 0 and expected is not None:
+            differences.append(compare(key, value, expected, tolerance))
+        else:
+            differences.append(Difference(f"{key} finite", 0.0 if np.isfinite(value).all() else np.inf, 0.0))
     return Verdict(found.kind, name, differences)
 
 
-def build(found: Recognised, source: str) -> Any:
-    """The model of a recognised file with its weights, frozen, in eval mode."""
+def build(found: IdentifiedWeights, source: str) -> Any:
+    """The model of an identified file with its weights, frozen, in eval mode."""
     model = build_described(found.kind, found.architecture)
     set_weights(model, found.weights, source)
     return freeze(model)
 
 
-def fixed_inputs(found: Recognised, count: int = 2) -> list[np.ndarray]:
+def fixed_inputs(found: IdentifiedWeights, count: int = 2) -> list[np.ndarray]:
     """Images (count, C, H, W) float32 of the model's size, the same every time."""
     rng = np.random.RandomState(0)
     height, width = _image_size(found)
-    shape = (count, _trunk(found).get("in_chans", 3), height, width)
-    return [(rng.random_sample(shape) if found.kind == "tokenizer" else rng.standard_normal(shape)).astype(np.float32)]
+    kind = find_kind(found.kind)
+    shape = (count, kind.trunk_of(found.architecture).get("in_chans", 3), height, width)
+    return [(rng.random_sample(shape) if kind.unit_range else rng.standard_normal(shape)).astype(np.float32)]
 
 
 def outputs_of(kind: str, model: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What a model of a kind answers: logits, features, codes and what they decode to, by name.
+    """What a model of a kind answers (`Kind.outputs`), by name.
 
-    inputs: images (B, C, H, W), and for pretraining a mask (B, N) where only hidden patches are asked for.
+    inputs: images (B, C, H, W), and what else the kind reads: for pretraining a mask (B, N).
     """
-    tensors = [paddle.to_tensor(array) for array in inputs]
     with paddle.no_grad():
-        if kind == "tokenizer":
-            codes = model.tokenize(tensors[0])
-            return {"features": model.features(tensors[0]).numpy(), "codes": codes.numpy(),
-                    "decoded": model.decode(codes).numpy()}
-        if kind == "pretraining":
-            answers = model(tensors[0], tensors[1].astype("bool")) if len(tensors) > 1 else model.all_logits(tensors[0])
-            return {f"{head} logits": value.numpy() for head, value in answers.items()}
-        answer = model(tensors[0])
-        answer = answer[0] if isinstance(answer, list) else answer
-        return {"logits" if kind in ("classifier", "segmentation") else "features": answer.numpy()}
+        answers = find_kind(kind).outputs(model, [paddle.to_tensor(array) for array in inputs])
+    return {name: value.numpy() for name, value in answers.items()}
 
 
-def _against_golden(found: Recognised, path: Path, ours: str) -> Verdict:
-    try:
-        meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        part, inputs, expected = _GOLDENS[found.kind]
-        images = [arrays[name] for name in inputs]
-        config = meta["config"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: holds no recorded {found.kind} outputs ({type(error).__name__}: {error}). Give "
-                              "a fixture of that kind, with its .json beside it.") from None
-    state = {name[len(part) + 1:]: array for name, array in arrays.items() if name.startswith(part + "/")}
-    source = recognise(state, num_heads=config.get("heads") or config.get(f"{found.kind}_heads"),
-                       early_layers=config.get("early_layers"))
-    model = build(found, ours)
-    if found.kind == "tokenizer":
-        model.input_range = "imagenet" if "imagenet" in config["process_type"] else "unit"
-    outputs = outputs_of(found.kind, model, images)
-    differences = [_tensors(found.weights, source.weights)]
-    for (name, value), key in zip(outputs.items(), expected):
-        limit = 0.0 if arrays[key].dtype.kind in "iu" else GOLDEN_LIMIT * (1 + float(np.abs(arrays[key]).max()))
-        differences.append(_difference(name, value, arrays[key], limit))
-    return Verdict(found.kind, f"values recorded from the official code ({path.name})", differences)
-
-
-def _trunk(found: Recognised) -> Mapping[str, Any]:
-    architecture = found.architecture
-    return architecture.get("encoder") or architecture.get("backbone") or architecture
-
-
-def _image_size(found: Recognised) -> tuple[int, int]:
-    size = _trunk(found)["image_size"]
+def _image_size(found: IdentifiedWeights) -> tuple[int, int]:
+    size = find_kind(found.kind).trunk_of(found.architecture)["image_size"]
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _given_back(found: Recognised, source: Recognised, against: Path) -> Difference:
+def _given_back(found: IdentifiedWeights, source: IdentifiedWeights, against: Path) -> Difference:
     tensors, behind = flat(read_state(against)[0]), len(source.container) + 1 if source.container else 0
     file = {name[behind:]: array for name, array in tensors.arrays.items()
             if tensors.container[name] == source.container}
@@ -186,7 +133,8 @@ def _given_back(found: Recognised, source: Recognised, against: Path) -> Differe
     return Difference(f"{len(file)} tensors of the file given back{where}", float(len(wrong)), 0.0)
 
 
-def _tensors(ours: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray]) -> Difference:
+def compare_tensors(ours: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray]) -> Difference:
+    """The weights of two models, bit for bit."""
     if set(ours) != set(source):
         name = sorted(set(ours) ^ set(source))[0]
         return Difference(f"tensors: {name} is in one only", np.inf, 0.0)
@@ -204,7 +152,8 @@ def _tensors(ours: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray]) -
     return Difference(f"{len(ours)} tensors of the model{where}", worst, 0.0)
 
 
-def _difference(name: str, got: np.ndarray, expected: np.ndarray, limit: float) -> Difference:
+def compare(name: str, got: np.ndarray, expected: np.ndarray, limit: float) -> Difference:
+    """Two arrays, by their largest absolute difference."""
     if got.shape != expected.shape:
         return Difference(f"{name} {got.shape} instead of {expected.shape}", np.inf, limit)
     return Difference(name, float(np.abs(got.astype(np.float64) - expected).max()), limit)

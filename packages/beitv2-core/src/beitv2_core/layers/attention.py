@@ -13,6 +13,7 @@ from paddle import nn
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.fast.fused_attention import fused_attention
 from beitv2_core.layers.fast.linear import Linear, as_written, linear, plus
+from beitv2_core.layers.init import has_values
 from beitv2_core.rel_pos_index import relative_position_index, table_rows
 
 
@@ -50,8 +51,7 @@ class Attention(nn.Layer):
         if grid is not None:
             self.relative_position_bias_table = self.create_parameter([table_rows(grid), num_heads],
                                                                       default_initializer=zeros)
-            self.register_buffer("relative_position_index", paddle.to_tensor(relative_position_index(grid)),
-                                 persistable=False)
+            self.register_buffer("relative_position_index", _index_of(grid), persistable=False)
         self.attn_drop = Dropout(attn_drop_rate)
         self.proj = Linear(inner, width)
         self.proj_drop = Dropout(drop_rate)
@@ -125,11 +125,15 @@ class RelativePositionBias(nn.Layer):
         self.grid = grid
         self.relative_position_bias_table = self.create_parameter(
             [table_rows(grid), num_heads], default_initializer=nn.initializer.Constant(0.0))
-        self.register_buffer("relative_position_index", paddle.to_tensor(relative_position_index(grid)),
-                             persistable=False)
+        self.register_buffer("relative_position_index", _index_of(grid), persistable=False)
 
     def forward(self) -> paddle.Tensor:
         return bias_of(self.relative_position_bias_table, self.relative_position_index)
+
+
+def _index_of(grid: tuple[int, int]) -> paddle.Tensor:
+    """The index of `bias_of` for a window of `grid` patches; empty while a model is built without values."""
+    return paddle.to_tensor(relative_position_index(grid) if has_values() else [], dtype="int64")
 
 
 def split_heads(projected_BTO: paddle.Tensor, count: int, num_heads: int) -> paddle.Tensor:

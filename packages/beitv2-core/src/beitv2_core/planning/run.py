@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
 from ..errors import ConfigError
-from .cost import FULL, Bricks, Cost
+from .cost import FLOAT32_BYTES, Cost, LayerCosts
 from .devices import GB, Device
 
 DAY = 86400
@@ -36,14 +36,16 @@ class Schedule(NamedTuple):
 class PlannedRun(NamedTuple):
     """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, images, devices)).
 
-    costs: (what is trained, the frozen network beside it) in float32 or mixed precision; beside: that network's name,
-    empty for none; states: numbers the optimizer keeps for one that is trained; averaged: the weights are averaged as
-    well; amp, recompute, sharding ("off", "stage1", "stage2"): as configured.
+    costs: (what is trained, the frozen network beside it) in float32 or mixed precision; parameters: how many numbers
+    both have, counted in built models; beside: that network's name, empty for none; states: numbers the optimizer keeps
+    for one that is trained; averaged: the weights are averaged as well; amp, recompute, sharding ("off", "stage1",
+    "stage2"): as configured.
     """
 
     kind: str
     schedule: Schedule
-    costs: Callable[[Bricks], tuple[Cost, Cost]]
+    costs: Callable[[LayerCosts], tuple[Cost, Cost]]
+    parameters: tuple[int, int]
     beside: str = ""
     states: int = 2
     averaged: bool = False
@@ -88,32 +90,33 @@ def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reser
     working: two tensors of the largest kind, which come and go (scores and their gradient, logits and theirs).
     sharding: stage1 divides what the optimizer keeps among the devices, stage2 the gradients too.
     """
-    trained, frozen = run.costs(Bricks(amp))
-    weights = FULL * trained.parameters * (2 if run.averaged else 1) + trained.buffers
+    trained, frozen = run.costs(LayerCosts(amp))
+    weights = FLOAT32_BYTES * run.parameters[0] * (2 if run.averaged else 1) + trained.buffer_bytes
     devices = run.schedule.devices
-    gradients = FULL * trained.parameters / (devices if sharding == "stage2" else 1)
-    optimizer = FULL * run.states * trained.parameters / (1 if sharding == "off" else devices)
-    beside, reserve = FULL * frozen.parameters + frozen.buffers, reserve_gb * GB
-    batch, working = run.schedule.batch_size, 2 * max(trained.largest, frozen.largest)
-    fixed = weights + gradients + optimizer + beside + reserve + trained.at_most(0, recompute)
-    image = trained.at_most(1, recompute) - trained.at_most(0, recompute) + working
+    gradients = FLOAT32_BYTES * run.parameters[0] / (devices if sharding == "stage2" else 1)
+    optimizer = FLOAT32_BYTES * run.states * run.parameters[0] / (1 if sharding == "off" else devices)
+    beside, reserve = FLOAT32_BYTES * run.parameters[1] + frozen.buffer_bytes, reserve_gb * GB
+    batch, working = run.schedule.batch_size, 2 * max(trained.largest_tensor_bytes, frozen.largest_tensor_bytes)
+    fixed = weights + gradients + optimizer + beside + reserve + trained.peak_bytes(0, recompute)
+    image = trained.peak_bytes(1, recompute) - trained.peak_bytes(0, recompute) + working
     largest, fits = None, None
     if device.memory_gb is not None:
         largest = max(0, math.floor((device.memory_gb * GB - fixed) / image))
         fits = batch <= largest
-    return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.at_most(batch, recompute),
+    return Memory(amp, recompute, weights, gradients, optimizer, beside, trained.peak_bytes(batch, recompute),
                   batch * working, reserve, largest, fits)
 
 
 def work(run: PlannedRun) -> dict[str, float]:
     """GFLOP an image, and PFLOP-days of the whole run; official: with the tokens that nobody reads."""
-    trained, frozen = run.costs(Bricks(run.amp != "off"))
+    trained, frozen = run.costs(LayerCosts(run.amp != "off"))
     step = trained.step_flop(run.recompute)
     images = run.schedule.total_steps * run.schedule.total_batch
-    return {"forward_gflop": trained.forward / 1e9, "step_gflop": step / 1e9,
-            "official_step_gflop": trained.official_flop(run.recompute) / 1e9, "beside_gflop": frozen.forward / 1e9,
-            "image_gflop": (step + frozen.forward) / 1e9,
-            "pflop_days": images * (step + frozen.forward) / 1e15 / DAY}
+    return {"forward_gflop": trained.forward_flop / 1e9, "step_gflop": step / 1e9,
+            "official_step_gflop": trained.official_flop(run.recompute) / 1e9,
+            "beside_gflop": frozen.forward_flop / 1e9,
+            "image_gflop": (step + frozen.forward_flop) / 1e9,
+            "pflop_days": images * (step + frozen.forward_flop) / 1e15 / DAY}
 
 
 def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
@@ -124,9 +127,9 @@ def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
                            "step and tells its seconds; or give --throughput, --measured or --peak-tflops")
     if peak is None or full is None:
         return Speed(None, f"{device.name} has no published peak here: give --peak-tflops, --throughput or --measured")
-    trained, frozen = run.costs(Bricks(run.amp != "off"))
-    in_full = trained.full_flop + frozen.full_flop
-    fast = trained.step_flop(run.recompute) + frozen.forward - in_full
+    trained, frozen = run.costs(LayerCosts(run.amp != "off"))
+    in_full = trained.float32_flop + frozen.float32_flop
+    fast = trained.step_flop(run.recompute) + frozen.forward_flop - in_full
     seconds = (fast / peak + in_full / full) / (share * 1e12)
     words = f"{100 * share:g} % of {peak:g} TFLOP/s"
     if in_full:

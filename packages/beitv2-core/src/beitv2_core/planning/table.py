@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from .cost import Bricks
 from .devices import GB, Device
 from .run import COLUMNS, Memory, PlannedRun, Schedule, Speed, duration, memory, work
 
@@ -14,7 +13,6 @@ PARTS = ("weights", "gradients", "optimizer", "frozen", "activations", "working"
 
 def as_json(run: PlannedRun, device: Device, speed: Speed, *, reserve_gb: float) -> dict[str, Any]:
     """Everything the tables show; memory in GB of 2**30 bytes, None where something is not known."""
-    trained, frozen = run.costs(Bricks())
     schedule = run.schedule
 
     def column(amp: bool, recompute: bool) -> dict[str, Any]:
@@ -25,7 +23,7 @@ def as_json(run: PlannedRun, device: Device, speed: Speed, *, reserve_gb: float)
     return {
         "kind": run.kind,
         "device": {"name": device.name, "count": schedule.devices, "memory_gb": device.memory_gb},
-        "parameters": {"trained": trained.parameters, "frozen_beside": frozen.parameters, "beside": run.beside},
+        "parameters": {"trained": run.parameters[0], "frozen_beside": run.parameters[1], "beside": run.beside},
         "schedule": {**schedule._asdict(), "epochs": schedule.epochs},
         "configured": {"amp": run.amp, "recompute": run.recompute, "sharding": run.sharding},
         "memory": [column(amp, recompute) for amp, recompute in COLUMNS],

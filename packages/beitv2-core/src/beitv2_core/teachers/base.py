@@ -18,7 +18,8 @@ from beitv2_core.errors import ShapeError, WeightsError
 from beitv2_core.layers.interpolate import bicubic_resize
 from beitv2_core.pixels.size import pair
 from beitv2_core.weights.converted import is_converted, without_kept
-from beitv2_core.weights.kinds import tensors_of
+from beitv2_core.weights.identify import tensors_of
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.reading.foreign import read_state
 
 Size = tuple[int, int]
@@ -115,11 +116,11 @@ def square_side(who: str, table: Any) -> int:
     return side
 
 
-def file_state(kind: str, path: Path,
+def file_state(kind: Kind, path: Path,
                names_back: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> dict[str, Any]:
     """A weights file's tensors under the names of the teacher's authors; `names_back` gives those of a converted file.
 
-    kind: "clip" or "dino"; containers and wrappers before the names are taken off.
+    Containers and wrappers before the names are taken off.
     Raises CheckpointError where the file is no weights file, damaged or unsafe; nothing in it is executed.
     """
     state, rest = read_state(path)

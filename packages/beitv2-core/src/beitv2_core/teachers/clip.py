@@ -6,7 +6,9 @@ Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -17,7 +19,9 @@ from beitv2_core.errors import WeightsError
 from beitv2_core.layers.attention import attention_weights, split_heads
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
+from beitv2_core.weights.architecture import HEADS, ShapeReader
 from beitv2_core.weights.keymaps.clip import from_clip, to_clip
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
@@ -123,6 +127,20 @@ class CLIPVisual(nn.Layer):
         return paddle.matmul(self.tokens(images)[:, 1:], self.proj)
 
 
+def _read(source: ShapeReader) -> dict[str, Any]:
+    width, _, patch, _ = source.shape("conv1.weight")
+    side = math.isqrt(source.shape("positional_embedding")[0] - 1)
+    return {"image_size": side * patch, "patch_size": patch, "width": width,
+            "depth": source.count("transformer.resblocks."), "num_heads": source.told("num_heads", HEADS.get(width)),
+            "out_width": source.shape("proj")[1]}
+
+
+CLIP = Kind(
+    name="clip", package="beitv2-core", marks=("class_embedding", "positional_embedding", "conv1.weight", "proj"),
+    read=_read, build=lambda architecture: CLIPVisual(**architecture),
+    outputs=lambda model, inputs: {"features": model(inputs[0])}, trunks=(), official="clip", nest=None, noun="teacher")
+
+
 class CLIPTeacher(Teacher):
     """Patch features of a CLIP vision transformer: the target of two of the three published tokenizers.
 
@@ -181,5 +199,5 @@ def build_clip(*, weights: str | None, sha256: str | None = None, image_size: in
             f"{model.sha256}) and set teacher.weights to the file, or set teacher.weights to that URL."
         )
     path = resolve_weights(weights, sha256)
-    visual = visual_from_state(file_state("clip", path, to_clip), source=str(weights), num_heads=num_heads)
+    visual = visual_from_state(file_state(CLIP, path, to_clip), source=str(weights), num_heads=num_heads)
     return CLIPTeacher(visual, image_size=image_size, patch_size=patch_size)

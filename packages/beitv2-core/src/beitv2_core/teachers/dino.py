@@ -6,7 +6,8 @@ Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,7 +21,9 @@ from beitv2_core.layers.patch_embed import PatchEmbed
 from beitv2_core.pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
+from beitv2_core.weights.architecture import read_trunk
 from beitv2_core.weights.keymaps.dino import from_dino, to_dino
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.published.download import resolve_weights
 from beitv2_core.weights.published.registry import find_model
 
@@ -121,6 +124,18 @@ class DINOVisionTransformer(nn.Layer):
         return paddle.concat([class_B1D, x_BND], axis=1) + table
 
 
+def _build(architecture: Mapping[str, Any]) -> DINOVisionTransformer:
+    (height, _), (patch, _) = architecture["image_size"], architecture["patch_size"]
+    return DINOVisionTransformer(image_size=height, patch_size=patch, width=architecture["width"],
+                                 depth=architecture["depth"], num_heads=architecture["num_heads"])
+
+
+DINO = Kind(
+    name="dino", package="beitv2-core", marks=("blocks.0.attn.qkv.bias", "pos_embed", "norm.weight"),
+    unlike=("head.weight", "blocks.0.attn.q_bias"), read=read_trunk, build=_build,
+    outputs=lambda model, inputs: {"features": model(inputs[0])}, official="dino", nest=None, noun="teacher")
+
+
 class DINOTeacher(Teacher):
     """Patch features of a DINO vision transformer: the target of the third published tokenizer.
 
@@ -176,5 +191,5 @@ def build_dino(*, weights: str | None, sha256: str | None = None, image_size: in
             "teacher.weights to the file, or to that URL (and teacher.sha256 to the hash you trust)."
         )
     path = resolve_weights(weights, sha256)
-    vit = vit_from_state(file_state("dino", path, to_dino), source=str(weights), num_heads=num_heads)
+    vit = vit_from_state(file_state(DINO, path, to_dino), source=str(weights), num_heads=num_heads)
     return DINOTeacher(vit, image_size=image_size, patch_size=patch_size)

@@ -7,6 +7,7 @@ Tensors of the original file that our names cannot give back lie under `KEPT`; l
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,26 @@ from typing import Any
 import numpy as np
 
 from beitv2_core.errors import CheckpointError
-from beitv2_core.weights.kinds import KINDS, Recognised, check_shapes
-from beitv2_core.weights.shapes import shapes_of
+from beitv2_core.weights.identify import IdentifiedWeights, Kinds, ShapesOf, check_shapes
+from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.writers import write_safetensors
 
 FORMAT = "beitv2"
 SCHEMA_VERSION = 1
 KEPT = "_kept/"
+_PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,60}[A-Za-z0-9])?")
 
 
-def write_converted(path: Path, found: Recognised) -> None:
-    """Write a recognised model as one file of ours; CheckpointError where it cannot be written."""
+def write_converted(path: Path, found: IdentifiedWeights, kind: Kind) -> None:
+    """Write a model of a kind as one file of ours; CheckpointError where it cannot be written."""
     metadata = {
-        "format": FORMAT, "schema_version": str(SCHEMA_VERSION), "kind": found.kind, "origin": found.origin,
-        "architecture": json.dumps(found.architecture), "prefix": found.prefix, "absent": json.dumps(found.absent),
+        "format": FORMAT, "schema_version": str(SCHEMA_VERSION), "kind": found.kind, "package": kind.package,
+        "origin": found.origin, "architecture": json.dumps(found.architecture), "prefix": found.prefix,
+        "absent": json.dumps(found.missing_in_source),
     }
     if found.classes is not None:
         metadata["classes"] = json.dumps(found.classes, ensure_ascii=False)
-    kept = {KEPT + name: array for name, array in found.kept.items()}
+    kept = {KEPT + name: array for name, array in found.unmapped.items()}
     write_safetensors(path, {**found.weights, **kept}, metadata)
 
 
@@ -45,29 +48,42 @@ def without_kept(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array for name, array in tensors.items() if not name.startswith(KEPT)}
 
 
-def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Recognised:
+def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], kinds: Kinds,
+                    shapes_of: ShapesOf) -> IdentifiedWeights:
     """What was written, from a file's tensors and metadata.
 
-    Raises CheckpointError for another version of the format, for metadata that is no description, and for tensors that
-    are not those of the described architecture.
+    Raises CheckpointError for another version of the format, for a kind that no installed package knows, naming the
+    package the file was written with, for metadata that is no description, and for tensors that are not those of the
+    described architecture.
     """
     version = metadata.get("schema_version")
     if version != str(SCHEMA_VERSION):
         raise CheckpointError(f"written in version {version} of the converted format, this program reads "
                               f"{SCHEMA_VERSION}. Use the version of beitv2-core that wrote it, or convert again.")
     try:
-        kind, origin, prefix = metadata["kind"], metadata["origin"], metadata["prefix"]
-        architecture, absent = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
+        name, origin, prefix = str(metadata["kind"]), metadata["origin"], metadata["prefix"]
+        architecture, missing = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
         classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r}")
         if classes is not None and len(classes) != architecture.get("num_classes"):
             raise ValueError(f"{len(classes)} class names")
-        shapes = shapes_of(kind, architecture)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it "
-                              "again.") from None
+        raise _damaged(error) from None
+    if name not in kinds:
+        package = str(metadata.get("package", ""))  # as the file says, whoever wrote it
+        advice = f"It was written with the package {package}: install that, if you trust the file" \
+            if _PACKAGE.fullmatch(package) else "Install the package that has this kind"
+        raise CheckpointError(f"no installed package knows a model of kind {name!r}; known: {', '.join(kinds)}. "
+                              f"{advice}.")
+    try:
+        shapes = shapes_of(kinds[name], architecture)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(error) from None
     weights = without_kept(tensors)
     check_shapes(weights, shapes)
     kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}
-    return Recognised(kind, origin, weights, architecture, prefix, kept, absent, classes=classes, converted=True)
+    return IdentifiedWeights(name, origin, weights, architecture, prefix, kept, missing, classes=classes,
+                             converted=True)
+
+
+def _damaged(error: Exception) -> CheckpointError:
+    return CheckpointError(f"its description is damaged ({type(error).__name__}: {error}). Convert it again.")

@@ -7,6 +7,7 @@ import logging
 from typing import Any, NamedTuple
 
 from beitv2_core.assembly import set_weights
+from beitv2_core.assembly.kinds import find_kind
 from beitv2_core.assembly.loaded_weights import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.config import parse_config
@@ -53,7 +54,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
     model = build_model(config, pretrained=False)
     weights = found.weights
-    if not found.config and (found.model is None or found.model.kind != "segmentation"):  # another head than ours
+    if not found.config and (found.model is None or find_kind(found.model.kind).run != "segment"):  # an unknown head
         weights = read_weights_for(model.state_dict(), found.path)
     set_weights(model, weights, str(found.path))
     model.eval()

@@ -14,8 +14,8 @@ import paddle
 
 from beitv2_core.errors import ShapeError
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
-from beitv2_core.weights.architecture import default_taps
 from beitv2_seg.model.pyramid import pyramid_levels
+from beitv2_seg.model.taps import default_taps
 
 log = logging.getLogger("beitv2_seg")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a YAML file can name: our components, and PaddleSeg's where it is installed."""
+"""What a YAML file can name: our components, those of installed packages, and PaddleSeg's where it is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beitv2_core import _entry_points
 from beitv2_core.errors import BEiTError, ConfigError, MissingDependencyError
 from beitv2_seg.data import transforms
 from beitv2_seg.data.digit_scenes import BEiTv2DigitScenes
@@ -50,6 +51,9 @@ def find_component(name: str, where: str) -> Any:
     own = ours[registry] if registry else {name: kind for kinds in ours.values() for name, kind in kinds.items()}
     if name in own:
         return own[name]
+    for key in [registry] if registry else ours:
+        if name in _entry_points.names(group_of(key), {}):
+            return _entry_points.load(group_of(key), name, {}, f"{where}.type")
     theirs: Mapping[str, Mapping[str, Any]] = {}
     why = ""
     try:
@@ -64,11 +68,17 @@ def find_component(name: str, where: str) -> Any:
         if name in kinds:
             raise ConfigError(f"{where}.type: {name!r} is {KINDS[key]}; expected {KINDS[registry or key]}: "
                               f"{', '.join(sorted(wanted))}.")
-    near = difflib.get_close_matches(name, wanted, n=1)
+    listed_names = sorted({*wanted, *(_entry_points.names(group_of(registry), {}) if registry else ())})
+    near = difflib.get_close_matches(name, listed_names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = f" Known: {', '.join(sorted(wanted))}." if registry else ""
+    listed = f" Known: {', '.join(listed_names)}." if registry else ""
     files = f" {OWN_FILES}" if registry == "DATASETS" else ""
     raise ConfigError(f"{where}.type: {name!r} is no known component.{hint}{files}{listed}{why}")
+
+
+def group_of(registry: str) -> str:
+    """The entry points by which installed packages add to a registry: `beitv2.segment.models`, ..."""
+    return f"beitv2.segment.{registry.lower()}"
 
 
 def registry_of(where: str) -> str | None:

@@ -42,8 +42,6 @@ _BLOCK = {
 }
 _HEADS = {"head.weight": "classifier.weight", "head.bias": "classifier.bias", "lm_head.weight": "lm_head.weight",
           "lm_head.bias": "lm_head.bias"}
-_CLASSES = {"classifier": "BeitForImageClassification", "pretraining": "BeitForMaskedImageModeling",
-            "backbone": "BeitModel"}
 _PARTS = ("query", "key", "value")
 _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
 _ATTENTION = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.weight")
@@ -128,16 +126,23 @@ def _swapped(name: str, table: Mapping[str, str]) -> str | None:
     return None
 
 
-def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """The `config.json` of transformers' BeitConfig for a model of that kind and architecture.
+def class_of(architecture: Mapping[str, Any]) -> str:
+    """The class of transformers that a model is, by the head it has."""
+    if "num_classes" in architecture:
+        return "BeitForImageClassification"
+    return "BeitForMaskedImageModeling" if "num_codes" in architecture else "BeitModel"
+
+
+def config_of(architecture: Mapping[str, Any], classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """The `config.json` of transformers' BeitConfig for a model of that architecture.
 
     The epsilon of the norms is the model's own (transformers' default is another), dropouts are off.
     """
     a = architecture
-    pooled = a.get("pooling") == "mean" or a.get("norm") == "pool" or kind == "pretraining"
+    pooled = a.get("pooling") == "mean" or a.get("norm") == "pool" or "num_codes" in a
     height, width = a["image_size"]
     config = {
-        "architectures": [_CLASSES[kind]], "model_type": "beit", "hidden_size": a["width"],
+        "architectures": [class_of(a)], "model_type": "beit", "hidden_size": a["width"],
         "num_hidden_layers": a["depth"], "num_attention_heads": a["num_heads"],
         "intermediate_size": int(a["width"] * a["mlp_ratio"]), "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0, "drop_path_rate": 0.0, "layer_norm_eps": a["norm_eps"],
@@ -148,9 +153,9 @@ def config_of(kind: str, architecture: Mapping[str, Any], classes: Sequence[str]
         "use_shared_relative_position_bias": a["use_shared_rel_pos_bias"],
         "layer_scale_init_value": a["init_values"] or 0.0, "use_mean_pooling": pooled,
     }
-    if kind == "pretraining":
+    if "num_codes" in a:
         config["vocab_size"] = a["num_codes"]
-    if kind == "classifier":
+    if "num_classes" in a:
         names = classes or [f"LABEL_{i}" for i in range(a["num_classes"])]  # its own names where there are none
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names and layouts of the other toolkit's own BEiT v2 classes, as pure functions of dictionaries of arrays.
+"""Names and layouts of PaddleClas's own BEiT v2 classes, as pure functions of dictionaries of arrays.
 
 Those classes fuse the three biases of attention (`qkv.bias`), keep an index beside every relative position table and
 nest the classifier (`head.fc_head`, `head.fc_norm`).  Layouts are Paddle's, as ours.
@@ -18,7 +18,7 @@ _FUSED = "attn.qkv.bias"
 
 
 def from_paddleclas(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our names for such a state dict: the fused bias becomes `q_bias` and `v_bias`, as views.
+    """Our names for a state dict of PaddleClas: the fused bias becomes `q_bias` and `v_bias`, as views.
 
     A bias of the keys adds one number to a whole row of scores, which the softmax takes away again: it is dropped.
     The index buffers and the unused `proj` are dropped too; a patch convolution without bias gets one of zeros.
@@ -38,7 +38,10 @@ def from_paddleclas(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_paddleclas(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-    """Such names for our weights; the bias of the keys is zero.  grid: window of the tables where it is not square."""
+    """PaddleClas's names for our weights; the bias of the keys is zero.
+
+    grid: window of the tables where it is not square.
+    """
     state: dict[str, np.ndarray] = {}
     for name, array in ours.items():
         if name.endswith("attn.q_bias"):

@@ -1,60 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which model a file of weights holds, whose names it uses, and how to go from one to the other without losing a bit.
 
-Kinds: tokenizer, pretraining, classifier, backbone (a trunk alone), segmentation, clip and dino (teachers).
-Formats: ours, official, huggingface, timm, paddleclas; not every kind exists in every format.
+Kinds are given (`weights.kind.Kind`): core's own and those of installed packages.  Formats: ours, official,
+huggingface, timm, paddleclas; not every kind exists in every format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.rel_pos_index import window_of
-from beitv2_core.weights.architecture import read_architecture
+from beitv2_core.weights.architecture import ShapeReader
 from beitv2_core.weights.formats import KEYMAPS, Arrays, translate
 from beitv2_core.weights.keymaps.official import INDEX, TABLE
+from beitv2_core.weights.kind import Kind, Shapes
 from beitv2_core.weights.places import Place, Tensors, flat, places, preferred
-from beitv2_core.weights.shapes import shapes_of
 
-#: what tells each kind, under our names; the first column must be there, none of the second
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "tokenizer": (("quantize.codebook", "encoder.cls_token", "decode_task_layer.2.weight"), ()),
-    "segmentation": (("decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight", "backbone.cls_token"), ()),
-    "pretraining": (("lm_head.weight", "mask_token", "blocks.0.attn.qkv.weight"), ()),
-    "classifier": (("head.weight", "cls_token", "blocks.0.attn.qkv.weight"), ()),
-    "clip": (("class_embedding", "positional_embedding", "conv1.weight", "proj"), ()),
-    "dino": (("blocks.0.attn.qkv.bias", "pos_embed", "norm.weight"), ("head.weight", "blocks.0.attn.q_bias")),
-    "backbone": (("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
-                 ("head.weight", "lm_head.weight", "quantize.codebook", "blocks.0.attn.qkv.bias")),
-}
-_BESIDE = ("teacher_model.", "scaling_layer.", "loss.")  # of a released tokenizer file
-#: first parts of the names a kind has, in any format: what belongs to it in a file of several models
-_TRUNK_PARTS = frozenset("""cls_token mask_token pos_embed patch_embed rel_pos_bias blocks norm fc_norm head lm_head
-    cls_pt_layers cls_pt_norm cls_pt_lm_head proj beit embeddings encoder layernorm pooler classifier visual
-    class_embedding positional_embedding conv1 ln_pre ln_post transformer""".split())
-_PARTS = {
-    "tokenizer": frozenset("""encoder decoder quantize encode_task_layer decode_task_layer teacher_model scaling_layer
-        loss""".split()),
-    "segmentation": frozenset(("backbone", "decode_head", "auxiliary_head")),
-}
-_KNOWN = frozenset().union(_TRUNK_PARTS, *_PARTS.values()) - {part.rstrip(".") for part in _BESIDE}
+Kinds = Mapping[str, Kind]
+#: name and shape of every tensor a model of a kind and architecture holds, in order
+ShapesOf = Callable[[Kind, Mapping[str, Any]], Shapes]
 _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj_weight", "mlp.c_fc.weight")
 
 
-class Recognised(NamedTuple):
+class IdentifiedWeights(NamedTuple):
     """Weights under our names, and what it takes to write the file they came from again.
 
     container: dotted name of the dictionary the model was taken from, "" for the top of the file.  prefix: before every
-    name of the model in there.  kept: tensors of that container that our names cannot give back, under the file's
-    names.  absent: names the format has and the file had not.  extra: tensors between the model's that it does not
-    know, under our names; a loader refuses them.  others: other models of the file, which were not taken.  assumed:
-    what weights do not tell and the published models' value was taken for.  classes: names of the classes, where the
-    file has them.  converted: the file is one that `beitv2 convert` wrote, `origin` what it was converted from.
-    trained: it is a run of ours, whose settings say what weights do not.
+    name of the model in there.  unmapped: tensors of that container that our names cannot give back, under the file's
+    names.  missing_in_source: names the format has and the file had not.  extra: tensors between the model's that it
+    does not know, under our names; a loader refuses them.  others: other models of the file, which were not taken.
+    assumed: what weights do not tell and the published models' value was taken for.  classes: names of the classes,
+    where the file has them.  converted: the file is one that `beitv2 convert` wrote, `origin` what it was converted
+    from.  trained: it is a run of ours, whose settings say what weights do not.
     """
 
     kind: str
@@ -62,13 +43,13 @@ class Recognised(NamedTuple):
     weights: dict[str, np.ndarray]
     architecture: dict[str, Any]
     prefix: str = ""
-    kept: Mapping[str, np.ndarray] = {}
-    absent: tuple[str, ...] = ()
+    unmapped: Mapping[str, np.ndarray] = {}
+    missing_in_source: tuple[str, ...] = ()
     container: str = ""
     extra: Mapping[str, np.ndarray] = {}
     others: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
-    classes: tuple[str, ...] | None = None
+    classes: Optional[tuple[str, ...]] = None
     converted: bool = False
     trained: bool = False
 
@@ -96,30 +77,30 @@ class _Candidate(NamedTuple):
         return f"{self.place.start.rstrip('.') or 'the top of the file'!r} ({' or '.join(self.kinds)})"
 
 
-def recognise(state: Mapping[Any, Any], *, origin: str | None = None, ema: bool | None = None,
-              grid: tuple[int, int] | None = None, **hints: Any) -> Recognised:
+def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, origin: Optional[str] = None,
+             ema: Optional[bool] = None, grid: Optional[tuple[int, int]] = None, hints: Mapping[str, Any] = {},
+             settings: Optional[Mapping[str, Any]] = None) -> IdentifiedWeights:
     """The model in what a file holds, whatever its kind, origin, containers and prefixes.
 
-    state: tensors by name, or dictionaries of them in any nesting, as the file has them.  origin: "ours" where it is
-    known; otherwise it is recognised.  ema: True for averaged weights (`model_ema`, `state_dict_ema`, a teacher), False
-    for the others, None for the trained ones where there are both (of student and teacher the teacher).  grid and hints
-    say what weights cannot (`read_architecture`).
+    state: tensors by name, or dictionaries of them in any nesting, as the file has them.  kinds: by name, those that
+    are looked for.  origin: "ours" where it is known; otherwise it is found out.  ema: True for averaged weights
+    (`model_ema`, `state_dict_ema`, a teacher), False for the others, None for the trained ones where there are both (of
+    student and teacher the teacher).  grid, hints and settings say what weights cannot (`ShapeReader`).
     Raises CheckpointError where nothing or more than one model fits, and says what was looked for; where tensors of the
     kind are missing or of another shape, and names them.
     """
     tensors = flat(state)
-    found = _chosen(tensors, origin, ema)
+    found = _chosen(tensors, kinds, origin, ema)
     if len(found[0].kinds) > 1:
-        raise CheckpointError(f"it could be {' or '.join(found[0].kinds)}. {_looked_for()} {_names(tensors.arrays)}")
-    (place, origin, (kind,), ours, _), others = found
+        raise CheckpointError(f"it could be {' or '.join(found[0].kinds)}. {_looked_for(kinds)} "
+                              f"{_names(tensors.arrays)}")
+    (place, origin, (name,), ours, _), others = found
+    kind = kinds[name]
     origin = "official" if origin in ("clip", "dino") else origin
     inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
-    assumed: list[str] = []
-    architecture = read_architecture(kind, ours, origin=origin, grid=grid or _stored_grid(inner), assumed=assumed,
-                                     **hints)
-    bins = {name.split(".")[2] for name in ours if name.startswith("decode_head.psp_modules.")}
-    unknown = "pool_scales" in architecture and architecture["pool_scales"] is None  # how many there are is known
-    shapes = shapes_of(kind, {**architecture, "pool_scales": [0] * len(bins)} if unknown else architecture)
+    reader = ShapeReader(ours, origin=origin, grid=grid or _stored_grid(inner), hints=hints, settings=settings)
+    architecture = kind.read(reader)
+    shapes = shapes_of(kind, architecture)
     check_shapes(ours, shapes)
     weights = {name: ours[name] for name in shapes}
     there = translate(origin, kind, weights, architecture)
@@ -127,45 +108,49 @@ def recognise(state: Mapping[Any, Any], *, origin: str | None = None, ema: bool 
     behind = len(container) + 1 if container else 0
     boxes = {container, *(tensors.container[place.names[name]] for name in there if name in place.names)}
     beside = {name[behind:]: array for name, array in tensors.arrays.items() if tensors.container[name] in boxes}
-    kept = {name: array for name, array in beside.items()
-            if not name.startswith(prefix) or not identical(there.get(name[len(prefix):]), array)}
-    absent = tuple(sorted(name for name in there if prefix + name not in beside))
+    unmapped = {name: array for name, array in beside.items()
+                if not name.startswith(prefix) or not identical(there.get(name[len(prefix):]), array)}
+    missing = tuple(sorted(name for name in there if prefix + name not in beside))
     starts = tuple(other.place.start for other in others)
     extra = {name: array for name, array in ours.items()
-             if name not in shapes and not name.startswith(_BESIDE) and array.ndim
+             if name not in shapes and not name.startswith(_beside(kinds)) and array.ndim
              and (name not in place.names or tensors.container[place.names[name]] in boxes
                   and not (starts and place.names[name].startswith(starts)))}
-    return Recognised(kind, origin, weights, architecture, prefix, kept, absent, container, extra,
-                      tuple(map(str, others)), tuple(assumed))
+    return IdentifiedWeights(kind.name, origin, weights, architecture, prefix, unmapped, missing, container, extra,
+                             tuple(map(str, others)), tuple(reader.assumed))
 
 
-def tensors_of(kind: str, state: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+def tensors_of(kind: Kind, state: Mapping[Any, Any]) -> dict[str, np.ndarray]:
     """The tensors of a file from where its model of a kind begins, under the file's names without what was before them.
 
-    All tensors where no such model was recognised: who loads them strictly says what is missing.
+    All tensors where no such model was found: who loads them strictly says what is missing.
     """
     tensors = flat(state)
-    found = preferred([one for one in _candidates(tensors, None)[0] if kind in one.kinds], None)
+    found = preferred(_candidates(tensors, {kind.name: kind}, None)[0], None)
     names = found[0].place.names if found else {name: name for name in tensors.arrays}
     return {plain: tensors.arrays[name] for plain, name in names.items()}
 
 
-def _candidates(tensors: Tensors, origin: str | None) -> tuple[list[_Candidate], list[CheckpointError]]:
+def _candidates(tensors: Tensors, kinds: Kinds,
+                origin: Optional[str]) -> tuple[list[_Candidate], list[CheckpointError]]:
     """Every model of a file that is no part of another, and why some beginnings could not be read."""
     found, reasons = [], []
+    parts_known = frozenset().union(*(kind.parts for kind in kinds.values()))
+    known = parts_known - {part.rstrip(".") for part in _beside(kinds)}
     for place in places(tensors.arrays):
         inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
         try:
-            names = origin or _origin_of({name: array for name, array in inner.items() if name.split(".")[0] in _KNOWN})
+            names = origin or _origin_of({name: array for name, array in inner.items() if name.split(".")[0] in known})
         except CheckpointError as error:
             reasons.append(error)
             continue
         ours = KEYMAPS[names][0](inner) if names else {}
-        kinds = _kinds_of(ours)
-        if kinds and (names != "dino" or "pos_embed" in inner):  # that keymap strips prefixes of its own
-            parts = frozenset().union(*(_PARTS.get(kind, _TRUNK_PARTS) for kind in kinds))
+        fitting = [kind for kind in kinds.values() if all(name in ours for name in kind.marks)
+                   and not any(name in ours for name in kind.unlike)]
+        if fitting and (names != "dino" or "pos_embed" in inner):  # that keymap strips prefixes of its own
+            parts = frozenset().union(*(kind.parts for kind in fitting))
             owned = frozenset(name for plain, name in place.names.items() if plain.split(".")[0] in parts)
-            found.append(_Candidate(place, names, kinds, ours, owned))
+            found.append(_Candidate(place, names, [kind.name for kind in fitting], ours, owned))
     # A trunk inside a larger model is no model of its own; of two beginnings of one model the longer is its prefix,
     # but for `visual.`, which belongs to the names of the format.
     found.sort(key=lambda one: one.place.start.endswith("visual."))
@@ -174,12 +159,13 @@ def _candidates(tensors: Tensors, origin: str | None) -> tuple[list[_Candidate],
     return found, reasons
 
 
-def _chosen(tensors: Tensors, origin: str | None, ema: bool | None) -> tuple[_Candidate, list[_Candidate]]:
+def _chosen(tensors: Tensors, kinds: Kinds, origin: Optional[str],
+            ema: Optional[bool]) -> tuple[_Candidate, list[_Candidate]]:
     """The model that is meant, and the others of the file."""
-    found, reasons = _candidates(tensors, origin)
+    found, reasons = _candidates(tensors, kinds, origin)
     if not found:
         raise reasons[-1] if reasons else CheckpointError(
-            f"no kind of model was recognised. {_looked_for()} {_names(tensors.arrays)}")
+            f"no kind of model was recognised. {_looked_for(kinds)} {_names(tensors.arrays)}")
     left = preferred(found, ema)
     if not left:
         asked, flag = ("averaged weights (ema)", "ema") if ema else ("weights that are not averaged", "no ema")
@@ -234,7 +220,7 @@ def _origin_of(state: Arrays) -> str:
     if any(name.endswith("attn.qkv.bias") for name in names):
         return "dino"
     indexed = any(name.endswith(INDEX) for name in names)
-    trunk_only = not any(name.startswith(("encoder.", "backbone.", "decode_head.", "lm_head.")) for name in names)
+    trunk_only = not any(name.startswith(("encoder.", "backbone.", "lm_head.")) for name in names)
     return "timm" if trunk_only and not indexed and any(name.endswith(TABLE) for name in names) else "official"
 
 
@@ -256,11 +242,6 @@ def _torch_layout(state: Arrays) -> bool | None:
     return answers.pop() if answers else None
 
 
-def _kinds_of(ours: Arrays) -> list[str]:
-    return [kind for kind, (needed, forbidden) in KINDS.items()
-            if all(name in ours for name in needed) and not any(name in ours for name in forbidden)]
-
-
 def _stored_grid(state: Arrays) -> tuple[int, int] | None:
     """The window an index buffer of the file was made for, where it is not square."""
     for name, index in state.items():
@@ -280,8 +261,12 @@ def identical(there: np.ndarray | None, array: np.ndarray) -> bool:
     return bool(np.array_equal(there.view(bits), array.view(bits)))
 
 
-def _looked_for() -> str:
-    return "Looked for: " + "; ".join(f"{kind} ({', '.join(names)})" for kind, (names, _) in KINDS.items()) + "."
+def _beside(kinds: Kinds) -> tuple[str, ...]:
+    return tuple(beginning for kind in kinds.values() for beginning in kind.beside)
+
+
+def _looked_for(kinds: Kinds) -> str:
+    return "Looked for: " + "; ".join(f"{kind.name} ({', '.join(kind.marks)})" for kind in kinds.values()) + "."
 
 
 def _names(state: Arrays) -> str:
