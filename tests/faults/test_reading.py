@@ -19,7 +19,7 @@ from e2e_runs import TOKENIZER, placed
 from troubled_data import DiesWhileSending, Slow
 
 from beitv2_core.data import ImageFolder, Loader, ResumableSampler, TokenizerTransform
-from beitv2_core.data import loader as loader_module
+from beitv2_core.data import workers as workers_module
 from beitv2_core.errors import DataError
 
 COUNT = 24
@@ -50,7 +50,7 @@ def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_t
     with loader_of(ImageFolder(images), workers) as loader:
         for victim in range(2 * workers):
             batches = iter(loader)
-            with pytest.raises(DataError, match=f"one of {workers} data workers ended without a word"):
+            with pytest.raises(DataError, match=f"one of {workers} data workers exited unexpectedly"):
                 for number in itertools.count():
                     got.append(next(batches)[0])
                     if number == victim % 3:
@@ -64,12 +64,12 @@ def test_any_worker_killed_at_any_time_is_an_error_and_the_batches_go_on_where_t
 
 def test_a_worker_killed_while_it_sends_a_batch_is_noticed(images, monkeypatch, case):
     """The pool would wait for the rest of the batch for ever: a DataError, and the next iteration continues exactly."""
-    monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(workers_module, "POLL_S", 0.2)
     wanted = take(loader_of(ImageFolder(images), 0), 8)
     for index in range(3):
         with loader_of(ImageFolder(images), 2) as loader:
             whole, loader.transform = loader.transform, DiesWhileSending(images / f"{7 * index:02d}.png")
-            with pytest.raises(DataError, match="one of 2 data workers ended without a word"):
+            with pytest.raises(DataError, match="one of 2 data workers exited unexpectedly"):
                 take(loader, 8)
             case.inject("SIGKILL of a data worker in the middle of sending a batch")
             loader.transform = whole
@@ -86,7 +86,7 @@ def test_a_run_whose_workers_are_killed_ends_with_code_2_and_resumes_exactly(war
     command = placed([*stage, "data.num_workers=2"], tmp_path / "run", 5)
     for _ in range(3):
         warm.run(tmp_path / "log", command, code=2, inject=["kill_a_worker", 17])
-        assert "data workers ended without a word" in (tmp_path / "log").read_text()
+        assert "data workers exited unexpectedly" in (tmp_path / "log").read_text()
         case.inject("data worker of a training killed")
     warm.run(tmp_path / "log", command)
     stages.assert_same_run(tmp_path / "whole", tmp_path / "run")
@@ -95,9 +95,9 @@ def test_a_run_whose_workers_are_killed_ends_with_code_2_and_resumes_exactly(war
 
 def test_a_worker_that_hangs_is_spoken_of_and_killed_at_the_end(images, monkeypatch, caplog, case):
     """A slow read: the log says what is waited for, the batch is right when it comes; a hung worker does not stay."""
-    monkeypatch.setattr(loader_module, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(loader_module, "SLOW_BATCH", 0.3)
-    monkeypatch.setattr(loader_module, "LAST_WORDS", 0.5)
+    monkeypatch.setattr(workers_module, "POLL_S", 0.1)
+    monkeypatch.setattr(workers_module, "WARN_AFTER_S", 0.3)
+    monkeypatch.setattr(workers_module, "SHUTDOWN_TIMEOUT_S", 0.5)
     wanted = take(loader_of(ImageFolder(images), 0), 8)
     dataset = Slow(images)
     dataset.seconds = 1.5

@@ -28,8 +28,8 @@ MAX_PIXELS = typer.Option(
     None, "--max-pixels", min=1, help="refuse image files of more pixels; default: the run's data.max_pixels"
 )
 WORKERS = typer.Option(
-    None, "--num-workers", min=0, help="processes that decode images, 0: none besides this one; default: one a "
-                                       "processor core; does not change the result"
+    None, "--num-workers", min=0, help="processes that decode images, 0: this one decodes; default: one per processor "
+                                       "core; does not change the result"
 )
 
 
