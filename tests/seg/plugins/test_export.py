@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 from seg_runs import segment, train
 
+from beitv2_core.export import export_model
 from beitv2_core.exported_model import load_exported
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.heads import AdaptiveAveragePool, resize
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
-from beitv2_seg.plugins.export import export_segmentor
+from beitv2_seg.plugins.export import exportable_segmentor
 from beitv2_seg.reading.exported_segmenter import ExportedSegmenter
 from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
 from beitv2_seg.reading.windows import Windows, image_logits, predict_labels
@@ -80,7 +81,8 @@ def test_pooling_by_a_product_has_the_values_and_gradients_of_adaptive_pooling(s
 def test_512_pixels_where_the_coarsest_map_is_no_multiple_of_the_bins(tmp_path, form):
     """16 x 16 to 6 x 6: the pooling that ONNX has no operator for."""
     model = segmentor(512, 16)
-    description = export_segmentor(model, image_size=(512, 512), classes=CLASSES, path=tmp_path / "model", form=form)
+    description = export_model(exportable_segmentor(model, image_size=(512, 512), classes=CLASSES),
+                               tmp_path / "model", form=form)
     assert all(value < 1e-4 for sizes in description.differences.values() for outputs in sizes.values()
                for value in outputs.values())
     with paddle.no_grad():
@@ -90,7 +92,7 @@ def test_512_pixels_where_the_coarsest_map_is_no_multiple_of_the_bins(tmp_path, 
 @pytest.mark.parametrize("form", FORMS)
 def test_rectangular_windows_label_a_image_as_the_live_model_does(tmp_path, form):
     model = segmentor((64, 96))
-    export_segmentor(model, image_size=(64, 96), classes=CLASSES, path=tmp_path / "model", form=form)
+    export_model(exportable_segmentor(model, image_size=(64, 96), classes=CLASSES), tmp_path / "model", form=form)
     loaded = load_exported(tmp_path / "model", kind="segmenter")
     assert loaded.description.classes == CLASSES
     live, exported, windows = PaddleSegmenter(model), ExportedSegmenter(loaded), Windows((64, 96), (42, 64))

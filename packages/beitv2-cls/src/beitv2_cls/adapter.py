@@ -40,7 +40,7 @@ from beitv2_core.engine.optim import build_optimizer, layer_decay_scale
 from beitv2_core.engine.step import clip_by_global_norm
 from beitv2_core.errors import CheckpointError, ConfigError, MissingDependencyError
 from beitv2_core.models.backbone import BEiTBackbone
-from beitv2_core.weights.remap import EXTRA
+from beitv2_core.rel_pos_index import EXTRA_ROWS
 
 LAYER_SCALE = {"base": 0.1, "large": 1e-5}
 MODELS = {f"BEiTv2_{size}_patch16_{pixels}": (size, pixels) for size in ("base", "large") for pixels in (224, 384)}
@@ -111,7 +111,7 @@ def grid_in(weights: Mapping[str, np.ndarray], source: str) -> tuple[int, int]:
     for name, array in weights.items():
         side = 1.0
         if name.endswith("relative_position_bias_table"):
-            side = (math.sqrt(array.shape[0] - EXTRA) + 1) / 2
+            side = (math.sqrt(array.shape[0] - EXTRA_ROWS) + 1) / 2
         elif name == "pos_embed":
             side = math.sqrt(array.shape[1] - 1)
         else:

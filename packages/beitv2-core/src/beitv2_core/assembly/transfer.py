@@ -11,10 +11,10 @@ import paddle
 
 from ..errors import CheckpointError
 from ..layers.interpolate import bicubic_resize
+from ..weights.keymaps.official import TABLE
 from ..weights.remap import expand_shared_bias, resize_rel_pos_bias
 
 PRETRAINING_ONLY = ("mask_token", "norm.", "lm_head.", "cls_pt_layers.", "cls_pt_norm.", "cls_pt_lm_head.")
-TABLE = "relative_position_bias_table"
 
 
 def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *, source_grid: tuple[int, int],

@@ -19,7 +19,7 @@ _SIZE_KEYS = ("width", "depth", "num_heads")
 class Trunk(NamedTuple):
     """What a source says of its trunk.
 
-    options: keyword arguments of `BEiTBackbone`, as `checkpoint.architecture` describes them.  settings: the same under
+    options: keyword arguments of `BEiTBackbone`, as `weights.architecture` describes them.  settings: the same under
     the names of `config.TrunkConfig`; a table shared by all blocks is `positions: relative` there, because loading
     copies it into every block.  image_size: (height, width) in pixels that its position terms are made for, None where
     it has none.  trained: the source is a run, which knows what weights do not tell (norm_eps, the start of layer

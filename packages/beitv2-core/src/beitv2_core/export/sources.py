@@ -29,7 +29,8 @@ class Exportable(NamedTuple):
 
     graph: layer, images (B, 3, H, W) after mean and std -> one tensor for every name in outputs.  live: the same by the
     model's own methods, {name: array}, never by the graph, which the export turns static; the export is measured
-    against it.  facts: fields of `deployed.Description`: kind, image_size, crop_share, outputs, what else the kind has.
+    against it.  facts: fields of `exported_model.Description`: kind, image_size, crop_share, outputs, what else the kind
+    has.
     """
 
     graph: Any
@@ -95,7 +96,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
                       crop_share: float, reading: Mapping[str, Any] | None = None) -> Exportable:
     """A classifier or segmenter on ImageNet-normalised images: its first output is logits, classes on axis 1.
 
-    reading: how a segmenter's images are read (`deployed.Description.reading`).
+    reading: how a segmenter's images are read (`exported_model.Description.reading`).
     Raises ConfigError where there are not as many names as classes.
     """
     if len(classes) != model.num_classes:

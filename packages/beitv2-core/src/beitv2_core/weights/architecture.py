@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
-import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.rel_pos_index import table_rows, window_of
@@ -37,7 +37,7 @@ class ShapeReader:
     the published models that was taken because nothing told.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray], *, origin: str = "ours",
+    def __init__(self, weights: Mapping[str, NDArray[Any]], *, origin: str = "ours",
                  grid: Optional[tuple[int, int]] = None, hints: Mapping[str, Any] = {},
                  settings: Optional[Mapping[str, Any]] = None):
         self.weights, self.origin, self.grid, self.hints, self.settings = weights, origin, grid, hints, settings

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.identify import IdentifiedWeights, Kinds, ShapesOf, check_shapes
@@ -43,12 +43,12 @@ def is_converted(metadata: Mapping[str, Any]) -> bool:
     return metadata.get("format") == FORMAT
 
 
-def without_kept(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def without_kept(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The tensors of the model alone."""
     return {name: array for name, array in tensors.items() if not name.startswith(KEPT)}
 
 
-def parse_converted(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], kinds: Kinds,
+def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any], kinds: Kinds,
                     shapes_of: ShapesOf) -> IdentifiedWeights:
     """What was written, from a file's tensors and metadata.
 

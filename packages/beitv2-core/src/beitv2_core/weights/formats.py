@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.architecture import NORM_EPS, TRUNK_SETTINGS, grid_of, norm_of
@@ -14,11 +14,11 @@ from beitv2_core.weights.keymaps import clip, dino, huggingface, official, paddl
 from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.remap import expand_shared_bias
 
-Arrays = Mapping[str, np.ndarray]
-Keymap = tuple[Callable[[Arrays], dict[str, np.ndarray]], Callable[..., dict[str, np.ndarray]]]
+Arrays = Mapping[str, NDArray[Any]]
+Keymap = tuple[Callable[[Arrays], dict[str, NDArray[Any]]], Callable[..., dict[str, NDArray[Any]]]]
 
 
-def _same(ours: Arrays, grid: Optional[tuple[int, int]] = None) -> dict[str, np.ndarray]:
+def _same(ours: Arrays, grid: Optional[tuple[int, int]] = None) -> dict[str, NDArray[Any]]:
     return dict(ours)
 
 
@@ -35,7 +35,7 @@ KEYMAPS: dict[str, Keymap] = {
 }
 
 
-def to_format(target: str, kind: Kind, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_format(target: str, kind: Kind, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Names and layouts of a format for our weights, checked that the format has such a model.
 
     Raises CheckpointError for a format this kind, or this architecture, does not exist in, and says which or why.
@@ -52,7 +52,7 @@ def to_format(target: str, kind: Kind, weights: Arrays, architecture: Mapping[st
     return translate(target, kind, weights, architecture)
 
 
-def translate(target: str, kind: Kind, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def translate(target: str, kind: Kind, weights: Arrays, architecture: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Names and layouts of a format for our weights; arrays are views where they can be."""
     keymap = KEYMAPS[kind.official if target == "official" else target]
     trunk = kind.trunk_of(architecture)
@@ -88,7 +88,7 @@ def refusal(target: str, architecture: Mapping[str, Any]) -> Optional[str]:
 
 
 def trunk_alone(kind: Kind, weights: Arrays,
-                architecture: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+                architecture: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Weights and architecture of the trunk inside a model that others can start from (kind `backbone`).
 
     The mask token is left out, a shared table of relative positions is copied into every block; heads are left to the

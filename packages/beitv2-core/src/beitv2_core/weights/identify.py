@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.rel_pos_index import window_of
@@ -40,13 +41,13 @@ class IdentifiedWeights(NamedTuple):
 
     kind: str
     origin: str
-    weights: dict[str, np.ndarray]
+    weights: dict[str, NDArray[Any]]
     architecture: dict[str, Any]
     prefix: str = ""
-    unmapped: Mapping[str, np.ndarray] = {}
+    unmapped: Mapping[str, NDArray[Any]] = {}
     missing_in_source: tuple[str, ...] = ()
     container: str = ""
-    extra: Mapping[str, np.ndarray] = {}
+    extra: Mapping[str, NDArray[Any]] = {}
     others: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     classes: Optional[tuple[str, ...]] = None
@@ -70,7 +71,7 @@ class _Candidate(NamedTuple):
     place: Place
     origin: str
     kinds: list[str]
-    ours: dict[str, np.ndarray]
+    ours: dict[str, NDArray[Any]]
     owned: frozenset[str]
 
     def __str__(self) -> str:
@@ -120,7 +121,7 @@ def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, ori
                              tuple(map(str, others)), tuple(reader.assumed))
 
 
-def tensors_of(kind: Kind, state: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+def tensors_of(kind: Kind, state: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
     """The tensors of a file from where its model of a kind begins, under the file's names without what was before them.
 
     All tensors where no such model was found: who loads them strictly says what is missing.
@@ -251,7 +252,7 @@ def _stored_grid(state: Arrays) -> tuple[int, int] | None:
     return None
 
 
-def identical(there: np.ndarray | None, array: np.ndarray) -> bool:
+def identical(there: NDArray[Any] | None, array: NDArray[Any]) -> bool:
     """Bit for bit the same; views of one place in memory are not read."""
     if there is None or there.dtype != array.dtype or there.shape != array.shape:
         return False

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 
@@ -32,7 +33,7 @@ _DEEPEST, _MOST_PLACES = 8, 64
 class Tensors(NamedTuple):
     """Every tensor of a file by its dotted name, and the dotted name of the dictionary it stood in ("": the top)."""
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, NDArray[Any]]
     container: dict[str, str]
 
 
@@ -54,7 +55,7 @@ class Place(NamedTuple):
 
 def flat(state: Mapping[Any, Any]) -> Tensors:
     """All tensors of nested dictionaries; a dictionary that is referred to twice counts once, the optimizer's never."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     container: dict[str, str] = {}
     waiting, seen = [("", state, 0)], {id(state)}
     while waiting:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import RectBivariateSpline
 
 from beitv2_core.errors import CheckpointError
@@ -15,7 +17,7 @@ SHARED = "rel_pos_bias.relative_position_bias_table"
 Grid = tuple[int, int]
 
 
-def resize_rel_pos_bias(table: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+def resize_rel_pos_bias(table: NDArray[Any], source: Grid, target: Grid) -> NDArray[Any]:
     """A relative position bias table (offsets + 3, heads) of a grid of patches, for another grid.
 
     Offsets are laid out in geometric progression per axis, so that near neighbours keep their biases, and read by a
@@ -36,10 +38,11 @@ def resize_rel_pos_bias(table: np.ndarray, source: Grid, target: Grid) -> np.nda
     offsets = table[:-EXTRA].reshape(rows, columns, -1).astype(np.float64)
     resized = [RectBivariateSpline(y, x, offsets[:, :, head], kx=min(3, rows - 1), ky=min(3, columns - 1), s=0)(
         new_y, new_x).reshape(-1) for head in range(table.shape[1])]
-    return np.concatenate([np.stack(resized, axis=1), table[-EXTRA:]]).astype(table.dtype)
+    whole: NDArray[Any] = np.concatenate([np.stack(resized, axis=1), table[-EXTRA:]]).astype(table.dtype)
+    return whole
 
 
-def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+def _places(old: int, new: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Where the 2 old - 1 offsets of one axis lie, and the 2 new - 1 places to read, inside them."""
     half, reach = old - 1, new - 1
     low, high = 1.01, 1.5
@@ -55,7 +58,7 @@ def _places(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     return known, np.clip(np.arange(-reach, reach + 1, dtype=np.float64), known[0], known[-1])
 
 
-def expand_shared_bias(weights: Mapping[str, np.ndarray], depth: int) -> dict[str, np.ndarray]:
+def expand_shared_bias(weights: Mapping[str, NDArray[Any]], depth: int) -> dict[str, NDArray[Any]]:
     """`weights` with the shared bias table copied into each of `depth` blocks; unchanged where there is none."""
     expanded = {name: array for name, array in weights.items() if name != SHARED}
     if SHARED in weights:

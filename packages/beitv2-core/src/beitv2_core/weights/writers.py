@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.files.atomic import write_atomically
@@ -29,7 +30,7 @@ _ALIGNMENT = 64  # of a storage inside a .pth file, as Torch writes it
 _ROOT = "archive"
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
     """Write tensors and text in the safetensors format.
 
     Raises CheckpointError naming the path where a type has no such format or the disk refuses.
@@ -51,7 +52,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
             file.write(_plain(tensors[name]))
 
 
-def write_torch(path: Path, tensors: Mapping[str, np.ndarray], nest: str | None = None) -> None:
+def write_torch(path: Path, tensors: Mapping[str, NDArray[Any]], nest: str | None = None) -> None:
     """Write tensors as Torch's `.pth` (zip), an ordered dictionary alone or under the key `nest`; needs no Torch.
 
     `torch.load(weights_only=True)` reads it.  Raises CheckpointError naming the path where a type has no storage class
@@ -66,7 +67,7 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray], nest: str | None 
         _entry(archive, file, f"{_ROOT}/version", b"3\n")
 
 
-def write_paddle(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_paddle(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write tensors as a `.pdparams` that `paddle.load` reads: a pickled dictionary of arrays.
 
     Raises CheckpointError naming the path where the disk refuses.  `paddle.save` writes the same from four copies.
@@ -88,13 +89,13 @@ def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
                               "place.") from None
 
 
-def _plain(array: np.ndarray) -> memoryview:
+def _plain(array: NDArray[Any]) -> memoryview:
     """The bytes of an array in row-major, little-endian order."""
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return array.reshape(-1).view(np.uint8).data
 
 
-def _type(table: Mapping[str, str], path: Path, name: str, array: np.ndarray) -> str:
+def _type(table: Mapping[str, str], path: Path, name: str, array: NDArray[Any]) -> str:
     kind = array.dtype.str[1:]
     if kind not in table:
         raise CheckpointError(f"{path}: {name} holds {array.dtype}, which this format has not. Known: "
@@ -110,7 +111,7 @@ def _entry(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | me
     archive.writestr(info, data)
 
 
-def _pickle_program(path: Path, tensors: Mapping[str, np.ndarray], nest: str | None) -> bytes:
+def _pickle_program(path: Path, tensors: Mapping[str, NDArray[Any]], nest: str | None) -> bytes:
     """The pickle of the dictionary: every tensor as `_rebuild_tensor_v2` of a storage that lies in the archive."""
     out = bytearray(b"\x80\x02")  # protocol 2
     if nest is not None:

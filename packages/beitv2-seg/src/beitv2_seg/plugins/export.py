@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beitv2_core.config.sections import pair
 from beitv2_core.errors import ConfigError
-from beitv2_core.export import Exportable, export_model
+from beitv2_core.export import Exportable
 from beitv2_core.export.sources import exportable_logits
-from beitv2_core.exported_model import Description
 from beitv2_seg.assembly import Segmentor, load_segmentor
-from beitv2_seg.model.segmentor import BEiTv2UPerNet
 
 
 def exportable_run(run: str, features: bool) -> Exportable:
@@ -31,7 +28,7 @@ def exportable_of(found: Segmentor) -> Exportable:
     return exportable_segmentor(found.model, image_size=size, classes=found.classes, reading=reading)
 
 
-def exportable_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], classes: Sequence[str],
+def exportable_segmentor(model: Any, *, image_size: tuple[int, int], classes: Sequence[str],
                          reading: Mapping[str, Any] | None = None) -> Exportable:
     """A segmenter as `beitv2 export` wants it: one window in, its logits out.
 
@@ -42,12 +39,3 @@ def exportable_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], c
     model.eval()
     return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,
                              reading=reading)
-
-
-def export_segmentor(model: BEiTv2UPerNet, *, image_size: tuple[int, int], classes: Sequence[str], path: str | Path,
-                     form: str) -> Description:
-    """Write `model` to the new folder `path` and return its description: see `beitv2_core.export.export_model`.
-
-    form: "paddle" or "onnx".  Output: logits (B, classes, height, width).
-    """
-    return export_model(exportable_segmentor(model, image_size=image_size, classes=classes), path, form=form)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _PREFIX = "visual."
 
 
-def from_clip(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def from_clip(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Our names and layouts for the vision tower of a CLIP state dict; the text tower is left out.
 
     `visual.` is stripped where any name has it.  Linear weights and `in_proj_weight` turn from (out, in) to (in, out),
@@ -22,10 +23,10 @@ def from_clip(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: _turned(name, array) for name, array in state.items() if isinstance(array, np.ndarray)}
 
 
-def to_clip(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_clip(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """OpenAI's names and layouts, with `visual.`, for our vision tower.  grid: not needed."""
     return {_PREFIX + name: _turned(name, array) for name, array in ours.items()}
 
 
-def _turned(name: str, array: np.ndarray) -> np.ndarray:
+def _turned(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array.T if array.ndim == 2 and name.endswith((".weight", "in_proj_weight")) else array

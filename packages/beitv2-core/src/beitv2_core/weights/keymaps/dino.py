@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 _PREFIXES = ("module.", "backbone.")
 
 
-def from_dino(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def from_dino(state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Our names and layouts for a DINO backbone.
 
     Takes a released backbone file or a full training checkpoint (then its `teacher`; prefixes `module.` and `backbone.`
@@ -28,10 +29,10 @@ def from_dino(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return ours
 
 
-def to_dino(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_dino(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """The names and layouts of a released DINO backbone for ours.  grid: not needed."""
     return {name: _turned(name, array) for name, array in ours.items()}
 
 
-def _turned(name: str, array: np.ndarray) -> np.ndarray:
+def _turned(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array.T if array.ndim == 2 and name.endswith(".weight") else array

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.weights.keymaps.official import INDEX, TABLE, is_linear_weight
 
@@ -47,7 +48,7 @@ _QKV = re.compile(r"blocks\.(\d+)\.attn\.qkv\.weight")
 _ATTENTION = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.weight")
 
 
-def from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_huggingface(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Our names and layouts for a hub state dict; query, key and value become one projection, the only copy made.
 
     Names that belong to none of the three classes are left out.
@@ -56,7 +57,7 @@ def from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     trunk = {theirs: ours for ours, theirs in _TRUNK.items()}
     heads = {theirs: ours for ours, theirs in _HEADS.items()}
     masked = "lm_head.weight" in state
-    ours: dict[str, np.ndarray] = {}
+    ours: dict[str, NDArray[Any]] = {}
     for name, array in state.items():
         short = name[len(_PREFIX):] if name.startswith(_PREFIX) else name
         found = _ATTENTION.fullmatch(short)
@@ -79,14 +80,14 @@ def from_huggingface(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return ours
 
 
-def to_huggingface(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_huggingface(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """Hub names and layouts for our classifier, backbone or model of masked images; weights are views.
 
     grid: not needed, these classes make their index themselves.
     """
     prefix = _PREFIX if any(name in ours for name in ("head.weight", "lm_head.weight")) else ""
     masked = "lm_head.weight" in ours
-    state: dict[str, np.ndarray] = {}
+    state: dict[str, NDArray[Any]] = {}
     for name, array in ours.items():
         if name in _HEADS:
             state[_HEADS[name]] = _turned(name, array)
@@ -107,7 +108,7 @@ def to_huggingface(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None 
     return state
 
 
-def _turned(name: str, array: np.ndarray) -> np.ndarray:
+def _turned(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array.T if is_linear_weight(name, array) else array
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.rel_pos_index import relative_position_index, table_rows, window_of
 
@@ -16,7 +18,7 @@ _RENAMED = {"embedding.initted": "initted", "running_mean": "_mean", "running_va
 _CODEBOOK = "embedding.weight"
 
 
-def from_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_official(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Our names and layouts for an official state dict.
 
     Linear weights turn from (out, in) to (in, out): they are exactly the 2-D `*.weight` arrays besides the codebook.
@@ -38,14 +40,14 @@ def from_official(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return ours
 
 
-def to_official(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_official(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """Official names and layouts for our weights, with the buffers a strict load of the official model asks for.
 
     grid: window of the relative position tables where it is not square.  What the official code never reads is made as
     it makes it: index of every table, `embed_avg` zero, `embedding.cluster_size` the quantizer's own, batches 0.
     Linear weights are views.
     """
-    state: dict[str, np.ndarray] = {}
+    state: dict[str, NDArray[Any]] = {}
     back = {new: old for old, new in _RENAMED.items()}
     for name, array in ours.items():
         stem, _, last = name.rpartition(".")
@@ -65,12 +67,12 @@ def to_official(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = N
     return state
 
 
-def index_of(name: str, table: np.ndarray, grid: tuple[int, int] | None) -> dict[str, np.ndarray]:
+def index_of(name: str, table: NDArray[Any], grid: tuple[int, int] | None) -> dict[str, NDArray[Any]]:
     """The buffer beside a relative position table, under its name; empty where the window cannot be told."""
     window = grid if grid is not None and table_rows(grid) == len(table) else window_of(len(table))
     return {} if window is None else {name[: -len(TABLE)] + INDEX: relative_position_index(window)}
 
 
-def is_linear_weight(name: str, array: np.ndarray) -> bool:
+def is_linear_weight(name: str, array: NDArray[Any]) -> bool:
     """True for the weight of a Linear layer, by name and rank."""
     return array.ndim == 2 and (name.endswith(".weight") or name == "weight") and not name.endswith(_CODEBOOK)

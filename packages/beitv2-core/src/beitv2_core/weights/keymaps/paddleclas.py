@@ -8,8 +8,10 @@ nest the classifier (`head.fc_head`, `head.fc_norm`).  Layouts are Paddle's, as 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.weights.keymaps.official import INDEX, TABLE, index_of
 
@@ -17,13 +19,13 @@ _HEAD = {"head.": "head.fc_head.", "fc_norm.": "head.fc_norm."}
 _FUSED = "attn.qkv.bias"
 
 
-def from_paddleclas(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_paddleclas(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Our names for a state dict of PaddleClas: the fused bias becomes `q_bias` and `v_bias`, as views.
 
     A bias of the keys adds one number to a whole row of scores, which the softmax takes away again: it is dropped.
     The index buffers and the unused `proj` are dropped too; a patch convolution without bias gets one of zeros.
     """
-    ours: dict[str, np.ndarray] = {}
+    ours: dict[str, NDArray[Any]] = {}
     for name, array in state.items():
         if name.endswith(_FUSED):
             third = len(array) // 3
@@ -37,12 +39,12 @@ def from_paddleclas(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return ours
 
 
-def to_paddleclas(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_paddleclas(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """PaddleClas's names for our weights; the bias of the keys is zero.
 
     grid: window of the tables where it is not square.
     """
-    state: dict[str, np.ndarray] = {}
+    state: dict[str, NDArray[Any]] = {}
     for name, array in ours.items():
         if name.endswith("attn.q_bias"):
             stem = name[: -len("q_bias")]

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.weights.keymaps.official import INDEX, from_official, to_official
 
 
-def from_timm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def from_timm(state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Our names and layouts for a state dict of timm's models `beit*` and `beitv2*`: the official names."""
     return from_official(state)
 
 
-def to_timm(ours: Mapping[str, np.ndarray], grid: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def to_timm(ours: Mapping[str, NDArray[Any]], grid: tuple[int, int] | None = None) -> dict[str, NDArray[Any]]:
     """timm's names and layouts: the official ones without the index buffers, which timm makes itself.
 
     Source: timm models/beit.py, Beit and checkpoint_filter_fn.

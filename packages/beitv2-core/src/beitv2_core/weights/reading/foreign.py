@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.reading.safe_pickle import LEGACY_START, is_torchscript, load_torch_file
@@ -27,7 +28,7 @@ _NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "
 _SPLIT_BY_PADDLE = "UnpackBigParamInfor@@"
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The tensors of a weights file by the file's own names, and whatever else it holds (epoch, args, metadata).
 
     Formats, told apart by content: safetensors, PyTorch (zip, and before 1.6), TorchScript archives, Paddle
@@ -108,7 +109,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from None
 
 
-def _mapped(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _mapped(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
     """Tensors of a safetensors file that its library found sound, as read-only views: nothing is in memory twice."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -124,11 +125,12 @@ def _mapped(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    from safetensors import deserialize
+def _read_bfloat16(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
+    import safetensors
 
     found = {}
-    for name, view in deserialize(path.read_bytes()):
+    read: Any = safetensors.deserialize  # it declares no types
+    for name, view in read(path.read_bytes()):
         if name in names:
             upper = np.frombuffer(view["data"], "<u2")
             if upper.size != math.prod(view["shape"]):

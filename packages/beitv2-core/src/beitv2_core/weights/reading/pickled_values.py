@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 
@@ -58,7 +59,7 @@ class Storage(Frozen):
 
     def __init__(self, dtype: str, numel: int, key: str, source: StorageSource):
         self.dtype, self.numel, self.key, self.source = dtype, numel, key, source
-        self.cached: dict[str, np.ndarray] = {}
+        self.cached: dict[str, NDArray[Any]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +74,7 @@ class Storage(Frozen):
                 "The file is truncated or damaged."
             )
 
-    def values(self, dtype: str) -> np.ndarray:
+    def values(self, dtype: str) -> NDArray[Any]:
         """All numbers of the storage, read-only, after `check`."""
         if dtype not in self.cached:
             self.cached[dtype] = _decode(memoryview(self.source.read(self))[: self.nbytes], dtype)
@@ -92,7 +93,7 @@ class TensorRef(Frozen):
         self.dtype = dtype or storage.dtype
 
     @property
-    def numpy_dtype(self) -> np.dtype:
+    def numpy_dtype(self) -> np.dtype[Any]:
         """The type its array has; bfloat16 is read as float32."""
         return np.dtype("f4" if self.dtype == "bfloat16" else self.dtype)
 
@@ -117,7 +118,7 @@ class TensorRef(Frozen):
                 "elements. The file is damaged, or an expanded tensor was saved."
             )
 
-    def array(self, where: str) -> np.ndarray:
+    def array(self, where: str) -> NDArray[Any]:
         """The tensor, read-only, after `check`."""
         self.check(where)
         if not math.prod(self.size):
@@ -140,7 +141,7 @@ class PickledDtype(Frozen):
     def __setstate__(self, state: Any) -> None:
         self.order = ">" if state[1] == ">" else "<"
 
-    def numpy(self) -> np.dtype:
+    def numpy(self) -> np.dtype[Any]:
         return np.dtype(self.order + self.spec)
 
 
@@ -155,7 +156,7 @@ class PickledArray(Frozen):
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def array(self, where: str) -> np.ndarray:
+    def array(self, where: str) -> NDArray[Any]:
         if type(self.state) is not tuple or len(self.state) != 5 or not isinstance(self.state[2], PickledDtype):
             raise CheckpointError(f"{where}: a numpy array without shape, type or numbers. The file is damaged.")
         _, shape, dtype, fortran, data = self.state
@@ -190,7 +191,7 @@ def item_size(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def _decode(data: memoryview, dtype: str) -> np.ndarray:
+def _decode(data: memoryview, dtype: str) -> NDArray[Any]:
     if dtype == "bfloat16":  # the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))

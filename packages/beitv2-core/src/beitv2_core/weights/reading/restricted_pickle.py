@@ -52,7 +52,7 @@ def _key(value: Any) -> Any:
     return value
 
 
-def _dict(pairs: Iterable[Any] = ()) -> dict:
+def _dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
     return {_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
 
 
@@ -81,7 +81,7 @@ def _encode(text: str, coding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _paddle_eval(text: str, names: dict) -> Any:
+def _paddle_eval(text: str, names: dict[str, Any]) -> Any:
     # Paddle's static-graph files wrap every array in eval("data", {"data": array}); only that one form is understood.
     if text != "data" or not isinstance(names, dict) or set(names) != {"data"}:
         raise CheckpointError(f"the file asks for eval({reprlib.repr(text)}); that is unsafe and was refused.")
@@ -146,7 +146,7 @@ class _Reader:
         return self.file.readline()
 
 
-class _Instructions(dict):
+class _Instructions(dict[int, Callable[..., None]]):
     """The known instructions; looking one up counts it."""
 
     def __init__(self, handlers: dict[int, Callable[..., None]], most: int):
@@ -170,12 +170,12 @@ class RestrictedUnpickler(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: BinaryIO, size: int, source: StorageSource):
-        super().__init__(_Reader(file, size), encoding="utf-8")  # type: ignore[arg-type]
+        super().__init__(_Reader(file, size), encoding="utf-8")
         self.source = source
         self.storages: dict[str, Storage] = {}
         self.known: dict[str, Any] = dict(known_globals())
         self.budget = size + 1024  # items and characters that calls may be given: each stands in the file
-        self.dispatch = _Instructions(_HANDLERS, MOST_INSTRUCTIONS)  # type: ignore[assignment, misc]
+        self.dispatch = _Instructions(_HANDLERS, MOST_INSTRUCTIONS)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)

@@ -188,7 +188,7 @@ def _read_stream(file: BinaryIO, path: Path, make: _TensorMaker) -> Any:
 
 # -- plain data ------------------------------------------------------------------------------------------------------
 
-_Trail = tuple  # (trail of the container, key or index) or ()
+_Trail = tuple[Any, ...]  # (trail of the container, key or index) or ()
 
 
 def _resolve(root: Any, path: Path, make: _TensorMaker) -> Any:
@@ -238,7 +238,7 @@ def _dotted(trail: _Trail) -> str:
     return "".join(reversed(parts)).lstrip(".")
 
 
-def _flatten(module: dict, path: Path) -> dict[str, Any]:
+def _flatten(module: dict[Any, Any], path: Path) -> dict[str, Any]:
     """The state dict of nested modules: every tensor under its dotted name."""
     flat: dict[str, Any] = {}
     waiting, seen = [("", module)], 0

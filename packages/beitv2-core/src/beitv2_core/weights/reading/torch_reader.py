@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.reading.pickled_values import PickledArray, PickledDtype, Record, TensorRef
@@ -45,7 +45,8 @@ def usable_torch() -> ModuleType | None:
         logger.warning("PyTorch %s is installed but cannot be imported (%s); weights are read without it.",
                        version, error)
         return None
-    return torch
+    module: ModuleType = torch
+    return module
 
 
 def load_with_torch(path: Path, torch: ModuleType) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def load_with_torch(path: Path, torch: ModuleType) -> dict[str, Any]:
             f"{path}: PyTorch {torch.__version__} refuses it ({_reason(error)}). If you trust its source, save a plain "
             "dictionary of tensors from it."
         ) from None
-    return _fill(found, theirs, path, torch, {})
+    filled: dict[str, Any] = _fill(found, theirs, path, torch, {})
+    return filled
 
 
 def _harmless_globals() -> list[tuple[Any, str]]:
@@ -105,12 +107,13 @@ def _fill(ours: Any, theirs: Any, path: Path, torch: ModuleType, done: dict[int,
     return result
 
 
-def _array(ref: TensorRef, tensor: Any, path: Path, torch: ModuleType) -> np.ndarray:
+def _array(ref: TensorRef, tensor: Any, path: Path, torch: ModuleType) -> NDArray[Any]:
     if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) == ref.size and tensor.layout == torch.strided:
         tensor = tensor.detach()
         array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         if array.dtype == ref.numpy_dtype:
             array.setflags(write=False)
-            return array
+            numbers: NDArray[Any] = array
+            return numbers
     raise CheckpointError(f"{path}: PyTorch {torch.__version__} reads a tensor of size {ref.size} otherwise than "
                           "it is written. The file is damaged or unsafe.")
