@@ -64,7 +64,7 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
     ) -> dict[str, paddle.Tensor]:
         """Logits (M, K) at the masked patches only, one entry per head."""
         mask = as_tensor(mask)
-        masked_M = paddle.nonzero(mask.flatten()).flatten()
+        masked_M = paddle.nonzero(mask.reshape([-1])).flatten()  # Paddle 2.6 cannot flatten bool
         return {head: self.classify(head, x_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M))
                 for head, x_BTD in self.raw_tokens(images, mask).items()}
 

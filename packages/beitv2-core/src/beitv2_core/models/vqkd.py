@@ -185,18 +185,3 @@ def build_published(name: str, **changes: Any) -> VQKD:
     decoder = BEiTBackbone(image_size=14, patch_size=1, in_chans=32, width=768, depth=depth, num_heads=12,
                            use_abs_pos_emb=True, norm="pool")
     return VQKD(encoder, decoder, **{"num_codes": 8192, "code_dim": 32, "teacher_width": teacher_width, **changes})
-
-
-def vqkd_encoder_base_decoder_1x768x12_clip(**changes: Any) -> VQKD:
-    """The published CLIP tokenizer with a one-block decoder."""
-    return build_published("vqkd_encoder_base_decoder_1x768x12_clip", **changes)
-
-
-def vqkd_encoder_base_decoder_3x768x12_clip(**changes: Any) -> VQKD:
-    """The published CLIP tokenizer with a three-block decoder: the one the paper pretrains with."""
-    return build_published("vqkd_encoder_base_decoder_3x768x12_clip", **changes)
-
-
-def vqkd_encoder_base_decoder_1x768x12_dino(**changes: Any) -> VQKD:
-    """The published DINO tokenizer."""
-    return build_published("vqkd_encoder_base_decoder_1x768x12_dino", **changes)

@@ -127,13 +127,14 @@ class _AttentionHalf(PyLayer):
         sums_BHQ1 = paddle.matmul((dout_BQO * out_BQO).reshape([batch, -1, heads, head_width]),
                                   ones_E1).transpose([0, 2, 1, 3])
         dout_BHQE = dout_BQO.reshape([batch, -1, heads, head_width]).transpose([0, 2, 1, 3])
+        del dout_RO, dout_BQO
         dv_BHTE = paddle.matmul(weights_BHQT, dout_BHQE, transpose_x=True)
         dscores_BHQT = paddle.matmul(dout_BHQE, v_BHTE, transpose_y=True)
         dscores_BHQT.subtract_(sums_BHQ1.expand(dscores_BHQT.shape)).multiply_(weights_BHQT)
         dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
         dq_BHQE = paddle.matmul(dscores_BHQT, k_BHTE).scale_(scale)
         dk_BHTE = paddle.matmul(dscores_BHQT, q_BHQE, transpose_x=True)
-        del dscores_BHQT, dout_RO, dout_BQO, dout_BHQE, sums_BHQ1, weights_BHQT
+        del dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT
         normed_RD = F.layer_norm(x_BTD, [width], gain_D, shift_D, eps).reshape([-1, width])
         if rows_R is None:
             dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
@@ -165,12 +166,12 @@ class _MlpHalf(PyLayer):
         normed_RD = F.layer_norm(x_BQD, [width], gain_D, shift_D, eps).reshape([-1, width])
         hidden_RF = product_and_bias(normed_RD, fc1_DF, fc1_bias_F)
         del normed_RD
-        branch_RD = product_and_bias(F.gelu(hidden_RF), *_scaled(fc2_FD, fc2_bias_D, gamma_D))
+        branch_BQD = product_and_bias(F.gelu(hidden_RF), *_scaled(fc2_FD, fc2_bias_D, gamma_D)).reshape(x_BQD.shape)
         ctx.save_for_backward(x_BQD, hidden_RF)
         ctx.weights = gain_D, shift_D, fc1_DF, fc1_bias_F, fc2_FD, fc2_bias_D, gamma_D
         ctx.wanted = _needs(x_BQD, *ctx.weights, keep_B11)
         ctx.settings = eps, keep_B11
-        return _add_branch(x_BQD, branch_RD.reshape(x_BQD.shape), keep_B11)
+        return _add_branch(x_BQD, branch_BQD, keep_B11)
 
     @staticmethod
     def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:

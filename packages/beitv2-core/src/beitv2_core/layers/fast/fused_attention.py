@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -26,7 +26,7 @@ TOLERANCES = {paddle.float32: 1e-4, paddle.float16: 1e-2, paddle.bfloat16: 5e-2}
 _ALIGNMENT = 8  # elements a row of the mask must be a multiple of
 
 #: softmax(q k^T / sqrt(E) + bias), from q, k and bias
-Formula = Callable[[paddle.Tensor, paddle.Tensor, "paddle.Tensor | None"], paddle.Tensor]
+Formula = Callable[[paddle.Tensor, paddle.Tensor, Optional[paddle.Tensor]], paddle.Tensor]
 _kernel_is_accurate: dict[tuple[Any, ...], bool] = {}  # result of the one check for every device, dtype and shape
 
 
