@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beitv2_core.assembly.loaded_weights import Hints, read_model
 from PIL import Image
 from typer.testing import CliRunner
 
 from beitv2_core.assembly.data import build_masking
 from beitv2_core.assembly.from_architecture import shapes_of
 from beitv2_core.assembly.kinds import find_kind
+from beitv2_core.assembly.loaded_weights import Hints, read_model
 from beitv2_core.assembly.restore import read_config
 from beitv2_core.cli import app
 from beitv2_core.commands.serve import build_views
