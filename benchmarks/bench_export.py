@@ -34,7 +34,7 @@ from beitv2_core.export.sources import exportable_logits
 from beitv2_core.exported_model import load_exported
 from beitv2_core.models.backbone import SIZES
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
-from beitv2_core.models.vqkd import vqkd_encoder_base_decoder_3x768x12_clip
+from beitv2_core.models.vqkd import build_published
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.segmentor import BEiTv2UPerNet
 from beitv2_seg.plugins.export import exportable_segmentor
@@ -58,7 +58,7 @@ def randomised(model: Any) -> Any:
 
 def tokenizer() -> Any:
     """The published architecture with random codes."""
-    return randomised(vqkd_encoder_base_decoder_3x768x12_clip(kmeans_init=False))
+    return randomised(build_published("vqkd_encoder_base_decoder_3x768x12_clip", kmeans_init=False))
 
 
 def classifier() -> Exportable:

@@ -13,9 +13,9 @@ from cases.setting import load_paddle, timed_step
 
 def build_tokenizer() -> Any:
     """The published architecture that the paper pretrains with, with random codes."""
-    from beitv2_core.models.vqkd import vqkd_encoder_base_decoder_3x768x12_clip
+    from beitv2_core.models.vqkd import build_published
 
-    return vqkd_encoder_base_decoder_3x768x12_clip(kmeans_init=False)
+    return build_published("vqkd_encoder_base_decoder_3x768x12_clip", kmeans_init=False)
 
 
 def encode() -> dict[str, Any]:

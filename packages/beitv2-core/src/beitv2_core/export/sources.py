@@ -29,8 +29,8 @@ class Exportable(NamedTuple):
 
     graph: layer, images (B, 3, H, W) after mean and std -> one tensor for every name in outputs.  live: the same by the
     model's own methods, {name: array}, never by the graph, which the export turns static; the export is measured
-    against it.  facts: fields of `exported_model.Description`: kind, image_size, crop_share, outputs, what else the kind
-    has.
+    against it.  facts: fields of `exported_model.Description`: kind, image_size, crop_share, outputs, what else the
+    kind has.
     """
 
     graph: Any
