@@ -12,7 +12,7 @@ import pytest
 from cls_runs import CONFIG, paint, run
 
 from beitv2_cls import compare
-from beitv2_cls.compare import draw_few, find_sets, fine_tune_all, frozen_features
+from beitv2_cls.compare import draw_few, find_sets, fine_tune_all, frozen_features, rows_of
 from beitv2_cls.data import even_shares
 from beitv2_core.errors import BEiTError
 
@@ -145,3 +145,10 @@ def test_knn_numbers_fewer_classes_by_those_that_vote(images, pretrained, tmp_pa
     shown = run("knn", pretrained, "--data", images / "train", "--test", images / "val", "--test-list-file",
                 tmp_path / "two.txt", "-k", "3")
     assert "24 images vote on 2" in shown and "100.00 %" in shown
+
+
+@pytest.mark.parametrize("values, shown", [([0.5], "50.0 %"), ([0.5, 0.7], "60.0 +- 10.0 %")])
+def test_a_spread_is_shown_of_several_seeds_only(values, shown):
+    rows = rows_of({"all": {"pretrained": values, "scratch": [value - 0.1 for value in values]}},
+                   {"pretrained": {}, "random": {}})
+    assert rows[0][1] == shown and rows[0][3] == "+10.0"

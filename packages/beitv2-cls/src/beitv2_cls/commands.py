@@ -242,11 +242,13 @@ def compare(
     figure = output / "figures" / "compare.png"
     draw(table, figure)
     write_text_atomically(output / "summary.json", json.dumps({"top1": table, "frozen": frozen}, indent=1) + "\n")
-    typer.echo(f"top-1 on {len(sets.test)} test images, mean and spread of {seeds} seed(s)")
+    tried = f"mean and spread of {seeds} seeds" if seeds > 1 else "one seed"
+    typer.echo(f"top-1 on {len(sets.test)} test images, {tried}")
     for row in rows_of(table, frozen):
         typer.echo(f"{row[0]:<26}{row[1]:>16}   {row[2]:<24}{row[3]:>7} points")
     typer.echo(f"written: {output / 'summary.json'}")
     typer.echo(f"written: {figure}")
+    typer.echo(f"runs: one folder per training, below {output}")
 
 
 def shown(text: str) -> str:

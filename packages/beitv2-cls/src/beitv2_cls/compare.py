@@ -170,14 +170,17 @@ def frozen_features(sets: Sets, pretrained: str, *, train_images: int, test_imag
 
 
 def rows_of(table: dict[str, dict[str, list[float]]], frozen: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
-    """(what, pretrained, compared with, gain in points) as text."""
+    """(what, pretrained, compared with, gain in points) as text; one seed has no spread."""
+
+    def mean_and_spread(values: list[float]) -> str:
+        spread = f" +- {100 * float(np.std(values)):.1f}" if len(values) > 1 else ""
+        return f"{100 * float(np.mean(values)):.1f}{spread} %"
+
     rows: list[tuple[str, ...]] = []
     for labels, starts in table.items():
-        means = {start: 100 * float(np.mean(values)) for start, values in starts.items()}
-        spread = {start: 100 * float(np.std(values)) for start, values in starts.items()}
-        rows.append((f"fine-tuned, {labels} labels", f"{means['pretrained']:.1f} +- {spread['pretrained']:.1f} %",
-                     f"scratch {means['scratch']:.1f} +- {spread['scratch']:.1f} %",
-                     f"{means['pretrained'] - means['scratch']:+.1f}"))
+        gain = 100 * float(np.mean(starts["pretrained"]) - np.mean(starts["scratch"]))
+        rows.append((f"fine-tuned, {labels} labels", mean_and_spread(starts["pretrained"]),
+                     f"scratch {mean_and_spread(starts['scratch'])}", f"{gain:+.1f}"))
     for what, value in frozen["pretrained"].items():
         other = frozen["random"][what]
         rows.append((what, f"{100 * value:.1f} %", f"random {100 * other:.1f} %", f"{100 * (value - other):+.1f}"))

@@ -62,4 +62,5 @@ def codebook(
             typer.echo(f"{key}: {100 * value:.4g} %")
         else:
             typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
-    typer.echo(f"figures: {folder / 'code_histogram.png'}, {folder / 'code_gallery.png'}")
+    for name in ("codebook.json", "code_histogram.png", "code_gallery.png"):
+        typer.echo(f"written: {folder / name}")

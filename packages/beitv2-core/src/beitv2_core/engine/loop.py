@@ -181,6 +181,8 @@ class TrainLoop:
                 for callback in self.on_finish:
                     callback(self.run_folder, summary)
             self.run_folder.summarise(summary)
+            log.info("%s: finished after step %d; give this folder to the commands that take a run",
+                     self.run_folder.path, self.step)
         return summary
 
     def _epoch(self, step: int) -> int:
