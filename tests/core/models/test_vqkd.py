@@ -148,7 +148,7 @@ def test_names_without_weight_decay_exist():
 @pytest.mark.parametrize("name", sorted(vqkd.PUBLISHED))
 def test_a_published_name_builds_its_decoder_depth_and_teacher_width(name, monkeypatch):
     monkeypatch.setitem(vqkd.SIZES, "base", {"width": 24, "depth": 1, "num_heads": 2})  # 86 M weights are not the point
-    model = getattr(vqkd, name)(kmeans_iters=3)
+    model = vqkd.build_published(name, kmeans_iters=3)
     assert (model.num_codes, model.code_dim, tuple(model.grid)) == (8192, 32, (14, 14))
     assert model.decoder.depth == (3 if "_3x768" in name else 1)
     assert model.teacher_width == model.decode_task_layer[2].weight.shape[1] == (768 if "dino" in name else 512)

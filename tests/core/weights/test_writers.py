@@ -11,7 +11,7 @@ from model_files import assert_same_tensors
 from safetensors.numpy import load_file
 
 from beitv2_core.errors import CheckpointError
-from beitv2_core.weights import writers
+from beitv2_core.files import atomic
 from beitv2_core.weights.reading.foreign import read_tensors
 from beitv2_core.weights.writers import write_paddle, write_safetensors, write_torch
 
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_old_file_alone(tensors, tmp_path, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writers.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"x\.pth: could not be written: .*No space left"):
         write_torch(path, tensors)
     assert path.read_bytes() == b"old"
