@@ -20,6 +20,7 @@ from beitv2_core.planning.cost import Cost, LayerCosts
 from beitv2_core.planning.devices import GB, find_device
 from beitv2_core.planning.run import PlannedRun, Schedule, estimated_speed, measured_speed, memory, work
 from beitv2_core.planning.table import as_json, dividing, memory_rows
+from beitv2_core.teachers import TEACHERS
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs"
@@ -90,7 +91,7 @@ def test_the_table_shows_what_the_json_holds():
     ([PRETRAIN, "--images", IMAGENET, "--measured", "gone.json"], "--measured gone.json: cannot be read"),
     ([CONFIGS / "pretrain/digit_scenes.yml"], "Set tokenizer.weights to its run or to its YAML file"),
     ([CONFIGS / "tokenizer/vqkd_base_1x768x12_clip.yml", "teacher.name=sam", "--images", IMAGENET],
-     "teacher.name: there is no 'sam'. Known: clip, dino, hog"),
+     f"teacher.name: there is no 'sam'. Known: {', '.join(TEACHERS)}"),
     ([CONFIGS / "_base_/optim_adamw.yml"], "kind: is missing"),
 ])
 def test_errors_are_named(monkeypatch, tmp_path, arguments, message):

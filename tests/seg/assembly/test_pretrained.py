@@ -8,13 +8,14 @@ import re
 
 import pytest
 from own_data import config_file, write_data
+from paddle import nn
 from seg_runs import segment
 
 from beitv2_core.assembly import build_training
 from beitv2_core.assembly.restore import save_untrained
 from beitv2_core.config import parse_config
 from beitv2_core.errors import ConfigError
-from beitv2_seg.assembly import build_segmentation
+from beitv2_seg.assembly import build_model, build_segmentation
 from beitv2_seg.assembly.pretrained import with_pretrained_settings
 from beitv2_seg.config import read_config_file
 
@@ -41,6 +42,25 @@ def pretrained(tmp_path_factory):
 def data(tmp_path):
     write_data(tmp_path / "data")
     return tmp_path / "data"
+
+
+class OneLayer(nn.Layer):
+    """A head that takes nothing but classes and backbone."""
+
+    def __init__(self, num_classes, backbone):
+        super().__init__()
+        self.num_classes, self.backbone = num_classes, backbone
+        self.classify = nn.Conv2D(backbone.feat_channels[0], num_classes, 1)
+
+
+def test_a_head_without_channels_starts_from_a_pretrained_model(data, tmp_path, pretrained, offer):
+    offer("beitv2.segment.models", OneLayer=OneLayer)
+    path = config_file(data, tmp_path, output=str(tmp_path / "run"))
+    config = read_config_file(str(path), opts=["model={_inherited_: false, type: OneLayer, num_classes: 3, "
+                                               f"backbone: {{type: BEiTv2, pretrained: {pretrained}}}}}"])
+    found = with_pretrained_settings(config).model
+    assert found.backbone.options()["depth"] == 4 and "channels" not in found.options()
+    assert build_model(with_pretrained_settings(config), pretrained=False).classify.weight.shape[:2] == [3, 12]
 
 
 def test_width_depth_heads_patch_layer_scale_size_and_channels_follow_the_run(data, tmp_path, pretrained, caplog):

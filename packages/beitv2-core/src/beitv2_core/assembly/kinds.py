@@ -31,6 +31,11 @@ def find_kind(name: str) -> Kind:
     return kind
 
 
+def kinds_trained_by(run: str) -> tuple[str, ...]:
+    """The kinds of models that a run of this kind trains ("segment": those of all installed heads)."""
+    return tuple(kind.name for kind in known_kinds().values() if kind.run == run)
+
+
 def kinds_that_start_others() -> list[str]:
     """The kinds with a trunk that other models can start from."""
     return [kind.name for kind in known_kinds().values() if kind.backbone is not None]

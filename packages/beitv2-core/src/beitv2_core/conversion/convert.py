@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,32 @@ from ..weights.remap import resize_rel_pos_bias
 from ..weights.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
 
 log = logging.getLogger("beitv2_core")
-TARGETS = ("ours", "official", "huggingface", "timm", "paddleclas")
-SUFFIXES = {"ours": ".safetensors", "official": ".pth", "timm": ".safetensors", "paddleclas": ".pdparams"}
-#: formats with a place for names of classes
-NAMED = ("ours", "huggingface")
+State = Mapping[str, np.ndarray]
+
+
+def _write_folder(dst: Path, found: IdentifiedWeights, state: State) -> None:
+    with whole_or_absent(dst / "config.json") as file:
+        config = config_of(found.architecture, found.classes)
+        file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
+
+
+class Target(NamedTuple):
+    """How a format is written.  suffix: end of the file's name, "" for a folder; named: it holds names of classes."""
+
+    suffix: str
+    write: Callable[[Path, IdentifiedWeights, State], None]
+    named: bool = False
+
+
+#: by format, all of `weights.kind.IMAGE_FORMATS`
+TARGETS = {
+    "ours": Target(".safetensors", lambda dst, found, _: write_converted(dst, found, find_kind(found.kind)), True),
+    "official": Target(".pth", lambda dst, found, state: write_torch(dst, state, find_kind(found.kind).nest)),
+    "huggingface": Target("", _write_folder, True),
+    "timm": Target(".safetensors", lambda dst, _, state: write_safetensors(dst, state, {"format": "pt"})),
+    "paddleclas": Target(".pdparams", lambda dst, _, state: write_paddle(dst, state)),
+}
 
 
 class Converted(NamedTuple):
@@ -56,7 +78,7 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
                  classes: Sequence[str] | None = None) -> Converted:
     """Write the model in `src` to `dst` in another format; returns what was written.
 
-    src: run folder, .pdckpt, weights file of any format, or a folder of transformers.  dst: a file (`SUFFIXES`), a
+    src: run folder, .pdckpt, weights file of any format, or a folder of transformers.  dst: a file (`TARGETS`), a
     folder for huggingface.  image_size: (height, width) its position terms are fitted to: bias tables in geometric
     progression, absolute positions bicubically, as the official loader.  backbone: write the trunk alone.
     classes: names of the classes, in the order of the logits (default: those of the source); the formats `ours` and
@@ -70,9 +92,11 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     src, dst = Path(src), Path(dst)
     if to not in TARGETS:
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
-    if classes is not None and to not in NAMED:
-        raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {' and '.join(NAMED)} do. "
-                          "Leave it out; whoever reads the file needs the names beside it.")
+    target = TARGETS[to]
+    if classes is not None and not target.named:
+        named = " and ".join(name for name, other in TARGETS.items() if other.named)
+        raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {named} do. Leave it out; "
+                          "whoever reads the file needs the names beside it.")
     _check_target(src, dst, to, force)
     found = read_model(src, hints or Hints())
     taken = found.taken()
@@ -88,20 +112,15 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         state = {} if to == "ours" else _state_of(found, to)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from None
-    left_out = 0
-    if to == "ours":
-        write_converted(dst, found, find_kind(found.kind))
-        tensors = len(found.weights)
-    else:
-        left_out = 0 if to == found.origin else len(found.unmapped)
-        _write(dst, to, found, state)
-        tensors = len(state)
+    target.write(dst, found, state)
+    tensors = len(found.weights if to == "ours" else state)
+    left_out = 0 if to in ("ours", found.origin) else len(found.unmapped)
     if to == "paddleclas" and "fc_norm.weight" in found.weights:
         log.warning("%s: PaddleClas's own class pools the class token and does not read head.fc_norm: its outputs "
                     "differ from this model's. Write it with `--to ours`, for the classes this project registers "
                     "there.", dst)
     names = len(found.classes or ())
-    written, unwritten = (names, 0) if to in NAMED else (0, names)
+    written, unwritten = (names, 0) if target.named else (0, names)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
                      len(found.unmapped) if to == "ours" else 0, left_out, taken, written, unwritten)
 
@@ -191,24 +210,10 @@ def state_in_origin(found: IdentifiedWeights) -> dict[str, np.ndarray]:
     return _state_of(found, found.origin)
 
 
-def _write(dst: Path, to: str, found: IdentifiedWeights, state: Mapping[str, np.ndarray]) -> None:
-    if to == "official":
-        write_torch(dst, state, find_kind(found.kind).nest)
-    elif to == "timm":
-        write_safetensors(dst, state, {"format": "pt"})
-    elif to == "paddleclas":
-        write_paddle(dst, state)
-    else:
-        with whole_or_absent(dst / "config.json") as file:
-            config = config_of(found.architecture, found.classes)
-            file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
-        write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
-
-
 def _check_target(src: Path, dst: Path, to: str, force: bool) -> None:
     if not src.exists():
         raise CheckpointError(f"{src}: no such run folder, checkpoint or weights file. Check the path.")
-    suffix = SUFFIXES.get(to)
+    suffix = TARGETS[to].suffix
     if suffix and dst.suffix != suffix:
         raise CheckpointError(f"{dst}: expected a name ending in {suffix} for --to {to}.")
     written = dst if suffix else dst / "model.safetensors"

@@ -7,7 +7,7 @@ import logging
 from typing import Any, NamedTuple
 
 from beitv2_core.assembly import set_weights
-from beitv2_core.assembly.kinds import find_kind
+from beitv2_core.assembly.kinds import kinds_trained_by
 from beitv2_core.assembly.loaded_weights import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint
 from beitv2_core.config import parse_config
@@ -40,7 +40,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
 
     Raises CheckpointError for a checkpoint of another kind, ConfigError for lone weights without settings.
     """
-    found = read_checkpoint(source, wanted=("segmentation",), unknown=True)
+    found = read_checkpoint(source, wanted=kinds_trained_by("segment"), unknown=True)
     if found.config:
         kept = parse_config(found.config, source=str(found.path))
         if not isinstance(kept, SegmentConfig):
@@ -54,7 +54,8 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
     model = build_model(config, pretrained=False)
     weights = found.weights
-    if not found.config and (found.model is None or find_kind(found.model.kind).run != "segment"):  # an unknown head
+    known = found.model is not None and found.model.kind in kinds_trained_by("segment")
+    if not found.config and not known:  # the weights of a head without a `Kind`
         weights = read_weights_for(model.state_dict(), found.path)
     set_weights(model, weights, str(found.path))
     model.eval()
