@@ -24,7 +24,6 @@ from beitv2_core.data.rng import SampleRng
 from beitv2_core.errors import CheckpointError
 from beitv2_core.exported_model import load_exported
 
-pytest.importorskip("beitv2_seg")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/extension.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))

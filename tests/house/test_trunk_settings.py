@@ -6,8 +6,7 @@ from __future__ import annotations
 import inspect
 from typing import get_args
 
-import pytest
-
+from beitv2_cls.config import TRUNK
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.trunk import _OPTIONS
 from beitv2_core.config.sections import DataConfig, TrunkConfig
@@ -35,9 +34,8 @@ def test_the_settings_of_a_run_give_every_keyword():
 
 
 def test_every_trunk_setting_is_taken_over_by_a_classifier():
-    config = pytest.importorskip("beitv2_cls.config")
     rates = {"drop_rate", "attn_drop_rate", "drop_path", "size"}  # of this training; a name for width, depth, heads
-    assert set(TrunkConfig.model_fields) - rates <= config.TRUNK
+    assert set(TrunkConfig.model_fields) - rates <= TRUNK
 
 
 def test_every_data_set_says_which_settings_it_does_not_read():
