@@ -28,21 +28,23 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
     "checkpoint": {"errors", "files", "weights"},
-    "config": {"_entry_points", "errors", "pixels"},
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
+    "datasets": {"data"},  # when images are opened: settings are read without it
+    "config": {"_entry_points", "datasets", "errors", "pixels"},
     "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
     "exported_model": {"data", "errors", "files", "runtime"},  # runs where no Paddle is
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
-    "assembly": {"_entry_points", "checkpoint", "config", "data", "engine", "errors", "files", "layers", "masking",
-                 "models", "pixels", "planning", "teachers", "viz", "weights"},
+    "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
+                 "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
     "conversion": {"assembly", "errors", "weights"},
-    "evaluation": {"assembly", "config", "data", "engine", "errors", "exported_model", "files", "pixels", "viz"},
+    "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "pixels",
+                   "viz"},
     "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
-    "commands": {"assembly", "config", "conversion", "data", "errors", "evaluation", "export", "exported_model",
-                 "files", "pixels", "planning", "runtime", "serve", "viz", "weights"},
+    "commands": {"assembly", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
+                 "exported_model", "files", "pixels", "planning", "runtime", "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A keyword of the trunk and a data set are known in every place that lists them: a new one cannot be forgotten."""
+"""A keyword of the trunk is known in every place that lists it: a new one cannot be forgotten."""
 
 from __future__ import annotations
 
 import inspect
-from typing import get_args
 
 from beitv2_cls.config import TRUNK
 from beitv2_core.assembly.models import trunk_options
 from beitv2_core.assembly.trunk import _OPTIONS
-from beitv2_core.config.sections import DataConfig, TrunkConfig
-from beitv2_core.config.unread import UNREAD_BY_DATASET
+from beitv2_core.config.sections import TrunkConfig
 from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.weights.architecture import TRUNK_SETTINGS
 
@@ -36,7 +34,3 @@ def test_the_settings_of_a_run_give_every_keyword():
 def test_every_trunk_setting_is_taken_over_by_a_classifier():
     rates = {"drop_rate", "attn_drop_rate", "drop_path", "size"}  # of this training; a name for width, depth, heads
     assert set(TrunkConfig.model_fields) - rates <= TRUNK
-
-
-def test_every_data_set_says_which_settings_it_does_not_read():
-    assert set(get_args(DataConfig.model_fields["dataset"].annotation)) == set(UNREAD_BY_DATASET)

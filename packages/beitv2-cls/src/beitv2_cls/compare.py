@@ -23,6 +23,7 @@ from beitv2_core.commands.trials import run_side_by_side, run_trial
 from beitv2_core.config import load_config
 from beitv2_core.data import eval_batches
 from beitv2_core.data.sources.sample import spread
+from beitv2_core.datasets import SOURCES
 from beitv2_core.errors import ConfigError
 from beitv2_core.evaluation.evaluate import linear_probe, pooled_features
 from beitv2_core.files.atomic import write_text_atomically
@@ -61,15 +62,15 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
     """
     found = load_config(config, [*settings, f"pretrained.weights={pretrained!r}", f"output={str(folder)!r}"],
                         FinetuneConfig)
-    data = found.data
+    source = SOURCES[found.data.dataset]
     train = training_set(found)
     test = validation_set(found, train.classes)
     if test is None:
         raise ConfigError("validation.root: a comparison is measured on test images. Set it to a folder of class "
                           "folders that are not trained on (validation.root=FOLDER).")
     refuse_shared(train, test, "data.root and validation.root: a comparison is measured on images not trained on")
-    if few_labels and data.dataset == "shards":
-        raise ConfigError(f"--few-labels {few_labels}: no part of tar files can be chosen. Give --few-labels 0 to "
+    if few_labels and not {"size", "list_file"} & set(source.reads):
+        raise ConfigError(f"--few-labels {few_labels}: no part of {source.noun} can be chosen. Give --few-labels 0 to "
                           "leave this comparison out, or a folder of class folders.")
     if few_labels and not len(train.classes) <= few_labels < len(train):
         raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "
@@ -90,7 +91,7 @@ def fine_tune_all(sets: Sets, config: Path, pretrained: str, folder: Path, *, se
 
     As many runs at once as there are processor cores, one thread each: small models gain little from more threads.
     few_labels: images of the runs with few labels, as many of each class as there are, drawn by the seed and listed in
-    `few_labels_N_seedS.txt` (digit_scenes: the first ones); 0: no such runs.
+    `few_labels_N_seedS.txt` (drawn ones: the first); 0: no such runs.
     Raises BEiTError with the last lines of a run that fails.
     """
     trials = [Trial(start, labels, seed) for labels in (None, few_labels or None)[:2 if few_labels else 1]
@@ -114,7 +115,7 @@ def fine_tune_all(sets: Sets, config: Path, pretrained: str, folder: Path, *, se
 
 def _few(sets: Sets, folder: Path, count: int, seed: int) -> list[str]:
     """The settings of a run with few labels."""
-    if sets.config.data.dataset == "digit_scenes":
+    if "size" in SOURCES[sets.config.data.dataset].reads:
         return [f"data.size={count}"]
     path = folder / f"few_labels_{count}_seed{seed}.txt"
     lines = [f"{sets.train.paths[number]}\t{sets.train.classes[sets.train.labels[number]]}\n"
@@ -154,7 +155,7 @@ def frozen_features(sets: Sets, pretrained: str, *, train_images: int, test_imag
     """Linear probe and kNN of the pretrained trunk's mean patch feature and a random one's: {start: {what: top-1}}."""
     backbone = load_backbone(pretrained)
     train, test = sets.train, sets.test
-    if sets.config.data.dataset == "digit_scenes":  # drawn: any part is as good as another
+    if SOURCES[sets.config.data.dataset].split:  # drawn: any part is as good as another
         train = build_dataset(sets.config.data, split="train", size=train_images)
         test = build_dataset(sets.config.data, split="test", size=test_images)
     parts, crop_share = (spread(train, train_images), spread(test, test_images)), sets.config.validation.crop_share

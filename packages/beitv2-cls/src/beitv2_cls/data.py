@@ -7,7 +7,6 @@ Training images decide the classes; everything measured later is numbered by the
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from beitv2_core.assembly import build_dataset
 from beitv2_core.assembly.data import reading_of
 from beitv2_core.assembly.held_out import named_images
 from beitv2_core.config.sections import DataConfig
-from beitv2_core.data import DigitScenes, Reading
-from beitv2_core.data.sources.folder import real_paths
+from beitv2_core.data import Reading
+from beitv2_core.datasets import DRAWN, SOURCES
 from beitv2_core.errors import ConfigError, DataError
 
 log = logging.getLogger("beitv2_cls")
@@ -43,17 +42,18 @@ def build_data(config: LabelledRunConfig) -> tuple[Any, Any]:
 
 def _refuse_unread(config: LabelledRunConfig) -> None:
     dataset, check = config.data.dataset, config.validation
+    source = SOURCES[dataset]
     usual = type(check).model_fields["size"].default
-    if dataset == "digit_scenes" and check.root is not None:
-        raise ConfigError(f"validation.root: {check.root} came; data.dataset: digit_scenes is measured on its own test "
+    if source.split and check.root is not None:
+        raise ConfigError(f"validation.root: {check.root} came; data.dataset: {dataset} is measured on its own test "
                           "images. Leave it out, or train on images of the same classes (data.dataset=folder).")
-    if dataset != "folder" and check.list_file is not None:
+    if "list_file" not in source.reads and check.list_file is not None:
         raise ConfigError(f"validation.list_file: {check.list_file} came; data.dataset: {dataset} does not read it. "
                           "Leave it out.")
     if check.list_file is not None and check.root is None:
         raise ConfigError(f"validation.list_file: {check.list_file} came without the folder its paths are below. Add "
                           "validation.root=FOLDER.")
-    if dataset != "digit_scenes" and check.size != usual:
+    if not source.split and check.size != usual:
         log.warning("validation.size: %d is not read: data.dataset is %s, all images of validation.root are measured.",
                     check.size, dataset)
 
@@ -69,7 +69,7 @@ def training_set(config: LabelledRunConfig) -> Any:
     if asked is not None and asked != len(classes):
         raise ConfigError(f"model.num_classes is {asked}, {train_set!r} has {len(classes)}. Set "
                           f"model.num_classes={len(classes)} or give the data the setting is meant for.")
-    empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
+    empty = classes_without_images(train_set)
     if empty:
         from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
         advice = "The labels count from 1: number the classes from 0, or write names" if from_1 else \
@@ -85,8 +85,8 @@ def validation_set(config: LabelledRunConfig, classes: Sequence[str]) -> Any:
     Training images are not looked at.  Raises DataError for images of other classes.
     """
     data, check = config.data, config.validation
-    if data.dataset == "digit_scenes":
-        return _test_scenes(data, check.size, classes)
+    if SOURCES[data.dataset].split:
+        return _test_split(data, check.size, classes)
     if check.root is None:
         return None
     changed = data.model_copy(update={"root": check.root, "list_file": check.list_file})
@@ -96,19 +96,19 @@ def validation_set(config: LabelledRunConfig, classes: Sequence[str]) -> Any:
 
 def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | None, classes: Sequence[str], *,
               image_size: Any, named: bool = True) -> Any:
-    """The images `beitv2 evaluate` is given: a folder of class folders, a list file below it, tar files, digit_scenes.
+    """The images `beitv2 evaluate` is given: a folder of class folders, a list file below it, tar files, drawn images.
 
     config: of the run that is measured, whose images are read in the same way; None for a lone file.  named: False
     where the classes have numbers only: a folder of exactly as many class folders then names them, in sorted order.
     """
     trained_on = None if config is None else config.data
-    if data == "digit_scenes":
+    if data in DRAWN:
         if list_file is not None:
-            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, no list names them. Leave it out.")
-        return _test_scenes(scenes_of(trained_on, image_size), 1000 if config is None else config.validation.size,
-                            classes)
+            raise ConfigError(f"--list-file {list_file}: {data} are drawn, no list names them. Leave it out.")
+        return _test_split(drawn_like(data, trained_on, image_size), 1000 if config is None else config.validation.size,
+                           classes)
     settings = folder_settings(data, list_file, image_size, trained_on)
-    if not named and list_file is None and settings.dataset == "folder":
+    if not named and list_file is None and SOURCES[settings.dataset].opens().class_folders:
         folders = build_dataset(settings, with_classes=True, setting="--data")
         if len(folders.classes) == len(classes):
             log.info("--data %s: the model's classes have no names; its %d folders are taken for them in sorted order "
@@ -117,18 +117,19 @@ def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | Non
     return _labelled(settings, classes, "--data", "--list-file")
 
 
-def scenes_of(trained_on: DataConfig | None, image_size: Any) -> DataConfig:
-    """Settings of drawn images: those a run was trained with, or, for another run, of its image size."""
-    if trained_on is not None and trained_on.dataset == "digit_scenes":
+def drawn_like(name: str, trained_on: DataConfig | None, image_size: Any) -> DataConfig:
+    """Settings of drawn images: those a run was trained with, or, for a run on others, of its image size."""
+    if trained_on is not None and trained_on.dataset == name:
         return trained_on
-    return DataConfig(dataset="digit_scenes", size=1, image_size=image_size)
+    return DataConfig(dataset=name, size=1, image_size=image_size)
 
 
 def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_on: DataConfig | None) -> DataConfig:
     """Settings of a folder, or of tar files, that are read as a run's training images were."""
     found = named_images(root, image_size, Reading() if trained_on is None else reading_of(trained_on))
-    if list_file is not None and found.dataset == "shards":
-        raise ConfigError(f"{list_file}: no list names a part of tar files ({root}), read whole. Leave it out.")
+    source = SOURCES[found.dataset]
+    if list_file is not None and "list_file" not in source.reads:
+        raise ConfigError(f"{list_file}: no list names a part of {source.noun} ({root}), read whole. Leave it out.")
     return found if list_file is None else found.model_copy(update={"list_file": str(list_file)})
 
 
@@ -136,14 +137,14 @@ def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | N
                    image_size: Any, sizes: tuple[int, int]) -> tuple[Any, Any]:
     """Labelled images that vote, and others of the same classes to classify, of `beitv2 knn`.
 
-    config: settings of the backbone's run, or None; sizes: numbers of both, of digit_scenes.
+    config: settings of the backbone's run, or None; sizes: numbers of both, of drawn ones.
     Raises ConfigError without images to classify, DataError for other classes and for images that are in both sets.
     """
-    if data == "digit_scenes":
+    if data in DRAWN:
         if (test or data) != data or list_file is not None or test_list_file is not None:
-            raise ConfigError("--data digit_scenes: its own test images are classified. Leave --test, --list-file and "
+            raise ConfigError(f"--data {data}: its own test images are classified. Leave --test, --list-file and "
                               "--test-list-file out.")
-        scenes = scenes_of(None if config is None else config.data, image_size)
+        scenes = drawn_like(data, None if config is None else config.data, image_size)
         return build_dataset(scenes, split="train", size=sizes[0]), build_dataset(scenes, split="test", size=sizes[1])
     if test is None:
         raise ConfigError("--test: required with --data FOLDER. Give the folder of the images to classify.")
@@ -158,7 +159,7 @@ def neighbour_sets(config: Any, data: str, test: str | None, list_file: Path | N
 
 def refuse_shared(one: Any, other: Any, what: str) -> None:
     """DataError where two data sets share an image file; `what`: the two settings, and what must not be measured."""
-    first, second = _files(one), _files(other)
+    first, second = one.files_read(), other.files_read()
     shared = first & second
     if shared:
         raise DataError(f"{what}: {len(shared)} of {len(second)} files are in both (the first: {min(shared)}). "
@@ -167,8 +168,8 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
 
 def warn_shared(train_set: Any, validation: Any) -> None:
     """Say how many of the validation images a run is trained on: its accuracy then says little about others."""
-    tested = _files(validation)
-    shared = _files(train_set) & tested
+    tested = validation.files_read()
+    shared = train_set.files_read() & tested
     if shared:
         log.warning("validation.root: %d of %d files are training images too (the first: %s): the accuracy measured "
                     "there says little about other images. Give other images.", len(shared), len(tested), min(shared))
@@ -189,7 +190,9 @@ def even_shares(available: np.ndarray, count: int) -> np.ndarray:
 
 
 def classes_without_images(dataset: Any) -> list[str]:
-    """Names of the classes that no image of a labelled data set belongs to."""
+    """Names of the classes that no image of a labelled data set belongs to; none where images are drawn."""
+    if not hasattr(dataset, "labels"):
+        return []
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
     return [dataset.classes[i] for i in np.flatnonzero(counts == 0)]
 
@@ -204,19 +207,9 @@ def _labelled(data: DataConfig, classes: Sequence[str], setting: str, list_setti
     return found
 
 
-def _test_scenes(data: DataConfig, size: int, classes: Sequence[str]) -> Any:
-    scenes = build_dataset(data, split="test", size=size)
-    known = [str(digit) for digit in range(10)]
-    if list(classes) != known:
-        raise DataError(f"digit_scenes: their classes are {few(known, 10)}, the model's are {few(classes)}. Give "
-                        "images of the model's classes.")
-    return scenes
-
-
-def _files(dataset: Any) -> set[str]:
-    """Every file of a data set, as a path that is the same however it was given; none of drawn images."""
-    if isinstance(dataset, DigitScenes):
-        return set()
-    if hasattr(dataset, "files"):  # tar files
-        return {os.path.realpath(path) for path in dataset.files}
-    return set(real_paths(dataset.root, dataset.paths))
+def _test_split(data: DataConfig, size: int, classes: Sequence[str]) -> Any:
+    test = build_dataset(data, split="test", size=size)
+    if list(classes) != test.classes:
+        raise DataError(f"{data.dataset}: their classes are {few(test.classes, 10)}, the model's are {few(classes)}. "
+                        "Give images of the model's classes.")
+    return test

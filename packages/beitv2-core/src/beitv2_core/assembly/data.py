@@ -11,20 +11,12 @@ from typing import Any, Callable, Union
 from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig
 from ..config.sections import DataConfig, MaskConfig
-from ..data import (
-    DigitScenes,
-    ImageFolder,
-    Loader,
-    MimTransform,
-    Reading,
-    ResumableSampler,
-    ShardSet,
-    TokenizerTransform,
-)
+from ..data import Loader, MimTransform, Reading, ResumableSampler, TokenizerTransform
+from ..data.sources.sample import Asked
+from ..datasets import SOURCES
 from ..engine import distributed
 from ..errors import ConfigError
 from ..masking import MASKINGS
-from ..pixels.size import pair
 
 log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
@@ -40,33 +32,21 @@ def build_dataset(
     with_classes: bool = False, classes: Sequence[str] | None = None, setting: str = "data.root",
     list_setting: str = "data.list_file"
 ) -> Any:
-    """The images of the settings; `split` ("train", "test") and `size` choose among drawn images only.
+    """The images of the settings; `split` ("train", "test") and `size` choose where there is a split.
 
     classes: the names that labels are numbers of; setting, list_setting: what the user gave folder and list by.
-    Raises ConfigError where a folder or shards are asked for a split or a size: they are what they are.
+    Raises ConfigError where images without a split are asked for one or for a size: they are what they are.
     """
-    if data.dataset == "digit_scenes":
-        if data.root:
-            log.warning("data.root: %s is not read: data.dataset is digit_scenes, which draws its images. Add "
-                        "data.dataset=folder, or leave data.root out.", data.root)
-        height, width = pair(data.image_size)
-        return DigitScenes(
-            split,
-            size=size or data.size or 0,
-            image_size=data.scene_size or max(height, width),
-            seed=data.scene_seed,
-            digits=data.scene_digits,
-        )
-    if split != "train" or size is not None:
+    source = SOURCES[data.dataset]
+    if data.root and not source.root:
+        log.warning("data.root: %s is not read: data.dataset is %s, which draws its images. Add data.dataset=folder, "
+                    "or leave data.root out.", data.root, data.dataset)
+    if not source.split and (split != "train" or size is not None):
         asked = f"split {split!r}" if split != "train" else f"{size} images"
         raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
                           "split. Give a folder of its own for each purpose.")
-    if data.dataset == "shards":
-        return ShardSet(data.root or [], with_classes=with_classes, classes=classes, max_corrupt=data.max_corrupt,
-                        report=report, window=data.shard_window, reading=reading_of(data), setting=setting)
-    return ImageFolder(str(data.root or ""), list_file=data.list_file, with_classes=with_classes, classes=classes,
-                       max_corrupt=data.max_corrupt, report=report, reading=reading_of(data), setting=setting,
-                       list_setting=list_setting)
+    return source.opens().of_settings(data, Asked(split, size, report, with_classes, classes, reading_of(data), setting,
+                                                  list_setting))
 
 
 def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:

@@ -10,9 +10,7 @@ from typing import Any, Optional
 
 from ..config.sections import DataConfig
 from ..data import Reading
-from ..data.sources.folder import class_folders, find_images, real_paths
-from ..data.sources.lists import read_labelled
-from ..data.sources.shards import find_shards
+from ..datasets import DRAWN, SOURCES
 from ..errors import ConfigError, DataError
 from .data import build_dataset, reading_of
 from .restore import checkpoint_folder, read_config
@@ -48,21 +46,22 @@ def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *
              classes: Optional[Sequence[str]] = None) -> Any:
     """The test images that are named, or the test split of the drawn images a run was trained on.
 
-    named: a folder of images, or of class folders (then they have labels), tar files, or "digit_scenes"; None: of the
-    run.  trained_on: data settings of the runs that are measured; size: of drawn images; labelled: with labels where
-    they are class folders; classes: the names that labels are numbers of.
+    named: a folder of images, or of class folders (then they have labels), tar files, or drawn images by their name;
+    None: of the run.  trained_on: data settings of the runs that are measured; size: of drawn images; labelled: with
+    labels where they are class folders; classes: the names that labels are numbers of.
     Raises ConfigError where nothing is named for runs on files, and for images that one of the runs was trained on.
     """
     if named is None:
         known = [data for data in trained_on if data is not None]
         if not known:
-            raise ConfigError(f"{run}: no settings that name its images. Add {option} FOLDER or {option} digit_scenes.")
-        if known[0].dataset != "digit_scenes":
+            raise ConfigError(f"{run}: no settings that name its images. Add {option} FOLDER or {option} "
+                              f"{' or '.join(DRAWN)}.")
+        if not SOURCES[known[0].dataset].split:
             raise ConfigError(f"{run}: was trained on the images of data.root={known[0].root}; it is measured on "
                               f"others. Add {option} FOLDER with test or validation images.")
         return build_dataset(known[0], split="test", size=size)
-    if named == "digit_scenes":
-        drawn = DataConfig(dataset="digit_scenes", size=size, image_size=image_size)
+    if named in DRAWN:
+        drawn = DataConfig(dataset=named, size=size, image_size=image_size)
         return build_dataset(drawn, split="test", size=size)
     for data in trained_on:
         refuse_trained_on(named, data, option)
@@ -73,25 +72,23 @@ def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *
 
 def has_classes(data: DataConfig) -> bool:
     """Whether the images are labelled: drawn ones, and those in class folders."""
-    if data.dataset == "folder" and data.list_file is None and os.path.isdir(str(data.root)):
-        return bool(class_folders(Path(str(data.root))))
-    return data.dataset == "digit_scenes"
+    return SOURCES[data.dataset].opens().labelled(data)
 
 
 def named_images(named: str, image_size: Any, reading: Reading) -> DataConfig:
-    """Settings of the images named on the command line: a folder, or tar files."""
+    """Settings of the images named on the command line: a folder, or what another data set recognises."""
     path = Path(named)
-    tar = path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
-    return DataConfig(dataset="shards" if tar else "folder", root=named, image_size=image_size,
+    dataset = next((name for name, source in SOURCES.items() if source.opens().recognises(path)), "folder")
+    return DataConfig(dataset=dataset, root=named, image_size=image_size,
                       exif_orientation=reading.upright, max_pixels=reading.max_pixels)
 
 
 def refuse_trained_on(named: str, data: Optional[DataConfig], option: str) -> None:
     """Raise ConfigError where some of the named images are among those of the settings a run was trained with."""
-    if data is None or data.dataset == "digit_scenes" or not data.root:
+    if data is None or data.dataset in DRAWN or not data.root:
         return
     mine, root = os.path.realpath(named), os.path.realpath(str(data.root))
-    whole = data.dataset == "folder" and data.list_file is None
+    whole = SOURCES[data.dataset].opens().takes_all(data)
     inside = whole and ((root + os.sep).startswith(mine + os.sep) or (mine + os.sep).startswith(root + os.sep))
     shared = set() if inside else _files(named_images(named, data.image_size, reading_of(data))) & _files(data)
     if inside or shared:
@@ -102,15 +99,8 @@ def refuse_trained_on(named: str, data: Optional[DataConfig], option: str) -> No
 
 
 def _files(data: DataConfig) -> set[str]:
-    """The image files, or tar files, of the settings, by where they lie; those that are there no more left out."""
+    """The files of the settings, by where they lie; those that are there no more left out."""
     try:
-        if data.dataset == "shards":
-            return {os.path.realpath(path) for path in find_shards(data.root or [])}
-        root = Path(str(data.root))
-        if data.list_file is not None:
-            paths = [line.path for line in read_labelled(data.list_file, root, labels=False, may_miss=1.0)]
-        else:
-            paths = list(find_images(root, tell=False))
+        return SOURCES[data.dataset].opens().files_of(data)
     except DataError:  # moved since: nothing to compare with
         return set()
-    return set(real_paths(root, paths))

@@ -135,13 +135,14 @@ def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> A
     from ..assembly import build_dataset, held_out, reading_of_run
     from ..assembly.held_out import data_of_run
     from ..data import eval_batches, spread
+    from ..datasets import SOURCES
     from ..pixels.size import pair
     from ..serve.views import codes_view
 
     reading, trained_on = reading_of_run(source), data_of_run(source)
     if not gallery:
         return codes_view(model, upright=reading.upright)
-    if data is None and trained_on is not None and trained_on.dataset != "digit_scenes":
+    if data is None and trained_on is not None and not SOURCES[trained_on.dataset].split:
         images = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
     else:
         images = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),

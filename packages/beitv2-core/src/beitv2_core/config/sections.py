@@ -6,11 +6,12 @@ Every model is frozen and refuses unknown keys. A field without a default has to
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from ..datasets import SOURCES
 from ..pixels.size import pair
 from .unread import KIND_KEYS, unread_settings, without_unread
 
@@ -24,6 +25,10 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 #: `data.image_file.MAX_PIXELS`, which this room may not import
 MAX_PIXELS = 2**30 // 12
+if TYPE_CHECKING:  # mypy takes no Literal of computed values
+    DatasetName = str
+else:
+    DatasetName = Literal[tuple(SOURCES)]
 Pixels = Union[int, tuple[int, int]]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 OFF_IS_A_WORD = BeforeValidator(lambda value: "off" if value is False else value)  # YAML 1.1 reads a bare off as false
@@ -63,14 +68,10 @@ class DataConfig(Section):
     `exif_orientation` turns photographs; the official loader does not.
     """
 
-    dataset: Literal["folder", "shards", "digit_scenes"] = Field(
-        description="folder: images below data.root; shards: images in tar files, WebDataset's layout; "
-        "digit_scenes: drawn on the fly, no files"
-    )
+    dataset: DatasetName = Field(description="; ".join(f"{name}: {one.help}" for name, one in SOURCES.items()))
     root: Optional[Union[str, list[str]]] = Field(
         default=None,
-        description="folder of images, nested or flat (dataset: folder); folder of .tar files, a pattern such as "
-        "train-{000..146}.tar, or a list of these (dataset: shards)",
+        description="; ".join(f"{one.root} (dataset: {name})" for name, one in SOURCES.items() if one.root),
     )
     shard_window: int = Field(
         default=4, gt=0, description="tar files whose images are mixed with each other (dataset: shards)"
@@ -126,15 +127,12 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> DataConfig:
-        if self.dataset == "folder" and not self.root:
-            raise required("root", "the folder with the training images")
-        if self.dataset == "shards":
-            if not self.root:
-                raise required("root", "the tar files with the training images: a folder, a pattern or a list")
-        elif isinstance(self.root, list):
-            raise impossible("root", "a list of paths came, expected one folder (only dataset: shards takes a list)")
-        if self.dataset == "digit_scenes" and self.size is None:
-            raise required("size", "the number of images to draw")
+        source = SOURCES[self.dataset]
+        if not getattr(self, source.required[0]):
+            raise required(*source.required)
+        if isinstance(self.root, list) and not source.many:
+            many = " or ".join(name for name, one in SOURCES.items() if one.many)
+            raise impossible("root", f"a list of paths came, expected one (only dataset: {many} takes a list)")
         self._refuse_unread("data")
         for name in ("crop_scale", "scene_digits"):
             low, high = getattr(self, name)

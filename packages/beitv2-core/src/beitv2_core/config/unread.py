@@ -5,13 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..datasets import SOURCES, Source
+
 #: section -> the key that says which kind it is
 KIND_KEYS = {"data": "dataset", "mask": "kind"}
-UNREAD_BY_DATASET: dict[str, tuple[str, ...]] = {
-    "folder": ("size", "scene_size", "scene_digits", "scene_seed", "shard_window"),
-    "shards": ("size", "scene_size", "scene_digits", "scene_seed", "list_file"),
-    "digit_scenes": ("list_file", "shard_window", "max_corrupt", "draft", "exif_orientation", "max_pixels"),
-}
 #: third parties' kinds ("") read `options`, which ours do not
 UNREAD_BY_MASK: dict[str, tuple[str, ...]] = {
     "blockwise": ("options",),
@@ -27,7 +24,14 @@ RESOLVED = {
 
 def unread_settings(section: str, kind: str) -> tuple[str, ...]:
     """The keys of the section `data` or `mask` that this data.dataset or mask.kind does not read."""
-    return UNREAD_BY_DATASET.get(kind, ()) if section == "data" else UNREAD_BY_MASK.get(kind, UNREAD_BY_MASK[""])
+    if section == "mask":
+        return UNREAD_BY_MASK.get(kind, UNREAD_BY_MASK[""])
+    return _unread_by(SOURCES[kind]) if kind in SOURCES else ()
+
+
+def _unread_by(source: Source) -> tuple[str, ...]:
+    """What some data set reads and this one does not."""
+    return tuple(dict.fromkeys(key for one in SOURCES.values() for key in one.reads if key not in source.reads))
 
 
 def without_unread(values: Any, section: str) -> Any:

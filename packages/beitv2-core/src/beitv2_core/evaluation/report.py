@@ -24,6 +24,7 @@ from ..assembly.held_out import data_of_run, has_classes, named_images
 from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
 from ..data.views.transforms import normalise
+from ..datasets import DRAWN, SOURCES
 from ..pixels.size import pair
 from .codes import encode
 from .evaluate import linear_probe, masked_code_accuracy, nearest_patches, pooled_features
@@ -34,7 +35,7 @@ GALLERY_CODES = 16  # most used and least used codes in the gallery, each
 
 
 class Settings(NamedTuple):
-    """What to evaluate on what: data and train are folders of images (train: class folders), or "digit_scenes"."""
+    """What to evaluate on what: data and train are folders of images (train: class folders), or drawn images."""
 
     tokenizer_run: str
     pretrain_run: str
@@ -60,7 +61,7 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
     size, limit = config.data.image_size, settings.images
     trained_on = [config.data, data_of_run(settings.tokenizer_run)]
     train_set = probe_images(settings, config.data, reading)
-    classes = None if train_set is None or settings.data == "digit_scenes" else train_set.classes
+    classes = None if train_set is None or settings.data in DRAWN else train_set.classes
     test = held_out(settings.data, trained_on, run=settings.pretrain_run, image_size=pair(size), size=limit,
                     reading=reading, labelled=True)
     if test.classes is not None and classes is not None and test.classes != classes:
@@ -105,13 +106,14 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
 
 def probe_images(settings: Settings, trained_on: DataConfig, reading: Reading) -> Any:
     """Labelled training images of the probe: the named ones, or those of the pretraining run; None without labels."""
-    if settings.train == "digit_scenes" or (settings.train is None and settings.data == "digit_scenes"):
-        data = DataConfig(dataset="digit_scenes", size=settings.train_images, image_size=trained_on.image_size)
+    named = settings.data if settings.train is None else settings.train
+    if named in DRAWN:
+        data = DataConfig(dataset=named, size=settings.train_images, image_size=trained_on.image_size)
         return build_dataset(data, size=settings.train_images)
     if settings.train is not None:
         return build_dataset(named_images(settings.train, trained_on.image_size, reading), with_classes=True,
                              setting="--train")
-    if trained_on.dataset == "digit_scenes":
+    if SOURCES[trained_on.dataset].split:
         return None if settings.data is not None else build_dataset(trained_on, size=settings.train_images)
     trained_on = trained_on.model_copy(update={"max_pixels": reading.max_pixels})
     return build_dataset(trained_on, with_classes=True) if has_classes(trained_on) else None

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DataError
+from ...pixels.size import pair
 from ..rng import derive_seed
-from .sample import Sample
+from .sample import Asked, ImageSource, Sample
 
 SPLITS = ("train", "test")
 TEST_SHARE = 0.25
@@ -65,7 +66,7 @@ def load_sources(split: str) -> Sources:
     return Sources([Image.fromarray(grey[index]) for index in chosen], [int(data.target[i]) for i in chosen], halves)
 
 
-class DigitScenes:
+class DigitScenes(ImageSource):
     """RGB images of handwritten digits, in random size, place and strong colour, over (mostly blurred) photographs.
 
     split: "train" or "test", with disjoint digits and disjoint halves of the photographs. image_size: pixels, square.
@@ -108,6 +109,27 @@ class DigitScenes:
         self.cache = cache and size * image_size * image_size * 4 <= CACHE_LIMIT
         self._drawn: dict[int, tuple[Image.Image, int, np.ndarray]] = {}
         load_sources(split)  # a missing scikit-learn should be reported here, not in a worker
+
+    @classmethod
+    def of_settings(cls, data: Any, asked: Asked) -> DigitScenes:
+        """Images of the side `data.scene_size`, by default of the model's images."""
+        return cls(asked.split, size=asked.size or data.size or 0,
+                   image_size=data.scene_size or max(pair(data.image_size)), seed=data.scene_seed,
+                   digits=data.scene_digits)
+
+    @classmethod
+    def labelled(cls, data: Any) -> bool:
+        """Always: the digit."""
+        return True
+
+    @classmethod
+    def files_of(cls, data: Any) -> set[str]:
+        """None: they are drawn."""
+        return set()
+
+    def files_read(self) -> set[str]:
+        """None: they are drawn."""
+        return set()
 
     def __len__(self) -> int:
         return self.size

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from .image_file import (
 )
 from .labels import label_words, number_words
 from .lists import read_labelled
-from .sample import Sample
+from .sample import Asked, ImageSource, Sample
 
 MAX_REPLACEMENTS = 1000
 
@@ -67,7 +68,7 @@ class PathList(Sequence[str]):
         return os.fsdecode(self._bytes[start : int(self._ends[index])])
 
 
-class ImageFolder:
+class ImageFolder(ImageSource):
     """All images below `root`, sorted by path, decoded to RGB on demand.
 
     root: folder, nested or flat (any image Pillow reads, by the ending; hidden names are skipped). list_file: one path
@@ -81,6 +82,8 @@ class ImageFolder:
     Source: official `dataset_folder.py: ImageFolder`.
     Departs: the official loader retries other random files for ever and reports nothing.
     """
+
+    class_folders = True
 
     def __init__(
         self,
@@ -117,6 +120,37 @@ class ImageFolder:
             )
         self.paths = PathList(paths)
         self.corrupt = CorruptFiles(len(paths), max_corrupt, report)
+
+    @classmethod
+    def of_settings(cls, data: Any, asked: Asked) -> ImageFolder:
+        """The images below `data.root`, or those that `data.list_file` names."""
+        return cls(str(data.root or ""), list_file=data.list_file, with_classes=asked.with_classes,
+                   classes=asked.classes, max_corrupt=data.max_corrupt, report=asked.report, reading=asked.reading,
+                   setting=asked.setting, list_setting=asked.list_setting)
+
+    @classmethod
+    def labelled(cls, data: Any) -> bool:
+        """Where all images lie in class folders."""
+        return data.list_file is None and os.path.isdir(str(data.root)) and bool(class_folders(Path(str(data.root))))
+
+    @classmethod
+    def takes_all(cls, data: Any) -> bool:
+        """Unless a list chooses among them."""
+        return data.list_file is None
+
+    @classmethod
+    def files_of(cls, data: Any) -> set[str]:
+        """The image files below `data.root`, or those of the list that are there."""
+        root = Path(str(data.root))
+        if data.list_file is not None:
+            paths = [line.path for line in read_labelled(data.list_file, root, labels=False, may_miss=1.0)]
+        else:
+            paths = list(find_images(root, tell=False))
+        return set(real_paths(root, paths))
+
+    def files_read(self) -> set[str]:
+        """The image files, by where they lie."""
+        return set(real_paths(self.root, self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)

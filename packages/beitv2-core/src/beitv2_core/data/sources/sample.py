@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set hands out."""
+"""What a data set hands out, and what a class behind `data.dataset` offers."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
+
+from .image_file import OFFICIAL, Reading
 
 
 class Sample(NamedTuple):
@@ -32,6 +36,64 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Sample: ...
+
+
+class Asked(NamedTuple):
+    """What is asked of a data set besides its settings.
+
+    split ("train", "test") and size: of a data set that has a split.  report: file that lists undecodable images.
+    with_classes: labels are needed; classes: the names they are numbers of.  reading: how files become pixels.
+    setting, list_setting: what the user gave folder and list by, for messages.
+    """
+
+    split: str = "train"
+    size: int | None = None
+    report: Path | None = None
+    with_classes: bool = False
+    classes: Sequence[str] | None = None
+    reading: Reading = OFFICIAL
+    setting: str = "data.root"
+    list_setting: str = "data.list_file"
+
+
+class ImageSource:
+    """A `Dataset` that settings name (`datasets.SOURCES`).
+
+    Images that lie in files also have `fingerprint()` and `content(index)`, which `identity` is made of, and `labels`
+    (int64, or None where no classes were asked for); drawn ones have none of these.
+    """
+
+    #: whether classes get their names from the files themselves, not from a list of names
+    class_folders: ClassVar[bool] = False
+
+    @classmethod
+    def of_settings(cls, data: Any, asked: Asked) -> ImageSource:
+        """The images of a section `data`.  Raises DataError for what is missing or not as expected."""
+        raise NotImplementedError
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether a path on the command line is of this kind; what nobody recognises is a folder."""
+        return False
+
+    @classmethod
+    def labelled(cls, data: Any) -> bool:
+        """Whether images of these settings have labels for sure; looked up without reading them all."""
+        return False
+
+    @classmethod
+    def takes_all(cls, data: Any) -> bool:
+        """Whether everything below `data.root` is part of it, also what is no more there or not yet."""
+        return False
+
+    @classmethod
+    def files_of(cls, data: Any) -> set[str]:
+        """The files that images of these settings lie in, by where they are; DataError where they are no more there."""
+        raise NotImplementedError
+
+    def files_read(self) -> set[str]:
+        """The files that these images lie in, by where they are; none for drawn ones."""
+        raise NotImplementedError
 
 
 def spread(dataset: Any, count: int | None) -> Any:

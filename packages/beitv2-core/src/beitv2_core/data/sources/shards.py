@@ -21,14 +21,14 @@ from .corrupt import CorruptFiles
 from .folder import MAX_REPLACEMENTS
 from .image_file import OFFICIAL, Decoded, Reading, Shrink, decode_bytes, reason_of
 from .labels import label_words
-from .sample import Sample
+from .sample import Asked, ImageSource, Sample
 from .tar_index import BAD_LABEL, NO_LABEL, read_index
 
 CLASSES_FILE = "classes.txt"
 MAX_OPEN = 16
 
 
-class ShardSet:
+class ShardSet(ImageSource):
     """All images of some tar files, in the order of the files and of their members, decoded to RGB on demand.
 
     root: a folder with .tar files, a .tar file, a pattern (`train-{000..146}.tar`, `{a,b}.tar`) or a list of these.
@@ -55,6 +55,27 @@ class ShardSet:
             self.labels, self.classes = self._read_labels()
         if classes is not None and self.labels is not None:
             self.labels, self.classes = self._renumbered(self.labels, list(self.classes or ()), list(classes), setting)
+
+    @classmethod
+    def of_settings(cls, data: Any, asked: Asked) -> ShardSet:
+        """The images in the tar files of `data.root`."""
+        return cls(data.root or [], with_classes=asked.with_classes, classes=asked.classes,
+                   max_corrupt=data.max_corrupt, report=asked.report, window=data.shard_window, reading=asked.reading,
+                   setting=asked.setting)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """A tar file, or a folder with some."""
+        return path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
+
+    @classmethod
+    def files_of(cls, data: Any) -> set[str]:
+        """The tar files."""
+        return {os.path.realpath(path) for path in find_shards(data.root or [])}
+
+    def files_read(self) -> set[str]:
+        """The tar files, by where they lie."""
+        return {os.path.realpath(path) for path in self.files}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
