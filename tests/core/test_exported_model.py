@@ -11,6 +11,7 @@ import paddle
 import pytest
 from export_models import needs_onnx, student, tokenizer
 
+from beitv2_core import __version__
 from beitv2_core.errors import ConfigError, ExportError, MissingDependencyError, ShapeError
 from beitv2_core.evaluation.codes import TIE_TOLERANCE, encode
 from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
@@ -53,6 +54,19 @@ def test_a_description_that_cannot_be_read_is_named(folder, change):
     path.write_text(change(text))
     assert path.read_text() != text
     with pytest.raises(ExportError, match=r"model\.json: not a description"):
+        load_exported(folder)
+
+
+def test_an_entry_of_a_newer_version_is_named_with_both_versions_and_one_it_lacks_has_its_default(folder):
+    path = folder / "model.json"
+    described = json.loads(path.read_text())
+    del described["exif_orientation"]
+    path.write_text(json.dumps(described))
+    assert load_exported(folder).description.exif_orientation is False
+    described["versions"]["beitv2_core"] = "9.1.0"
+    path.write_text(json.dumps({**described, "registers": 4}))
+    expected = rf"model\.json: registers: .*beitv2-core {__version__} does not know.*9\.1\.0"
+    with pytest.raises(ExportError, match=expected):
         load_exported(folder)
 
 

@@ -10,7 +10,7 @@ import pytest
 from model_files import missing, models
 from typer.testing import CliRunner
 
-from beitv2_core import cli
+from beitv2_core import __version__, cli
 from beitv2_core.assembly import architecture_of, load_mim, load_tokenizer
 from beitv2_core.assembly.from_architecture import shapes_of
 from beitv2_core.assembly.kinds import find_kind
@@ -51,6 +51,17 @@ def run_of(folder, *, average=None, classes=None, **model):
         task["classes"] = classes
     CheckpointStore(folder / "checkpoints").save(1, weights, {}, {"task": task}, config.resolved())
     return folder, weights
+
+
+def test_a_setting_of_a_newer_version_in_a_checkpoint_is_named_with_both_versions(tmp_path):
+    folder, weights = run_of(tmp_path / "run")
+    saved = read_checkpoint(str(folder))
+    config = {**saved.config, "model": {**saved.config["model"], "registers": 4}}
+    CheckpointStore(folder / "checkpoints").save(2, weights, {}, {"versions": {"beitv2-core": "9.1.0"}}, config)
+    expected = rf"step_000002.*: model.registers: .*beitv2-core {__version__} does not know.*9\.1\.0.*Install"
+    for read in (load_mim, read_config):
+        with pytest.raises(ConfigError, match=expected):
+            read(str(folder))
 
 
 def command(*arguments, code=0):

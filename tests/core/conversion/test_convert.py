@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import paddle
 import pytest
 from model_files import assert_same_tensors, missing, models
 from typer.testing import CliRunner
 
-from beitv2_core import cli
+from beitv2_core import __version__, cli
 from beitv2_core.assembly.kinds import find_kind
 from beitv2_core.assembly.restore import load_tokenizer, read_checkpoint
+from beitv2_core.assembly.trunk import architecture_of
 from beitv2_core.conversion.convert import TARGETS, Hints, convert_file, read_model
 from beitv2_core.conversion.verify import build, outputs_of
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
+from beitv2_core.weights.architecture import NEEDED
 from beitv2_core.weights.kind import IMAGE_FORMATS
 from beitv2_core.weights.reading.foreign import read_tensors
-from beitv2_core.weights.writers import write_torch
+from beitv2_core.weights.writers import write_safetensors, write_torch
 
 #: formats a fixture's architecture cannot have, besides those its kind has not
 IMPOSSIBLE = {("finetune_abs", "paddleclas"), ("pretrain_cls_a", "huggingface"), ("pretrain_cls_b", "huggingface")}
@@ -193,8 +197,6 @@ def test_targets_are_protected(goldens_dir, tmp_path):
 
 
 def test_a_damaged_description_is_refused(goldens_dir, tmp_path):
-    from beitv2_core.weights.writers import write_safetensors
-
     model = one(goldens_dir, "finetune")
     convert_file(model.write(tmp_path), tmp_path / "x.safetensors")
     tensors, rest = read_tensors(tmp_path / "x.safetensors")
@@ -204,6 +206,55 @@ def test_a_damaged_description_is_refused(goldens_dir, tmp_path):
         for read in (read_model, lambda path: read_checkpoint(str(path))):
             with pytest.raises(CheckpointError, match=rf"y\.safetensors: .*{message}"):
                 read(tmp_path / "y.safetensors")
+
+
+def rewritten(path, change):
+    """The converted file with `change(architecture)` as its description, and the description before."""
+    tensors, rest = read_tensors(path)
+    architecture = json.loads(rest["architecture"])
+    changed = json.loads(rest["architecture"])
+    change(changed)
+    write_safetensors(path, tensors, {**rest, "architecture": json.dumps(changed)})
+    return architecture
+
+
+def test_a_keyword_that_came_after_a_file_means_what_models_were_before_it(model, tmp_path):
+    """Of every kind: a file that lacks keywords is read as one that has them with their defaults."""
+    kind = find_kind(model.kind)
+    path = tmp_path / "ours.safetensors"
+    convert_file(model.write(tmp_path), path, hints=model.hints)
+
+    def as_before(architecture):
+        for part in kind.trunks or ("",):
+            inside = architecture[part] if part else architecture
+            later = set(inside) - {*NEEDED, *kind.untold, *kind.must_know, *kind.trunks}
+            assert later
+            for name in later:
+                del inside[name]
+
+    whole = rewritten(path, as_before)
+    found = read_model(path)
+    assert found.architecture == whole
+    build(found, str(path))
+    if kind.backbone is not None:
+        assert architecture_of(path).options["norm_eps"] == 1e-6
+
+
+def test_a_keyword_of_a_newer_version_is_named_with_both_versions(model, tmp_path):
+    kind = find_kind(model.kind)
+    path = tmp_path / "ours.safetensors"
+    convert_file(model.write(tmp_path), path, hints=model.hints)
+    tensors, rest = read_tensors(path)
+    write_safetensors(path, tensors, {**rest, "version": "9.1.0"})
+    for part in dict.fromkeys(("", *kind.trunks)):
+        whole = rewritten(path, lambda architecture, part=part:
+                          (architecture[part] if part else architecture).update(registers=4))
+        keyword = f"{part}.registers" if part else "registers"
+        both = rf"ours\.safetensors: {keyword}: .*{kind.package} {__version__} does not know.*9\.1\.0.*Install"
+        with pytest.raises(CheckpointError, match=both):
+            read_model(path)
+        rewritten(path, lambda architecture, whole=whole: (architecture.clear(), architecture.update(whole)))
+    read_model(path)
 
 
 def test_the_block_of_the_cls_head_is_asked_for(goldens_dir, tmp_path):

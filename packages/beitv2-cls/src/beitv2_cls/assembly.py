@@ -33,10 +33,10 @@ from beitv2_core.assembly.batches import BatchPlan
 from beitv2_core.assembly.from_architecture import build_described
 from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.models import trunk_options
-from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config
+from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config, settings_of
 from beitv2_core.assembly.training import optimizer_of
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
-from beitv2_core.config import PretrainConfig, RunConfig, parse_config
+from beitv2_core.config import PretrainConfig, RunConfig
 from beitv2_core.data import Loader
 from beitv2_core.data.views.classify_recipe import ClassTrainTransform
 from beitv2_core.data.views.mixup import Mixup
@@ -206,7 +206,7 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
     """
     found, config = read_checkpoint(source, wanted=("classifier",)), None
     if found.config:
-        config = parse_config(found.config, source=str(found.path))
+        config = settings_of(found)
         if not isinstance(config, FinetuneConfig):
             raise CheckpointError(f"{source}: this is a {config.kind!r} run; a classifier was expected: a run of "
                                   "`beitv2 finetune`, one of its checkpoints, or a file of weights.")

@@ -9,6 +9,7 @@ Shape suffixes: B batch.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -16,6 +17,7 @@ from typing import Any, Literal, Optional
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from . import __version__
 from .data.sources.image_file import Reading
 from .data.views.transforms import normalise
 from .errors import BEiTError, ConfigError, ExportError, MissingDependencyError, ShapeError
@@ -175,10 +177,22 @@ def read_description(folder: Path) -> Description:
     except OSError as error:
         raise ExportError(f"{path}: cannot be read ({error.strerror}). Give a folder that `beitv2 export` wrote."
                           ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise ExportError(f"{path}: not a description this version can read: {reason}. Export the model again."
-                          ) from None
+    except ValidationError as error:
+        unknown = [str(one["loc"][0]) for one in error.errors() if one["type"] == "extra_forbidden"]
+        if not unknown:
+            raise _unreadable(path, error) from None
+        versions = json.loads(path.read_text(encoding="utf-8")).get("versions") or {}
+        written = versions.get("beitv2_core", "an unknown version") if isinstance(versions, dict) else versions
+        raise ExportError(f"{path}: {', '.join(unknown)}: an entry that beitv2-core {__version__} does not know; the "
+                          f"model was exported by {written}. Install that version of beitv2-core or a newer one, or "
+                          "export the model again with this one.") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: ValueError) -> ExportError:
+    reason = str(error).replace("\n", " ")
+    return ExportError(f"{path}: not a description this version can read: {reason}. Export the model again.")
 
 
 def graph_file(folder: Path, form: str) -> Path:

@@ -57,8 +57,19 @@ def read_config(source: str) -> Any:
     if "://" not in source:
         folder = checkpoint_folder(Path(source))
         if folder is not None:
-            return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml")
+            return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml",
+                                written_by=_written_by(_read_yaml(folder / "state.json").get("state") or {}))
     return file_config(read_checkpoint(source))
+
+
+def settings_of(found: LoadedWeights) -> Any:
+    """The settings of a run that a checkpoint was made with; ConfigError for those of a newer version, with both."""
+    return parse_config(found.config, source=str(found.path), written_by=_written_by({"versions": found.versions}))
+
+
+def _written_by(state: Mapping[str, Any]) -> str:
+    """The version of beitv2-core that saved a checkpoint of this state; "" where it does not say."""
+    return str((state.get("versions") or {}).get("beitv2-core", ""))
 
 
 def file_config(found: LoadedWeights) -> FileConfig:
@@ -136,7 +147,7 @@ def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str |
                           "or nothing: a file is recognised by its tensors.")
     found = read_checkpoint(str(source), sha256=sha256, wanted=("tokenizer",))
     if found.config:
-        config = parse_config(found.config, source=str(found.path))
+        config = settings_of(found)
         if not isinstance(config, TokenizerConfig):
             raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a tokenizer was expected. "
                                   "`beitv2 train-tokenizer` makes one.")
@@ -198,7 +209,7 @@ def load_mim(source: str | Path, *, hints: Hints | None = None) -> tuple[Any, An
     found = read_checkpoint(str(source), wanted=("pretraining",), hints=hints)
     if not found.config:
         return build_file(found, ("pretraining",)), file_config(found)
-    config = parse_config(found.config, source=str(found.path))
+    config = settings_of(found)
     if not isinstance(config, PretrainConfig):
         raise CheckpointError(f"{found.path}: this is a {config.kind!r} run, a pretraining run was expected.")
     num_codes = int(found.weights["lm_head.bias"].shape[0])

@@ -80,7 +80,7 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
         at_end=parts.at_end,
         sharding=train.sharding,
         other_data=train.other_data,
-        reread=lambda saved: parse_config(saved, source="the checkpoint's settings").resolved(),
+        reread=lambda saved: parse_config(saved, source="the checkpoint's settings", written_by="").resolved(),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional, Union
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .. import _entry_points
+from .. import __version__, _entry_points
 from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
 from .unread import KIND_KEYS, unread_settings
@@ -124,8 +124,13 @@ def parse_config(
     schema: Optional[type[BaseModel]] = None,
     source: str = "config",
     sources: Optional[Sources] = None,
+    written_by: Optional[str] = None,
 ) -> Any:
-    """Turn plain values (a YAML tree, the config inside a checkpoint) into frozen settings or say what is wrong."""
+    """Turn plain values (a YAML tree, the config inside a checkpoint) into frozen settings or say what is wrong.
+
+    written_by: the version of beitv2-core that saved them ("": not known), for keys that only a newer one has; None for
+    what people write.
+    """
     kinds = config_kinds()
     if schema is None:
         kind = kind_of(tree)
@@ -138,7 +143,7 @@ def parse_config(
     try:
         return schema.model_validate(_without_inherited(tree, source, sources or {}))
     except ValidationError as error:
-        raise _explain(error, schema, source, sources or {}) from None
+        raise _explain(error, schema, source, sources or {}, written_by) from None
 
 
 def _without_inherited(tree: Mapping[str, Any], source: str, sources: Sources) -> dict[str, Any]:
@@ -294,7 +299,8 @@ def _is_missing(problem: Any) -> bool:
     return problem["type"] in ("missing", "required_value")
 
 
-def _explain(error: ValidationError, schema: type[BaseModel], source: str, sources: Sources) -> ConfigError:
+def _explain(error: ValidationError, schema: type[BaseModel], source: str, sources: Sources,
+             written_by: Optional[str]) -> ConfigError:
     """One line for each problem: file, dotted key, what came, what was expected, what to do."""
     lines: list[str] = []
     missing: list[str] = []
@@ -312,6 +318,9 @@ def _explain(error: ValidationError, schema: type[BaseModel], source: str, sourc
                 what, dotted = context.get("what") or _describe(schema, path), ".".join(map(str, path))
                 missing.append(dotted)
                 lines.append(f"{source}: {dotted}: required, and there is no default: {what}. Add --set {dotted}=...")
+        elif problem["type"] == "extra_forbidden" and written_by is not None:
+            lines.append(f"{where}: {dotted}: a setting that beitv2-core {__version__} does not know; it was saved by "
+                         f"{written_by or 'an unknown version'}. Install that version of beitv2-core or a newer one.")
         elif problem["type"] == "extra_forbidden":
             known = _known_keys(schema, location[:-1])
             near = difflib.get_close_matches(named[-1], known, n=1, cutoff=0.5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ PUBLISHED = ((768, 12), (1024, 24))
 TRUNK_SETTINGS = ("image_size", "patch_size", "in_chans", "width", "depth", "num_heads", "mlp_ratio", "qkv_bias",
                   "init_values", "use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias", "use_mask_token",
                   "attn_head_dim", "norm_eps")
+#: those without which nothing is a trunk; any other that a stored trunk lacks came after it was stored
+NEEDED = ("image_size", "patch_size", "width", "depth", "num_heads")
 
 
 class ShapeReader:
@@ -113,6 +115,32 @@ def read_trunk(source: ShapeReader, prefix: str = "") -> dict[str, Any]:
         "attn_head_dim": None if inner == width else inner // heads,
         "norm_eps": NORM_EPS,
     }
+
+
+def completed(stored: Mapping[str, Any], known: Mapping[str, Any], trunks: Sequence[str]) -> dict[str, Any]:
+    """A stored architecture with every keyword of today; one that it lacks means what it does where nothing tells.
+
+    known: what is read from the weights themselves, whose values stand in for those of keywords that came later: a
+    trunk as it was before the keyword.  trunks: the parts that are trunks ("": the whole).
+    Raises KeyError for what cannot be missing, UnknownKeywords for what a later version stored.
+    """
+    whole = {**known, **stored}
+    unknown = [name for name in stored if name not in known]
+    for part in trunks:
+        inside = stored[part] if part else stored
+        missing = [name for name in NEEDED if name not in inside]
+        if missing:
+            raise KeyError(missing[0])
+        if part:
+            whole[part] = {**known[part], **inside}
+            unknown += [f"{part}.{name}" for name in inside if name not in known[part]]
+    if unknown:
+        raise UnknownKeywords(*unknown)
+    return whole
+
+
+class UnknownKeywords(Exception):
+    """Keywords of a stored architecture that this version does not have, as arguments."""
 
 
 def norm_of(names: Any, prefix: str = "") -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.weights.architecture import ShapeReader, UnknownKeywords, completed
 from beitv2_core.weights.identify import IdentifiedWeights, Kinds, ShapesOf, check_shapes
 from beitv2_core.weights.kind import Kind
 from beitv2_core.weights.writers import write_safetensors
@@ -29,8 +31,8 @@ def write_converted(path: Path, found: IdentifiedWeights, kind: Kind) -> None:
     """Write a model of a kind as one file of ours; CheckpointError where it cannot be written."""
     metadata = {
         "format": FORMAT, "schema_version": str(SCHEMA_VERSION), "kind": found.kind, "package": kind.package,
-        "origin": found.origin, "architecture": json.dumps(found.architecture), "prefix": found.prefix,
-        "absent": json.dumps(found.missing_in_source),
+        "version": version_of(kind.package), "origin": found.origin, "architecture": json.dumps(found.architecture),
+        "prefix": found.prefix, "absent": json.dumps(found.missing_in_source),
     }
     if found.classes is not None:
         metadata["classes"] = json.dumps(found.classes, ensure_ascii=False)
@@ -52,9 +54,10 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
                     shapes_of: ShapesOf) -> IdentifiedWeights:
     """What was written, from a file's tensors and metadata.
 
+    What the architecture lacks because it was written before a keyword existed has the value it had then.
     Raises CheckpointError for another version of the format, for a kind that no installed package knows, naming the
-    package the file was written with, for metadata that is no description, and for tensors that are not those of the
-    described architecture.
+    package the file was written with, for keywords of a newer version, for metadata that is no description, and for
+    tensors that are not those of the described architecture.
     """
     version = metadata.get("schema_version")
     if version != str(SCHEMA_VERSION):
@@ -74,15 +77,39 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
             if _PACKAGE.fullmatch(package) else "Install the package that has this kind"
         raise CheckpointError(f"no installed package knows a model of kind {name!r}; known: {', '.join(kinds)}. "
                               f"{advice}.")
+    kind, weights = kinds[name], without_kept(tensors)
     try:
-        shapes = shapes_of(kinds[name], architecture)
+        architecture = completed(architecture, _read(kind, architecture, weights), kind.trunks)
+        shapes = shapes_of(kind, architecture)
+    except UnknownKeywords as error:
+        written = metadata.get("version") or "a version that its files do not name (0.2.0 or older)"
+        raise CheckpointError(
+            f"{', '.join(error.args)}: a keyword of its architecture that {kind.package} {version_of(kind.package)} "
+            f"does not know; the file was written by {written}. Install that version of {kind.package} or a newer one, "
+            "or convert the original file again with this one.") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(error) from None
-    weights = without_kept(tensors)
     check_shapes(weights, shapes)
     kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}
     return IdentifiedWeights(name, origin, weights, architecture, prefix, kept, missing, classes=classes,
                              converted=True)
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; "" where it is used without being installed."""
+    try:
+        return installed.version(package)
+    except installed.PackageNotFoundError:
+        return ""
+
+
+def _read(kind: Kind, stored: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """The architecture as the weights tell it, and the stored one where they do not."""
+    trunk = kind.trunk_of(stored)
+    image, patch = ((size, size) if isinstance(size, int) else size for size in (trunk["image_size"],
+                                                                                trunk["patch_size"]))
+    grid = (image[0] // patch[0], image[1] // patch[1])
+    return kind.read(ShapeReader(weights, grid=grid, hints={**stored, **trunk}))
 
 
 def _damaged(error: Exception) -> CheckpointError:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from beitv2_core.assembly import set_weights
 from beitv2_core.assembly.kinds import kinds_trained_by
 from beitv2_core.assembly.loaded_weights import read_weights_for
-from beitv2_core.assembly.restore import read_checkpoint
-from beitv2_core.config import parse_config
+from beitv2_core.assembly.restore import read_checkpoint, settings_of
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_seg.assembly.data import class_names
 from beitv2_seg.config import SegmentConfig
@@ -42,7 +41,7 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
     """
     found = read_checkpoint(source, wanted=kinds_trained_by("segment"), unknown=True)
     if found.config:
-        kept = parse_config(found.config, source=str(found.path))
+        kept = settings_of(found)
         if not isinstance(kept, SegmentConfig):
             raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; a run of `beitv2 segment "
                                   "train` was expected.")

@@ -77,16 +77,15 @@ def load_pretrained(model: BEiTv2, source: str, *, image_size: int = 224, sha256
     Raises CheckpointError naming a checkpoint of another kind or size.  Source: official mmcv_custom/checkpoint.py.
     """
     from beitv2_core.assembly.loaded_weights import Hints
-    from beitv2_core.assembly.restore import read_checkpoint
+    from beitv2_core.assembly.restore import read_checkpoint, settings_of
     from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
-    from beitv2_core.config import parse_config
     from beitv2_core.config.schema import grid_of
     from beitv2_core.errors import CheckpointError
 
     found = read_checkpoint(source, sha256=sha256, wanted=("pretraining", "classifier"), hints=Hints(ema=ema))
     grid = found.grid or grid_of(image_size, model.patch_size[0])
     if found.config:
-        settings = parse_config(found.config, source=str(found.path))
+        settings = settings_of(found)
         if not hasattr(settings, "grid") or settings.kind == "tokenizer":
             raise CheckpointError(f"{found.path}: this is a {found.config.get('kind')!r} run; segmentation starts from "
                                   "a pretraining or fine-tuning run. Give that as pretrained.")
