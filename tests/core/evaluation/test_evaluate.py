@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from beitv2_core.evaluation.evaluate import codebook_stats, cut_patches, linear_probe, masked_code_accuracy
+from beitv2_core.models.mim import BEiTForMaskedImageModeling
 
 
 def test_perplexity_of_equal_use_is_the_number_of_used_codes():
@@ -70,6 +71,14 @@ def test_a_perfect_head_scores_one_and_a_constant_head_the_share_of_its_code():
     assert result.patches == 40
     assert result.heads["mim"] == 1.0
     assert result.heads["cls"] == pytest.approx(result.most_frequent)
+
+
+def test_images_whose_masks_hide_nothing_add_nothing_to_the_accuracy():
+    student = BEiTForMaskedImageModeling(num_codes=2, image_size=8, patch_size=4, width=8, depth=1, num_heads=2)
+    images, masks = np.zeros((3, 3, 8, 8), dtype="float32"), iter(np.eye(6, 4, dtype=bool)[[0, 1, 2, 5, 5, 5]])
+    batches = [(images, None), (images, None)]
+    result = masked_code_accuracy(student, CodeIsBrightness(), lambda rng: next(masks).reshape(2, 2), batches)
+    assert result.patches == 3 and result.heads["mim"] in (0.0, 1 / 3, 2 / 3, 1.0)
 
 
 def test_a_probe_reads_a_linear_label_and_nothing_else():

@@ -65,6 +65,9 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
         """Logits (M, K) at the masked patches only, one entry per head."""
         mask = as_tensor(mask)
         masked_M = paddle.nonzero(mask.reshape([-1])).flatten()  # Paddle 2.6 cannot flatten bool
+        if not masked_M.shape[0]:  # nor select by an empty index
+            heads = ("mim",) if self.early_layers is None else ("mim", "cls")
+            return {head: paddle.zeros([0, self.num_codes]) for head in heads}
         return {head: self.classify(head, x_BTD[:, 1:].reshape([-1, self.width]).index_select(masked_M))
                 for head, x_BTD in self.raw_tokens(images, mask).items()}
 

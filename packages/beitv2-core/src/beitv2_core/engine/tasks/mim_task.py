@@ -29,7 +29,10 @@ class MimTask(Task):
     the cache held.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision on a GPU; a code then depends on it.
     Source: paper section 2.3, Eq. 3; official engine_for_pretraining.py, train_one_epoch.
-    Raises ShapeError where the tokenizer's code map and the mask differ in size, ConfigError for amp without a GPU.
+    Departs: a batch whose masks hide nothing at all is an error; the mean of no losses is NaN, on which the official
+    code ends.
+    Raises ShapeError for such a batch and where the tokenizer's code map and the mask differ in size, ConfigError for
+    amp without a GPU.
     """
 
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer, *, batch_size: int | None = None, amp: str = "off",
@@ -66,6 +69,12 @@ class MimTask(Task):
                 "patches. Set the tokenizer's image size so that both grids agree."
             )
         masked_M = np.flatnonzero(mask_BN.reshape(-1))
+        if not len(masked_M):
+            raise ShapeError(
+                f"MimTask: the masks of all {len(mask_BN)} images of a batch hide none of their {mask_BN.shape[1]} "
+                "patches, so there is no code to predict. Choose a mask that hides some in every batch (mask.kind, "
+                "mask.num_masked, mask.options)."
+            )
         return codes_BN.reshape([-1]).index_select(paddle.to_tensor(masked_M))
 
     def _codes(self, token_view: NDArray[Any], rows: NDArray[Any] | None) -> paddle.Tensor:
