@@ -37,7 +37,8 @@ def test_paddle_keeps_the_number_of_threads_we_set():
     assert fresh(code).stdout.split()[-1] == str(runtime.physical_cores())
 
 
-@pytest.mark.skipif(runtime.physical_cores() == 1 and runtime.mkl_path() is None, reason="nothing is lost on such a machine")
+@pytest.mark.skipif(runtime.physical_cores() == 1 and runtime.mkl_path() is None,
+                    reason="nothing is lost on such a machine")
 def test_paddle_first_is_told_once_what_is_lost():
     done = fresh("import paddle, beitv2_core, beitv2_core.runtime")
     assert done.stderr.count("paddle was imported first") == 1

@@ -70,7 +70,7 @@ AVX512 = frozenset({"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"})
 BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _processor(cpuinfo: str) -> tuple[str, frozenset[str]]:
     """Vendor and flags of the first processor that `cpuinfo` describes; of ARM no vendor, elsewhere neither."""
     vendor = ""
