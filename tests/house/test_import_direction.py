@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "pixels": set(),
     "rel_pos_index": set(),
     "_entry_points": {"errors"},
-    "layers": {"errors", "rel_pos_index"},
+    "layers": {"errors", "rel_pos_index", "runtime"},
     "planning": {"errors"},
     "runtime": {"errors"},
     "weights": {"errors", "files", "rel_pos_index"},

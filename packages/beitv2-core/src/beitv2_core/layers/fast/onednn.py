@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import paddle
-
-log = logging.getLogger("beitv2_core")
 
 _FLOAT32, _BFLOAT16 = 3, 2  # dnnl_data_type_t
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
@@ -58,7 +56,7 @@ class OneDnnError(RuntimeError):
 
 
 def usable() -> bool:
-    """True where Paddle's oneDNN was found; the first time it was not, one line of the log says what is lost."""
+    """True where Paddle's oneDNN was found; where it was not, one warning says what is lost."""
     return _library() is not None
 
 
@@ -73,8 +71,8 @@ def _library() -> _Library | None:
             if code:
                 raise OSError(f"it answers {code}")
     except (OSError, AttributeError) as error:
-        log.warning("oneDNN of Paddle %s is not usable (%s: %s): on the CPU, blocks run by Paddle's plain layers, "
-                    "which takes longer, and not in bfloat16.", paddle.__version__, path, error)
+        warnings.warn(f"oneDNN of Paddle {paddle.__version__} is not usable ({path}: {error}): on the CPU, blocks run by "
+                      "Paddle's plain layers, which takes longer, and not in bfloat16.", stacklevel=2)
         return None
     return _Library(calls, engine, stream, threading.Lock())
 
