@@ -27,9 +27,9 @@ class _LayerNormOnCpu(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, dy: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-        x, weight_D, bias_D, *statistics = ctx.saved_tensor()
-        dx_RD, dweight_D, dbias_D = onednn.layer_norm_gradient(x, dy.reshape([-1, x.shape[-1]]), *statistics, weight_D,
-                                                               bias_D, ctx.eps)
+        x, weight_D, bias_D, mean_R, variance_R = ctx.saved_tensor()
+        dx_RD, dweight_D, dbias_D = onednn.layer_norm_gradient(x, dy.reshape([-1, x.shape[-1]]), mean_R, variance_R,
+                                                               weight_D, bias_D, ctx.eps)
         return dx_RD.reshape(x.shape), dweight_D, dbias_D
 
 

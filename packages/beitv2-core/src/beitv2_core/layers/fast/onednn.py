@@ -71,8 +71,8 @@ def _library() -> _Library | None:
             if code:
                 raise OSError(f"it answers {code}")
     except (OSError, AttributeError) as error:
-        warnings.warn(f"oneDNN of Paddle {paddle.__version__} is not usable ({path}: {error}): on the CPU, blocks run by "
-                      "Paddle's plain layers, which takes longer, and not in bfloat16.", stacklevel=2)
+        warnings.warn(f"oneDNN of Paddle {paddle.__version__} is not usable ({path}: {error}): on the CPU, blocks run "
+                      "by Paddle's plain layers, which takes longer, and not in bfloat16.", stacklevel=2)
         return None
     return _Library(calls, engine, stream, threading.Lock())
 
