@@ -22,9 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "pixels": set(),
     "rel_pos_index": set(),
     "_entry_points": {"errors"},
-    "layers": {"errors", "rel_pos_index"},
     "planning": {"errors"},
     "runtime": {"errors"},
+    "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
     "checkpoint": {"errors", "files", "weights"},

@@ -37,7 +37,8 @@ def test_paddle_keeps_the_number_of_threads_we_set():
     assert fresh(code).stdout.split()[-1] == str(runtime.physical_cores())
 
 
-@pytest.mark.skipif(runtime.physical_cores() == 1 and not runtime.is_amd(), reason="nothing is lost on such a machine")
+@pytest.mark.skipif(runtime.physical_cores() == 1 and runtime.mkl_path() is None,
+                    reason="nothing is lost on such a machine")
 def test_paddle_first_is_told_once_what_is_lost():
     done = fresh("import paddle, beitv2_core, beitv2_core.runtime")
     assert done.stderr.count("paddle was imported first") == 1
@@ -156,3 +157,50 @@ def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator():
     code = "from beitv2_core import runtime; print(runtime.keep_freed_memory())"
     assert fresh(code).stdout.split() == ["True"]
     assert fresh(code, MALLOC_TRIM_THRESHOLD_="100000").stdout.split() == ["False"]
+
+
+AVX2 = "fpu sse4_2 fma avx f16c avx2 bmi2"
+AVX512 = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl"
+PROCESSORS = {  # vendor, flags -> MKL_DEBUG_CPU_TYPE, multiplies bfloat16
+    "Zen 2": ("AuthenticAMD", AVX2, "5", False),
+    "Zen 4": ("AuthenticAMD", f"{AVX512} avx512_bf16 avx512_vnni", "7", True),
+    "Zen 5": ("AuthenticAMD", f"{AVX512} avx512_bf16 avx512_vnni avx_vnni", "7", True),
+    "an AMD host that hides avx512vl": ("AuthenticAMD", AVX512.replace(" avx512vl", ""), "5", False),
+    "an AMD host that hides avx512cd": ("AuthenticAMD", AVX512.replace(" avx512cd", ""), "5", False),
+    "AMD before AVX2": ("AuthenticAMD", "fpu sse4_2 avx", None, False),
+    "Intel Skylake": ("GenuineIntel", AVX512, None, False),
+    "Intel Sapphire Rapids": ("GenuineIntel", f"{AVX512} avx512_bf16 amx_bf16 amx_tile", None, True),
+}
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """Pretend to run on a processor that this text describes."""
+    def pretend(text: str) -> None:
+        (tmp_path / "cpuinfo").write_text(text)
+        runtime._processor.cache_clear()
+        monkeypatch.setattr(runtime, "CPUINFO", str(tmp_path / "cpuinfo"))
+
+    yield pretend
+    runtime._processor.cache_clear()
+
+
+@pytest.mark.parametrize(("vendor", "flags", "path", "bfloat16"), PROCESSORS.values(), ids=PROCESSORS)
+def test_mkl_gets_the_widest_kernels_that_cannot_stop_the_process(processor, vendor, flags, path, bfloat16):
+    processor(f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: AMD or Intel\nflags\t\t: {flags}\n\n")
+    assert runtime.mkl_path() == path and runtime.has_bfloat16() is bfloat16
+    assert runtime.wanted_environment().get("MKL_DEBUG_CPU_TYPE") == path
+
+
+def test_arm_and_systems_without_cpuinfo_leave_mkl_alone(processor, monkeypatch):
+    processor("processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd bf16 sve\nCPU implementer\t: 0x41\n")
+    assert runtime.mkl_path() is None and not runtime.has_bfloat16() and "sve" in runtime.cpu_flags()
+    monkeypatch.setattr(runtime, "CPUINFO", "/nowhere/cpuinfo")
+    assert runtime.mkl_path() is None and runtime.cpu_flags() == frozenset()
+
+
+def test_the_chosen_path_computes_on_this_machine_and_the_users_own_wins():
+    code = ("import beitv2_core, paddle, os; print(os.environ.get('MKL_DEBUG_CPU_TYPE'), "
+            "float(paddle.matmul(paddle.ones([64, 64]), paddle.ones([64, 64])).sum()))")
+    assert fresh(code).stdout.split() == [str(runtime.mkl_path()), "262144.0"]
+    assert fresh(code, MKL_DEBUG_CPU_TYPE="5").stdout.split()[0] == "5"

@@ -146,7 +146,7 @@ def test_the_tokenizers_precision_is_its_own_and_off_unless_asked_for(settings, 
     asked = []
     monkeypatch.setattr(paddle.amp, "auto_cast",
                         lambda enable=True, **options: asked.append((enable, options)) or nullcontext())
-    monkeypatch.setattr("beitv2_core.engine.step.has_mixed_precision", lambda: True)  # as on a GPU
+    monkeypatch.setattr("beitv2_core.layers.fast.products._on_gpu", lambda: True)
     images = paddle.rand([1, 3, 16, 16])
     tokenizer = build_parts(settings("run", amp="bf16")).task.tokenizer
     for amp, enabled in (("off", [False]), ("bf16", [True, False])):

@@ -50,6 +50,7 @@ def test_mixed_precision_without_a_gpu_is_refused_with_the_line_to_write(pretrai
 def test_a_dry_run_of_a_recipe_for_gpus_goes_on_and_says_so(pretraining, tmp_path):
     shown = "\n".join(run_one_step(pretraining(train="fp16", tokens="bf16")).lines())
     assert "one step: loss" in shown
-    assert "train.amp=fp16 needs a GPU" in shown and "tokenizer.amp=bf16 needs a GPU" in shown
+    assert "train.amp=fp16: only a GPU computes float16." in shown
+    assert "tokenizer.amp=bf16: this processor does not multiply bfloat16" in shown
     assert not (tmp_path / "run").exists()
     assert "GPU" not in "\n".join(run_one_step(pretraining()).lines())

@@ -148,7 +148,8 @@ def test_mixed_precision_without_a_gpu_is_refused_with_its_key_and_a_dry_run_say
     if paddle.is_compiled_with_cuda():
         pytest.skip("a GPU has mixed precision")
     assert "run.precision=fp32" in train(tmp_path / "run", "--precision", "fp16", code=2)
-    assert "run.precision=fp16 needs a GPU" in train(tmp_path / "run", "--precision", "fp16", "--dry-run")
+    shown = train(tmp_path / "run", "--precision", "fp16", "--dry-run")
+    assert "run.precision=fp16: only a GPU computes float16." in shown
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ def gradients(output, inputs):
 
 
 def assert_equal(ours, plain, inputs):
-    np.testing.assert_allclose(ours.numpy(), plain.numpy(), atol=2e-6)
+    np.testing.assert_allclose(ours.numpy(), plain.numpy(), atol=4e-6)  # a few roundings of values up to 10
     for one, other in zip(gradients(ours, inputs), gradients(plain, inputs)):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5, rtol=2e-5)
 

@@ -81,9 +81,10 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     """Build everything the settings name and take one training step. Nothing is written.
 
     build: settings -> `assembly.training.Parts`, of other kinds of runs.  A recipe with mixed precision takes its step
-    in float32 where there is no GPU, and the report says so.
+    in float32 where this device does not compute it, and the report says so.
     """
-    from ..engine.step import Precision, has_mixed_precision, train_step
+    from ..engine.step import Precision, train_step
+    from ..layers.fast.products import why_not
     from .training import build_parts
 
     notes = []
@@ -91,10 +92,11 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
         config = _changed(config, "tokenizer", cache=None)
     for section in ("train", "tokenizer"):
         amp = getattr(getattr(config, section, None), "amp", "off")
-        if amp != "off" and not has_mixed_precision():
+        reason = why_not(amp)
+        if reason is not None:
             config = _changed(config, section, amp="off")
-            notes.append(f"{section}.amp={amp} needs a GPU: this one step was taken in float32; a training here would "
-                         f"be refused until {section}.amp=off")
+            notes.append(f"{section}.amp={amp}: {reason} This one step was taken in float32; a training here would be "
+                         f"refused until {section}.amp=off")
     parts = (build_parts if build is None else build)(config)
     task, model = parts.task, parts.task.model
     model.train()

@@ -113,7 +113,7 @@ def optimizer_of(optim: OptimConfig, model: Any, lr: float, **groups: Any) -> An
 
 
 def check_precision(config: AnyConfig) -> None:
-    """ConfigError where the settings ask for mixed precision and there is no GPU."""
+    """ConfigError where the settings ask for mixed precision that this device does not compute."""
     Precision(config.train.amp)
     if isinstance(config, PretrainConfig):
         Precision(config.tokenizer.amp, off="tokenizer.amp=off")

@@ -270,7 +270,7 @@ class TokenizerSourceConfig(Section):
     )
     amp: Amp = Field(
         default="off",
-        description="mixed precision of the tokenizer's encoder; refused without a GPU; not the official codes",
+        description="mixed precision of the tokenizer's encoder, where train.amp is possible; not the official codes",
     )
     cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
 
@@ -360,7 +360,8 @@ class TrainConfig(Section):
         gt=0,
         description="images behind one update: batch_size x processes x accumulation; default: no accumulating",
     )
-    amp: Amp = Field(default="off", description="mixed precision; refused without a GPU")
+    amp: Amp = Field(default="off", description="mixed precision: fp16 on GPUs, bf16 also on CPUs that multiply it; "
+                                                "refused elsewhere")
     sharding: Sharding = Field(
         default="off",
         description="divide the optimizer's state among the processes; stage2: the gradients too. Same updates",

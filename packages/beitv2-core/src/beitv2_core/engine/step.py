@@ -15,6 +15,7 @@ from beitv2_core.engine.sharding import ShardedOptimizer
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import ConfigError, NonFiniteLossError, OutOfMemoryError
 from beitv2_core.layers.draws import micro_batch
+from beitv2_core.layers.fast.products import mixed_precision, why_not
 
 
 class SettingNames(NamedTuple):
@@ -34,23 +35,20 @@ TRAIN_SETTINGS = SettingNames()
 class Precision:
     """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
-    off: the setting that turns it off, for the error.  Raises ConfigError where there is no GPU: a run would compute in
-    float32 and record what it did not do.
+    off: the setting that turns it off, for the error.  Raises ConfigError where the device does not compute it: a run
+    would compute in float32 and record what it did not do.
     """
 
     def __init__(self, amp: str = "off", *, off: str = TRAIN_SETTINGS.amp_off):
-        if amp != "off" and not has_mixed_precision():
-            raise ConfigError(f"{off.partition('=')[0]}: {amp}, but this process computes on "
-                              f"{paddle.device.get_device()}, where Paddle stays in float32. Set {off}, or train on a "
-                              "GPU.")
+        reason = why_not(amp)
+        if reason is not None:
+            raise ConfigError(f"{off.partition('=')[0]}: {amp} on {paddle.device.get_device()}: {reason} Set {off}.")
         self.amp = amp
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=65536.0) if amp == "fp16" else None
 
     def autocast(self) -> Any:
         """The context the forward pass runs in."""
-        if self.amp == "off":
-            return contextlib.nullcontext()
-        return paddle.amp.auto_cast(level="O1", dtype="bfloat16" if self.amp == "bf16" else "float16")
+        return contextlib.nullcontext() if self.amp == "off" else mixed_precision(self.amp)
 
     def state(self) -> dict[str, Any]:
         """The scaler's state for an exact resume."""
@@ -63,11 +61,6 @@ class Precision:
         if self.scaler is not None and state:
             self.scaler.load_state_dict({key: paddle.to_tensor(value) if hasattr(value, "shape") else value
                                          for key, value in state.items()})
-
-
-def has_mixed_precision() -> bool:
-    """True where mixed precision is computed: on a GPU."""
-    return str(paddle.device.get_device()).startswith("gpu")
 
 
 def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:

@@ -12,6 +12,7 @@ from paddle import nn
 from beitv2_core.layers.attention import Attention, take_tokens
 from beitv2_core.layers.drop_path import DropPath
 from beitv2_core.layers.dropout import Dropout
+from beitv2_core.layers.fast import onednn
 from beitv2_core.layers.fast.cpu_block import block_on_cpu
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import Linear, as_written, on_cpu
@@ -66,7 +67,7 @@ class Block(nn.Layer):
 
     def forward(self, x_BTD: paddle.Tensor, bias: paddle.Tensor | None = None,
                 query_index: paddle.Tensor | None = None) -> paddle.Tensor:
-        if on_cpu(x_BTD) and self._is_as_written():
+        if on_cpu(x_BTD) and onednn.usable() and x_BTD.dtype == paddle.float32 and self._is_as_written():
             return block_on_cpu(self, x_BTD, bias, query_index)
         return self.compose(x_BTD, bias, query_index)
 

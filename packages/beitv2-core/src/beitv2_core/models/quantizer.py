@@ -14,6 +14,7 @@ from paddle import nn
 
 from beitv2_core.errors import ShapeError
 from beitv2_core.layers import collective
+from beitv2_core.layers.fast.products import mixed_precision
 from beitv2_core.models.kmeans import kmeans, nearest, sum_by_code
 
 
@@ -60,7 +61,7 @@ class NormEMAQuantizer(nn.Layer):
                 f"{self.code_dim}). Put the channels last and the patches of an image in one axis."
             )
         self._check_channels(h_BNC)
-        with paddle.amp.auto_cast(enable=False):  # a code must not depend on mixed precision
+        with mixed_precision("off"):  # a code must not depend on mixed precision
             z_BNC = F.normalize(h_BNC.astype("float32"), axis=-1)
             z_SC = z_BNC.detach().reshape([-1, self.code_dim])
             if self.training and self.initted.item() == 0:

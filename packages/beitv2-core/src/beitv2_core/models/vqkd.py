@@ -13,6 +13,7 @@ from paddle import nn
 
 from beitv2_core.errors import ConfigError, ShapeError
 from beitv2_core.layers.fast.linear import Linear
+from beitv2_core.layers.fast.products import mixed_precision
 from beitv2_core.layers.init import init_linears
 from beitv2_core.models.backbone import SIZES, BEiTBackbone
 from beitv2_core.models.quantizer import NormEMAQuantizer, Quantized
@@ -87,7 +88,7 @@ class VQKD(nn.Layer):
     def features(self, images: paddle.Tensor) -> paddle.Tensor:
         """Projected patch features (B, N, C) before normalisation, float32 under any mixed precision."""
         tokens_BND = self.encoder.patch_tokens(self.preprocess(images))
-        with paddle.amp.auto_cast(enable=False):
+        with mixed_precision("off"):
             return self.encode_task_layer(tokens_BND.astype("float32"))
 
     def forward(self, images: paddle.Tensor, target_BNV: paddle.Tensor,
@@ -125,9 +126,9 @@ class VQKD(nn.Layer):
         amp: "off", or "bf16" or "fp16" for the encoder's blocks; what follows them is float32.
         Departs: mixed precision, where asked for, gives some patches another code.
         """
-        with paddle.amp.auto_cast(enable=amp != "off", dtype="bfloat16" if amp == "bf16" else "float16"):
+        with mixed_precision(amp):
             h_BNC = self.features(images)
-        with paddle.amp.auto_cast(enable=False):
+        with mixed_precision("off"):
             z_BNC = nn.functional.normalize(h_BNC, axis=-1)
             codes_S = self.quantize.nearest_codes(z_BNC.reshape([-1, self.code_dim]))
         return codes_S.reshape(z_BNC.shape[:2])

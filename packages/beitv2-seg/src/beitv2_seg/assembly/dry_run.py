@@ -11,20 +11,24 @@ import numpy as np
 from beitv2_core.assembly.dry_run import DryRun, KeepsGradients, saved_for_backward
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import optimizer_state
-from beitv2_core.engine.step import has_mixed_precision, train_step
+from beitv2_core.engine.step import train_step
+from beitv2_core.layers.fast.products import why_not
 from beitv2_seg.assembly.training import batch_lines, build_segmentation
 from beitv2_seg.config import SegmentConfig
+from beitv2_seg.config.translate import AMP
 
 
 def run_one_step(config: SegmentConfig) -> DryRun:
     """Build everything the settings name and take one training step of one batch. Nothing is written.
 
-    A recipe with mixed precision takes its step in float32 where there is no GPU, and the report says so.
+    A recipe with mixed precision takes its step in float32 where this device does not compute it, and the report says
+    so.
     """
     notes = []
-    if config.run.precision != "fp32" and not has_mixed_precision():
-        notes.append(f"run.precision={config.run.precision} needs a GPU: this one step was taken in float32; a "
-                     "training here would be refused until run.precision=fp32")
+    reason = why_not(AMP[config.run.precision])
+    if reason is not None:
+        notes.append(f"run.precision={config.run.precision}: {reason} This one step was taken in float32; a training "
+                     "here would be refused until run.precision=fp32")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": "fp32"})})
     loop = build_segmentation(config)
     task, model = loop.task, loop.task.model

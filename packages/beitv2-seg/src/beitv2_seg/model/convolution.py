@@ -18,6 +18,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 from beitv2_core.layers.fast.linear import on_cpu
+from beitv2_core.layers.fast.products import operand, product, rounding
 
 
 class Conv3x3(nn.Conv2D):
@@ -39,15 +40,15 @@ class _Conv3x3OnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, weight):
         batch, _, height, width = x.shape
-        map_BCP = _padded(x, (1, 1, 1, 1))
+        ctx.shape, ctx.wanted, ctx.rounded = x.shape, not x.stop_gradient, rounding()
+        map_BCP = operand(_padded(x, (1, 1, 1, 1)), ctx.rounded)
         ctx.save_for_backward(map_BCP, weight)
-        ctx.shape, ctx.wanted = x.shape, not x.stop_gradient
         # A window belongs to the pixel of its upper left corner; pixels that begin no window are cut away at the end.
         count = map_BCP.shape[2] - _offset(2, 2, width)
         total_BOP = None
         for (row, column), weight_OC in zip(_positions(), paddle.unbind(_by_position(weight), axis=0)):
             begin = _offset(row, column, width)
-            part_BOP = paddle.slice(paddle.matmul(weight_OC, map_BCP), [2], [begin], [begin + count])
+            part_BOP = paddle.slice(product(weight_OC, map_BCP, ctx.rounded), [2], [begin], [begin + count])
             total_BOP = part_BOP if total_BOP is None else total_BOP.add_(part_BOP)
         rest_BOP = paddle.zeros([batch, weight.shape[0], map_BCP.shape[2] - count], dtype=x.dtype)
         out = paddle.concat([total_BOP, rest_BOP], axis=2).reshape([batch, -1, height + 2, width + 2])
@@ -66,17 +67,17 @@ class _Conv3x3OnCpu(PyLayer):
             head = paddle.zeros([batch, out, begin], dtype=dy.dtype)
             shifted.append(paddle.concat([head, dy_BOP[:, :, :pixels - begin]], axis=2) if begin else dy_BOP)
         # One above the other: nine times as high as the result is still far from nine times as high as the input.
-        shifted_BNP = paddle.concat(shifted, axis=1)  # N = 9 * O
+        shifted_BNP = operand(paddle.concat(shifted, axis=1), ctx.rounded)  # N = 9 * O
         del shifted, dy_BOP
         dx = dweight = None
         if ctx.wanted:
             weight_NC = _by_position(weight).reshape([9 * out, channels])
-            dx = paddle.matmul(weight_NC, shifted_BNP, transpose_x=True)
+            dx = product(weight_NC, shifted_BNP, ctx.rounded, transpose_x=True)
             dx = dx.reshape([batch, channels, height + 2, width + 2])[:, :, 1:-1, 1:-1]
         if not weight.stop_gradient:
-            dweight_NC = paddle.matmul(shifted_BNP[0], map_BCP[0], transpose_y=True)
+            dweight_NC = product(shifted_BNP[0], map_BCP[0], ctx.rounded, transpose_y=True)
             for sample in range(1, batch):
-                dweight_NC.add_(paddle.matmul(shifted_BNP[sample], map_BCP[sample], transpose_y=True))
+                dweight_NC.add_(product(shifted_BNP[sample], map_BCP[sample], ctx.rounded, transpose_y=True))
             dweight = dweight_NC.reshape([3, 3, out, channels]).transpose([2, 3, 0, 1])
         return dx, dweight
 

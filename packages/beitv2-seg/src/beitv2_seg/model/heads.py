@@ -15,6 +15,7 @@ from paddle import nn
 
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.fast.linear import uses_cpu_gradients
+from beitv2_core.layers.fast.products import mixed_precision
 from beitv2_seg.model.bilinear import linear_matrix
 from beitv2_seg.model.convolution import Conv3x3
 from beitv2_seg.model.norm import batch_norm
@@ -79,7 +80,7 @@ class AdaptiveAveragePool(nn.Layer):
         height, width = x.shape[2:]
         boxes = np.kron(average_matrix(height, self.bins), average_matrix(width, self.bins))
         weights = paddle.to_tensor(boxes.T.astype(np.float32))
-        with paddle.amp.auto_cast(enable=False):  # a mean over many pixels: float32 under mixed precision
+        with mixed_precision("off"):  # a mean over many pixels: float32 under mixed precision
             pooled = paddle.matmul(x.astype("float32").flatten(2), weights)
         return pooled.reshape([0, 0, self.bins, self.bins]).astype(x.dtype)
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two halves of a transformer block as the CPU computes them fast: few passes over memory, few tensors kept.
 
-Paddle's element-wise and reducing CPU kernels run in one thread or broadcast slowly, and its automatic gradient keeps
-the result of every operation.  Here sums are products with ones, layer scale is folded into the weights of the linear
-map before it, and a half keeps for its backward pass its input, q, k, v and what they give, the MLP's hidden features,
-nothing else.  Values and gradients are those of `Block.compose`, up to the order of sums.  `Block.forward` decides
-whether a block is one this file was written for.
+Paddle's element-wise and reducing CPU kernels run in one thread, and its automatic gradient keeps the result of every
+operation.  Here what is no product is oneDNN's (`onednn.py`), sums over rows are products with ones, layer scale is
+folded into the weights of the linear map before it, and a half keeps for its backward pass its input, q, k, v and what
+they give, the MLP's hidden features, nothing else.  Values and gradients are those of `Block.compose`, up to the order
+of sums; in bfloat16 (`products.py`) the operands of products are rounded.  `Block.forward` decides whether a block is
+one this file was written for.
 
 Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, Optional
 
 import paddle
@@ -20,8 +20,9 @@ import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
 from beitv2_core.layers.attention import bias_of_queries, row_index, split_heads
-from beitv2_core.layers.fast.layer_norm import norm_gradient
+from beitv2_core.layers.fast import onednn
 from beitv2_core.layers.fast.linear import product_and_bias, sum_over_rows
+from beitv2_core.layers.fast.products import operand, product, rounding
 
 
 def block_on_cpu(block: Any, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
@@ -84,75 +85,82 @@ class _AttentionHalf(PyLayer):
                 proj_bias_D: paddle.Tensor, gamma_D: paddle.Tensor | None, heads: int, eps: float,
                 keep_B11: paddle.Tensor | None, query_index: paddle.Tensor | None) -> paddle.Tensor:
         batch, tokens, width = x_BTD.shape
-        inner = qkv_DO.shape[1] // 3
+        inner, rounded = qkv_DO.shape[1] // 3, rounding()
         scale = (inner // heads) ** -0.5
-        normed_RD = F.layer_norm(x_BTD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        normed_RD = onednn.layer_norm(x_BTD, gain_D, shift_D, eps).y_RD
         rows_R = None
         if query_index is None:
-            projected_RO = _plus_bias(normed_RD, qkv_DO, qkv_bias_O)
+            projected_RO = product_and_bias(normed_RD, qkv_DO, qkv_bias_O, rounded)
             stacks = [split_heads(projected_RO.reshape([batch, tokens, -1]), 3, heads)]
             residual_BQD = x_BTD
         else:
             rows_R = row_index(query_index, tokens)
-            projected_RO = _plus_bias(normed_RD.index_select(rows_R), qkv_DO[:, :inner],
-                                      None if qkv_bias_O is None else qkv_bias_O[:inner])
+            projected_RO = product_and_bias(normed_RD.index_select(rows_R), qkv_DO[:, :inner],
+                                            None if qkv_bias_O is None else qkv_bias_O[:inner], rounded)
             stacks = [split_heads(projected_RO.reshape([batch, -1, inner]), 1, heads)]
-            projected_RO = _plus_bias(normed_RD, qkv_DO[:, inner:], None if qkv_bias_O is None else qkv_bias_O[inner:])
+            projected_RO = product_and_bias(normed_RD, qkv_DO[:, inner:],
+                                            None if qkv_bias_O is None else qkv_bias_O[inner:], rounded)
             stacks.append(split_heads(projected_RO.reshape([batch, tokens, 2 * inner]), 2, heads))
             residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
         del normed_RD, projected_RO
-        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks, scale)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index)
-        out_BQO = paddle.matmul(weights_BHQT, v_BHTE).transpose([0, 2, 1, 3]).reshape([*residual_BQD.shape[:2], -1])
+        stacks = [operand(stack, rounded) for stack in stacks]
+        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
+        out_BQO = product(weights_BHQT, v_BHTE, rounded).transpose([0, 2, 1, 3]).reshape([*residual_BQD.shape[:2], -1])
+        out_BQO = operand(out_BQO, rounded)
         ctx.save_for_backward(x_BTD, out_BQO, *stacks)
         ctx.weights = gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D
         ctx.wanted = _needs(x_BTD, *ctx.weights, keep_B11, query_index)
-        ctx.settings = heads, scale, eps, keep_B11, query_index, rows_R
-        return _add_branch(residual_BQD, product_and_bias(out_BQO, *_scaled(proj_OD, proj_bias_D, gamma_D)), keep_B11)
+        ctx.settings = heads, scale, eps, keep_B11, query_index, rows_R, rounded
+        return _add_branch(residual_BQD, product_and_bias(out_BQO, *_scaled(proj_OD, proj_bias_D, gamma_D), rounded),
+                           keep_B11)
 
     @staticmethod
     def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         x_BTD, out_BQO, *stacks = ctx.saved_tensor()
         gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D = ctx.weights
-        heads, scale, eps, keep_B11, query_index, rows_R = ctx.settings
-        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks, scale)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index)
+        heads, scale, eps, keep_B11, query_index, rows_R, rounded = ctx.settings
+        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
         batch, tokens, width = x_BTD.shape
         head_width = q_BHQE.shape[-1]
         dout_RO, dproj_OD, dproj_bias_D, dgamma_D = _residual_gradient(dy_BQD, out_BQO, proj_OD, proj_bias_D, gamma_D,
-                                                                       keep_B11)
+                                                                       keep_B11, rounded)
         dout_BQO = dout_RO.reshape(out_BQO.shape)
         # Row sums of weights * dweights, from the output: a head's width instead of all tokens to sum over.
         ones_E1 = paddle.ones([head_width, 1], dtype=dy_BQD.dtype)
-        sums_BHQ1 = paddle.matmul((dout_BQO * out_BQO).reshape([batch, -1, heads, head_width]),
-                                  ones_E1).transpose([0, 2, 1, 3])
-        dout_BHQE = dout_BQO.reshape([batch, -1, heads, head_width]).transpose([0, 2, 1, 3])
-        del dout_RO, dout_BQO
-        dv_BHTE = paddle.matmul(weights_BHQT, dout_BHQE, transpose_x=True)
-        dscores_BHQT = paddle.matmul(dout_BHQE, v_BHTE, transpose_y=True)
-        dscores_BHQT.subtract_(sums_BHQ1.expand(dscores_BHQT.shape)).multiply_(weights_BHQT)
+        along_BQO = onednn.multiply_(out_BQO.astype(dy_BQD.dtype).clone(), dout_BQO)
+        sums_BHQ1 = paddle.matmul(along_BQO.reshape([batch, -1, heads, head_width]), ones_E1).transpose([0, 2, 1, 3])
+        dout_BHQE = operand(dout_BQO.reshape([batch, -1, heads, head_width]).transpose([0, 2, 1, 3]), rounded)
+        del dout_RO, dout_BQO, along_BQO
+        dv_BHTE = product(weights_BHQT, dout_BHQE, rounded, transpose_x=True)
+        dscores_BHQT = product(dout_BHQE, v_BHTE, rounded, transpose_y=True)
+        onednn.multiply_(onednn.subtract_(dscores_BHQT, sums_BHQ1), weights_BHQT)
         dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
-        dq_BHQE = paddle.matmul(dscores_BHQT, k_BHTE).scale_(scale)
-        dk_BHTE = paddle.matmul(dscores_BHQT, q_BHQE, transpose_x=True)
+        dscores_BHQT = operand(dscores_BHQT, rounded)
+        dq_BHQE = product(dscores_BHQT, k_BHTE, rounded).scale_(scale)
+        dk_BHTE = product(dscores_BHQT, q_BHQE, rounded, transpose_x=True).scale_(scale)
         del dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT
-        normed_RD = F.layer_norm(x_BTD, [width], gain_D, shift_D, eps).reshape([-1, width])
+        normed = onednn.layer_norm(x_BTD, gain_D, shift_D, eps)
+        normed_RD = operand(normed.y_RD, rounded)
         if rows_R is None:
             dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
-            dqkv_DO = paddle.matmul(normed_RD, dqkv_RO, transpose_x=True)
             dqkv_bias_O = sum_over_rows(dqkv_RO)
-            dnormed_RD = paddle.matmul(dqkv_RO, qkv_DO, transpose_y=True)
+            dqkv_RO = operand(dqkv_RO, rounded)
+            dqkv_DO = product(normed_RD, dqkv_RO, rounded, transpose_x=True)
+            dnormed_RD = product(dqkv_RO, qkv_DO, rounded, transpose_y=True)
         else:
             inner = qkv_DO.shape[1] // 3
             dq_RO, dkv_RO = join_heads(dq_BHQE), join_heads(dk_BHTE, dv_BHTE)
-            dqkv_DO = paddle.concat([paddle.matmul(normed_RD.index_select(rows_R), dq_RO, transpose_x=True),
-                                     paddle.matmul(normed_RD, dkv_RO, transpose_x=True)], axis=1)
             dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
-            dnormed_RD = paddle.matmul(dkv_RO, qkv_DO[:, inner:], transpose_y=True)
-            dnormed_RD = _add_rows(dnormed_RD, rows_R, paddle.matmul(dq_RO, qkv_DO[:, :inner], transpose_y=True))
-        del normed_RD
-        dx_RD, dgain_D, dshift_D = norm_gradient(x_BTD.reshape([-1, width]), dnormed_RD, gain_D, eps)
+            dq_RO, dkv_RO = operand(dq_RO, rounded), operand(dkv_RO, rounded)
+            dqkv_DO = paddle.concat([product(normed.y_RD.index_select(rows_R), dq_RO, rounded, transpose_x=True),
+                                     product(normed_RD, dkv_RO, rounded, transpose_x=True)], axis=1)
+            dnormed_RD = product(dkv_RO, qkv_DO[:, inner:], rounded, transpose_y=True)
+            dnormed_RD = _add_rows(dnormed_RD, rows_R, product(dq_RO, qkv_DO[:, :inner], rounded, transpose_y=True))
+        dx_RD, dgain_D, dshift_D = onednn.layer_norm_gradient(x_BTD, dnormed_RD, *normed[1:], gain_D, shift_D, eps)
         dy_RD = dy_BQD.reshape([-1, width])
-        dx_RD = dx_RD.add_(dy_RD) if rows_R is None else _add_rows(dx_RD, rows_R, dy_RD)
+        dx_RD = onednn.add_(dx_RD, dy_RD) if rows_R is None else _add_rows(dx_RD, rows_R, dy_RD)
         return _wanted(ctx, dx_RD.reshape(x_BTD.shape), dgain_D, dshift_D, dqkv_DO, dqkv_bias_O, dbias_1HTT, dproj_OD,
                        dproj_bias_D, dgamma_D, None, None)
 
@@ -162,37 +170,32 @@ class _MlpHalf(PyLayer):
     def forward(ctx: Any, x_BQD: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, fc1_DF: paddle.Tensor,
                 fc1_bias_F: paddle.Tensor, fc2_FD: paddle.Tensor, fc2_bias_D: paddle.Tensor,
                 gamma_D: paddle.Tensor | None, eps: float, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
-        width = x_BQD.shape[-1]
-        normed_RD = F.layer_norm(x_BQD, [width], gain_D, shift_D, eps).reshape([-1, width])
-        hidden_RF = product_and_bias(normed_RD, fc1_DF, fc1_bias_F)
+        rounded = rounding()
+        normed_RD = onednn.layer_norm(x_BQD, gain_D, shift_D, eps).y_RD
+        hidden_RF = product_and_bias(normed_RD, fc1_DF, fc1_bias_F, rounded)
         del normed_RD
-        branch_BQD = product_and_bias(F.gelu(hidden_RF), *_scaled(fc2_FD, fc2_bias_D, gamma_D)).reshape(x_BQD.shape)
+        branch_RD = product_and_bias(onednn.gelu(hidden_RF), *_scaled(fc2_FD, fc2_bias_D, gamma_D), rounded)
         ctx.save_for_backward(x_BQD, hidden_RF)
         ctx.weights = gain_D, shift_D, fc1_DF, fc1_bias_F, fc2_FD, fc2_bias_D, gamma_D
         ctx.wanted = _needs(x_BQD, *ctx.weights, keep_B11)
-        ctx.settings = eps, keep_B11
-        return _add_branch(x_BQD, branch_BQD, keep_B11)
+        ctx.settings = eps, keep_B11, rounded
+        return _add_branch(x_BQD, branch_RD.reshape(x_BQD.shape), keep_B11)
 
     @staticmethod
     def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         x_BQD, hidden_RF = ctx.saved_tensor()
         gain_D, shift_D, fc1_DF, _, fc2_FD, fc2_bias_D, gamma_D = ctx.weights
-        eps, keep_B11 = ctx.settings
-        width = x_BQD.shape[-1]
-        # gelu(h) = h * cdf(h), its derivative cdf(h) + h * density(h); in place: these arrays are the largest
-        cdf_RF = paddle.erf(paddle.scale(hidden_RF, math.sqrt(0.5))).scale_(0.5, bias=0.5)
-        dhidden_RF, dfc2_FD, dfc2_bias_D, dgamma_D = _residual_gradient(dy_BQD, hidden_RF * cdf_RF, fc2_FD, fc2_bias_D,
-                                                                        gamma_D, keep_B11)
-        slope_RF = paddle.square(hidden_RF).scale_(-0.5).exp_().scale_(1 / math.sqrt(2 * math.pi))
-        dhidden_RF.multiply_(slope_RF.multiply_(hidden_RF).add_(cdf_RF))
-        del cdf_RF, slope_RF
-        normed_RD = F.layer_norm(x_BQD, [width], gain_D, shift_D, eps).reshape([-1, width])
-        dfc1_DF = paddle.matmul(normed_RD, dhidden_RF, transpose_x=True)
+        eps, keep_B11, rounded = ctx.settings
+        dhidden_RF, dfc2_FD, dfc2_bias_D, dgamma_D = _residual_gradient(dy_BQD, onednn.gelu(hidden_RF), fc2_FD,
+                                                                        fc2_bias_D, gamma_D, keep_B11, rounded)
+        onednn.gelu_gradient_(dhidden_RF, hidden_RF)
         dfc1_bias_F = sum_over_rows(dhidden_RF)
-        del normed_RD
-        dnormed_RD = paddle.matmul(dhidden_RF, fc1_DF, transpose_y=True)
-        dx_RD, dgain_D, dshift_D = norm_gradient(x_BQD.reshape([-1, width]), dnormed_RD, gain_D, eps)
-        dx_BQD = dx_RD.add_(dy_BQD.reshape([-1, width])).reshape(x_BQD.shape)
+        dhidden_RF = operand(dhidden_RF, rounded)
+        normed = onednn.layer_norm(x_BQD, gain_D, shift_D, eps)
+        dfc1_DF = product(normed.y_RD, dhidden_RF, rounded, transpose_x=True)
+        dnormed_RD = product(dhidden_RF, fc1_DF, rounded, transpose_y=True)
+        dx_RD, dgain_D, dshift_D = onednn.layer_norm_gradient(x_BQD, dnormed_RD, *normed[1:], gain_D, shift_D, eps)
+        dx_BQD = onednn.add_(dx_RD, dy_BQD.reshape(dx_RD.shape)).reshape(x_BQD.shape)
         return _wanted(ctx, dx_BQD, dgain_D, dshift_D, dfc1_DF, dfc1_bias_F, dfc2_FD, dfc2_bias_D, dgamma_D, None)
 
 
@@ -202,19 +205,21 @@ class _MlpHalf(PyLayer):
 def _scaled(weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
             gamma_D: paddle.Tensor | None) -> tuple[paddle.Tensor, paddle.Tensor]:
     """A linear map with gamma multiplied into it: its weight has fewer rows than what it is applied to."""
-    return (weight_OD, bias_D) if gamma_D is None else (weight_OD * gamma_D.expand(weight_OD.shape), bias_D * gamma_D)
+    if gamma_D is None:
+        return weight_OD, bias_D
+    return onednn.multiply_(weight_OD.clone(), gamma_D), bias_D * gamma_D
 
 
 def _add_branch(x_BQD: paddle.Tensor, branch_BQD: paddle.Tensor, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
     """x + keep * branch, in place of branch."""
     if keep_B11 is not None:
-        branch_BQD.multiply_(keep_B11.expand(branch_BQD.shape))
-    return branch_BQD.add_(x_BQD)
+        onednn.multiply_(branch_BQD, keep_B11)
+    return onednn.add_(branch_BQD, x_BQD)
 
 
 def _residual_gradient(
     dy_BQD: paddle.Tensor, x: paddle.Tensor, weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
-    gamma_D: paddle.Tensor | None, keep_B11: paddle.Tensor | None
+    gamma_D: paddle.Tensor | None, keep_B11: paddle.Tensor | None, rounded: bool
 ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor | None]:
     """Gradients of y = residual + keep * gamma * (x @ weight + bias) by x, as a matrix, weight, bias and gamma.
 
@@ -223,15 +228,15 @@ def _residual_gradient(
     """
     dy_RD = dy_BQD.reshape([-1, dy_BQD.shape[-1]])
     if keep_B11 is not None:
-        dy_RD = dy_RD * keep_B11.expand(dy_BQD.shape).reshape(dy_RD.shape)
-    dweight_OD = paddle.matmul(x.reshape([-1, x.shape[-1]]), dy_RD, transpose_x=True)
+        dy_RD = onednn.multiply_(dy_BQD.clone(), keep_B11).reshape(dy_RD.shape)
     dbias_D = sum_over_rows(dy_RD)
+    dy_RD = operand(dy_RD, rounded)
+    dweight_OD = product(x.reshape([-1, x.shape[-1]]), dy_RD, rounded, transpose_x=True)
     if gamma_D is None:
-        return paddle.matmul(dy_RD, weight_OD, transpose_y=True), dweight_OD, dbias_D, None
+        return product(dy_RD, weight_OD, rounded, transpose_y=True), dweight_OD, dbias_D, None
     dgamma_D = sum_over_rows(dweight_OD * weight_OD) + dbias_D * bias_D
-    gamma_OD = gamma_D.expand(weight_OD.shape)
-    dx_RO = paddle.matmul(dy_RD, weight_OD * gamma_OD, transpose_y=True)
-    return dx_RO, dweight_OD.multiply_(gamma_OD), dbias_D * gamma_D, dgamma_D
+    dx_RO = product(dy_RD, _scaled(weight_OD, bias_D, gamma_D)[0], rounded, transpose_y=True)
+    return dx_RO, onednn.multiply_(dweight_OD, gamma_D), dbias_D * gamma_D, dgamma_D
 
 
 # -- rows and gradients -----------------------------------------------------------------------------------------------
@@ -256,29 +261,26 @@ def _bias_gradient(dscores_BHQT: paddle.Tensor, shape: list[int], query_index: p
     return dbias_THT.transpose([1, 0, 2]).unsqueeze(0)
 
 
-def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, bias: paddle.Tensor | None,
-            query_index: paddle.Tensor | None) -> paddle.Tensor:
-    """Attention weights (B, H, Q, T) of scaled queries; computed again in the backward pass: they are the largest."""
-    scores_BHQT = paddle.matmul(q_BHQE, k_BHTE, transpose_y=True)
+def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, scale: float, bias: paddle.Tensor | None,
+            query_index: paddle.Tensor | None, rounded: bool) -> paddle.Tensor:
+    """Attention weights (B, H, Q, T) of queries; computed again in the backward pass: they are the largest."""
+    scores_BHQT = product(q_BHQE if rounded else paddle.scale(q_BHQE, scale), k_BHTE, rounded, transpose_y=True)
+    if rounded:  # the scores are scaled, not the queries: those are kept as products take them
+        scores_BHQT.scale_(scale)
     bias = bias_of_queries(bias, query_index)
     if bias is not None:
-        scores_BHQT.add_(bias.expand(scores_BHQT.shape))
-    return F.softmax_(scores_BHQT, axis=-1)
+        onednn.add_(scores_BHQT, bias)
+    return onednn.softmax_(scores_BHQT)
 
 
-def _unstack(stacks: list[paddle.Tensor], scale: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
-    """Scaled q, k and v.  What is kept is the stack: few large tensors leave the allocator fewer useless holes."""
-    q_BHQE, k_BHTE, v_BHTE = (part for stack in stacks for part in paddle.unbind(stack, axis=0))
-    return paddle.scale(q_BHQE, scale), k_BHTE, v_BHTE
+def _unstack(stacks: list[paddle.Tensor]) -> list[paddle.Tensor]:
+    """q, k and v.  What is kept is the stack: few large tensors leave the allocator fewer useless holes."""
+    return [part for stack in stacks for part in paddle.unbind(stack, axis=0)]
 
 
 def _add_rows(target_RD: paddle.Tensor, rows_R: paddle.Tensor, values: paddle.Tensor) -> paddle.Tensor:
     """`values` added to some rows of a tensor, each row at most once."""
     return paddle.scatter(target_RD, rows_R, target_RD.index_select(rows_R).add_(values))
-
-
-def _plus_bias(x_RD: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor | None) -> paddle.Tensor:
-    return paddle.matmul(x_RD, weight_DO) if bias_O is None else product_and_bias(x_RD, weight_DO, bias_O)
 
 
 def _needs(*tensors: paddle.Tensor | None) -> list[bool | None]:

@@ -14,6 +14,9 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from beitv2_core.layers.fast import onednn
+from beitv2_core.layers.fast.products import operand, product, rounding
+
 #: environment variable: 1 computes on the CPU as on a GPU, by Paddle's own operations; values differ by rounding only
 SWITCH = "BEITV2_PLAIN_LAYERS"
 
@@ -51,29 +54,35 @@ def plus(x: paddle.Tensor, bias: paddle.Tensor) -> paddle.Tensor:
     return x + (bias.expand(x.shape) if on_cpu(x) else bias)
 
 
-def product_and_bias(x: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor) -> paddle.Tensor:
-    """`x @ weight + bias` in the form that is fast on the CPU; records no gradient."""
-    with paddle.no_grad():
-        product = paddle.matmul(x, weight_DO)
-        return product.add_(bias_O.expand(product.shape))  # expanded: see `plus`
+def product_and_bias(x: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor | None,
+                     rounded: bool) -> paddle.Tensor:
+    """`x @ weight + bias` in the form that is fast on the CPU; records no gradient.  rounded: see `products.py`."""
+    made = product(x.reshape([-1, x.shape[-1]]), weight_DO, rounded)
+    if bias_O is not None:
+        made = onednn.add_(made, bias_O) if onednn.usable() else made.add_(bias_O.expand(made.shape))
+    return made.reshape([*x.shape[:-1], weight_DO.shape[1]])
 
 
 class _LinearOnCpu(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor) -> paddle.Tensor:
-        ctx.save_for_backward(x, weight_DO)
-        ctx.learns_bias = not bias_O.stop_gradient
-        return product_and_bias(x, weight_DO, bias_O)
+        ctx.rounded = rounding()
+        ctx.save_for_backward(operand(x, ctx.rounded), weight_DO)
+        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight_DO, bias_O)]
+        return product_and_bias(x, weight_DO, bias_O, ctx.rounded)
 
     @staticmethod
     def backward(ctx: Any, dy: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
         x, weight_DO = ctx.saved_tensor()
         dy_RO = dy.reshape([-1, weight_DO.shape[1]])
-        dx = None if x.stop_gradient else paddle.matmul(dy_RO, weight_DO, transpose_y=True).reshape(x.shape)
-        dweight_DO = None
-        if not weight_DO.stop_gradient:
-            dweight_DO = paddle.matmul(x.reshape([-1, weight_DO.shape[0]]), dy_RO, transpose_x=True)
-        return dx, dweight_DO, sum_over_rows(dy_RO) if ctx.learns_bias else None
+        of_x, of_weight, of_bias = ctx.wanted
+        dbias_O = sum_over_rows(dy_RO) if of_bias else None
+        dy_RO, dx, dweight_DO = operand(dy_RO, ctx.rounded), None, None
+        if of_x:
+            dx = product(dy_RO, weight_DO, ctx.rounded, transpose_y=True).reshape(x.shape)
+        if of_weight:
+            dweight_DO = product(x.reshape([-1, weight_DO.shape[0]]), dy_RO, ctx.rounded, transpose_x=True)
+        return dx, dweight_DO, dbias_O
 
 
 def linear(x: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor | None) -> paddle.Tensor:

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Element-wise work in several threads, and products of bfloat16 numbers: oneDNN, which lies in Paddle's wheels.
+
+Paddle's own element-wise and reducing CPU kernels run in one thread, and eager Paddle has no way to oneDNN.  Its C API
+is called here through ctypes, on the memory of Paddle's tensors: no compiler, no other package.  (The headers in the
+wheels only name the real ones, which are not there, so an operator written in C++ cannot be built against them.)
+
+All tensors are contiguous, float32 unless said otherwise, and on the CPU.  The functions record no gradient.
+
+Shape suffixes: `layers/__init__.py`.
+Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; the numbers used are equal in both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import paddle
+
+_FLOAT32, _BFLOAT16 = 3, 2  # dnnl_data_type_t
+_TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
+_GELU_ERF, _SOFTMAX = 49, 0x30000  # dnnl_alg_kind_t
+_ADD, _MULTIPLY, _SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
+_GAIN_AND_SHIFT = 2 | 4  # dnnl_normalization_flags_t
+_IMPLEMENTATION = 8  # dnnl_query_impl_info_str
+# Numbers of the arguments of a primitive: DNNL_ARG_*
+_X, _OTHER, _Y, _WEIGHT, _MEAN, _VARIANCE, _GAIN, _SHIFT = 1, 2, 17, 33, 49, 50, 51, 52
+_DX, _DY, _DGAIN, _DSHIFT = 129, 145, 255, 256
+_PRIMITIVES = 512  # kept at most: models of a few image sizes
+_MAX_AXES = 12
+
+_Handle = ctypes.c_void_p
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_int), ("memory", _Handle)]
+
+
+class _Library(NamedTuple):
+    """The loaded library with its CPU engine and stream; one primitive runs at a time."""
+
+    calls: Any
+    engine: Any
+    stream: Any
+    lock: Any
+
+
+class OneDnnError(RuntimeError):
+    """oneDNN refused a call; nobody but a developer can cause it."""
+
+
+def usable() -> bool:
+    """True where Paddle's oneDNN was found; where it was not, one warning says what is lost."""
+    return _library() is not None
+
+
+@functools.cache
+def _library() -> _Library | None:
+    path = Path(paddle.__file__).parent / "libs" / "libdnnl.so.3"
+    try:
+        calls = ctypes.CDLL(str(path))
+        engine, stream = _Handle(), _Handle()
+        for code in (calls.dnnl_engine_create(ctypes.byref(engine), 1, ctypes.c_size_t(0)),
+                     calls.dnnl_stream_create(ctypes.byref(stream), engine, 1)):
+            if code:
+                raise OSError(f"it answers {code}")
+    except (OSError, AttributeError) as error:
+        warnings.warn(f"oneDNN of Paddle {paddle.__version__} is not usable ({path}: {error}): on the CPU, blocks run "
+                      "by Paddle's plain layers, which takes longer, and not in bfloat16.", stacklevel=2)
+        return None
+    return _Library(calls, engine, stream, threading.Lock())
+
+
+def _loaded() -> _Library:
+    library = _library()
+    if library is None:
+        raise OneDnnError("oneDNN is not usable here; ask `usable()` first.")
+    return library
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise OneDnnError(f"oneDNN refuses {what} (dnnl_status_t {code}).")
+
+
+# -- primitives -------------------------------------------------------------------------------------------------------
+
+
+class _Primitive:
+    """A compiled operation.  Call it with the tensors of its arguments, in their order."""
+
+    def __init__(self, description: Any, arguments: Sequence[tuple[int, Any]], what: str):
+        library = _loaded()
+        self._library, self._what, self._description, self._primitive = library, what, description, _Handle()
+        _check(library.calls.dnnl_primitive_create(ctypes.byref(self._primitive), description), what)
+        name = ctypes.c_char_p()
+        library.calls.dnnl_primitive_desc_query(description, _IMPLEMENTATION, 0, ctypes.byref(name))
+        #: oneDNN's name of the code that was chosen, e.g. jit:avx2 or brg_matmul:avx512_core_bf16
+        self.implementation = (name.value or b"").decode()
+        self.made: tuple[int, ...] = ()  # shape of the result, where the shapes of the arguments do not tell
+        self._arguments = (_Argument * len(arguments))()
+        self._memories = []
+        for place, (number, shape) in enumerate(arguments):
+            memory = _Handle()
+            _check(library.calls.dnnl_memory_create(ctypes.byref(memory), shape, library.engine, None), what)
+            self._memories.append(memory)
+            self._arguments[place] = _Argument(number, memory)
+
+    @property
+    def is_fast(self) -> bool:
+        """False for oneDNN's reference code, which is there for completeness: up to a thousand times slower."""
+        return not self.implementation.startswith(("ref", "simple"))
+
+    def __call__(self, *tensors: paddle.Tensor) -> None:
+        library = self._library
+        pointers = [_Handle(tensor.data_ptr()) for tensor in tensors]
+        with library.lock:  # the memories are the primitive's, not the call's
+            for memory, pointer in zip(self._memories, pointers):
+                library.calls.dnnl_memory_set_data_handle(memory, pointer)
+            code = library.calls.dnnl_primitive_execute(self._primitive, library.stream, len(self._memories),
+                                                        self._arguments)
+        _check(code, self._what)
+
+    def __del__(self) -> None:
+        calls = self._library.calls
+        for memory in self.__dict__.get("_memories", ()):
+            calls.dnnl_memory_destroy(memory)
+        if self._primitive:
+            calls.dnnl_primitive_destroy(self._primitive)
+        calls.dnnl_primitive_desc_destroy(self._description)
+
+
+def _describe(function: str, *arguments: Any) -> Any:
+    """The description that a `dnnl_..._primitive_desc_create` gives."""
+    description, library = _Handle(), _loaded()
+    create = getattr(library.calls, f"dnnl_{function}_primitive_desc_create")
+    _check(create(ctypes.byref(description), *arguments), function)
+    return description
+
+
+@functools.cache
+def _shape(sizes: tuple[int, ...], kind: int = _FLOAT32, strides: tuple[int, ...] | None = None) -> Any:
+    """A memory description; without strides that of a contiguous tensor."""
+    if strides is None:
+        strides = tuple(_product_of(sizes[axis + 1 :]) for axis in range(len(sizes)))
+    axes, description = ctypes.c_int64 * _MAX_AXES, _Handle()
+    code = _loaded().calls.dnnl_memory_desc_create_with_strides(ctypes.byref(description), len(sizes), axes(*sizes),
+                                                                kind, axes(*strides))
+    _check(code, f"a tensor of shape {sizes}")
+    return description
+
+
+def _product_of(sizes: Sequence[int]) -> int:
+    return functools.reduce(lambda a, b: a * b, sizes, 1)
+
+
+# -- layer normalisation ----------------------------------------------------------------------------------------------
+
+
+class Normed(NamedTuple):
+    """A normalised matrix y (R, D) with the mean (R,) and variance (R,) of every row of its input."""
+
+    y_RD: paddle.Tensor
+    mean_R: paddle.Tensor
+    variance_R: paddle.Tensor
+
+
+def layer_norm(x: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, eps: float) -> Normed:
+    """Layer normalisation over the last axis of x (..., D), as a matrix."""
+    width = x.shape[-1]
+    rows = x.size // width
+    made = Normed(paddle.empty([rows, width]), paddle.empty([rows]), paddle.empty([rows]))
+    _layer_norm(rows, width, eps)(x, gain_D, shift_D, *made)
+    return made
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _layer_norm(rows: int, width: int, eps: float) -> _Primitive:
+    matrix, row, column = _shape((rows, width)), _shape((rows,)), _shape((width,))
+    return _Primitive(_layer_norm_description(rows, width, eps),
+                      [(_X, matrix), (_GAIN, column), (_SHIFT, column), (_Y, matrix), (_MEAN, row), (_VARIANCE, row)],
+                      "layer normalisation")
+
+
+def _layer_norm_description(rows: int, width: int, eps: float) -> Any:
+    matrix = _shape((rows, width))
+    return _describe("layer_normalization_forward", _loaded().engine, _TRAINING, matrix, matrix, _shape((rows,)),
+                     ctypes.c_float(eps), _GAIN_AND_SHIFT, None)
+
+
+def layer_norm_gradient(x: paddle.Tensor, dy_RD: paddle.Tensor, mean_R: paddle.Tensor, variance_R: paddle.Tensor,
+                        gain_D: paddle.Tensor, shift_D: paddle.Tensor,
+                        eps: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    """Gradients of `layer_norm` by x (R, D), gain (D,) and shift (D,), from what it gave."""
+    rows, width = dy_RD.shape
+    gradients = paddle.empty([rows, width]), paddle.empty([width]), paddle.empty([width])
+    _layer_norm_gradient(rows, width, eps)(x, dy_RD, mean_R, variance_R, gain_D, shift_D, *gradients)
+    return gradients
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _layer_norm_gradient(rows: int, width: int, eps: float) -> _Primitive:
+    matrix, row, column = _shape((rows, width)), _shape((rows,)), _shape((width,))
+    forward = _layer_norm_description(rows, width, eps)
+    try:
+        description = _describe("layer_normalization_backward", _loaded().engine, _BACKWARD, matrix, matrix, matrix,
+                                row, ctypes.c_float(eps), _GAIN_AND_SHIFT, forward, None)
+    finally:
+        _loaded().calls.dnnl_primitive_desc_destroy(forward)
+    return _Primitive(description, [(_X, matrix), (_DY, matrix), (_MEAN, row), (_VARIANCE, row), (_GAIN, column),
+                                    (_SHIFT, column), (_DX, matrix), (_DGAIN, column), (_DSHIFT, column)],
+                      "the gradient of layer normalisation")
+
+
+# -- GELU and softmax -------------------------------------------------------------------------------------------------
+
+
+def gelu(x: paddle.Tensor) -> paddle.Tensor:
+    """GELU (erf) of a tensor."""
+    y = paddle.empty_like(x)
+    _gelu(x.size)(x, y)
+    return y
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _gelu(size: int) -> _Primitive:
+    return _Primitive(_gelu_description(size), [(_X, _shape((size,))), (_Y, _shape((size,)))], "GELU")
+
+
+def _gelu_description(size: int) -> Any:
+    return _describe("eltwise_forward", _loaded().engine, _TRAINING, _GELU_ERF, _shape((size,)), _shape((size,)),
+                     ctypes.c_float(0), ctypes.c_float(0), None)
+
+
+def gelu_gradient_(dy: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
+    """`dy` becomes the gradient of GELU by x."""
+    _gelu_gradient(x.size)(x, dy, dy)
+    return dy
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _gelu_gradient(size: int) -> _Primitive:
+    line, forward = _shape((size,)), _gelu_description(size)
+    try:
+        description = _describe("eltwise_backward", _loaded().engine, _GELU_ERF, line, line, line, ctypes.c_float(0),
+                                ctypes.c_float(0), forward, None)
+    finally:
+        _loaded().calls.dnnl_primitive_desc_destroy(forward)
+    return _Primitive(description, [(_X, line), (_DY, line), (_DX, line)], "the gradient of GELU")
+
+
+def softmax_(x: paddle.Tensor) -> paddle.Tensor:
+    """x becomes its softmax over the last axis."""
+    width = x.shape[-1]
+    _softmax(x.size // width, width)(x, x)
+    return x
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _softmax(rows: int, width: int) -> _Primitive:
+    matrix = _shape((rows, width))
+    return _Primitive(_describe("softmax_forward", _loaded().engine, _INFERENCE, _SOFTMAX, matrix, matrix, 1, None),
+                      [(_X, matrix), (_Y, matrix)], "softmax")
+
+
+# -- sums and products of tensors, element by element -----------------------------------------------------------------
+
+
+def add_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    """x += other.  `other` has the shape of x, or ones for all of x's first axes, or ones for all of its last."""
+    return _combine_(_ADD, x, other)
+
+
+def subtract_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    """x -= other; shapes as for `add_`."""
+    return _combine_(_SUBTRACT, x, other)
+
+
+def multiply_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    """x *= other; shapes as for `add_`."""
+    return _combine_(_MULTIPLY, x, other)
+
+
+def _combine_(operation: int, x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, x)
+    return x
+
+
+@functools.cache
+def _as_matrices(sizes: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shapes (R, D) of a tensor and (1, D) or (R, 1) of the other: the broadcasts that oneDNN has fast code for.
+
+    Raises ValueError for shapes that do not fit `add_`.
+    """
+    other = (1,) * (len(sizes) - len(other)) + other
+    for axis in range(len(sizes) + 1):
+        head, tail = _product_of(sizes[:axis]), _product_of(sizes[axis:])
+        if other == (1,) * axis + sizes[axis:]:
+            return (head, tail), (1, tail)
+        if other == sizes[:axis] + (1,) * (len(sizes) - axis):
+            return (head, tail), (head, 1)
+    raise ValueError(f"a tensor of shape {other} is neither a row nor a column of one of shape {sizes}.")
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _binary(operation: int, sizes: tuple[int, int], other: tuple[int, int]) -> _Primitive:
+    x, y = _shape(sizes), _shape(other)
+    return _Primitive(_describe("binary", _loaded().engine, operation, x, y, x, None), [(_X, x), (_OTHER, y), (_Y, x)],
+                      "element-wise arithmetic")
+
+
+# -- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+def as_bfloat16(x: paddle.Tensor) -> paddle.Tensor:
+    """x rounded to the nearest bfloat16 numbers, ties to even."""
+    convert = _conversion(x.size)
+    if not convert.is_fast:
+        return x.astype("bfloat16")
+    y = paddle.empty(x.shape, dtype="bfloat16")
+    convert(x, y)
+    return y
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _conversion(size: int) -> _Primitive:
+    x, y, engine = _shape((size,)), _shape((size,), _BFLOAT16), _loaded().engine
+    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "rounding to bfloat16")
+
+
+def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, transpose_y: bool) -> paddle.Tensor:
+    """x @ y of bfloat16 tensors (..., M, K) and (..., K, N), float32; the sums are float32 too.
+
+    transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).  The first axes are equal or missing.
+    """
+    axes = max(x.ndim, y.ndim)
+    x_sizes, y_sizes = ((1,) * (axes - tensor.ndim) + tuple(tensor.shape) for tensor in (x, y))
+    compute = _matmul(x_sizes, y_sizes, transpose_x, transpose_y)
+    made = paddle.empty(compute.made)
+    compute(x, y, made)
+    return made
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _matmul(x_sizes: tuple[int, ...], y_sizes: tuple[int, ...], transpose_x: bool, transpose_y: bool) -> _Primitive:
+    x, y = _matrices(x_sizes, transpose_x), _matrices(y_sizes, transpose_y)
+    rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
+    sizes = (*map(max, x_sizes[:-2], y_sizes[:-2]), rows, columns)
+    made = _shape(sizes)
+    compute = _Primitive(_describe("matmul", _loaded().engine, x, y, None, made, None),
+                         [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}")
+    compute.made = sizes
+    return compute
+
+
+def _matrices(sizes: tuple[int, ...], transposed: bool) -> Any:
+    if not transposed:
+        return _shape(sizes, _BFLOAT16)
+    *batch, rows, columns = sizes
+    strides = tuple(_product_of(sizes[axis + 1 :]) for axis in range(len(batch)))
+    return _shape((*batch, columns, rows), _BFLOAT16, (*strides, 1, columns))

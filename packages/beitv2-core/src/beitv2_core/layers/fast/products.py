@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixed precision: on a GPU Paddle's, on the CPU products of numbers rounded to bfloat16 with sums in float32.
+
+On the CPU the operands of products are rounded, nothing else: weights, moments, normalisation, softmax, losses and
+codes stay float32.  The backward pass of what was computed in bfloat16 rounds its products too, wherever it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import paddle
+
+from beitv2_core.errors import ConfigError
+from beitv2_core.layers.fast import onednn
+from beitv2_core.runtime import cpu_flags, has_bfloat16
+
+#: environment variable: 1 computes bfloat16 products by float32 ones of rounded numbers, on any processor, slowly
+EMULATE = "BEITV2_EMULATE_BFLOAT16"
+
+_chosen = threading.local()
+
+
+class mixed_precision:  # noqa: N801  used as a function is
+    """What runs inside is computed in mixed precision: `with mixed_precision("bf16"): model(images)`.
+
+    amp: "off": float32, whatever surrounds it.  "bf16": on a GPU Paddle's O1, on the CPU products in bfloat16.
+    "fp16": on a GPU Paddle's O1.
+    Raises ConfigError for another name, and where this device does not compute it (`why_not`).
+    """
+
+    def __init__(self, amp: str):
+        reason = why_not(amp)
+        if reason is not None:
+            raise ConfigError(f"{amp}: {reason} Use float32.")
+        self.amp, self._on_gpu = amp, _on_gpu()
+        self._before: list[bool] = []
+        self._guard = paddle.amp.auto_cast(enable=amp != "off" and self._on_gpu, level="O1",
+                                           dtype="float16" if amp == "fp16" else "bfloat16")
+
+    def __enter__(self) -> mixed_precision:
+        self._before.append(rounding())
+        _chosen.bfloat16 = self.amp == "bf16" and not self._on_gpu
+        self._guard.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._guard.__exit__(*exc)
+        _chosen.bfloat16 = self._before.pop()
+
+
+def _on_gpu() -> bool:
+    return str(paddle.device.get_device()).startswith("gpu")
+
+
+def why_not(amp: str) -> str | None:
+    """A sentence on why this mixed precision cannot be computed on this device; None where it can.
+
+    Raises ConfigError for a name other than "off", "bf16" and "fp16".
+    """
+    if amp not in ("off", "bf16", "fp16"):
+        raise ConfigError(f"mixed precision is {amp!r}; expected 'off', 'bf16' or 'fp16'.")
+    if amp == "off" or _on_gpu():
+        return None
+    return why_no_bfloat16() if amp == "bf16" else "only a GPU computes float16."
+
+
+def rounding() -> bool:
+    """True where products are to be computed in bfloat16: on the CPU, inside `mixed_precision("bf16")`."""
+    return getattr(_chosen, "bfloat16", False)
+
+
+def why_no_bfloat16() -> str | None:
+    """A sentence on why bfloat16 products cannot be computed fast here; None where they can."""
+    if _emulated():
+        return None
+    if not has_bfloat16():
+        known = ", ".join(sorted(flag for flag in cpu_flags() if flag.startswith(("avx2", "avx512f")))) or "none known"
+        return ("this processor does not multiply bfloat16 numbers (it needs avx512_bf16 or amx_bf16; of its vector "
+                f"units: {known}).")
+    if not onednn.usable():
+        return "Paddle's oneDNN library, which multiplies them, is not usable."
+    return None
+
+
+def _emulated() -> bool:
+    return os.environ.get(EMULATE, "0") == "1"
+
+
+def operand(x: paddle.Tensor, bfloat16: bool) -> paddle.Tensor:
+    """x as products in bfloat16 take it, or x itself; what several products take is rounded once."""
+    if not bfloat16 or x.dtype == paddle.bfloat16:
+        return x
+    return x.astype("bfloat16") if _emulated() else onednn.as_bfloat16(x)
+
+
+def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: bool = False,
+            transpose_y: bool = False) -> paddle.Tensor:
+    """x @ y, float32, of tensors (..., M, K) and (..., K, N) whose first axes are equal or missing; no gradient.
+
+    transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).
+    """
+    with paddle.no_grad():
+        if not bfloat16:
+            return paddle.matmul(x, y, transpose_x, transpose_y)
+        x, y = operand(x, True), operand(y, True)
+        if _emulated():
+            return paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
+        return onednn.matmul_bfloat16(x, y, transpose_x, transpose_y)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""oneDNN's element-wise operations: the numbers of float64, the broadcasts of attention, and a way without it."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import paddle
+import pytest
+from scipy.special import erf, softmax
+
+from beitv2_core.layers.block import Block
+from beitv2_core.layers.fast import onednn
+
+pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this Paddle brings no oneDNN")
+
+
+def drawn(*shape, seed=0):
+    return np.random.RandomState(seed).randn(*shape).astype("float32")
+
+
+def test_layer_norm_and_its_gradients():
+    x, dy, gain, shift = 3 * drawn(6, 5, 96) + 5, drawn(30, 96, seed=1), drawn(96, seed=2), drawn(96, seed=3)
+    given = [paddle.to_tensor(one) for one in (x, gain, shift)]
+    normed = onednn.layer_norm(*given, 1e-6)
+    rows = x.reshape(30, 96).astype("float64")
+    centred, variance = rows - rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
+    xhat = centred / np.sqrt(variance + 1e-6)
+    np.testing.assert_allclose(normed.y_RD.numpy(), xhat * gain + shift, atol=2e-6)
+    found = onednn.layer_norm_gradient(given[0], paddle.to_tensor(dy), *normed[1:], *given[1:], 1e-6)
+    along = dy * gain.astype("float64")
+    dx = (along - along.mean(1, keepdims=True) - xhat * (along * xhat).mean(1, keepdims=True)) / np.sqrt(
+        variance + 1e-6)
+    for made, expected in zip(found, (dx, (dy * xhat).sum(0), dy.sum(0))):
+        np.testing.assert_allclose(made.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_and_its_gradient():
+    x = np.linspace(-6, 6, 10001).astype("float32")
+    wide = x.astype("float64")
+    cdf = 0.5 * (1 + erf(wide / np.sqrt(2)))
+    np.testing.assert_allclose(onednn.gelu(paddle.to_tensor(x)).numpy(), wide * cdf, atol=5e-7)
+    slope = cdf + wide * np.exp(-wide**2 / 2) / np.sqrt(2 * np.pi)
+    dy = paddle.full([10001], 2.0)
+    assert onednn.gelu_gradient_(dy, paddle.to_tensor(x)) is dy
+    np.testing.assert_allclose(dy.numpy(), 2 * slope, atol=1e-6)
+
+
+def test_softmax():
+    x = 4 * drawn(2, 3, 5, 7)
+    made = onednn.softmax_(paddle.to_tensor(x)).numpy()
+    np.testing.assert_allclose(made, softmax(x.astype("float64"), -1), atol=2e-7)
+
+
+@pytest.mark.parametrize("other", [(2, 3, 5, 7), (1, 3, 5, 7), (7,), (5, 7), (2, 3, 5, 1), (2, 1, 1, 1)])
+def test_sums_differences_and_products_broadcast(other):
+    x, y = drawn(2, 3, 5, 7), drawn(*other, seed=1)
+    for work, expected in ((onednn.add_, x + y), (onednn.subtract_, x - y), (onednn.multiply_, x * y)):
+        given = paddle.to_tensor(x)
+        assert work(given, paddle.to_tensor(y)) is given
+        np.testing.assert_allclose(given.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("other", [(1, 3, 1, 7), (2, 1, 5, 7), (3,)])
+def test_a_shape_that_is_neither_row_nor_column_is_refused(other):
+    with pytest.raises(ValueError, match="neither a row nor a column"):
+        onednn.add_(paddle.zeros([2, 3, 5, 7]), paddle.zeros(other))
+
+
+def test_everything_a_base_block_asks_for_has_fast_code():
+    rows, width = 8 * 197, 768
+    made = [onednn._layer_norm(rows, width, 1e-6), onednn._layer_norm_gradient(rows, width, 1e-6),
+            onednn._gelu(rows * 3072), onednn._gelu_gradient(rows * 3072), onednn._softmax(8 * 12 * 197, 197)]
+    for sizes, other in (((8, 12, 197, 197), (1, 12, 197, 197)), ((8, 12, 197, 197), (8, 12, 197, 1)),
+                         ((rows, 3072), (3072,)), ((8, 197, 768), (8, 1, 1)), ((rows, width), (rows, width))):
+        made.append(onednn._binary(onednn._ADD, *onednn._as_matrices(sizes, other)))
+    assert [one.implementation for one in made if not one.is_fast] == []
+
+
+def test_threads_of_one_process_do_not_take_one_anothers_tensors():
+    given, wrong = [drawn(64, 96, seed=seed) for seed in range(4)], []
+
+    def work(x):
+        expected = softmax(x.astype("float64"), -1)
+        for _ in range(200):
+            if np.abs(onednn.softmax_(paddle.to_tensor(x)).numpy() - expected).max() > 1e-6:
+                wrong.append(x)
+
+    threads = [threading.Thread(target=work, args=(x,)) for x in given]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_without_the_library_a_block_runs_by_its_layers_and_one_warning_says_so(monkeypatch, recwarn, tmp_path):
+    block, x = Block(12, 3, init_values=0.1), paddle.to_tensor(drawn(2, 5, 12))
+    fast = block(x).numpy()
+    monkeypatch.setattr(paddle, "__file__", str(tmp_path / "__init__.py"))  # a wheel without libs/
+    onednn._library.cache_clear()
+    try:
+        plain = [block(x).numpy() for _ in range(2)]
+        assert not onednn.usable()
+    finally:
+        onednn._library.cache_clear()
+    np.testing.assert_allclose(plain[0], fast, atol=1e-6)
+    said = [str(one.message) for one in recwarn if "oneDNN" in str(one.message)]
+    assert len(said) == 1 and "plain layers" in said[0] and "bfloat16" in said[0]

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of numbers rounded to bfloat16: only products are rounded, forward and backward, and nothing else changes.
+
+Where the processor does not multiply bfloat16 numbers, the same values are computed from rounded float32 numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+from beitv2_core import runtime
+from beitv2_core.errors import ConfigError
+from beitv2_core.layers.block import Block
+from beitv2_core.layers.fast import onednn, products
+from beitv2_core.layers.fast.linear import linear
+from beitv2_core.layers.fast.products import mixed_precision, operand, product, rounding, why_not
+
+EPS = 2.0**-8  # largest relative error of rounding to bfloat16
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    if why_not("bf16") is not None:
+        monkeypatch.setenv(products.EMULATE, "1")
+
+
+def leaf(*shape):
+    tensor = paddle.to_tensor(np.random.RandomState(sum(shape)).randn(*shape).astype("float32"))
+    tensor.stop_gradient = False
+    return tensor
+
+
+def rounded(x):
+    return x.astype("bfloat16").astype("float32")
+
+
+@pytest.mark.parametrize(("transpose_x", "transpose_y"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_a_product_is_that_of_the_rounded_operands(bfloat16, batch, transpose_x, transpose_y):
+    x = leaf(*batch, *((7, 5) if transpose_x else (5, 7)))
+    y = leaf(*batch, *((4, 7) if transpose_y else (7, 4)))
+    made = product(x, y, True, transpose_x=transpose_x, transpose_y=transpose_y)
+    assert made.dtype == paddle.float32 and made.stop_gradient
+    expected = paddle.matmul(rounded(x), rounded(y), transpose_x, transpose_y).numpy()
+    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(made.numpy() - paddle.matmul(x, y, transpose_x, transpose_y).numpy()).max() > 1e-4
+
+
+def test_one_matrix_multiplies_every_image(bfloat16):
+    x, y = leaf(4, 7), leaf(2, 7, 5)
+    np.testing.assert_allclose(product(x, y, True).numpy(), paddle.matmul(rounded(x), rounded(y)).numpy(), atol=1e-5)
+
+
+def test_an_operand_is_rounded_to_nearest_ties_to_even(bfloat16):
+    x = paddle.to_tensor(np.array([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), 1e-40, 0.0], dtype="float32"))
+    made = operand(x, True)
+    assert made.dtype == paddle.bfloat16 and operand(made, True) is made
+    np.testing.assert_array_equal(made.astype("float32").numpy()[:3], [1.0, 1 + 2**-6, -1.0])
+
+
+def gradients(output, inputs):
+    weights = paddle.to_tensor(np.random.RandomState(3).randn(*output.shape).astype("float32"))
+    (output * weights).sum().backward()  # outside `mixed_precision`
+    found = [one.grad.numpy() for one in inputs]
+    for one in inputs:
+        one.clear_gradient()
+    return [output.numpy(), *found]
+
+
+def test_a_linear_map_rounds_its_three_products_and_not_its_bias(bfloat16):
+    x, weight, bias = leaf(6, 5), leaf(5, 4), leaf(4)
+    with mixed_precision("bf16"):
+        y = linear(x, weight, bias)
+    made, dx, dweight, dbias = gradients(y, [x, weight, bias])
+    dy = paddle.to_tensor(np.random.RandomState(3).randn(6, 4).astype("float32"))
+    np.testing.assert_allclose(made, (paddle.matmul(rounded(x), rounded(weight)) + bias).numpy(), atol=1e-5)
+    np.testing.assert_allclose(dx, paddle.matmul(rounded(dy), rounded(weight), transpose_y=True).numpy(), atol=1e-5)
+    np.testing.assert_allclose(dweight, paddle.matmul(rounded(x), rounded(dy), transpose_x=True).numpy(), atol=1e-5)
+    np.testing.assert_allclose(dbias, dy.sum(0).numpy(), atol=1e-5)
+
+
+BLOCKS = {"pretraining": dict(init_values=0.1), "fine-tuning": dict(init_values=0.1, grid=(2, 2), drop_path=0.4),
+          "tokenizer": dict()}
+QUERIES = paddle.to_tensor([[0, 2], [3, 1], [4, 2]])
+
+
+@pytest.mark.parametrize("queries", [None, QUERIES], ids=["all tokens", "some queries"])
+@pytest.mark.parametrize("settings", BLOCKS.values(), ids=BLOCKS)
+def test_a_blocks_gradients_differ_from_float32_by_bfloat16s_rounding(bfloat16, settings, queries):
+    """Every tensor by at most a few roundings of its largest value: 8 products follow one another."""
+    block, x, shared = Block(64, 4, **settings), leaf(3, 5, 64), leaf(1, 4, 5, 5)
+    block.train()
+    inputs = [x, shared, *block.parameters()]
+
+    def run(amp):
+        paddle.seed(5)
+        with mixed_precision(amp):
+            y = block(x, shared, queries)
+        return gradients(y, inputs)
+
+    exact, mixed = run("off"), run("bf16")
+    for one, other in zip(exact, mixed):
+        assert np.abs(one - other).max() <= 8 * EPS * np.abs(one).max()
+    assert any(np.abs(one - other).max() > 0 for one, other in zip(exact, mixed))
+
+
+def test_off_is_float32_whatever_surrounds_it(bfloat16):
+    x, weight, bias = leaf(3, 6), leaf(6, 4), leaf(4)
+    with mixed_precision("bf16"):
+        assert rounding()
+        with mixed_precision("off"):
+            assert not rounding()
+            inner = linear(x, weight, bias)
+        assert rounding()
+    assert not rounding()
+    np.testing.assert_allclose(inner.numpy(), F.linear(x, weight, bias).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_error_inside_ends_it(bfloat16):
+    with pytest.raises(KeyError), mixed_precision("bf16"):
+        raise KeyError
+    assert not rounding()
+
+
+def test_a_processor_without_bfloat16_refuses_it_in_one_line(monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text("vendor_id\t: AuthenticAMD\nflags\t\t: sse2 fma avx2\n\n")
+    monkeypatch.setattr(runtime, "CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.delenv(products.EMULATE, raising=False)
+    runtime._processor.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match=r"bf16: this processor does not multiply .*avx512_bf16.*: avx2\)") as no:
+            mixed_precision("bf16")
+        assert "\n" not in str(no.value)
+    finally:
+        runtime._processor.cache_clear()
+
+
+def test_float16_and_unknown_names_are_refused_on_the_cpu():
+    with pytest.raises(ConfigError, match="only a GPU computes float16"):
+        mixed_precision("fp16")
+    with pytest.raises(ConfigError, match="expected 'off', 'bf16' or 'fp16'"):
+        mixed_precision("half")
+
+
+@pytest.mark.skipif(not runtime.has_bfloat16(), reason="this processor does not multiply bfloat16 numbers")
+def test_the_products_of_a_base_model_have_fast_code():
+    tokens, width = 8 * 197, 768
+    for x, y, transpose_x, transpose_y in [((tokens, width), (width, 3072), False, False),
+                                           ((tokens, width), (tokens, 3072), True, False),
+                                           ((tokens, 3072), (width, 3072), False, True),
+                                           ((8, 12, 197, 64), (8, 12, 197, 64), False, True),
+                                           ((8, 12, 197, 197), (8, 12, 197, 64), True, False)]:
+        assert onednn._matmul(x, y, transpose_x, transpose_y).is_fast
+    assert onednn._conversion(tokens * width).is_fast
