@@ -288,7 +288,7 @@ def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pre
     path = tmp_path / "both.pdparams"
     path.write_bytes(pickle.dumps({"model": dict(weights), "model_ema": averaged}, 4))
     converted = tmp_path / "average.safetensors"
-    run("convert", path, converted, "--ema", "--early-layers", 2)
+    run("convert", path, converted, "--ema", "--set", "early_layers=2")
     for ema, expected in ((None, weights[name]), (False, weights[name]), (True, weights[name] + 1)):
         settings = [*TINY, f"output={tmp_path / str(ema)}", f"pretrained.weights={path}",
                     f"pretrained.ema={'null' if ema is None else str(ema).lower()}"]

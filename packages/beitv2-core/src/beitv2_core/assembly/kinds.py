@@ -13,7 +13,7 @@ from ..models.vqkd import VQKD
 from ..teachers.clip import CLIP
 from ..teachers.dino import DINO
 from ..weights.architecture import ShapeReader, norm_of, read_trunk
-from ..weights.kind import IMAGE_FORMATS, Kind
+from ..weights.kind import IMAGE_FORMATS, NUM_HEADS, Kind, UntoldValue, positive_number
 
 ENTRY_POINTS = "beitv2.kinds"
 #: blocks before the [CLS] head of the published models, by depth
@@ -32,7 +32,7 @@ def find_kind(name: str) -> Kind:
 
 
 def kinds_trained_by(run: str) -> tuple[str, ...]:
-    """The kinds of models that a run of this kind trains ("segment": those of all installed heads)."""
+    """The kinds of models that runs of a kind train; the runs of one kind may train several."""
     return tuple(kind.name for kind in known_kinds().values() if kind.run == run)
 
 
@@ -86,10 +86,12 @@ TOKENIZER = Kind(
         loss""".split()),
     beside=("teacher_model.", "scaling_layer.", "loss."), run="tokenizer", made_by="beitv2 train-tokenizer CONFIG",
     unit_range=True)
+_EARLY = UntoldValue("blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for official files)", "9",
+                     positive_number, stand_in=1)
 PRETRAINING = Kind(
     name="pretraining", package="beitv2-core", marks=("lm_head.weight", "mask_token", "blocks.0.attn.qkv.weight"),
     read=_read_pretraining, build=lambda architecture: BEiTForMaskedImageModeling(**architecture),
-    outputs=_pretraining_outputs, backbone="", untold={"num_heads": 1, "early_layers": 1},
+    outputs=_pretraining_outputs, backbone="", untold={"num_heads": NUM_HEADS, "early_layers": _EARLY},
     formats=("ours", "official", "huggingface"), run="pretrain", made_by="beitv2 pretrain CONFIG")
 BACKBONE = Kind(
     name="backbone", package="beitv2-core",

@@ -29,23 +29,15 @@ Size = tuple[int, int]
 
 
 class Hints(NamedTuple):
-    """What weights do not tell, and which of a file's models is meant.
+    """Values that weights do not tell, and which of a file's models is meant.
 
-    size: (height, width) in pixels of the images; early_layers: blocks before the [CLS] head; out_indices: the blocks a
-    dense model taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others, None
-    for the trained ones where there are both.
+    size: (height, width) in pixels of the images; values: those of the kind (`Kind.untold`) by name, text is parsed;
+    ema: True for averaged weights, False for the others, None for the trained ones where there are both.
     """
 
     size: Optional[Size] = None
-    num_heads: Optional[int] = None
-    early_layers: Optional[int] = None
-    out_indices: Optional[Sequence[int]] = None
-    pool_scales: Optional[Sequence[int]] = None
+    values: Mapping[str, Any] = {}
     ema: Optional[bool] = None
-
-    def told(self) -> dict[str, Any]:
-        """What was said of the model itself; its size in patches and the choice of model are asked for elsewhere."""
-        return {name: value for name, value in self._asdict().items() if name not in ("size", "ema")}
 
 
 class LoadedWeights(NamedTuple):
@@ -211,7 +203,7 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
     if path.is_dir():
         known = _config_of_folder(path)
         heads, classes = known.get("num_attention_heads"), _labels(known)
-        hints = hints._replace(num_heads=hints.num_heads or heads) if isinstance(heads, int) else hints
+        hints = hints._replace(values={"num_heads": heads, **hints.values}) if isinstance(heads, int) else hints
     found = identify_weights(state, hints)
     if classes is not None and len(classes) == found.architecture.get("num_classes"):
         found = found._replace(classes=classes)
@@ -292,5 +284,5 @@ def identify_weights(state: Mapping[Any, Any], hints: Hints | None = None, *, or
                    and "decoder." not in name]
         if patches:
             grid = grid_for(hints.size, patches[0].shape[2:], "--source-size")
-    return identify(state, known_kinds(), shapes_of, origin=origin, ema=hints.ema, grid=grid, hints=hints.told(),
+    return identify(state, known_kinds(), shapes_of, origin=origin, ema=hints.ema, grid=grid, hints=hints.values,
                     settings=settings)

@@ -27,7 +27,7 @@ from .models import build_mim, build_tokenizer
 class FileConfig(NamedTuple):
     """What a file of weights knows, in the place of a run's settings.
 
-    kind: as a run's settings call it (tokenizer, pretrain, finetune, segment), or the file's own kind (backbone, clip,
+    kind: as a run's settings call it (tokenizer, pretrain, finetune), or the file's own kind (backbone, clip,
     dino).  image_size: (height, width) in pixels.  grid: (rows, columns) of patches.  architecture: as
     `weights.architecture` describes it.  classes: names of the classes, where the file has them.  tokenizer: none, a
     file does not say whose codes it was taught.

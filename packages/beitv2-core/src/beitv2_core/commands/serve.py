@@ -42,7 +42,7 @@ def serve(
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
 ) -> None:
-    """Serve a page and a JSON API: drop an image, see its classes, its segmentation or its codes."""
+    """Serve a page and a JSON API that show what a run makes of an image: its classes, or its codes."""
     try:
         import uvicorn
 

@@ -98,7 +98,11 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {named} do. Leave it out; "
                           "whoever reads the file needs the names beside it.")
     _check_target(src, dst, to, force)
-    found = read_model(src, hints or Hints())
+    hints = hints or Hints()
+    found = read_model(src, hints)
+    if found.converted and hints.values:
+        raise ConfigError(f"{src}: this file was written by `beitv2 convert` and holds its architecture, "
+                          f"{', '.join(hints.values)} included. Leave out --set.")
     taken = found.taken()
     try:
         if classes is not None:
@@ -147,12 +151,12 @@ def _checked_classes(found: IdentifiedWeights, classes: Sequence[str]) -> tuple[
 
 
 def _check_known(found: IdentifiedWeights) -> None:
-    """A model of which something that decides its answers is not known would answer something else, or nothing."""
+    """Refuse a model that lacks a required value: with another value its outputs would be other ones."""
     kind = find_kind(found.kind)
     for name in kind.unknown(found.architecture):
-        if name in kind.must_know:
-            raise CheckpointError(f"{name} of this {kind.name} model is not in its weights. Say it as it was trained: "
-                                  f"--{name.replace('_', '-')} {kind.must_know[name]}.")
+        if kind.untold[name].required:
+            raise CheckpointError(f"{name} of this {kind.name} model is not in its weights: {kind.untold[name].help}. "
+                                  f"Give the value it was trained with: --set {name}={kind.untold[name].example}.")
 
 
 def resize_model(found: IdentifiedWeights, image_size: Size) -> IdentifiedWeights:

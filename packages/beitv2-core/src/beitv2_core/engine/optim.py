@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
 def layer_of(name: str, depth: int, *, trunk: str = "") -> int:
     """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
 
-    trunk: beginning of the names of the trunk's parameters ("backbone." in a segmentor).
+    trunk: beginning of the names of the trunk's parameters ("backbone." where the trunk is a part of the model).
     Source: official optim_factory.py, and mmcv_custom/layer_decay_optimizer_constructor.py, get_num_layer_for_vit.
     """
     inner = name[len(trunk):] if name.startswith(trunk) else ""

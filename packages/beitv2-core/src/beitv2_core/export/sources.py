@@ -93,10 +93,12 @@ def exportable_features(backbone: Any, *, crop_share: float = 0.875) -> Exportab
 
 
 def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_size: tuple[int, int],
-                      crop_share: float, reading: Mapping[str, Any] | None = None) -> Exportable:
-    """A classifier or segmenter on ImageNet-normalised images: its first output is logits, classes on axis 1.
+                      crop_share: float, upright: bool = False,
+                      reading: Mapping[str, Any] | None = None) -> Exportable:
+    """A model on ImageNet-normalised images whose first output is logits, classes on axis 1.
 
-    reading: how a segmenter's images are read (`exported_model.Description.reading`).
+    upright: images are turned as their EXIF data say.  reading: how images of any size are read
+    (`exported_model.Description.reading`).
     Raises ConfigError where there are not as many names as classes.
     """
     if len(classes) != model.num_classes:
@@ -107,7 +109,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": kind == "segmenter",
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": upright,
              "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 

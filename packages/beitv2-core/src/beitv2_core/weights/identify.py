@@ -99,7 +99,8 @@ def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, ori
     kind = kinds[name]
     origin = "official" if origin in ("clip", "dino") else origin
     inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
-    reader = ShapeReader(ours, origin=origin, grid=grid or _stored_grid(inner), hints=hints, settings=settings)
+    reader = ShapeReader(ours, origin=origin, grid=grid or _stored_grid(inner), hints=kind.given(hints),
+                         settings=settings)
     architecture = kind.read(reader)
     shapes = shapes_of(kind, architecture)
     check_shapes(ours, shapes)

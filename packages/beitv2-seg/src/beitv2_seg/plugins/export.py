@@ -38,4 +38,4 @@ def exportable_segmentor(model: Any, *, image_size: tuple[int, int], classes: Se
     """
     model.eval()
     return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,
-                             reading=reading)
+                             upright=True, reading=reading)

@@ -15,7 +15,6 @@ import yaml
 
 from beitv2_core.errors import ConfigError
 
-KINDS = ("tokenizer", "pretraining", "classifier", "segmentation", "teacher")
 MIRROR = "BEITV2_MIRROR"
 
 
@@ -62,6 +61,11 @@ def published_models() -> dict[str, PublishedModel]:
         numbers = {key: tuple(Number(**number) for number in entry[key]) for key in ("published", "measured")}
         models[entry["name"]] = PublishedModel(**{**entry, **numbers})
     return models
+
+
+def published_kinds() -> list[str]:
+    """The kinds of the published models, in the order of the list."""
+    return list(dict.fromkeys(model.kind for model in published_models().values()))
 
 
 def find_model(name: str) -> PublishedModel:
