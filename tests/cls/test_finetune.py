@@ -228,9 +228,9 @@ def one_class(images) -> Path:
 
 def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, images):
     refused(images, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
-    refused(images, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
+    refused(images, r"model.width: it is 48, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
             "model.width=48")
-    refused(images, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
+    refused(images, "pretrained.image_size: it is 64, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
             "pretrained.image_size=64")
     refused(images, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
 
@@ -255,7 +255,7 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
     saved = config.resolved()
     saved["pretrained"]["weights"] = "gone"
     assert FinetuneConfig(**saved).model == model, "a run's own settings are whole without the pretraining run"
-    for changed, said in (("model.depth=2", "model.depth: 2 came, .* has depth 3"),
+    for changed, said in (("model.depth=2", "model.depth: it is 2, .* has depth 3"),
                           ("pretrained.emma=true", "pretrained.emma: unknown key"),
                           (f"pretrained.weights={pretrained}/tokenizer", "pretrained.weights: .*a tokenizer model")):
         with pytest.raises(BEiTError, match=said) as error:

@@ -85,7 +85,8 @@ def test_heads_that_no_published_width_tells_are_asked_for_and_not_guessed(golde
     with pytest.raises(CheckpointError, match=r"model\.pth: num_heads .*--set num_heads=12"):
         load_tokenizer(model.write(tmp_path))
     convert_file(tmp_path / "model.pth", tmp_path / "x.safetensors", hints=Hints(values=model.hints.values))
-    assert load_tokenizer(tmp_path / "x.safetensors").encoder.blocks[0].attn.num_heads == model.hints.values["num_heads"]
+    heads = load_tokenizer(tmp_path / "x.safetensors").encoder.blocks[0].attn.num_heads
+    assert heads == model.hints.values["num_heads"]
 
 
 def test_a_name_is_checked_and_another_kind_is_named(goldens_dir, tmp_path):
@@ -204,7 +205,7 @@ def test_what_is_left_out_is_filled_and_what_contradicts_is_named_with_both_valu
             trunk.fill(given, "model.")
         assert all(part in str(caught.value) for part in (key, came, own, str(folder)))
     assert trunk.check_image_size(None, "pretrained.image_size") == trunk.check_image_size([16, 32], "x") == (16, 32)
-    with pytest.raises(ConfigError, match=r"pretrained.image_size: 224 came.*\[16, 32\]"):
+    with pytest.raises(ConfigError, match=r"pretrained.image_size: it is 224.*\[16, 32\]"):
         trunk.check_image_size(224, "pretrained.image_size")
 
 

@@ -226,7 +226,7 @@ def test_the_commands_convert_prove_and_notice_a_change(goldens_dir, tmp_path):
     shown = run("convert", source, tmp_path / "x.safetensors")
     assert "classifier, official" in shown and "55 tensors" in shown
     shown = run("verify", tmp_path / "x.safetensors", "--against", source)
-    assert "FAIL" not in shown and f"{len(model.state)} tensors of the file given back" in shown
+    assert "FAIL" not in shown and f"{len(model.state)} tensors of the file, converted back" in shown
     run("convert", source, tmp_path / "x.safetensors", code=2)
     shown = run("inspect", tmp_path / "x.safetensors")
     assert "kind: classifier, converted from official" in shown and "num_heads: 3" in shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images of a run: what it is trained on, what it is measured on, and which class has which number.
+"""Labelled images of a run: training images, validation images, and the numbers of the classes.
 
 Training images decide the classes; everything measured later is numbered by them.
 """
@@ -45,14 +45,14 @@ def _refuse_unread(config: LabelledRunConfig) -> None:
     dataset, check = config.data.dataset, config.validation
     usual = type(check).model_fields["size"].default
     if dataset == "digit_scenes" and check.root is not None:
-        raise ConfigError(f"validation.root: {check.root} came; data.dataset: digit_scenes is measured on its own test "
-                          "images. Leave it out, or train on images of the same classes (data.dataset=folder).")
+        raise ConfigError(f"validation.root: {check.root} is given, but data.dataset=digit_scenes is measured on its "
+                          "own test images. Leave it out, or train on images of these classes (data.dataset=folder).")
     if dataset != "folder" and check.list_file is not None:
-        raise ConfigError(f"validation.list_file: {check.list_file} came; data.dataset: {dataset} does not read it. "
-                          "Leave it out.")
+        raise ConfigError(f"validation.list_file: {check.list_file} is given, but data.dataset={dataset} does not read "
+                          "it. Leave it out.")
     if check.list_file is not None and check.root is None:
-        raise ConfigError(f"validation.list_file: {check.list_file} came without the folder its paths are below. Add "
-                          "validation.root=FOLDER.")
+        raise ConfigError(f"validation.list_file: {check.list_file} is given without the folder its paths are below. "
+                          "Add validation.root=FOLDER.")
     if dataset != "digit_scenes" and check.size != usual:
         log.warning("validation.size: %d is not read: data.dataset is %s, all images of validation.root are measured.",
                     check.size, dataset)
@@ -68,7 +68,7 @@ def training_set(config: LabelledRunConfig) -> Any:
                         "folders below data.root, or a list file with labels.")
     if asked is not None and asked != len(classes):
         raise ConfigError(f"model.num_classes is {asked}, {train_set!r} has {len(classes)}. Set "
-                          f"model.num_classes={len(classes)} or give the data the setting is meant for.")
+                          f"model.num_classes={len(classes)} or give other data.")
     empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
     if empty:
         from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
@@ -104,7 +104,7 @@ def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | Non
     trained_on = None if config is None else config.data
     if data == "digit_scenes":
         if list_file is not None:
-            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, no list names them. Leave it out.")
+            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, and have no list. Leave it out.")
         return _test_scenes(scenes_of(trained_on, image_size), 1000 if config is None else config.validation.size,
                             classes)
     settings = folder_settings(data, list_file, image_size, trained_on)
@@ -128,7 +128,7 @@ def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_
     """Settings of a folder, or of tar files, that are read as a run's training images were."""
     found = named_images(root, image_size, Reading() if trained_on is None else reading_of(trained_on))
     if list_file is not None and found.dataset == "shards":
-        raise ConfigError(f"{list_file}: no list names a part of tar files ({root}), read whole. Leave it out.")
+        raise ConfigError(f"{list_file}: tar files ({root}) are read whole, without a list. Leave it out.")
     return found if list_file is None else found.model_copy(update={"list_file": str(list_file)})
 
 
@@ -162,11 +162,11 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
     shared = first & second
     if shared:
         raise DataError(f"{what}: {len(shared)} of {len(second)} files are in both (the first: {min(shared)}). "
-                        "Accuracy on images that were learnt from says nothing about others. Give other images.")
+                        "Accuracy on training images says nothing about other images. Give other images.")
 
 
 def warn_shared(train_set: Any, validation: Any) -> None:
-    """Say how many of the validation images a run is trained on: its accuracy then says little about others."""
+    """Warn of validation images that are training images too: their accuracy says little about other images."""
     tested = _files(validation)
     shared = _files(train_set) & tested
     if shared:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of models that are known: core's own, its teachers', and those of installed packages."""
+"""The known kinds of models: core's own, the teachers, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EARLY_LAYERS = {12: 9, 24: 21}
 
 
 def known_kinds() -> dict[str, Kind]:
-    """Every kind by name, ours first; other packages offer a `Kind` each by the entry points `beitv2.kinds`."""
+    """Every kind by name, core's first; other packages add a `Kind` by the entry points `beitv2.kinds`."""
     return _entry_points.load_all(ENTRY_POINTS, OURS)
 
 
@@ -69,7 +69,7 @@ def _read_pretraining(source: ShapeReader) -> dict[str, Any]:
 
 
 def _pretraining_outputs(model: Any, inputs: list[Any]) -> dict[str, Any]:
-    """Of every patch; with a mask (B, N) as second input, of the masked ones."""
+    """Logits of all patches; with a mask (B, N) as second input, of the masked ones."""
     answers = model(inputs[0], inputs[1].astype("bool")) if len(inputs) > 1 else model.all_logits(inputs[0])
     return {f"{head} logits": value for head, value in answers.items()}
 

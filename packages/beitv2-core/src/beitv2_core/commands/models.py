@@ -20,7 +20,7 @@ def models(
     kind: Optional[str] = typer.Option(None, help="only one kind, as the column KIND names it, for example tokenizer"),
     as_json: bool = typer.Option(False, "--json", help="as JSON, null where nothing is published"),
 ) -> None:
-    """List the published weights: address, hash, size, published accuracy with its source."""
+    """List the published weights: URL, hash, size, published accuracy with its source."""
     kinds = registry.published_kinds()
     if kind is not None and kind not in kinds:
         raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(kinds)}.")

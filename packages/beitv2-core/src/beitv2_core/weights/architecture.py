@@ -2,7 +2,7 @@
 """The architecture of weights, read from their names and shapes.
 
 An architecture is a JSON-able dictionary: the keyword arguments of the model it builds (`models.backbone.BEiTBackbone`
-and what stands around it).  Weights are under our names, linear ones (in, out).
+and models around it).  Weights are under our names, linear ones (in, out).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from beitv2_core.errors import CheckpointError
 from beitv2_core.rel_pos_index import table_rows, window_of
 from beitv2_core.weights.keymaps.official import TABLE
 
-#: heads of the published widths; only a relative position table says how many there are
+#: heads of the published widths; of all tensors only a relative position table tells their number
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 NORM_EPS = 1e-6  # of the norms of every published model
 #: (width, depth) of the published models
@@ -146,6 +146,6 @@ def _grid(source: ShapeReader, prefix: str, table: Optional[str], absolute: bool
     if found is None:
         raise CheckpointError(
             f"{table or prefix + 'pos_embed'}: {rows or patches} rows are not of a square grid of patches, and nothing "
-            "in the file says of which. Convert it with the image size it was made for (--source-size HEIGHT,WIDTH)."
+            "in the file tells which grid. Convert it with the image size it was made for (--source-size HEIGHT,WIDTH)."
         )
     return found

@@ -12,7 +12,7 @@ from beitv2_core.weights.architecture import ShapeReader
 
 Architecture = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-#: first parts of the names of a trunk and of the heads that stand on it without a prefix, in any format
+#: first parts of the names of a trunk and of heads without a prefix, in any format
 TRUNK_PARTS = frozenset("""cls_token mask_token pos_embed patch_embed rel_pos_bias blocks norm fc_norm head lm_head
     cls_pt_layers cls_pt_norm cls_pt_lm_head proj beit embeddings encoder layernorm pooler classifier visual
     class_embedding positional_embedding conv1 ln_pre ln_post transformer""".split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segmentation run shows in `beitv2 serve`: a class for every pixel."""
+"""The view of segmentation runs in `beitv2 serve`: a class for every pixel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights others published, as data: `published_models.yml` says where they are and what is known of them."""
+"""Published weights, as data: `published_models.yml` has their URLs and what is known of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Number(NamedTuple):
 
 
 class PublishedModel(NamedTuple):
-    """A file somebody published.  None, and an empty tuple, mean: not published (`measured`: not measured by us)."""
+    """A published file.  None, and an empty tuple, mean: not published (`measured`: not measured by us)."""
 
     name: str
     kind: str
