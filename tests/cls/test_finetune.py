@@ -228,9 +228,9 @@ def one_class(images) -> Path:
 
 def test_a_checkpoint_of_another_kind_or_size_is_named(pretrained, images):
     refused(images, "this is a tokenizer model", f"pretrained.weights={pretrained}/tokenizer")
-    refused(images, r"model.width: 48 came, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
+    refused(images, r"model.width: it is 48, .*/pretrain has width 24", f"pretrained.weights={pretrained}/pretrain",
             "model.width=48")
-    refused(images, "pretrained.image_size: 64 came, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
+    refused(images, "pretrained.image_size: it is 64, .* 32 pixels", f"pretrained.weights={pretrained}/pretrain",
             "pretrained.image_size=64")
     refused(images, "nope: no such run folder.*beitv2 pretrain", "pretrained.weights=runs/nope")
 
@@ -255,7 +255,7 @@ def test_the_trunk_is_taken_from_the_pretraining_run(pretrained, tmp_path):
     saved = config.resolved()
     saved["pretrained"]["weights"] = "gone"
     assert FinetuneConfig(**saved).model == model, "a run's own settings are whole without the pretraining run"
-    for changed, said in (("model.depth=2", "model.depth: 2 came, .* has depth 3"),
+    for changed, said in (("model.depth=2", "model.depth: it is 2, .* has depth 3"),
                           ("pretrained.emma=true", "pretrained.emma: unknown key"),
                           (f"pretrained.weights={pretrained}/tokenizer", "pretrained.weights: .*a tokenizer model")):
         with pytest.raises(BEiTError, match=said) as error:
@@ -288,7 +288,7 @@ def test_averaged_weights_of_a_wrapped_file_are_started_from_where_asked_for(pre
     path = tmp_path / "both.pdparams"
     path.write_bytes(pickle.dumps({"model": dict(weights), "model_ema": averaged}, 4))
     converted = tmp_path / "average.safetensors"
-    run("convert", path, converted, "--ema", "--early-layers", 2)
+    run("convert", path, converted, "--ema", "--set", "early_layers=2")
     for ema, expected in ((None, weights[name]), (False, weights[name]), (True, weights[name] + 1)):
         settings = [*TINY, f"output={tmp_path / str(ema)}", f"pretrained.weights={path}",
                     f"pretrained.ema={'null' if ema is None else str(ema).lower()}"]

@@ -63,8 +63,10 @@ def models(folder: Path) -> list[Model]:
         for path in golden_files(folder, subject):
             arrays, meta = load_golden(path)
             config = meta["config"]
-            heads = config.get("heads") or config.get(f"{kind}_heads")
-            found.append(Model(path, kind, group(arrays, part), Hints(None, heads, config.get("early_layers"))))
+            values = {"num_heads": config.get("heads") or config.get(f"{kind}_heads"),
+                      "early_layers": config.get("early_layers") if kind == "pretraining" else None}
+            hints = Hints(values={name: value for name, value in values.items() if value is not None})
+            found.append(Model(path, kind, group(arrays, part), hints))
     return found
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -92,10 +93,11 @@ def test_a_tokenizer_file_needs_no_name_in_any_form(goldens_dir, tmp_path, form)
 def test_heads_that_no_published_width_tells_are_asked_for_and_not_guessed(goldens_dir, tmp_path):
     model = one(goldens_dir, "vqkd")
     assert not any("table" in name for name in model.state)
-    with pytest.raises(CheckpointError, match=r"model\.pth: num_heads .*--num-heads"):
+    with pytest.raises(CheckpointError, match=r"model\.pth: num_heads .*--set num_heads=12"):
         load_tokenizer(model.write(tmp_path))
-    convert_file(tmp_path / "model.pth", tmp_path / "x.safetensors", hints=Hints(num_heads=model.hints.num_heads))
-    assert load_tokenizer(tmp_path / "x.safetensors").encoder.blocks[0].attn.num_heads == model.hints.num_heads
+    convert_file(tmp_path / "model.pth", tmp_path / "x.safetensors", hints=Hints(values=model.hints.values))
+    heads = load_tokenizer(tmp_path / "x.safetensors").encoder.blocks[0].attn.num_heads
+    assert heads == model.hints.values["num_heads"]
 
 
 def test_a_name_is_checked_and_another_kind_is_named(goldens_dir, tmp_path):
@@ -185,7 +187,7 @@ def test_a_run_gives_its_trunks_settings_and_so_does_every_file_of_it(tmp_path):
     convert_file(folder, tmp_path / "a.pth", "official")
     checkpoint = folder / "checkpoints" / "step_000001.pdckpt"
     for source in (folder, checkpoint, tmp_path / "a.safetensors", tmp_path / "a.pth"):
-        trunk = architecture_of(source, hints=Hints(early_layers=2) if source.suffix == ".pth" else None)
+        trunk = architecture_of(source, hints=Hints(values={"early_layers": 2}) if source.suffix == ".pth" else None)
         known = {"width": 24, "depth": 3, "num_heads": 2, "patch_size": 8, "mlp_ratio": 4.0, "qkv_bias": True,
                  "positions": "relative", "norm_eps": 1e-5, "init_values": 0.2}
         if source.suffix == ".pth":  # which no file of others says
@@ -214,7 +216,7 @@ def test_what_is_left_out_is_filled_and_what_contradicts_is_named_with_both_valu
             trunk.fill(given, "model.")
         assert all(part in str(caught.value) for part in (key, came, own, str(folder)))
     assert trunk.check_image_size(None, "pretrained.image_size") == trunk.check_image_size([16, 32], "x") == (16, 32)
-    with pytest.raises(ConfigError, match=r"pretrained.image_size: 224 came.*\[16, 32\]"):
+    with pytest.raises(ConfigError, match=r"pretrained.image_size: it is 224.*\[16, 32\]"):
         trunk.check_image_size(224, "pretrained.image_size")
 
 
@@ -240,15 +242,35 @@ def deeper(model, depth=6):
 def test_taps_that_cannot_be_told_are_asked_for_written_down_and_said(goldens_dir, tmp_path):
     write_torch(tmp_path / "seg.pth", deeper(one(goldens_dir, "upernet_model")), "state_dict")
     shown = command("convert", tmp_path / "seg.pth", tmp_path / "x.safetensors", code=2)
-    assert "--out-indices" in shown and not (tmp_path / "x.safetensors").exists()
-    command("convert", tmp_path / "seg.pth", tmp_path / "x.safetensors", "--out-indices", 0, 2, 3, 5)
+    assert "--set out_indices=3,5,7,11" in shown and not (tmp_path / "x.safetensors").exists()
+    command("convert", tmp_path / "seg.pth", tmp_path / "x.safetensors", "--set", "out_indices=0,2,3,5")
     assert read_model(tmp_path / "x.safetensors").architecture["out_indices"] == [0, 2, 3, 5]
-    shown = command("convert", tmp_path / "seg.pth", tmp_path / "y.safetensors", "--out-indices", 0, 2, 3, 6, code=2)
+    shown = command("convert", tmp_path / "seg.pth", tmp_path / "y.safetensors", "--set", "out_indices=0,2,3,6", code=2)
     assert "[0, 2, 3, 6]" in shown and "0 .. 5" in shown
     if not missing("segmentation"):
         command("verify", tmp_path / "x.safetensors", "--against", tmp_path / "seg.pth")
     command("convert", tmp_path / "x.safetensors", tmp_path / "back.pth", "--to", "official")
-    assert "--pool-scales" in command("convert", "--help")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    (["num_heads"], "expected NAME=VALUE"),
+    (["num_heads=0"], "num_heads=0: cannot be read.*num_heads=12"),
+    (["num_heads=many"], "num_heads=many: cannot be read.*attention heads"),
+    (["early_layers=9"], "early_layers: not a value of a classifier model. Known: num_heads=12: attention heads"),
+    (["num_heads=3", "num_heads=4"], "num_heads is given twice"),
+])
+def test_a_value_that_the_kind_does_not_have_or_cannot_read_is_refused(goldens_dir, tmp_path, given, message):
+    source = one(goldens_dir, "finetune").write(tmp_path)
+    options = [part for value in given for part in ("--set", value)]
+    shown = command("convert", source, tmp_path / "x.safetensors", *options, code=2)
+    assert re.search(message, shown) and not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_converted_file_holds_its_values_and_takes_no_others(goldens_dir, tmp_path):
+    source, ours = one(goldens_dir, "finetune").write(tmp_path), tmp_path / "x.safetensors"
+    command("convert", source, ours)
+    shown = command("convert", ours, tmp_path / "y.pth", "--to", "official", "--set", "num_heads=3", code=2)
+    assert "Leave out --set" in shown and not (tmp_path / "y.pth").exists()
 
 
 def test_the_published_taps_are_taken_for_the_published_segmenter_alone_and_said(goldens_dir):
@@ -259,7 +281,7 @@ def test_the_published_taps_are_taken_for_the_published_segmenter_alone_and_said
                for name, shape in shapes_of(kind, architecture).items()}
     reader = ShapeReader(weights, origin="official")
     assert kind.read(reader)["out_indices"] == [3, 5, 7, 11]
-    assert any("3 5 7 11" in line and "--out-indices" in line for line in reader.assumed)
+    assert any("out_indices=3,5,7,11" in line and "--set out_indices=" in line for line in reader.assumed)
     assert kind.read(ShapeReader(weights))["out_indices"] is None
     given = kind.read(ShapeReader(weights, origin="official", hints={"out_indices": (2, 5, 8, 11)}))
     assert given["out_indices"] == [2, 5, 8, 11]
@@ -326,7 +348,7 @@ def test_a_teacher_is_read_from_a_wrapped_file(goldens_dir, tmp_path, kind):
 
     model = next(m for m in models(goldens_dir) if m.kind == kind)
     patch = next(array for array in model.state.values() if array.ndim == 4).shape[-1]
-    sides = {"image_size": 4 * patch, "patch_size": patch, "num_heads": model.hints.num_heads}
+    sides = {"image_size": 4 * patch, "patch_size": patch, "num_heads": model.hints.values["num_heads"]}
     plain, taken_off = (build_teacher(kind, weights=str(path), **sides) for path in
                         (model.write(tmp_path), wrapped(model, tmp_path / "w.pth", "model.module.")))
     for name, value in plain.state_dict().items():

@@ -102,7 +102,7 @@ def test_what_is_missing_is_named_with_what_to_type(tmp_path):
     (root / "toykit/__init__.py").write_text("from . import cor\nimport toykit.lost\n")
     (root / "toykit/cor.py").write_text("")
     done = start(tmp_path, root / "tools/train.py")
-    assert "toykit.lost is missing: the checkout is not whole" in done.stderr and "Traceback" not in done.stderr
+    assert "toykit.lost is missing: the checkout is incomplete" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python"), ("skimage", "scikit-image"),

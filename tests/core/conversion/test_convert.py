@@ -129,7 +129,7 @@ def test_a_teacher_is_built_from_a_converted_file(goldens_dir, tmp_path, stem, n
     patch = patch if isinstance(patch, int) else patch[0]
     images = paddle.rand([1, 3, 4 * patch, 4 * patch])
     answers = [build_teacher(name, weights=str(path), image_size=4 * patch, patch_size=patch,
-                             num_heads=model.hints.num_heads)(images).numpy()
+                             num_heads=model.hints.values["num_heads"])(images).numpy()
                for path in (source, tmp_path / "ours.safetensors")]
     np.testing.assert_array_equal(*answers)
 
@@ -259,8 +259,9 @@ def test_a_keyword_of_a_newer_version_is_named_with_both_versions(model, tmp_pat
 
 def test_the_block_of_the_cls_head_is_asked_for(goldens_dir, tmp_path):
     model = one(goldens_dir, "pretrain_cls_a")
-    convert_file(model.write(tmp_path), tmp_path / "x.safetensors", hints=Hints(num_heads=model.hints.num_heads))
-    with pytest.raises(CheckpointError, match="--early-layers"):
+    heads = {"num_heads": model.hints.values["num_heads"]}
+    convert_file(model.write(tmp_path), tmp_path / "x.safetensors", hints=Hints(values=heads))
+    with pytest.raises(CheckpointError, match="--set early_layers=9"):
         build(read_model(tmp_path / "x.safetensors"), "x")
 
 
@@ -276,7 +277,7 @@ def test_the_commands_convert_prove_and_notice_a_change(goldens_dir, tmp_path):
     shown = run("convert", source, tmp_path / "x.safetensors")
     assert "classifier, official" in shown and "55 tensors" in shown
     shown = run("verify", tmp_path / "x.safetensors", "--against", source)
-    assert "FAIL" not in shown and f"{len(model.state)} tensors of the file given back" in shown
+    assert "FAIL" not in shown and f"{len(model.state)} tensors of the file, converted back" in shown
     run("convert", source, tmp_path / "x.safetensors", code=2)
     shown = run("inspect", tmp_path / "x.safetensors")
     assert "kind: classifier, converted from official" in shown and "num_heads: 3" in shown
@@ -311,7 +312,7 @@ def test_a_run_is_written_for_others_with_the_settings_it_was_trained_with(tmp_p
     assert done.kind == "pretraining"
     a = done.architecture
     assert (a["image_size"], a["num_heads"], a["early_layers"], a["norm_eps"]) == ([16, 32], 2, 2, 1e-5)
-    again = read_model(tmp_path / "run.pth", Hints(early_layers=2))
+    again = read_model(tmp_path / "run.pth", Hints(values={"early_layers": 2}))
     assert_same_tensors(again.weights, weights)
     convert_file(tmp_path / "run", tmp_path / "run.safetensors")
     assert_same_tensors(read_model(tmp_path / "run.safetensors").weights, weights)

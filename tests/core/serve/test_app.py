@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from beitv2_core.errors import ConfigError, ShapeError  # noqa: E402
 from beitv2_core.serve.app import Limits, create_app  # noqa: E402
-from beitv2_core.serve.results import ClassesResult, ClassShare, image_url, segmentation_result  # noqa: E402
+from beitv2_core.serve.results import ClassesResult, ClassShare, image_url, label_map_result  # noqa: E402
 from beitv2_core.serve.security import content_policy, host_name  # noqa: E402
 from beitv2_core.serve.views import View  # noqa: E402
 
@@ -40,7 +40,7 @@ def show_classes(image):
 
 def show_halves(image):
     labels = (np.arange(image.width) >= image.width // 2).astype(int)[None].repeat(image.height, 0)
-    return segmentation_result(image, labels, ["left", "right"])
+    return label_map_result(image, labels, ["left", "right"])
 
 
 CLASSES = View("classes", "Classes", "The likeliest classes.", show_classes)

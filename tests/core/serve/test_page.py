@@ -27,8 +27,8 @@ from beitv2_core.serve.results import (  # noqa: E402
     CodeSeen,
     CodesResult,
     image_url,
+    label_map_result,
     png_url,
-    segmentation_result,
 )
 from beitv2_core.serve.views import View  # noqa: E402
 
@@ -48,7 +48,7 @@ def show_classes(image):
 def show_segmentation(image):
     labels = np.zeros((image.height, image.width), dtype=int)
     labels[:, image.width * 3 // 4:] = 1
-    return segmentation_result(image, labels, ["sky", "sea"], colours=np.array([[0, 0, 255], [255, 0, 0]]))
+    return label_map_result(image, labels, ["sky", "sea"], colours=np.array([[0, 0, 255], [255, 0, 0]]))
 
 
 def show_codes(image):
@@ -156,7 +156,7 @@ def test_the_segmentation_lies_over_the_image_and_can_be_faded(page):
     give(page, upload())
     done(page)
     section = page.locator("#view-segmentation")
-    overlay = section.get_by_alt_text("segmentation: sky 75 %, sea 25 %")
+    overlay = section.get_by_alt_text("classes of the pixels: sky 75 %, sea 25 %")
     seen = section.get_by_alt_text("your image", exact=True)
     expect(overlay).to_be_visible()
     assert overlay.bounding_box() == seen.bounding_box()

@@ -17,7 +17,7 @@ PADDLECLAS = Project("PaddleClas", package="ppcls", sign="engine/engine.py",
 
 
 def register(script: str) -> None:
-    """Make everything known to the checkout's `ppcls`; the wheel, where there is one, is not touched."""
+    """Register with the checkout's `ppcls`; an installed wheel is not changed."""
     from beitv2_cls.adapter import register_in
 
     register_in(PADDLECLAS.package, fresh_head=script == "train.py")

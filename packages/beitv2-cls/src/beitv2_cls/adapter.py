@@ -44,7 +44,7 @@ from beitv2_core.rel_pos_index import EXTRA_ROWS
 
 LAYER_SCALE = {"base": 0.1, "large": 1e-5}
 MODELS = {f"BEiTv2_{size}_patch16_{pixels}": (size, pixels) for size in ("base", "large") for pixels in (224, 384)}
-#: what `Arch` may say besides PaddleClas's own words; `norm` follows from the pooling
+#: settings of `Arch` besides PaddleClas's own; `norm` follows from the pooling
 KNOWN = {name for owner in (BEiTClassifier, BEiTBackbone)
          for name, parameter in inspect.signature(owner.__init__).parameters.items()
          if parameter.kind is parameter.KEYWORD_ONLY} - {"num_classes", "drop_path", "norm"}
@@ -82,7 +82,7 @@ def build_arch(size: str, pixels: int, /, *, pretrained: Any = False, class_num:
 
 
 def load_pretrained(model: BEiTClassifier, path: str, *, fresh_head: bool = True) -> list[str]:
-    """Load a pretraining or a fine-tuned checkpoint strictly; returns the names that stayed fresh.
+    """Load a pretraining or a fine-tuned checkpoint strictly; returns the names that were not loaded.
 
     path: run folder, .pdckpt, .safetensors, .pth, .pdparams, or PaddleClas's spelling without ".pdparams".  Position
     terms are fitted to the model's size.  fresh_head: the head may be missing, as in a pretraining checkpoint; False
@@ -118,7 +118,7 @@ def grid_in(weights: Mapping[str, np.ndarray], source: str) -> tuple[int, int]:
             continue
         if side != int(side):
             raise CheckpointError(f"{source}: {name} {tuple(array.shape)} is not of a square grid of patches, and the "
-                                  "file does not say of which. Load it through a run folder, which does.")
+                                  "file does not tell which grid. Load it from its run folder.")
         return int(side), int(side)
     return 1, 1
 
@@ -220,7 +220,7 @@ class EvalCropOperator:
 
 
 def register() -> list[str]:
-    """Make everything known to each PaddleClas that can be imported; returns the modules it was put into.
+    """Register with each PaddleClas that can be imported; returns the modules that were extended.
 
     That is the wheel (`paddleclas.ppcls.arch`), and a checkout on the path (`ppcls.arch`), whose root holds a file
     paddleclas.py that is not the wheel.  Calling it again changes nothing.
@@ -248,7 +248,7 @@ def _holds_models(package: str) -> bool:
 
 
 def register_in(package: str, *, fresh_head: bool = True) -> str:
-    """Make everything known to one PaddleClas, `ppcls` or `paddleclas.ppcls`; returns the module of its models.
+    """Register with one PaddleClas, `ppcls` or `paddleclas.ppcls`; returns the module of its models.
 
     fresh_head: whether `Global.pretrained_model` may lack the head (training).
     """

@@ -57,7 +57,7 @@ def build_finetuning(config: FinetuneConfig) -> TrainLoop:
 
 
 def finetuning_parts(config: FinetuneConfig) -> Parts:
-    """What a fine-tuning run is made of; nothing is written."""
+    """The parts of a fine-tuning run; nothing is written."""
     distributed.init()
     train_set, validation = build_data(config)
     if validation is not None:
@@ -117,7 +117,7 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
 
 
 def linear_probe_parts(config: LinearProbeConfig) -> Parts:
-    """What a linear evaluation is made of; nothing is written."""
+    """The parts of a linear evaluation; nothing is written."""
     distributed.init()
     train_set, validation = build_data(config)
     if validation is None:
@@ -173,13 +173,13 @@ def build_classifier(config: LabelledRunConfig, num_classes: int) -> BEiTClassif
 
 
 def load_trunk(model: BEiTClassifier, config: FinetuneConfig | LinearProbeConfig) -> None:
-    """Put a pretrained trunk into the classifier; CheckpointError names a checkpoint of another kind or size.
+    """Load a pretrained trunk into the classifier; CheckpointError names a checkpoint of another kind or size.
 
     A fine-tuned model may be given too (ImageNet-22k before 1k, 224 px before 384): its final norm is kept, and
     its head where it has the same number of classes.  Source: official run_class_finetuning.py.
     """
     source = config.pretrained
-    size = None if Path(str(source.weights)).is_dir() else source.image_size  # a run knows its own
+    size = None if Path(str(source.weights)).is_dir() else source.image_size  # a run has its own
     hints = Hints(size=None if size is None else pair(size), ema=source.ema)
     trunk = architecture_of(str(source.weights), sha256=source.sha256, hints=hints)
     trunk.fill(config.model.model_dump(), "model.")
@@ -219,7 +219,7 @@ def load_classifier(source: str) -> tuple[BEiTClassifier, FinetuneConfig | None,
 
 
 class Backbone(NamedTuple):
-    """A frozen trunk, the settings of its run (None: a lone file), and a maker of the same with random weights."""
+    """A frozen trunk, the settings of its run (None: a lone file), and a builder of it with random weights."""
 
     model: Any
     config: RunConfig | None

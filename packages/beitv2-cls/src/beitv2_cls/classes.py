@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The classes of a run: decided once, by its training images, and kept with the run from its first second.
+"""The classes of a run: set once, by its training images, and stored with the run when it starts.
 
 `classes.json` in the run folder and every checkpoint hold the names, in the order of the classifier's outputs.
 """
@@ -54,11 +54,11 @@ def keep_classes(run: RunFolder, classes: Sequence[str]) -> None:
 def class_names(stored: Sequence[str] | None, source: str, count: int) -> list[str]:
     """The names of a classifier's `count` classes, by number.
 
-    stored: what a checkpoint, its run or a file says (`LoadedWeights.classes`).  Without names, classes are called by
-    their numbers, and a warning says so.  Raises CheckpointError for another number of names than classes.
+    stored: names of a checkpoint, its run or a file (`LoadedWeights.classes`).  Without names, classes are called by
+    their numbers, with a warning.  Raises CheckpointError for another number of names than classes.
     """
     if stored is None:
-        log.warning("%s: no class names are stored with it: classes are called 0 .. %d. A file gets names by `beitv2 "
+        log.warning("%s: it has no class names: classes are called 0 .. %d. A file gets names by `beitv2 "
                     "convert FILE OUT.safetensors --classes NAMES.txt`.", source, count - 1)
         return [str(number) for number in range(count)]
     if len(stored) != count or len(set(stored)) != count:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pretraining was worth: the same fine-tuning from a pretrained backbone and from scratch, several seeds each."""
+"""The gain by pretraining: the same fine-tuning from a pretrained backbone and from scratch, several seeds each."""
 
 from __future__ import annotations
 
@@ -69,8 +69,13 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
         raise ConfigError("validation.root: a comparison is measured on test images. Set it to a folder of class "
                           "folders that are not trained on (validation.root=FOLDER).")
     refuse_shared(train, test, "data.root and validation.root: a comparison is measured on images not trained on")
+<<<<<<< HEAD
     if few_labels and not {"size", "list_file"} & set(source.reads):
         raise ConfigError(f"--few-labels {few_labels}: no part of {source.noun} can be chosen. Give --few-labels 0 to "
+=======
+    if few_labels and data.dataset == "shards":
+        raise ConfigError(f"--few-labels {few_labels}: a part of tar files cannot be chosen. Give --few-labels 0 to "
+>>>>>>> h-prose
                           "leave this comparison out, or a folder of class folders.")
     if few_labels and not len(train.classes) <= few_labels < len(train):
         raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "
@@ -143,7 +148,7 @@ def _run(config: Path, changes: Sequence[str], output: Path) -> float:
 
 
 def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
-    """Whether the run of these settings is complete; one of other settings is for the run itself to refuse."""
+    """Whether the run of these settings is complete; a run of other settings is refused when it is resumed."""
     if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
         return False
     saved = yaml.safe_load((output / "config.yml").read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning and linear-probe runs consist of; the recipes' numbers are in `configs/cls/`, not here."""
+"""Settings of fine-tuning and linear-probe runs; the values of the recipes are in `configs/cls/`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ValidationConfig(Section):
 
 
 class LabelledRunConfig(RunConfig):
-    """What the runs on labelled images share."""
+    """Settings that all runs on labelled images have."""
 
     model: ClassifierConfig
     validation: ValidationConfig = ValidationConfig()
@@ -95,24 +95,24 @@ class LabelledRunConfig(RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _trunk_of_the_pretrained(cls, values: Any) -> Any:
-        """Take what the settings do not say of the trunk from `pretrained.weights`; what contradicts it is an error."""
+        """Complete the settings of the trunk from `pretrained.weights`; a setting that contradicts it is an error."""
         model, source = (values.get("model", {}), values.get("pretrained")) if isinstance(values, dict) else (0, 0)
         weights = source.get("weights") if isinstance(source, dict) else None
         if not isinstance(model, dict) or not isinstance(source, dict) or not isinstance(weights, str) \
                 or TRUNK <= set(model):
-            return values  # nothing to take; settings of a run are whole, and its pretrained weights may be gone
+            return values  # nothing to take; settings of a run are complete, and its pretrained weights may be gone
         if "://" in weights or not Path(weights).exists():
             if "size" in model or {"width", "depth", "num_heads"} <= set(model):
                 return values
             raise impossible("pretrained.weights", f"{weights}: no such run folder, checkpoint or weights file here, "
-                             "which would tell model.width, depth and num_heads. Make it (beitv2 pretrain CONFIG), "
+                             "from which model.width, depth and num_heads are read. Make it (beitv2 pretrain CONFIG), "
                              "correct the path, or set model.size")
         from beitv2_core.assembly import architecture_of
         from beitv2_core.assembly.loaded_weights import Hints
 
         try:
             given = PretrainedConfig(**source)
-        except ValidationError:  # told with its keys by the section itself
+        except ValidationError:  # the section itself reports it with its keys
             return values
         size = None if Path(weights).is_dir() or given.image_size is None else pair(given.image_size)
         try:

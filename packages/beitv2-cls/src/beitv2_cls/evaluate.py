@@ -100,7 +100,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str], *, m
     """Share of each class's images (rows) predicted as each class (columns), as a PNG.
 
     confusion: counts (classes, classes), rows are labels.  Of more than `most` classes only those with the lowest
-    accuracy are shown, and the title says so.  Classes without images are left out.
+    accuracy are shown, as the title states.  Classes without images are left out.
     """
     from beitv2_core.viz.canvas import Canvas
 

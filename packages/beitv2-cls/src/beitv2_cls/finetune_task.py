@@ -49,14 +49,14 @@ class FinetuneTask(Task):
         return soft_cross_entropy(logits_BC, paddle.to_tensor(targets_BC)), {"acc": own}
 
     def after_step(self, *, step: int) -> dict[str, float] | None:
-        """Let the averaged weights follow; the validation values where they are due."""
+        """Update the averaged weights; returns the validation values where they are due."""
         if self.average is not None:
             self.average.update()
         self._last = self.measure_now() if self.due(step) else None
         return self._last
 
     def last_values(self) -> dict[str, float]:
-        """The validation values after the update made last; measured here where it was not due."""
+        """The validation values after the last update; measured now if they were not due."""
         return self.measure_now() if self._last is None else self._last
 
     def measure_now(self) -> dict[str, float]:

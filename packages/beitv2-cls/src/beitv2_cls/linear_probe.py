@@ -92,7 +92,7 @@ class LinearProbes(nn.Layer):
 
 
 class LinearProbeTask(Task):
-    """Sum over the classifiers of the mean cross-entropy: none of them feels the others.
+    """Sum over the classifiers of the mean cross-entropy: they do not influence one another.
 
     classes: names by number, kept in every checkpoint; measure: the classifiers -> top-1 (classifiers,), called after
     each update that `due` (update number from 0 -> bool) names.
@@ -128,7 +128,7 @@ class LinearProbeTask(Task):
         return None if self._last is None else {"val_best_acc1": float(self._last.max())}
 
     def last_values(self) -> np.ndarray:
-        """Top-1 of every classifier after the update made last; measured here where it was not due."""
+        """Top-1 of every classifier after the last update; measured now if it was not due."""
         if self._last is not None:
             return self._last
         if self.measure is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one look-up of entry points: what installed packages add to a group, by name, on every supported Python."""
+"""Look-up of entry points: objects that installed packages add to a group, by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger("beitv2_core")
 
 
 def load(group: str, name: str, ours: Mapping[str, Any], where: str) -> Any:
-    """The object called `name`: ours, or what an installed package offers in the group.  A name of ours wins.
+    """The object called `name`: ours, or that of an installed package in the group.  Ours comes first.
 
-    where: what asked for it, as a message begins ("mask.kind", "runs/7: views of a run").
+    where: the setting or run that needs it, as the message begins ("mask.kind", "runs/7: views of a run").
     Raises ConfigError listing the known names, MissingDependencyError where the package that offers it cannot be
     imported, with the package and the cause.
     """
@@ -63,7 +63,7 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
 
 @functools.cache
 def _points_on(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """As installed when first asked for: the look-up reads every package's files, which takes 20 ms."""
+    """Cached: the look-up reads every package's files, which takes 20 ms."""
     if sys.version_info >= (3, 10):
         return tuple(entry_points(group=group))
     return tuple(entry_points().get(group, []))
@@ -72,7 +72,7 @@ def _points_on(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 def _loaded(point: EntryPoint, where: str) -> Any:
     try:
         return point.load()
-    except Exception as error:  # whatever a foreign module does when it is imported
+    except Exception as error:  # an import can raise anything
         offered = getattr(getattr(point, "dist", None), "name", None) or point.value.partition(":")[0]
         raise MissingDependencyError(
             f"{where}: {point.name!r} comes from the package {offered} ({point.value}), which cannot be imported: "

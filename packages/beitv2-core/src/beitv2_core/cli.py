@@ -29,7 +29,7 @@ NO_PADDLE = (
 
 
 class _Console(logging.StreamHandler):
-    """Log lines on the standard error of now."""
+    """Log lines on the current standard error."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -37,7 +37,7 @@ class _Console(logging.StreamHandler):
 
 
 class _Group(TyperGroup):
-    """Turns errors made on purpose into one message and an exit code."""
+    """Turns the errors of `beitv2_core.errors` into one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         if os.environ.get("BEITV2_DEBUG") == "1":
@@ -55,7 +55,7 @@ class _Group(TyperGroup):
 
 
 def exit_code(error: BEiTError) -> int:
-    """1 for a loss that is no number, 128 + n for signal n (as shells report it), 2 for what the user can correct."""
+    """1 for a non-finite loss, 128 + n for signal n (as shells report it), 2 for errors that the user can correct."""
     stopped_by = getattr(error, "signal_number", None)
     if stopped_by is not None:
         return 128 + int(stopped_by)
@@ -67,7 +67,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="BEiT v2 on PaddlePaddle: train a visual tokenizer, pretrain a backbone with it, look at what they learnt.",
+    help="BEiT v2 on PaddlePaddle: train a visual tokenizer, pretrain a backbone with it, evaluate and show both.",
 )
 
 
@@ -90,7 +90,7 @@ def _add_foreign_commands() -> None:
     for name in _entry_points.names(ENTRY_POINTS, {}):
         try:
             _entry_points.load(ENTRY_POINTS, name, {}, "commands")(app)
-        except Exception as error:  # a broken neighbour must not take the whole command line away
+        except Exception as error:  # a broken package must not disable the other commands
             typer.echo(f"warning: the commands {name!r} are not available: {error}", err=True)
 
 

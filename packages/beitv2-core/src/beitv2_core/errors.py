@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error a user can cause. Each message says where, what came, what was expected and what to do."""
+"""Errors that a user can cause. Each message says where, what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NonFiniteLossError(BEiTError, ArithmeticError):
 
 
 class OutOfMemoryError(BEiTError, MemoryError):
-    """A training step found no memory; the message says which smaller batch keeps the recipe."""
+    """A training step ran out of memory; the message gives a smaller batch size with the same total batch."""
 
 
 class OutputError(BEiTError):
@@ -45,4 +45,4 @@ class MissingDependencyError(BEiTError, ImportError):
 
 
 class ExportError(BEiTError):
-    """A model could not be exported, an exported one is damaged, or it gives other answers than the live model."""
+    """A model could not be exported, an exported one is damaged, or its outputs differ from the live model's."""

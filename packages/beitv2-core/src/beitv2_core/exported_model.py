@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exported models without the code they were made by: a folder with a graph and `model.json`, which says the rest.
+"""Exported models, run without the code of the model: a folder with a graph and its description `model.json`.
 
 Importing this costs no Paddle, and an ONNX model needs none: onnxruntime, numpy and Pillow are enough.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import __version__
 from .data.sources.image_file import Reading
@@ -32,19 +32,20 @@ Run = Callable[[np.ndarray], "list[np.ndarray]"]
 
 
 class Description(BaseModel):
-    """What one must know to run an exported model: `model.json`.
+    """The description of an exported model: `model.json`.
 
     An image file is read as `data.image_file.decode(upright=exif_orientation)` does.
     An image is cut as `EvalCrop(image_size, crop_share, interpolation)` does, scaled to [0, 1], then, with mean and
-    std, (x - mean) / std per channel.  reading: of a segmenter, whose images have any size: the run's
-    `val_dataset.transforms` and `test_config`.  outputs: names in the graph's order.  differences: by runner, batch
-    size and output, the largest absolute difference from the live model when exported (of codes: how many differ).
+    std, (x - mean) / std per channel.  kind: tokenizer, features, or the kind of a model of an installed package.
+    reading: for models of windows, whose images have any size: the run's `val_dataset.transforms` and `test_config`.
+    outputs: names in the graph's order.  differences: by runner, batch size and output, the largest absolute difference
+    from the live model when exported (of codes: how many differ).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
-    kind: Literal["tokenizer", "classifier", "segmenter", "features"]
+    kind: str = Field(pattern="^[a-z][a-z0-9_-]*$")
     format: Literal["paddle", "onnx"]
     image_size: tuple[int, int]
     mean: Optional[tuple[float, ...]] = None
@@ -71,7 +72,7 @@ class Exported:
 
     @property
     def kind(self) -> str:
-        """tokenizer, classifier, segmenter or features."""
+        """tokenizer, features, or the kind of a model of an installed package (classifier)."""
         return self.description.kind
 
     @property
@@ -98,7 +99,7 @@ class Exported:
         """Outputs by name, (B, ...), of images (B, 3, H, W) float32 in [0, 1], any number of them.
 
         A tokenizer gives codes (B, N) int64 and gaps (B,): how near its least decided patch is to another code, as a
-        difference of cosines.  A classifier gives logits (B, classes), a segmenter logits (B, classes, H, W).  Features
+        difference of cosines.  Models with classes give logits, (B, classes) or (B, classes, H, W).  Features
         are mean (B, width) and patches (B, N, width).  Raises ShapeError for another shape or type.
         """
         self._check(images)
@@ -170,7 +171,7 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
 
 
 def read_description(folder: Path) -> Description:
-    """What `model.json` says; ExportError where it is missing, unreadable or of another schema."""
+    """Read `model.json`; ExportError where it is missing, unreadable or of another schema."""
     path = folder / DESCRIPTION
     try:
         return Description.model_validate_json(path.read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run offers to `beitv2 export` (entry point `beitv2.exporters`)."""
+"""Export of fine-tuning runs for `beitv2 export` (entry point `beitv2.exporters`)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fine-tuning and linear-probe runs cost, from their settings (entry points `beitv2.plans`)."""
+"""Memory and compute of fine-tuning and linear-probe runs, from their settings (entry points `beitv2.plans`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beitv2_core.planning.run import PlannedRun
 
 
 def planned_finetuning(config: FinetuneConfig, *, images: Optional[int], devices: int) -> PlannedRun:
-    """A fine-tuning run; ConfigError where neither data nor settings tell images or classes."""
+    """A fine-tuning run; ConfigError where the number of images or classes is not known."""
     count, model = count_images(config.data, images), config.model
     classes = count_classes(config)
 
@@ -41,7 +41,7 @@ def planned_linear_probe(config: LinearProbeConfig, *, images: Optional[int], de
         one = [total(layers.product(1, model.width * (2 if feature == "concat" else 1), classes, first=True),
                      layers.softmax_loss(1, classes))
                for feature in probe.features for _ in range(len(blocks) * len(probe.rates))]
-        # What the tapped blocks gave stays until the features are made of it.
+        # Outputs of the tapped blocks are kept until the features are computed from them.
         taps = Cost(kept_bytes=float(len(blocks) * tokens_of(config) * model.width * FLOAT32_BYTES))
         return total(taps, *one), _trunk(layers, config).frozen()
 
@@ -55,13 +55,13 @@ def planned_linear_probe(config: LinearProbeConfig, *, images: Optional[int], de
 
 
 def count_classes(config: LabelledRunConfig) -> int:
-    """The classes of the settings or of the data; ConfigError where neither tells."""
+    """Number of classes, of the settings or of the data; ConfigError where neither has it."""
     if config.model.num_classes is not None:
         return config.model.num_classes
     try:
         return len(build_dataset(config.data, with_classes=True).classes)
     except DataError as error:
-        raise ConfigError("model.num_classes: not set, and there are no images in data.root to tell it. Add --set "
+        raise ConfigError("model.num_classes: not set, and data.root has no images to count them. Add --set "
                           "model.num_classes=N (ImageNet-1k: 1000).") from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run shows in `beitv2 serve`: the likeliest classes of an image."""
+"""The view of fine-tuning runs in `beitv2 serve`: the likeliest classes of an image."""
 
 from __future__ import annotations
 

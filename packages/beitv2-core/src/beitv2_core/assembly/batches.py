@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of a run: images, batches, steps, rates. And its seed."""
+"""Batches, steps and learning rate of a run, computed from its settings; and its random seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ConfigError
 
 
 class BatchPlan(NamedTuple):
-    """How images become updates: sizes in images, lengths in optimizer steps, rates after scaling."""
+    """Batch sizes in images, lengths in optimizer steps, and the peak learning rate after scaling."""
 
     images: int
     batch_size: int
@@ -27,7 +27,7 @@ class BatchPlan(NamedTuple):
     lr: float
 
     def lines(self, optim: OptimConfig) -> list[str]:
-        """The arithmetic in words, for the dry run and the log."""
+        """The plan as lines of text, for the dry run and the log."""
         rate = f"{self.lr:.4g}"
         if optim.lr_batch is not None:
             rate += f" = {optim.lr:.4g} x {self.total_batch} / {optim.lr_batch}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs of the two core kinds cost, from their settings alone: no data, no weights, no model."""
+"""Memory and compute of tokenizer and pretraining runs, from their settings: needs no data and no weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEACHER_WIDTHS = {"clip": 512, "dino": 768}
 
 
 def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedRun:
-    """The costs of a run of any kind; other packages give theirs by the entry points 'beitv2.plans'.
+    """The costs of a run of any kind; other packages add theirs by the entry points 'beitv2.plans'.
 
     images: of the data set where it is not on this machine.  Raises ConfigError naming what is missing or does not
     divide, and the known kinds where no installed package can plan this one.
@@ -41,7 +41,7 @@ def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedR
 
 
 def count_images(data: DataConfig, given: Optional[int]) -> int:
-    """The images of the data: as given, as drawn, or as they lie in data.root; ConfigError where nothing tells."""
+    """Number of images: as given, else that of the data set; ConfigError where data.root is missing."""
     if given is not None:
         return given
     if data.dataset == "folder" and not Path(str(data.root or "")).is_dir():
@@ -124,7 +124,7 @@ def tokenizer_costs(layers: LayerCosts, planned: TokenizerPlan) -> tuple[Cost, C
         # Cosine: features, both divided by their lengths.
         Cost(kept_bytes=3.0 * patches * planned.teacher_width * FLOAT32_BYTES),
     )
-    # Unlike an image, the code map wants its gradient.
+    # Unlike an image, the code map needs a gradient.
     return to_codes, to_features + Cost(backward_flop=2.0 * patches * code * decoder.width)
 
 
@@ -207,9 +207,9 @@ def _teacher_network(config: TokenizerConfig) -> Any:
 
 
 def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
-    """The published ViT-B/16 of that name on as many patches as the tokenizer's; what another teacher says of itself.
+    """Cost of the teacher: the published ViT-B/16 of that name, on as many patches as the tokenizer has.
 
-    HOG has little work; a teacher of another package tells its own by a method `planned_cost(layers) -> Cost`.
+    HOG counts as nothing; a teacher of another package gives its own by a method `planned_cost(layers) -> Cost`.
     """
     name, grid = config.teacher.name, config.grid
     if name not in TEACHER_WIDTHS:

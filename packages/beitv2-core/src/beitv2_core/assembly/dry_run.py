@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build a whole run, take one step, measure it, and leave nothing behind. `beitv2 plan` tells more, of any device."""
+"""Build a run, take one training step and measure it; nothing is written. `beitv2 plan` estimates other devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import paddle
 
 
 class DryRun(NamedTuple):
-    """What one step showed. Bytes are of this process; activations are what the forward pass left for the backward."""
+    """Measurements of one step. Bytes are of this process; activations are what the backward pass needs."""
 
     kind: str
     parameters: int
@@ -34,7 +34,7 @@ class DryRun(NamedTuple):
         return [
             f"kind: {self.kind}",
             f"parameters: {self.parameters:,}, {self.trainable:,} of them trained; "
-            f"{self.frozen_beside:,} more in the frozen network beside",
+            f"{self.frozen_beside:,} more in the frozen network",
             *self.plan_lines,
             f"one step: loss {self.loss:.5g}, gradient norm {self.gradient_norm:.4g}, {self.seconds:.2f} s",
             f"memory of a process: {_mega(total)} = weights {_mega(self.weight_bytes)} "
@@ -45,10 +45,10 @@ class DryRun(NamedTuple):
 
 
 def saved_for_backward(model: Any, forward: Callable[[], Any]) -> int:
-    """Bytes of the tensors that `forward()` leaves for its backward pass; what it returns is thrown away.
+    """Bytes of the tensors that `forward()` keeps for its backward pass; its return value is not used.
 
-    A tensor saved twice counts once; weights and buffers of `model` do not count.  Of a recomputed block that is its
-    input alone.
+    A tensor saved twice counts once; weights and buffers of `model` do not count.  A recomputed block keeps only its
+    input.
     """
     seen = {tensor.data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, Any] = {}  # holds the tensors: an address must not be used again while addresses are compared
@@ -74,7 +74,7 @@ class KeepsGradients:
         return getattr(self._optimizer, name)
 
     def clear_grad(self, set_to_zero: bool = True) -> None:
-        """Leave the gradients where they are."""
+        """Keep the gradients."""
 
 
 def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryRun:
@@ -95,8 +95,13 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
         reason = why_not(amp)
         if reason is not None:
             config = _changed(config, section, amp="off")
+<<<<<<< HEAD
             notes.append(f"{section}.amp={amp}: {reason} This one step was taken in float32; a training here would be "
                          f"refused until {section}.amp=off")
+=======
+            notes.append(f"{section}.amp={amp} needs a GPU: this step was taken in float32; to train on this machine, "
+                         f"set {section}.amp=off")
+>>>>>>> h-prose
     parts = (build_parts if build is None else build)(config)
     task, model = parts.task, parts.task.model
     model.train()

@@ -18,23 +18,23 @@ from .kinds import find_kind
 def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
     """The model of a kind and architecture, freshly initialised, in training mode.
 
-    Raises ConfigError where no installed package knows the kind, CheckpointError where neither the weights nor whoever
-    converted them told something the model needs: it is asked for, never guessed.
+    Raises ConfigError where no installed package knows the kind, CheckpointError naming a value that the model needs
+    and neither the weights nor the user told: it is never guessed.
     """
     found = find_kind(kind)
     missing = found.unknown(architecture)
     if missing:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise CheckpointError(f"{', '.join(missing)} of this {kind} model is not in its weights. Convert the file with "
-                              f"{flags}, as it was trained.")
+        options = " ".join(f"--set {name}={found.untold[name].example}" for name in missing)
+        raise CheckpointError(f"{', '.join(missing)} of this {kind} model is not in its weights. Convert the file by "
+                              f"`beitv2 convert` with the value it was trained with, for example {options}.")
     return found.build(architecture)
 
 
 def shapes_of(kind: Kind, architecture: Mapping[str, Any]) -> Shapes:
-    """Name and shape of every tensor a model of that kind and architecture holds, from the model itself.
+    """Name and shape of every tensor of a model of that kind and architecture, from the model itself.
 
-    It is built without values, which takes no memory for weights.  Raises CheckpointError where there is no such model,
-    and what the model's own constructor does (TypeError, KeyError) for a dictionary that is no architecture.
+    The model is built without values, which takes no memory for weights.  Raises CheckpointError where no such model
+    can be built, and the constructor's errors (TypeError, KeyError) for a dictionary that is no architecture.
     """
     return _shapes_of(kind, json.dumps(kind.filled(architecture), sort_keys=True))
 
@@ -46,10 +46,10 @@ def _shapes_of(kind: Kind, architecture: str) -> Shapes:
             model = kind.build(json.loads(architecture))
             return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     except (ConfigError, ShapeError) as error:
-        raise CheckpointError(f"its tensors are of no {kind.name} model there could be: {error}") from None
+        raise CheckpointError(f"no {kind.name} model can have tensors of these shapes: {error}") from None
 
 
 def count_parameters(build: Callable[[], Any]) -> int:
-    """How many numbers training can change in the model that `build` gives; it is built without values."""
+    """Number of trainable parameters of the model that `build` returns; it is built without values."""
     with without_values():
         return sum(math.prod(tensor.shape) for tensor in build().parameters() if not tensor.stop_gradient)

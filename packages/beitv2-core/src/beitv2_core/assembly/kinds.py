@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds of models that are known: core's own, its teachers', and those of installed packages."""
+"""The known kinds of models: core's own, the teachers, and those of installed packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..models.vqkd import VQKD
 from ..teachers.clip import CLIP
 from ..teachers.dino import DINO
 from ..weights.architecture import ShapeReader, norm_of, read_trunk
-from ..weights.kind import IMAGE_FORMATS, Kind
+from ..weights.kind import IMAGE_FORMATS, NUM_HEADS, Kind, UntoldValue, positive_number
 
 ENTRY_POINTS = "beitv2.kinds"
 #: blocks before the [CLS] head of the published models, by depth
@@ -21,7 +21,7 @@ EARLY_LAYERS = {12: 9, 24: 21}
 
 
 def known_kinds() -> dict[str, Kind]:
-    """Every kind by name, ours first; other packages offer a `Kind` each by the entry points `beitv2.kinds`."""
+    """Every kind by name, core's first; other packages add a `Kind` by the entry points `beitv2.kinds`."""
     return _entry_points.load_all(ENTRY_POINTS, OURS)
 
 
@@ -32,7 +32,7 @@ def find_kind(name: str) -> Kind:
 
 
 def kinds_trained_by(run: str) -> tuple[str, ...]:
-    """The kinds of models that a run of this kind trains ("segment": those of all installed heads)."""
+    """The kinds of models that runs of a kind train; the runs of one kind may train several."""
     return tuple(kind.name for kind in known_kinds().values() if kind.run == run)
 
 
@@ -69,7 +69,7 @@ def _read_pretraining(source: ShapeReader) -> dict[str, Any]:
 
 
 def _pretraining_outputs(model: Any, inputs: list[Any]) -> dict[str, Any]:
-    """Of every patch; with a mask (B, N) as second input, of the masked ones."""
+    """Logits of all patches; with a mask (B, N) as second input, of the masked ones."""
     answers = model(inputs[0], inputs[1].astype("bool")) if len(inputs) > 1 else model.all_logits(inputs[0])
     return {f"{head} logits": value for head, value in answers.items()}
 
@@ -86,10 +86,12 @@ TOKENIZER = Kind(
         loss""".split()),
     beside=("teacher_model.", "scaling_layer.", "loss."), run="tokenizer", made_by="beitv2 train-tokenizer CONFIG",
     unit_range=True)
+_EARLY = UntoldValue("blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for official files)", "9",
+                     positive_number, stand_in=1)
 PRETRAINING = Kind(
     name="pretraining", package="beitv2-core", marks=("lm_head.weight", "mask_token", "blocks.0.attn.qkv.weight"),
     read=_read_pretraining, build=lambda architecture: BEiTForMaskedImageModeling(**architecture),
-    outputs=_pretraining_outputs, backbone="", untold={"num_heads": 1, "early_layers": 1},
+    outputs=_pretraining_outputs, backbone="", untold={"num_heads": NUM_HEADS, "early_layers": _EARLY},
     formats=("ours", "official", "huggingface"), run="pretrain", made_by="beitv2 pretrain CONFIG")
 BACKBONE = Kind(
     name="backbone", package="beitv2-core",

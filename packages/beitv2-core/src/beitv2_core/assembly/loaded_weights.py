@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a path holds: a run, a checkpoint, or anybody's file of weights; read without executing anything."""
+"""Read a run, a checkpoint, or a file of weights in any known format, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,15 @@ Size = tuple[int, int]
 
 
 class Hints(NamedTuple):
-    """What weights do not tell, and which of a file's models is meant.
+    """Values that weights do not tell, and which of a file's models is meant.
 
-    size: (height, width) in pixels of the images; early_layers: blocks before the [CLS] head; out_indices: the blocks a
-    dense model taps; pool_scales: of its pooling pyramid; ema: True for averaged weights, False for the others, None
-    for the trained ones where there are both.
+    size: (height, width) in pixels of the images; values: those of the kind (`Kind.untold`) by name, text is parsed;
+    ema: True for averaged weights, False for the others, None for the trained ones where there are both.
     """
 
     size: Optional[Size] = None
-    num_heads: Optional[int] = None
-    early_layers: Optional[int] = None
-    out_indices: Optional[Sequence[int]] = None
-    pool_scales: Optional[Sequence[int]] = None
+    values: Mapping[str, Any] = {}
     ema: Optional[bool] = None
-
-    def told(self) -> dict[str, Any]:
-        """What was said of the model itself; its size in patches and the choice of model are asked for elsewhere."""
-        return {name: value for name, value in self._asdict().items() if name not in ("size", "ema")}
 
 
 class LoadedWeights(NamedTuple):
@@ -67,7 +59,7 @@ class LoadedWeights(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of patches the trunk in a lone file was made for; None for a run, whose settings say it.
+        """(rows, columns) of patches the trunk in a lone file was made for; None for a run, whose settings have it.
 
         Raises CheckpointError for a file of another kind.
         """
@@ -106,11 +98,11 @@ def _checkpoint_in(path: Path) -> tuple[CheckpointStore, Path] | None:
 
 def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[str] = (), hints: Hints | None = None,
                     unknown: bool = False) -> LoadedWeights:
-    """What a run folder, a .pdckpt, a weights file of anybody's format, or a folder of transformers holds.
+    """Read a run folder, a .pdckpt, a weights file of any known format, or a folder of transformers.
 
-    sha256: hash a file must have.  wanted: kinds the caller can use, for the advice where nothing is there.  hints:
-    what a lone file does not tell.  unknown: take a lone file without a model we know too (`model` is None then).
-    Weights are under our names, whatever containers and prefixes the file has: one line of the log says which.
+    sha256: hash a file must have.  wanted: kinds the caller can use, named in the error for a missing path.  hints:
+    values that a lone file does not tell.  unknown: accept a lone file of no known kind (`model` is then None).
+    Weights are under our names; containers and prefixes of the file are removed, and one line of the log names them.
     Raises CheckpointError for what is missing, damaged, unsafe or not recognised.
     """
     path = Path(source)
@@ -163,10 +155,10 @@ def read_model(src: str | Path, hints: Hints | None = None) -> IdentifiedWeights
 
 
 def read_weights_for(names: Iterable[str], source: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a lone file for a model with those names, containers and wrappers before the names taken off.
+    """The tensors of a lone file for a model with those names, without the containers and prefixes of the file.
 
-    For models that are put together from anybody's parts, which no kind describes: layouts are taken as they are.
-    What lies beside the model comes along, so that a strict load names it; without any fitting name all tensors do.
+    For models that no kind describes; layouts stay as they are.  Tensors beside the model are included, so that a
+    strict load reports them; without any fitting name all tensors are returned.
     Raises CheckpointError where the file is no weights file, damaged or unsafe.
     """
     names, path = set(names), Path(source)
@@ -211,7 +203,7 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
     if path.is_dir():
         known = _config_of_folder(path)
         heads, classes = known.get("num_attention_heads"), _labels(known)
-        hints = hints._replace(num_heads=hints.num_heads or heads) if isinstance(heads, int) else hints
+        hints = hints._replace(values={"num_heads": heads, **hints.values}) if isinstance(heads, int) else hints
     found = identify_weights(state, hints)
     if classes is not None and len(classes) == found.architecture.get("num_classes"):
         found = found._replace(classes=classes)
@@ -222,9 +214,10 @@ def _config_of_folder(folder: Path) -> dict[str, Any]:
     try:
         known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: config.json cannot be read: {error}.") from None
+        raise CheckpointError(f"{folder}: config.json cannot be read: {error}. Copy the folder again.") from None
     if not isinstance(known, dict):
-        raise CheckpointError(f"{folder}: config.json holds a {type(known).__name__}, a description was expected.")
+        raise CheckpointError(f"{folder}: config.json holds a {type(known).__name__}; expected a JSON object. Copy the "
+                              "folder again.")
     return known
 
 
@@ -254,7 +247,7 @@ def _averages(folder: Path, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     task = state.get("task")
     averages = task.get("average") if isinstance(task, Mapping) else None
     if not averages:
-        raise CheckpointError(f"{folder}: it has no averaged weights, the run made no average. Leave out ema.")
+        raise CheckpointError(f"{folder}: there are no averaged weights, because the run computed none. Leave out ema.")
     log.info("%s: the averaged weights are taken", folder)
     return dict(averages)
 
@@ -275,7 +268,7 @@ def _of_run(src: Path, hints: Hints) -> IdentifiedWeights:
         described.update({key: section[key] for key in ("num_heads", "norm_eps") if key in section})
         if described["init_values"] and section.get("init_values"):
             described["init_values"] = section["init_values"]
-    # What its settings leave out has the value the code gives it, as when it was trained.
+    # A setting that is left out has its default, as in the training.
     return found._replace(assumed=(), trained=True, classes=None if saved.classes is None else tuple(saved.classes))
 
 
@@ -292,5 +285,5 @@ def identify_weights(state: Mapping[Any, Any], hints: Hints | None = None, *, or
                    and "decoder." not in name]
         if patches:
             grid = grid_for(hints.size, patches[0].shape[2:], "--source-size")
-    return identify(state, known_kinds(), shapes_of, origin=origin, ema=hints.ema, grid=grid, hints=hints.told(),
+    return identify(state, known_kinds(), shapes_of, origin=origin, ema=hints.ema, grid=grid, hints=hints.values,
                     settings=settings)

@@ -19,7 +19,7 @@ def build_backbone(trunk: TrunkConfig, *, image_size: Pixels, patch_size: Pixels
 
 
 def trunk_options(trunk: TrunkConfig, *, image_size: Pixels, patch_size: Pixels) -> dict[str, Any]:
-    """The keyword arguments of `BEiTBackbone` that the settings decide."""
+    """The keyword arguments of `BEiTBackbone` that the settings give."""
     return {
         "image_size": image_size,
         "patch_size": patch_size,
@@ -40,7 +40,7 @@ def trunk_options(trunk: TrunkConfig, *, image_size: Pixels, patch_size: Pixels)
 
 
 def build_tokenizer(config: TokenizerConfig, *, teacher_width: int) -> VQKD:
-    """The VQ-KD tokenizer of the settings, untrained; its decoder speaks the teacher's `teacher_width` channels."""
+    """The VQ-KD tokenizer of the settings, untrained; its decoder outputs `teacher_width` channels."""
     quantizer = config.quantizer
     encoder = build_backbone(
         config.encoder,
@@ -86,7 +86,7 @@ def build_mim(
 
 
 def build_teacher(teacher: TeacherConfig, *, image_size: Pixels, patch_size: Pixels) -> Any:
-    """The frozen teacher; third parties offer theirs by the entry points 'beitv2.teachers'."""
+    """The frozen teacher of the settings; other packages add theirs by the entry points 'beitv2.teachers'."""
     from ..teachers import build_teacher as teacher_by_name
 
     return teacher_by_name(

@@ -25,12 +25,12 @@ from .models import build_mim, build_tokenizer
 
 
 class FileConfig(NamedTuple):
-    """What a file of weights knows, in the place of a run's settings.
+    """What is known of a file of weights; it takes the place of a run's settings.
 
-    kind: as a run's settings call it (tokenizer, pretrain, finetune, segment), or the file's own kind (backbone, clip,
+    kind: as a run's settings call it (tokenizer, pretrain, finetune), or the file's own kind (backbone, clip,
     dino).  image_size: (height, width) in pixels.  grid: (rows, columns) of patches.  architecture: as
-    `weights.architecture` describes it.  classes: names of the classes, where the file has them.  tokenizer: none, a
-    file does not say whose codes it was taught.
+    `weights.architecture` describes it.  classes: names of the classes, where the file has them.  tokenizer: None,
+    a file does not name the tokenizer whose codes it was trained on.
     """
 
     source: str
@@ -43,16 +43,16 @@ class FileConfig(NamedTuple):
 
     @property
     def data(self) -> Any:
-        """Nothing: ConfigError, since a file does not say on which images it was trained."""
-        raise ConfigError(f"{self.source}: a file of weights does not name its images. Say which: --data FOLDER, or "
-                          "--data digit_scenes.")
+        """Always ConfigError: a file does not name the images it was trained on."""
+        raise ConfigError(f"{self.source}: a file of weights does not name the images it was trained on. Give "
+                          "images: --data FOLDER, or --data digit_scenes.")
 
 
 
 def read_config(source: str) -> Any:
-    """The settings a run or checkpoint was made with; of a lone weights file a `FileConfig`: what the file knows.
+    """The settings of a run or checkpoint; for a lone weights file a `FileConfig`.
 
-    Raises CheckpointError where there is nothing, or a file that is not recognised.
+    Raises CheckpointError for a missing path, and for a file that is not recognised.
     """
     if "://" not in source:
         folder = checkpoint_folder(Path(source))
@@ -73,7 +73,7 @@ def _written_by(state: Mapping[str, Any]) -> str:
 
 
 def file_config(found: LoadedWeights) -> FileConfig:
-    """What a lone file of weights knows."""
+    """The `FileConfig` of a lone file of weights; CheckpointError for a run."""
     if found.model is None:
         raise CheckpointError(f"{found.path}: a file of weights was expected; this is a "
                               f"{found.config.get('kind')!r} run.")
@@ -109,7 +109,7 @@ def set_weights(model: Any, weights: Mapping[str, np.ndarray], source: str) -> N
 
 
 def in_type_of(tensor: Any, array: np.ndarray) -> np.ndarray:
-    """An array in row-major order and in a tensor's type: a checkpoint in half precision fills a model in single."""
+    """An array in row-major order and of a tensor's type: half-precision checkpoints load into float32 models."""
     return np.ascontiguousarray(array, dtype=str(tensor.dtype).rsplit(".", 1)[-1])
 
 
@@ -120,7 +120,7 @@ def _few(label: str, keys: list[str]) -> str:
 
 
 def freeze(model: Any) -> Any:
-    """Put a model into eval mode and take its gradients away."""
+    """Put a model into eval mode and stop the gradients of its parameters."""
     model.eval()
     for parameter in model.parameters():
         parameter.stop_gradient = True
@@ -139,7 +139,7 @@ def fingerprint(model: Any) -> str:
 def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str | None = None) -> Any:
     """The trained tokenizer of a run folder, a .pdckpt or a weights file: a frozen VQKD in eval mode.
 
-    name: which published architecture a file must hold; None: what it holds is recognised.
+    name: the published architecture that a file must hold; None: it is recognised from the tensors.
     Raises CheckpointError for another kind, ConfigError for an unknown name.
     """
     if name is not None and name not in PUBLISHED:
@@ -164,7 +164,7 @@ def load_tokenizer(source: str | Path, *, name: str | None = None, sha256: str |
 
 
 def _teacher_width(found: LoadedWeights) -> int:
-    """Output channels of the decoder's projection: the settings name the teacher, the weights know its width."""
+    """The teacher's width: output channels of the decoder's projection.  The settings do not hold it."""
     biases = {key: value for key, value in found.weights.items() if re.fullmatch(r"decode_task_layer\.\d+\.bias", key)}
     if not biases:
         raise CheckpointError(f"{found.path}: no decode_task_layer among the weights; this is not a tokenizer.")
@@ -174,8 +174,8 @@ def _teacher_width(found: LoadedWeights) -> int:
 def build_file(found: LoadedWeights, kinds: Sequence[str], model: Any = None) -> Any:
     """The model of a lone file that `read_checkpoint` read, frozen, in eval mode, if it is of one of these kinds.
 
-    model: the model the weights go into; None builds what the file's architecture describes.
-    Raises CheckpointError naming the kind that is there, and what weights do not tell and nobody said.
+    model: the model to fill; None builds one of the file's architecture.
+    Raises CheckpointError naming the kind that is there, and values of the architecture that are not known.
     """
     held = None if found.model is None else found.model.kind
     if found.model is None or held not in kinds:
@@ -190,7 +190,7 @@ def build_file(found: LoadedWeights, kinds: Sequence[str], model: Any = None) ->
 
 
 def _beside(found: LoadedWeights) -> str:
-    """What a file has outside the beginning that the names of its model share: perhaps the head that was expected."""
+    """Advice about tensors outside the common prefix of the model: they may be the head that was expected."""
     model = found.model
     if model is None or not model.prefix:
         return ""

@@ -33,7 +33,7 @@ AnyConfig = Union[TokenizerConfig, PretrainConfig]
 
 
 class Parts(NamedTuple):
-    """What a run is made of, before the loop holds it."""
+    """The parts of a run that the training loop is built from."""
 
     task: Any
     loader: Any
@@ -43,7 +43,7 @@ class Parts(NamedTuple):
 
 
 def build_training(config: AnyConfig) -> TrainLoop:
-    """A loop ready to `run(resume=...)`: data, models, optimizer, schedules and run folder, as the settings say.
+    """The training loop of the settings, ready to `run(resume=...)`: data, models, optimizer, schedules, run folder.
 
     Raises ConfigError, DataError, CheckpointError, WeightsError or ShapeError naming the setting at fault.
     """
@@ -52,7 +52,7 @@ def build_training(config: AnyConfig) -> TrainLoop:
 
 def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[RunFolder], None]] = (),
                on_finish: Sequence[Callable[..., None]] = ()) -> TrainLoop:
-    """The loop around a method's parts, whoever built them; `on_finish` runs before the curves are drawn."""
+    """The training loop for a method's parts; `on_finish` runs before the curves are drawn."""
     run = RunFolder(config.output)
     optim, train, plan = config.optim, config.train, parts.plan
     for line in plan.lines(optim):
@@ -85,7 +85,7 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
 
 
 def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
-    """Draw the run's curves into its figures."""
+    """Draw the training curves into the run's folder of figures."""
     from ..viz.curves import training_curves  # Matplotlib takes a second to load
 
     path = run.figures / "curves.png"
@@ -129,7 +129,7 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
                 f"teacher {config.teacher.name!r} gives {tuple(teacher.grid)} features for an image, the encoder "
                 f"{config.grid} patches. Change data.image_size, encoder.patch_size or teacher.options."
             )
-        seed_everything(config.seed)  # the weights must not depend on what the teacher drew while it was built
+        seed_everything(config.seed)  # the weights must not depend on random numbers that building the teacher used
         model = build_tokenizer(config, teacher_width=teacher.width)
         return VQKDTask(
             model,
@@ -155,10 +155,11 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
 
 
 def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> CodeCache:
-    """The folder of codes of the settings, bound to everything a view's codes depend on."""
+    """The cache of codes of the settings; its identity holds everything that the codes depend on."""
     data, asked = config.data, config.tokenizer.cache
     if asked is None:
-        raise ConfigError("tokenizer.cache: null; expected a path and the number of views.")
+        raise ConfigError("tokenizer.cache: it is null; expected a path and the number of views. Set "
+                          "tokenizer.cache.path and tokenizer.cache.views.")
     pixels = pair(data.token_image_size or data.image_size)
     identity = {
         "tokenizer": fingerprint(tokenizer), "amp": config.tokenizer.amp, "grid": list(tokenizer.grid),
@@ -175,7 +176,7 @@ def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> Co
 
 
 def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:
-    """ConfigError when the tokenizer's codes, image size or grid are not those the settings ask for."""
+    """ConfigError where the tokenizer's codes, image size or grid are not those of the settings."""
     source, wanted = config.tokenizer, config.data.token_image_size or config.data.image_size
     found = (tokenizer.num_codes, getattr(tokenizer, "code_dim", source.code_dim))
     asked = (source.num_codes or found[0], source.code_dim or found[1])

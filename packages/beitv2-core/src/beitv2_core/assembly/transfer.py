@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretrained trunk inside another model: heads dropped by name, positions fitted, nothing lost in silence."""
+"""Load a pretrained trunk into another model: heads are left out by name, position terms are resized."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PRETRAINING_ONLY = ("mask_token", "norm.", "lm_head.", "cls_pt_layers.", "cls_pt
 def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *, source_grid: tuple[int, int],
                    fresh: Sequence[str] = ("fc_norm.", "norm.", "head."),
                    drop: Sequence[str] = PRETRAINING_ONLY) -> list[str]:
-    """Put a pretrained trunk into `model`, its position terms fitted to the model's grid; returns what stayed fresh.
+    """Load a pretrained trunk into `model`, position terms resized to its grid; returns the names not loaded.
 
     drop: beginnings of names that are left out: what only pretraining has (the final norm too: the official code never
     loads it into `fc_norm`).  fresh: beginnings of names that may be missing.  A shared bias is copied into each block

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trunk's settings that a run or a file of weights knows, for the settings of who starts from it."""
+"""The trunk's settings of a run or a file of weights, which complete the settings of a model that starts from it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SIZE_KEYS = ("width", "depth", "num_heads")
 
 
 class Trunk(NamedTuple):
-    """What a source says of its trunk.
+    """The trunk of a run or a file of weights.
 
     options: keyword arguments of `BEiTBackbone`, as `weights.architecture` describes them.  settings: the same under
     the names of `config.TrunkConfig`; a table shared by all blocks is `positions: relative` there, because loading
     copies it into every block.  image_size: (height, width) in pixels that its position terms are made for, None where
-    it has none.  trained: the source is a run, which knows what weights do not tell (norm_eps, the start of layer
-    scale).  classes: names of the classes, where they are known.
+    it has none.  trained: the source is a run, whose settings have what weights do not tell (norm_eps, the start
+    of layer scale).  classes: names of the classes, where they are known.
     """
 
     source: str
@@ -59,7 +59,7 @@ class Trunk(NamedTuple):
             return (224, 224) if given is None else pair(given)
         if given is not None and pair(given) != self.image_size:
             own = _shown(list(self.image_size))
-            raise ConfigError(f"{where}: {_shown(given)} came, but {self.source} was made for images of {own} "
+            raise ConfigError(f"{where}: it is {_shown(given)}, but {self.source} was made for images of {own} "
                               "pixels. Remove the setting: the size is read from there.")
         return self.image_size
 
@@ -72,7 +72,7 @@ class Trunk(NamedTuple):
                 key = name if name in written else "size"
                 came = f"{written[key]!r}" + ("" if key == name else f" (a {name} of {asked[name]})")
                 raise ConfigError(
-                    f"{where}{key}: {came} came, but {self.source} has {name} {_shown(value)}. Remove the setting, "
+                    f"{where}{key}: it is {came}, but {self.source} has {name} {_shown(value)}. Remove the setting, "
                     "which is then taken from there, or give other weights.")
         return {**{name: value for name, value in own.items() if name not in asked}, **written}
 
@@ -94,10 +94,10 @@ _OPTIONS = ("patch_size", "width", "depth", "num_heads", "mlp_ratio", "qkv_bias"
 
 
 def architecture_of(source: str | Path, *, sha256: str | None = None, hints: Hints | None = None) -> Trunk:
-    """The trunk of a run folder, a .pdckpt, or a file of anybody's weights, converted or not.
+    """The trunk of a run folder, a .pdckpt, or a file of weights in any known format.
 
-    hints: what a file does not tell.  Raises CheckpointError for a source that cannot be read, is not recognised or
-    has no trunk for images (a tokenizer, a teacher).
+    hints: values that a file does not tell.  Raises CheckpointError for a source that cannot be read, is not recognised
+    or has no trunk for images (a tokenizer, a teacher).
     """
     path: str | Path = source
     if "://" in str(source) or sha256 is not None or not Path(source).exists():  # fetched, checked, or missed by name

@@ -104,7 +104,7 @@ class CheckpointStore:
     def abandon_after(self, step: int) -> None:
         """Move the checkpoints behind a step into a folder beside them: the run goes on from that step another way.
 
-        They can be read from there, and are deleted by nobody.
+        They can be read from there, and are never deleted.
         """
         newer = [found for found in self.steps() if found > step]
         if not newer:
@@ -124,8 +124,8 @@ class CheckpointStore:
             raise CheckpointError(f"{aside}: newer checkpoints could not be moved there: {error}. Move them away by "
                                   "hand: the run goes on from an older one, and --resume auto would go back to "
                                   "them.") from error
-        log.warning("%s: the run goes on from step %d; %d newer checkpoint(s) were moved there. Delete them when they "
-                    "are not needed.", aside, step, len(newer))
+        log.warning("%s: the run continues from step %d; %d newer checkpoint(s) were moved there. Delete them when "
+                    "they are not needed.", aside, step, len(newer))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, whole or damaged, oldest first."""
@@ -135,7 +135,7 @@ class CheckpointStore:
         return sorted(int(match.group(1)) for match in found if match)
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+        """The newest checkpoint that is whole; damaged ones are named in a warning and skipped."""
         for step in reversed(self.steps()):
             path = self.folder / f"step_{step:06d}.pdckpt"
             try:
@@ -213,7 +213,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _stamp(path: Path) -> Any:
-    """What tells that no file of a checkpoint was changed: sizes, times and places; None where one is missing."""
+    """Sizes, times and inodes of a checkpoint's files, which change with the files; None where one is missing."""
     try:
         found = [(path / name).stat() for name in (*_FILES, "state.json")]
     except OSError:
@@ -222,7 +222,7 @@ def _stamp(path: Path) -> Any:
 
 
 def _own_sha256(header: Mapping[str, Any]) -> str:
-    """Of what state.json says besides, whatever its spaces and order."""
+    """SHA-256 of the rest of state.json, independent of spaces and order."""
     said = {key: value for key, value in header.items() if key != "state_sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A source checkout of another project: find it from one of its scripts, and run that script unmodified.
 
-What is imported is the package of the script's own checkout, whatever else is installed, in the working folder or on
-PYTHONPATH.
+The package is imported from the script's own checkout, even where another copy is installed, in the working folder or
+on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DISTRIBUTIONS = {"cv2": "opencv-python", "faiss": "faiss-cpu", "PIL": "Pillow", 
 
 
 def missing_package(error: ModuleNotFoundError, needed_by: str) -> MissingDependencyError:
-    """What to raise for a package that `needed_by` imports and nobody installed: with the command to type."""
+    """The error for a package that `needed_by` imports and that is not installed, with the command to install it."""
     module = (error.name or str(error)).split(".")[0]
     return MissingDependencyError(f"{needed_by} needs the module {module!r}, which is not installed. Type: "
                                   f"pip install {DISTRIBUTIONS.get(module, module)}")
@@ -44,7 +44,7 @@ class Project:
     url: str
 
     def checkout_of(self, script: Path) -> Path:
-        """The checkout a script belongs to, links followed where it takes that; ConfigError where it is of none."""
+        """The checkout that a script belongs to, also through links; ConfigError where it belongs to none."""
         home = self.name.upper()
         if not script.is_file():
             raise ConfigError(f"{script}: no such file; expected {home}/tools/ with one of {', '.join(self.scripts)}.")
@@ -63,13 +63,13 @@ class Project:
         places = [Path(place).resolve() for place in module.__path__]
         if (root / self.package).resolve() not in places:
             raise ConfigError(f"{root}: {self.package} is already imported from {places[0]}; expected this checkout's. "
-                              "Give the script of that one, or take it out of what Python imports at its start.")
+                              "Give the script of that one, or remove that one from what Python imports at its start.")
 
     def run(self, register: Callable[[str], None], module: str) -> None:
         """Run the script that the command line names, with the arguments that are left, as `__main__`.
 
         register: called with the script's name once the checkout's package is imported; module: ours, for the usage.
-        Raises SystemExit with one line for what a user can mend.
+        Raises SystemExit with one line for an error that the user can correct.
         """
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
             names = ",".join(name[:-len(".py")] for name in self.scripts)
@@ -94,6 +94,6 @@ class Project:
     def _missing(self, error: ModuleNotFoundError, root: Path) -> BEiTError:
         name = error.name or ""
         if name.split(".")[0] == self.package:
-            return ConfigError(f"{root}: {name} is missing: the checkout is not whole. Type: git -C {root} status")
+            return ConfigError(f"{root}: {name} is missing: the checkout is incomplete. Type: git -C {root} status")
         found = missing_package(error, f"{root}: {self.name}")
         return MissingDependencyError(f"{found}, or pip install -r {root}/requirements.txt")

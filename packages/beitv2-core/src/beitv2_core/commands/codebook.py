@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 codebook`: how a tokenizer uses its codes, and what they look like."""
+"""`beitv2 codebook`: usage of a tokenizer's codes, and the image patches that have them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def codebook(
         None, help="folder of test images, or digit_scenes (default of a tokenizer trained on them: its test split)"
     ),
     limit: int = typer.Option(2000, min=1, help="number of images, spread evenly over all"),
-    codes: int = typer.Option(16, min=1, help="codes in the gallery: so many of the most used and of the least used"),
+    codes: int = typer.Option(16, min=1, help="codes in the gallery: this many of the most and of the least used"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
     name: Optional[str] = options.NAME,
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="images per batch"),

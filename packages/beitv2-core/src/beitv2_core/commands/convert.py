@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 convert` and `beitv2 verify`: weights from one format into another, and the proof."""
+"""`beitv2 convert` and `beitv2 verify`: convert weights between formats, and compare a model with its source."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ import typer
 from ..errors import ConfigError
 
 _SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) the weights were made for, if the file "
-                                       "does not tell: windows that are not square, no position terms")
-_HEADS = typer.Option(None, min=1, help="attention heads, if the file does not tell (default: of the published model "
-                                        "of that width)")
-_EARLY = typer.Option(None, min=1, help="blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for "
-                                         "official files of base and large)")
-_TAPS = typer.Option(None, help="the four blocks a segmenter taps, for example 3 5 7 11 (default: the published ones, "
-                                "for official files of base and large)")
-_SCALES = typer.Option(None, help="pool scales of a segmenter (default: 1,2,3,6 where there are four)")
+                                       "does not tell: grids that are not square, no position terms")
+_SET = typer.Option(None, "--set", metavar="NAME=VALUE", help="a value of the model that its weights do not tell, for "
+                                                              "example num_heads=12; repeatable; see docs/weights.md")
+#: 0.2.0's own options for two of these values
+_HEADS = typer.Option(None, min=1, hidden=True)
+_EARLY = typer.Option(None, min=1, hidden=True)
 _EMA = typer.Option(None, "--ema/--no-ema", help="take the averaged weights (model_ema, state_dict_ema, a teacher) or "
                                                  "the trained ones (default: trained before averaged, teacher "
                                                  "before student)")
-_Taps = Optional[tuple[int, int, int, int]]
 
 
 def convert(
@@ -37,10 +34,9 @@ def convert(
     backbone: bool = typer.Option(False, "--backbone", help="write the backbone alone, without heads and mask token"),
     force: bool = typer.Option(False, "--force", help="overwrite DST"),
     source_size: Optional[str] = _SOURCE_SIZE,
+    set_: Optional[list[str]] = _SET,
     num_heads: Optional[int] = _HEADS,
     early_layers: Optional[int] = _EARLY,
-    out_indices: _Taps = _TAPS,
-    pool_scales: Optional[str] = _SCALES,
     ema: Optional[bool] = _EMA,
     classes: Optional[Path] = typer.Option(None, help="text file of class names, one a line in the order of the "
                                                       "logits, or a run's classes.json (default: the source's)"),
@@ -49,11 +45,11 @@ def convert(
     from ..conversion.convert import convert_file
 
     done = convert_file(src, dst, to, force=force, image_size=size_of(image_size, "--image-size"), backbone=backbone,
-                        hints=hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema),
+                        hints=_hints(source_size, set_, num_heads, early_layers, ema),
                         classes=None if classes is None else _read_classes(classes))
     typer.echo(f"{src}: {done.taken}")
-    more = f", {done.unmapped} more kept to be given back" if done.unmapped else ""
-    more += f"; {done.left_out} that this format has not were left out" if done.left_out else ""
+    more = f", and {done.unmapped} that our models do not have" if done.unmapped else ""
+    more += f"; {done.left_out} that this format does not have were left out" if done.left_out else ""
     more += (f"; {done.classes_left_out} class names, for which this format has no place, were left out"
              if done.classes_left_out else "")
     names = f", {done.classes} class names" if done.classes else ""
@@ -67,17 +63,16 @@ def verify(
     tolerance: float = typer.Option(1e-4, min=0.0, help="largest absolute difference of outputs allowed against timm "
                                                         "and transformers"),
     source_size: Optional[str] = _SOURCE_SIZE,
+    set_: Optional[list[str]] = _SET,
     num_heads: Optional[int] = _HEADS,
     early_layers: Optional[int] = _EARLY,
-    out_indices: _Taps = _TAPS,
-    pool_scales: Optional[str] = _SCALES,
     ema: Optional[bool] = _EMA,
 ) -> None:
     """Compare a converted model with its source: tensors, and outputs on fixed images; exit code 1 if they differ."""
     from ..conversion.verify import verify_file
 
-    hints = hints_of(source_size, num_heads, early_layers, out_indices, pool_scales, ema)
-    verdict = verify_file(ours, against, tolerance=tolerance, hints=hints)
+    verdict = verify_file(ours, against, tolerance=tolerance,
+                          hints=_hints(source_size, set_, num_heads, early_layers, ema))
     typer.echo(f"{verdict.kind}; compared with: {verdict.reference}")
     for difference in verdict.differences:
         mark = "ok  " if difference.holds else "FAIL"
@@ -99,18 +94,24 @@ def size_of(text: Optional[str], option: str) -> Optional[tuple[int, int]]:
     return numbers[0], numbers[-1]
 
 
-def hints_of(source_size: Optional[str], num_heads: Optional[int], early_layers: Optional[int], out_indices: _Taps,
-             pool_scales: Optional[str], ema: Optional[bool]) -> Any:
-    """What the flags say of a file; ConfigError for a flag that cannot be read."""
+def _hints(source_size: Optional[str], settings: Optional[list[str]], num_heads: Optional[int],
+           early_layers: Optional[int], ema: Optional[bool]) -> Any:
+    """The options as `Hints`; values stay text, the kind of model parses them.
+
+    Raises ConfigError for `--set` without `=`, and for a value that is given twice.
+    """
     from ..assembly.loaded_weights import Hints
 
-    try:
-        scales = None if pool_scales is None else [int(part) for part in pool_scales.replace(",", " ").split()]
-    except ValueError:
-        scales = []
-    if scales is not None and (not scales or min(scales) < 1):
-        raise ConfigError(f"--pool-scales {pool_scales}: expected numbers, for example 1,2,3,6.")
-    return Hints(size_of(source_size, "--source-size"), num_heads, early_layers, out_indices, scales, ema)
+    own = {"num_heads": num_heads, "early_layers": early_layers}
+    values: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"--set {setting}: expected NAME=VALUE, for example num_heads=12.")
+        if name in values:
+            raise ConfigError(f"--set {setting}: {name} is given twice, the other time as {values[name]}.")
+        values[name] = value
+    return Hints(size_of(source_size, "--source-size"), values, ema)
 
 
 def _read_classes(path: Path) -> list[str]:

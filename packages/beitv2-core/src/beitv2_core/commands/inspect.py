@@ -23,7 +23,7 @@ def inspect(
         for name, value in found.model.architecture.items():
             typer.echo(f"{name}: {value}")
         if found.model.unmapped:
-            typer.echo(f"kept to be given back: {len(found.model.unmapped)} tensors")
+            typer.echo(f"tensors beside the model: {len(found.model.unmapped)}")
     else:
         typer.echo(f"kind: {found.config.get('kind', 'weights only')}")
     if found.classes is not None:

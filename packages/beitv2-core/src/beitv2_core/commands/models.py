@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 models` and `beitv2 download`: the weights others published."""
+"""`beitv2 models` and `beitv2 download`: published weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import typer
 from ..errors import CheckpointError, ConfigError
 from ..files.atomic import write_atomically
 from ..weights.published import registry
-from ..weights.published.registry import KINDS, Number, PublishedModel
+from ..weights.published.registry import Number, PublishedModel
 
 
 def models(
-    kind: Optional[str] = typer.Option(None, help=f"only one kind: {', '.join(KINDS)}"),
+    kind: Optional[str] = typer.Option(None, help="only one kind, as the column KIND names it, for example tokenizer"),
     as_json: bool = typer.Option(False, "--json", help="as JSON, null where nothing is published"),
 ) -> None:
-    """List the published weights: address, hash, size, published accuracy with its source."""
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}.")
+    """List the published weights: URL, hash, size, published accuracy with its source."""
+    kinds = registry.published_kinds()
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"--kind {kind!r}: expected one of {', '.join(kinds)}.")
     chosen = [model for model in registry.published_models().values() if kind in (None, model.kind)]
     if as_json:
         typer.echo(json.dumps([model.as_dict() for model in chosen], indent=1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 report`: what a tokenizer and a backbone learnt, in numbers and figures."""
+"""`beitv2 report`: measures and figures of a tokenizer and a pretrained backbone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run_folder_of(run: str) -> Path:
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Add the report to summary.json beside what the training left there."""
+    """Add the report to summary.json; the summary of the training stays in it."""
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 serve`: a page and a JSON API that show what a run makes of an image."""
+"""`beitv2 serve`: a page and a JSON API that show the results of a run for an image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..runtime import threads
 from . import options
 
 log = logging.getLogger("beitv2_core")
-STOP_SECONDS = 5  # what runs when the server is stopped may take this long
+STOP_SECONDS = 5  # time that running requests get when the server is stopped
 CONNECTIONS = 128  # open at once
-EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are nobody's name
+EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are no host names
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
 ) -> None:
-    """Serve a page and a JSON API: drop an image, see its classes, its segmentation or its codes."""
+    """Serve a page and a JSON API that show the results of a run for an image: its classes, or its codes."""
     try:
         import uvicorn
 
@@ -54,7 +54,7 @@ def serve(
         raise MissingDependencyError(
             f"beitv2 serve: {error.name} is not installed. Type: pip install 'beitv2-core[serve]'"
         ) from None
-    listener = open_port(host, port)  # before the models: a busy port should be told at once
+    listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
         views = build_views(run, tokenizer, name, data, gallery)
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
@@ -80,11 +80,12 @@ def serve(
 
 
 def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) -> Optional[list[str]]:
-    """Names by which the server may be asked for; None for any, which is logged: listening to others, none given."""
+    """Names accepted in the Host header; None for any name, which is logged."""
     if host in loopback:
         return [*loopback, *allowed]
-    log.warning("--host %s: whoever reaches this machine can use the server%s.", host, "" if allowed else
-                ", by any name, also one that another site points here; --allow-host NAME accepts that name only")
+    log.warning("--host %s: everybody who can reach this machine can use the server%s.", host, "" if allowed else
+                ", under any host name, also one that another site lets point to it; --allow-host NAME accepts only "
+                "that name")
     if not allowed:
         return None
     return [*loopback, *allowed, *(() if host in EVERYWHERE else (host,))]
@@ -117,7 +118,7 @@ def build_views(
 
 
 def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], name: Optional[str]) -> Any:
-    """The tokenizer that is asked for, the run itself, or the one it was pretrained with; and where it came from."""
+    """The tokenizer to show and its source: that of --tokenizer, the run itself, or the one it was pretrained with."""
     from ..assembly import load_tokenizer
 
     if tokenizer is not None:
@@ -142,8 +143,13 @@ def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> A
     reading, trained_on = reading_of_run(source), data_of_run(source)
     if not gallery:
         return codes_view(model, upright=reading.upright)
+<<<<<<< HEAD
     if data is None and trained_on is not None and not SOURCES[trained_on.dataset].split:
         images = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
+=======
+    if data is None and trained_on is not None and trained_on.dataset != "digit_scenes":
+        images = build_dataset(trained_on)  # for illustration, not for a measurement: training images are good enough
+>>>>>>> h-prose
     else:
         images = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),
                             size=gallery, reading=reading)

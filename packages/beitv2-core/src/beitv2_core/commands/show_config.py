@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`beitv2 config`: what a run would use, and where each value comes from."""
+"""`beitv2 config`: the settings of a run, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(
         typer.echo(line)
     if missing:
         given = " ".join(f"{key}=..." for key in missing)
-        typer.echo(f"note: {len(missing)} value(s) without a default are still to be given: --set {given}", err=True)
+        typer.echo(f"note: {len(missing)} required value(s) are missing: --set {given}", err=True)
 
 
 def yaml_lines(

@@ -24,7 +24,7 @@ def tokenize(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Write the codes of any number of images to a .npz file; typed again after a stop, it continues."""
+    """Write the codes of any number of images to a .npz file; the same command continues after an interruption."""
     if output.suffix != ".npz":
         raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
     from ..evaluation.codes import encode_files, list_images
@@ -63,7 +63,7 @@ def fingerprint(model: Any) -> str:
 
 
 def _print_grid(output: Path) -> None:
-    """Show one image's codes: numbers, on a terminal over colours that tell codes apart."""
+    """Print one image's codes as numbers, on a terminal over one colour per code."""
     import numpy as np
     from rich.console import Console
     from rich.text import Text

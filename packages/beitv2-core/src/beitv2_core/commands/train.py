@@ -28,7 +28,7 @@ def train_tokenizer(
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
 ) -> None:
-    """Train a VQ-KD tokenizer: from the codes of an image, a teacher's features are reconstructed (stage 1)."""
+    """Train a VQ-KD tokenizer: codes of an image from which the teacher's features are reconstructed (stage 1)."""
     settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
     _train(settings, resume, dry_run)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs side by side: the command line in processes of their own, for comparisons of several trainings."""
+"""Several runs in parallel, each in its own process, for comparisons of trainings."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def run_trial(arguments: Sequence[str], output: Path) -> None:
 
 
 def run_side_by_side(trials: Mapping[str, Callable[[], Result]], folder: Path) -> dict[str, Result]:
-    """The result of every trial; as many run at once as there are processor cores.
+    """The result of every trial; as many run in parallel as there are processor cores.
 
-    trials: by the name of the run folder in `folder`.  The log says how far they are when one ends, and every
-    `SAY_EVERY_S`.  The first error is raised when what runs has ended; trials that have not begun are left out.
+    trials: by the name of the run folder in `folder`.  Progress is logged when a trial ends, and every `SAY_EVERY_S`.
+    The first error is raised when the running trials have ended; trials that have not begun are not started.
     """
     log.info("compare: %d runs in %s", len(trials), folder)
     began = time.monotonic()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from one format into another, and the proof that nothing was lost."""
+"""Convert weights between formats, and verify the result against its source."""

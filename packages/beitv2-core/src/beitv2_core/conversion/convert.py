@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from one format into another, nothing lost, one tensor in memory more than the file holds."""
+"""Convert weights between formats without loss; memory for one tensor more than the file holds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _write_folder(dst: Path, found: IdentifiedWeights, state: State) -> None:
 
 
 class Target(NamedTuple):
-    """How a format is written.  suffix: end of the file's name, "" for a folder; named: it holds names of classes."""
+    """How a format is written.  suffix: end of the file's name, "" for a folder; named: it stores class names."""
 
     suffix: str
     write: Callable[[Path, IdentifiedWeights, State], None]
@@ -55,10 +55,11 @@ TARGETS = {
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote.  unmapped: tensors stored only to be given back; left_out: those the format has not.
+    """What a conversion wrote.
 
-    taken: from where in the source, and what was assumed of the model; classes: how many class names were written;
-    classes_left_out: names of the source for which the format has no place.
+    unmapped: tensors that our models do not have, stored for the conversion back; left_out: tensors that the format
+    does not have; taken: their place in the source, and assumed values; classes: number of class names written;
+    classes_left_out: number of class names that the format cannot store.
     """
 
     path: Path
@@ -83,11 +84,11 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     progression, absolute positions bicubically, as the official loader.  backbone: write the trunk alone.
     classes: names of the classes, in the order of the logits (default: those of the source); the formats `ours` and
     `huggingface` hold them.
-    official -> ours -> official gives every tensor back bit for bit, those we never read included; what is not a tensor
-    (epoch, arguments, optimizer) is not carried along.  The file appears whole or not at all.
+    official -> ours -> official restores every tensor bit for bit, also those that no model of ours reads; other
+    content (epoch, arguments, optimizer) is left out.  The file is written whole or not at all.
     Raises CheckpointError for a source that is not recognised, a format the kind does not exist in, and a target that
     exists (without `force`) or is the source; ConfigError for an unknown format, a size that is no whole number of
-    patches, and `classes` for a format without a place for them.
+    patches, `classes` for a format that cannot store them, and values that the source holds already.
     """
     src, dst = Path(src), Path(dst)
     if to not in TARGETS:
@@ -95,10 +96,14 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     target = TARGETS[to]
     if classes is not None and not target.named:
         named = " and ".join(name for name, other in TARGETS.items() if other.named)
-        raise ConfigError(f"--classes: files of --to {to} hold no class names, those of --to {named} do. Leave it out; "
-                          "whoever reads the file needs the names beside it.")
+        raise ConfigError(f"--classes: files of --to {to} cannot store class names, those of --to {named} can. Leave "
+                          "it out, and keep the names in a file of their own.")
     _check_target(src, dst, to, force)
-    found = read_model(src, hints or Hints())
+    hints = hints or Hints()
+    found = read_model(src, hints)
+    if found.converted and hints.values:
+        raise ConfigError(f"{src}: this file was written by `beitv2 convert` and holds its architecture, "
+                          f"{', '.join(hints.values)} included. Leave out --set.")
     taken = found.taken()
     try:
         if classes is not None:
@@ -129,7 +134,7 @@ def backbone_of(found: IdentifiedWeights) -> IdentifiedWeights:
     """The trunk inside a model, as a model of its own; CheckpointError for a kind without one."""
     kind = find_kind(found.kind)
     if kind.backbone is None:
-        raise CheckpointError(f"{kind} holds no trunk to be written alone. Possible: "
+        raise CheckpointError(f"{kind} has no trunk that could be written alone. Possible: "
                               f"{', '.join(kinds_that_start_others())}.")
     weights, architecture = trunk_alone(kind, found.weights, found.architecture)
     names = shapes_of(BACKBONE, architecture)
@@ -147,12 +152,12 @@ def _checked_classes(found: IdentifiedWeights, classes: Sequence[str]) -> tuple[
 
 
 def _check_known(found: IdentifiedWeights) -> None:
-    """A model of which something that decides its answers is not known would answer something else, or nothing."""
+    """Refuse a model that lacks a required value: with another value its outputs would be other ones."""
     kind = find_kind(found.kind)
     for name in kind.unknown(found.architecture):
-        if name in kind.must_know:
-            raise CheckpointError(f"{name} of this {kind.name} model is not in its weights. Say it as it was trained: "
-                                  f"--{name.replace('_', '-')} {kind.must_know[name]}.")
+        if kind.untold[name].required:
+            raise CheckpointError(f"{name} of this {kind.name} model is not in its weights: {kind.untold[name].help}. "
+                                  f"Give the value it was trained with: --set {name}={kind.untold[name].example}.")
 
 
 def resize_model(found: IdentifiedWeights, image_size: Size) -> IdentifiedWeights:
@@ -173,7 +178,7 @@ def resize_model(found: IdentifiedWeights, image_size: Size) -> IdentifiedWeight
         architecture["image_size"] = new[0] * patch
     else:
         if not kind.trunks:
-            raise CheckpointError(f"{kind} cannot be fitted to another image size: where its position terms lie is not "
+            raise CheckpointError(f"{kind} cannot be fitted to another image size, because its position terms are not "
                                   "known. Leave --image-size out.")
         grid: Size | None = None
         for part in kind.trunks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PyTorch's own classes answer, where they are installed: timm's `Beit`, transformers' `Beit*`."""
+"""Outputs of PyTorch's classes, where they are installed: timm's `Beit`, transformers' `Beit*`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..weights.identify import IdentifiedWeights
 from ..weights.keymaps.huggingface import class_of, config_of
 from ..weights.writers import write_safetensors
 
-NO_REFERENCE = "no code to run the source with: its tensors were compared, and that outputs are finite"
+NO_REFERENCE = "no other code that runs the source: tensors are compared, outputs must be finite"
 
 
 def torch_output(source: IdentifiedWeights, path: Path | None, images: np.ndarray) -> tuple[str, np.ndarray | None]:
-    """Who answered, and what; None where no class for this model is installed.
+    """Name and output of the reference; the output is None where no class for this model is installed.
 
     source: the model under our names; path: where it came from: a folder of transformers is loaded by transformers
     itself.  images: (B, 3, H, W).

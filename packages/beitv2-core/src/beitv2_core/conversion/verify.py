@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a converted model compute what its source computes?  Compared, and said which way."""
+"""Compare a converted model with its source: tensors, and outputs on fixed images."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Difference(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Within the limit; no number at all does not hold."""
+        """Within the limit; NaN is not."""
         return bool(self.largest <= self.limit)
 
 
 class Verdict(NamedTuple):
-    """What was compared with what.  reference: the code or the file that gave the expected values."""
+    """The comparisons of a model.  reference: the code or the file that the expected values come from."""
 
     kind: str
     reference: str
@@ -53,13 +53,13 @@ def verify_file(ours: str | Path, against: str | Path, *, tolerance: float = 1e-
     """Compare the model in `ours` (a converted file, a run) with its source `against`.
 
     Always: every tensor with the source's, under our names; where `ours` came from a file of that format, every tensor
-    of the file with what conversion gives back, dead ones included.  Position terms of another image size are
-    compared after the source's were fitted to it; a trunk written alone with the source's trunk.
+    of the file with the result of converting back, unused ones included.  Position terms of another image size are
+    compared after the source's were resized to it; a trunk written alone, with the source's trunk.
     Then the outputs on fixed images (a normal sample of seed 0, two of them; uniform in [0, 1] for a tokenizer):
     - against a folder of transformers: its own class, on the folder itself;
     - for a model timm or transformers have a class for: that class holding the source's weights, where installed,
       within `tolerance` absolute;
-    - otherwise only that every output is a finite number; `reference` says so.
+    - otherwise only whether every output is finite, as `reference` then states.
     Raises CheckpointError for files that cannot be read or hold different kinds.
     """
     hints = hints or Hints()
@@ -108,9 +108,9 @@ def fixed_inputs(found: IdentifiedWeights, count: int = 2) -> list[np.ndarray]:
 
 
 def outputs_of(kind: str, model: Any, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """What a model of a kind answers (`Kind.outputs`), by name.
+    """Outputs of a model of a kind (`Kind.outputs`), by name.
 
-    inputs: images (B, C, H, W), and what else the kind reads: for pretraining a mask (B, N).
+    inputs: images (B, C, H, W), and the kind's further inputs: for pretraining a mask (B, N).
     """
     with paddle.no_grad():
         answers = find_kind(kind).outputs(model, [paddle.to_tensor(array) for array in inputs])
@@ -130,7 +130,7 @@ def _given_back(found: IdentifiedWeights, source: IdentifiedWeights, against: Pa
     wrong = [name for name in {**file, **back}
              if name not in file or name not in back or not identical(back[name], file[name])]
     where = f"; first: {wrong[0]}" if wrong else ""
-    return Difference(f"{len(file)} tensors of the file given back{where}", float(len(wrong)), 0.0)
+    return Difference(f"{len(file)} tensors of the file, converted back{where}", float(len(wrong)), 0.0)
 
 
 def compare_tensors(ours: Mapping[str, np.ndarray], source: Mapping[str, np.ndarray]) -> Difference:

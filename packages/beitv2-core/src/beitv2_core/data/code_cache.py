@@ -70,7 +70,7 @@ class CodeCache:
         table["codes"] = codes
         table["check"] = self._checks(rows, table["codes"])
         try:
-            # Through the file, not the map: on a full disk a map ends the process (SIGBUS), a write tells.
+            # By a write, not through the map: on a full disk a map kills the process (SIGBUS), a write raises an error.
             for row, content in zip(rows, table):
                 if os.pwrite(self._file, content.tobytes(), int(row) * self._row.itemsize) != self._row.itemsize:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -78,7 +78,7 @@ class CodeCache:
             raise self._failed(error) from error
 
     def share_read(self) -> float:
-        """Share of the views asked for since the last call that were there."""
+        """Share of the looked-up views since the last call that were in the cache."""
         asked, hits = self.hits + self.misses, self.hits
         self.hits = self.misses = 0
         return hits / max(asked, 1)

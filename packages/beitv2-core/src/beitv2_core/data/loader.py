@@ -33,11 +33,11 @@ class Loader(BatchReader):
         return self.sampler.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue there; iterate anew afterwards."""
+        """Continue at a saved position; start a new iteration afterwards."""
         self.sampler.load_state(state)
 
     def identity(self) -> str | None:
-        """What tells these images from others, see `identity.py`; None for images without files."""
+        """Text that identifies these images, see `identity.py`; None for images without files."""
         return identity(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:

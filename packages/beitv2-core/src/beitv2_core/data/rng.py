@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random generators that belong to one sample, so that results do not depend on who draws them."""
+"""Random generators that belong to one sample, so that results do not depend on worker, rank or batch size."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ResumableSampler:
             yield epoch, indices
 
     def state(self) -> dict[str, int]:
-        """The position of the next batch and what it depends on (JSON-able); says nothing of the number of ranks."""
+        """The position of the next batch and what it depends on (JSON-able); independent of the number of ranks."""
         return {
             "epoch": self.epoch,
             "picture": self.batch * self.global_batch,

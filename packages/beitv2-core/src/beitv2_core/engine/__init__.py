@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training engine: one loop that knows no method, and what it needs to survive anything."""
+"""The training engine: a loop for any method, with checkpoints, exact resume and several processes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes as one, under `paddle.distributed.launch`; every function is a no-op in a single process."""
+"""Processes of one run under `paddle.distributed.launch`; in a single process every function does nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def init() -> None:
     global _monitor
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1 and not dist.is_initialized():
         if paddle.device.get_device() == "cpu":
-            # The launcher says so only where it is given --backend, which it refuses on several hosts.
+            # The launcher sets it only by --backend, which it refuses on several hosts.
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
     if world_size() > 1 and _monitor is None:
@@ -54,7 +54,7 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait, however long it takes, until every process is here."""
+    """Wait without time limit until every process has arrived."""
     if _monitor is not None:
         _monitor.barrier()
 
@@ -74,7 +74,7 @@ def fail(error: BaseException) -> None:
 
 
 def all_values(value: int) -> list[int]:
-    """That number of every process, in order of their ranks."""
+    """The values of all processes, in order of their ranks."""
     if world_size() == 1:
         return [value]
     found: list[paddle.Tensor] = []

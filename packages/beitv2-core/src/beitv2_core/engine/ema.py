@@ -22,7 +22,7 @@ class WeightAverage:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Follow the model's weights by one step."""
+        """Update the averages by one step."""
         for name, value in self.model.state_dict().items():
             average = self.average[name]
             moved = average * self.decay + value * (1 - self.decay) if average.is_floating_point() else value
@@ -37,7 +37,7 @@ class WeightAverage:
         self.average = {name: paddle.to_tensor(state[name]) for name in self.average}
 
     def swap(self) -> None:
-        """Exchange the model's weights and the averages; twice leaves both as they were."""
+        """Exchange the model's weights and the averages; a second call restores both."""
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.set_state_dict(self.average)
         self.average = weights

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: steps, logging, checkpoints and exact resume. It knows no method.
+"""The training loop: steps, logging, checkpoints and exact resume, for any method.
 
 Exactness: everything random is a function of (seed, step, place in the update's batch) or (seed, epoch, image), so a
 run that was killed at any moment and resumed from its newest checkpoint repeats the lost steps bit for bit, and the
@@ -41,7 +41,7 @@ FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.shard
 
 
 class TrainingInterrupted(BEiTError):
-    """SIGINT or SIGTERM came; the step was finished and a checkpoint written. `signal_number` says which."""
+    """SIGINT or SIGTERM (`signal_number`) stopped the run; the step was finished and a checkpoint written."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -52,7 +52,7 @@ class TrainLoop:
     """Train `task` for `total_steps` updates.
 
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process) and
-    `identity()` (text that tells its images from others, or None);
+    `identity()` (text that identifies its images, or None);
     lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
     images_per_step: images of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
@@ -94,8 +94,8 @@ class TrainLoop:
     def run(self, resume: Union[str, Path, None] = "auto", *, stop_after: int | None = None) -> dict[str, Any]:
         """Train to the end (or `stop_after` steps from here) and return the summary.
 
-        resume: "auto" continues from the newest whole checkpoint of the run folder, if any; a path from that one;
-        None starts anew and refuses a folder that already holds checkpoints.
+        resume: "auto" continues from the newest valid checkpoint of the run folder, if any; a path: from that one;
+        None starts a new run and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError,
         DataError.
         """
@@ -300,7 +300,7 @@ class TrainLoop:
             log.warning(
                 "%s: made with a global batch size of %d (batch size x processes), now it is %d. Updates are made of "
                 "the same images, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
-                "computed from others.", found, before, self.global_batch_size)
+                "computed from other batches.", found, before, self.global_batch_size)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
 
     def _check_common_start(self) -> None:
@@ -325,12 +325,12 @@ class TrainLoop:
     def _check_data(self, before: str | None, source: Path) -> None:
         if before is None or self._data is None or before == self._data:  # None: drawn, or saved before it was kept
             return
-        what = f"{source}: the run was trained on other images; their names, labels or bytes are not those of now"
+        what = f"{source}: the run was trained on other images; their names, labels or bytes differ from those given"
         if not self.other_data:
             raise DataError(f"{what}. A resumed run must equal the uninterrupted one: give it the same images (the "
-                            f"folder may have moved), or set {self.names.other_data}=true to go on with these.")
+                            f"folder may have moved), or set {self.names.other_data}=true to continue with these.")
         if distributed.is_main():
-            log.warning("%s; going on with these, as %s=true says.", what, self.names.other_data)
+            log.warning("%s; the run continues with those given, because %s=true is set.", what, self.names.other_data)
 
     def _save_failing(self, batch: Any) -> None:
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}
@@ -353,13 +353,15 @@ class TrainLoop:
 
         try:
             return {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: whoever runs us there handles signals
+        except ValueError:  # not in the main thread: the caller handles signals
             return {}
 
     def _signal_seen(self) -> bool:
         """True on every process as soon as one has seen a signal: they must stop at the same step."""
         if distributed.world_size() == 1:
             return self._signal is not None
+        # The second wait of a step for the device, in runs of several processes only: read a step later, the run would
+        # end after another step than the one that was under way.
         flag = distributed.all_reduce_mean(paddle.to_tensor([float(self._signal or 0)]))
         stop = bool(flag.item() > 0)
         if stop and self._signal is None:

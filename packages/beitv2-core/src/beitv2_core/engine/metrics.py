@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the codebook is used."""
+"""Usage and perplexity of the codebook."""
 
 from __future__ import annotations
 

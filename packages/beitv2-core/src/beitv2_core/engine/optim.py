@@ -13,7 +13,7 @@ from paddle import nn
 from beitv2_core.engine.sharding import ShardedOptimizer, gather_state
 from beitv2_core.errors import CheckpointError, ConfigError
 
-#: group entry that says whether the scheduled weight decay applies
+#: group entry: whether the scheduled weight decay applies
 DECAYS = "beitv2_decays"
 
 
@@ -42,7 +42,7 @@ def parameter_groups(model: nn.Layer, *, weight_decay: float, no_decay: Iterable
 def layer_of(name: str, depth: int, *, trunk: str = "") -> int:
     """Number of the layer a parameter belongs to: embeddings 0, block i is i + 1, everything after depth + 1.
 
-    trunk: beginning of the names of the trunk's parameters ("backbone." in a segmentor).
+    trunk: beginning of the names of the trunk's parameters ("backbone." where the trunk is a part of the model).
     Source: official optim_factory.py, and mmcv_custom/layer_decay_optimizer_constructor.py, get_num_layer_for_vit.
     """
     inner = name[len(trunk):] if name.startswith(trunk) else ""
@@ -92,7 +92,7 @@ def _with_l2(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def set_weight_decay(optimizer: Any, value: float) -> None:
     """Give the groups that decay a new weight decay."""
     for group in optimizer._param_groups:  # Paddle has no public way to change a group
-        if isinstance(group, dict) and group.get(DECAYS):  # a foreign optimizer's groups can be bare parameters
+        if isinstance(group, dict) and group.get(DECAYS):  # groups of other optimizers can be bare parameters
             if isinstance(group["weight_decay"], paddle.regularizer.L2Decay):
                 group["weight_decay"] = paddle.regularizer.L2Decay(value)
             else:

@@ -24,7 +24,7 @@ from beitv2_core.errors import BEiTError
 
 log = logging.getLogger("beitv2_core")
 CONNECT_SECONDS = 120.0
-#: limits of the first line of a connection, which says who it is
+#: limits of the first line of a connection, which identifies the process
 INTRODUCTION_SECONDS, INTRODUCTION_BYTES = 10.0, 64
 #: exit code of a process that ends because another one is gone
 EXIT_CODE = 1
@@ -63,7 +63,7 @@ class PeerMonitor:
         atexit.register(self.close)
 
     def barrier(self) -> None:
-        """Wait, however long it takes, until every process is here; ends this process when one will not come."""
+        """Wait without time limit until every process has arrived; ends this process when another one has ended."""
         with self._changed:
             self._rounds += 1
             if self.rank != 0:
@@ -78,13 +78,13 @@ class PeerMonitor:
                 self._send(number, GO)
 
     def abandon(self) -> None:
-        """This process fails: the others must not go on, and it ends by its own error, not by theirs."""
+        """This process fails: the others end too, and this one ends by its own error."""
         self._leaving = True
         for connection, _ in self._peers.values():
             _shut(connection)
 
     def close(self) -> None:
-        """Send the goodbye: the others may go on to their own ends."""
+        """Send the goodbye, so that the others may finish."""
         if self._leaving:
             return
         self._leaving = True
@@ -93,7 +93,7 @@ class PeerMonitor:
             _shut(connection)
 
     def _accept(self, host: str, share: Callable[[list[int]], list[int]]) -> None:
-        """Take the connections of the other processes.  Strangers that connect delay nobody."""
+        """Accept the connections of the other processes; those of other programs are closed and cause no delay."""
         token = secrets.randbits(62)
         pending: dict[socket.socket, tuple[bytearray, float]] = {}  # first line so far, and until when to wait
         with socket.create_server((host, 0), backlog=max(128, self.world_size)) as server, \
@@ -116,7 +116,7 @@ class PeerMonitor:
                     if done or time.monotonic() > until:
                         ready.unregister(connection)
                         del pending[connection]
-                        if number is None:  # somebody else on this network
+                        if number is None:  # another program on this network
                             connection.close()
                         else:
                             connection.setblocking(True)
@@ -130,7 +130,7 @@ class PeerMonitor:
                             "Look into their logs (workerlog.N); between hosts, a firewall must let all ports through.")
 
     def _number_of(self, line: bytes, token: int) -> int | None:
-        """The process that introduces itself by the token and its number; None for anybody else."""
+        """The number of the process that sent the token and its number; None for any other line."""
         words = line.split()
         if len(words) != 2 or words[0] != str(token).encode() or not words[1].isdigit():
             return None
@@ -149,7 +149,7 @@ class PeerMonitor:
     def _send(self, number: int, word: str) -> None:
         try:
             self._peers[number][0].sendall(f"{word}\n".encode("ascii"))
-        except OSError as error:  # gone: the thread that reads from it says so
+        except OSError as error:  # gone: the thread that reads from it reports it
             log.debug("connection to process %d: %s", number, error)
 
     def _listen(self, number: int, reader: Any) -> None:
@@ -176,9 +176,9 @@ class PeerMonitor:
         if self._leaving:
             return
         self._leaving = True
-        log.error("process %d of %d %s: killed, out of memory, or failed (its own log, workerlog.N, tells). Process %d "
-                  "ends too. The last checkpoint is intact: continue with --resume auto, with as many processes as you "
-                  "like at the same total batch.", gone, self.world_size, how, self.rank)
+        log.error("process %d of %d %s: killed, out of memory, or failed (see its log, workerlog.N). Process %d "
+                  "ends too. The last checkpoint is intact: continue with --resume auto, with any number of processes "
+                  "at the same total batch.", gone, self.world_size, how, self.rank)
         if self.rank == 0:
             for number in self._peers:
                 self._send(number, f"{GONE} {gone}")
@@ -195,7 +195,7 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _accepted(server: socket.socket) -> socket.socket | None:
-    """The next connection; None where it is gone again."""
+    """The next connection; None where it was closed meanwhile."""
     try:
         connection, _ = server.accept()
     except OSError as error:

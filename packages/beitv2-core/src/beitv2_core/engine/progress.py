@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a long run shows: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a long run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Progress:
         return (done - before) * self.images_per_step / max(now - then, 1e-9)
 
     def say(self, done: int, values: Mapping[str, float]) -> None:
-        """Show what was measured after `done` steps in a line that stays, on a terminal too."""
+        """Print the values measured after `done` steps as a permanent line, also on a terminal."""
         if not self.enabled:
             return
         line = f"{self.title}  step {done}/{self.total}  measured: {_words(values)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a run leaves: settings, environment, metrics, VisualDL scalars, checkpoints, figures, summary."""
+"""The files of a run: settings, environment, metrics, VisualDL scalars, checkpoints, figures, summary."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from beitv2_core.files.atomic import UNFINISHED, write_text_atomically
 
 try:
     import fcntl
-except ModuleNotFoundError:  # Windows: said when a run starts
+except ModuleNotFoundError:  # Windows: an error when a run starts
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("beitv2_core")
-#: what flock says where another process holds the lock, and where the file system has no locks (NFS, Lustre without)
+#: errors of flock where another process holds the lock, and where the file system has no locks (some NFS, Lustre)
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 GIT_SECONDS = 10
@@ -50,7 +50,7 @@ class RunFolder:
     def open(self) -> None:
         """Create the folder and lock it; ConfigError when another process is training there or it is not writable.
 
-        Where the file system has no locks a warning says that nobody watches over the folder, and the run goes on.
+        Where the file system has no locks, a warning is logged and the run starts without a lock.
         """
         if fcntl is None:
             raise ConfigError(f"{self.path}: a run folder is locked by Python's fcntl, which {sys.platform} does not "
@@ -102,7 +102,7 @@ class RunFolder:
             write_text_atomically(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
 
     def start_metrics(self, step: int) -> None:
-        """Open metrics.jsonl, keeping only lines up to `step`: what a killed run logged beyond its checkpoint goes."""
+        """Open metrics.jsonl, keeping only lines up to `step`: later ones are of steps that are repeated."""
         kept = []
         if self.metrics_file.is_file():
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
@@ -116,7 +116,7 @@ class RunFolder:
             self._metrics = open(self.metrics_file, "a", encoding="utf-8")
         try:
             from visualdl import LogWriter
-        except Exception as error:  # an optional neighbour: whatever keeps it from loading must not stop a run
+        except Exception as error:  # an optional package: its import error must not stop a run
             log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
         else:
             with as_output_error(self.path):
@@ -158,7 +158,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def as_output_error(folder: Path) -> Iterator[None]:
-    """Turn an OSError of what is written into a run folder into an OutputError that says what to do."""
+    """Turn an OSError of writing into a run folder into an OutputError with advice."""
     try:
         yield
     except OSError as error:
@@ -169,7 +169,7 @@ def as_output_error(folder: Path) -> Iterator[None]:
 
 
 def environment(seed: int, device: str, processes: int) -> dict[str, Any]:
-    """Versions, device, seed and git commit, for environment.json and for checkpoints; asked once a run."""
+    """Versions, device, seed and git commit, for environment.json and for checkpoints; collected once a run."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -190,7 +190,7 @@ def _git_commit() -> str | None:
     except FileNotFoundError:
         log.debug("git is not installed: no commit in environment.json")
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("git could not be asked for the commit (%s): none in environment.json", error)
+        log.warning("git gave no commit (%s): environment.json has none", error)
     else:
         return found.stdout.strip() or None if found.returncode == 0 else None
     return None

@@ -107,7 +107,7 @@ class ShardedOptimizer:
 
 def shard_optimizer(optimizer: Any, model: nn.Layer, stage: str, amp: str = "off", *,
                     key: str = "train.sharding") -> Any:
-    """The optimizer divided among the processes as `stage` says; itself for "off" and in a single process.
+    """The optimizer divided among the processes according to `stage`; unchanged for "off" and in a single process.
 
     key: the setting that errors name.  Raises ConfigError for an unknown stage, for stage 2 with a loss scaler, and for
     an optimizer that clips by the norm of all gradients itself.

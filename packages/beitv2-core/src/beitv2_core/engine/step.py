@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update: forward, backward, clip, step, and the guard against a loss that is no number."""
+"""One update: forward, backward, clip, step, and the check for a non-finite loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beitv2_core.layers.fast.products import mixed_precision, why_not
 
 
 class SettingNames(NamedTuple):
-    """What the user calls the settings of a training run, for errors that name them."""
+    """Names of the settings of a training run, for error messages."""
 
     batch_size: str = "train.batch_size"
     total_batch: str = "train.total_batch"
@@ -35,8 +35,13 @@ TRAIN_SETTINGS = SettingNames()
 class Precision:
     """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
+<<<<<<< HEAD
     off: the setting that turns it off, for the error.  Raises ConfigError where the device does not compute it: a run
     would compute in float32 and record what it did not do.
+=======
+    off: the setting that turns it off, for the error.  Raises ConfigError where there is no GPU: the run would compute
+    in float32, against its recorded settings.
+>>>>>>> h-prose
     """
 
     def __init__(self, amp: str = "off", *, off: str = TRAIN_SETTINGS.amp_off):
@@ -69,25 +74,27 @@ def global_norm(parameters: Sequence[paddle.Tensor]) -> paddle.Tensor:
     return paddle.sqrt(paddle.add_n(squares)) if squares else paddle.zeros([])
 
 
-def clip_by_global_norm(parameters: Sequence[paddle.Tensor], max_norm: float | None,
-                        norm: paddle.Tensor | None = None) -> paddle.Tensor:
+def clip_by_global_norm(parameters: Sequence[paddle.Tensor], max_norm: float | None) -> paddle.Tensor:
     """Scale all gradients by min(1, max_norm / (norm + 1e-6)) and return the norm before; None only measures.
 
-    norm: where some gradients are kept by other processes, the norm of all.
-
     Source: torch.nn.utils.clip_grad_norm_, as official utils.py, NativeScalerWithGradNormCount calls it.
-    Paddle's own ClipGradByGlobalNorm lacks the 1e-6 and does not tell the norm.
+    Paddle's own ClipGradByGlobalNorm lacks the 1e-6 and does not return the norm.
     """
     parameters = list(parameters)
-    norm = global_norm(parameters) if norm is None else norm
+    norm = global_norm(parameters)
     if max_norm is not None:
-        factor = float(max_norm) / (float(norm) + 1e-6)
-        if factor < 1:
-            with paddle.no_grad():
-                for parameter in parameters:
-                    if parameter.grad is not None:
-                        parameter.grad.scale_(factor)
+        scale_to_norm(parameters, max_norm, float(norm))
     return norm
+
+
+def scale_to_norm(parameters: Sequence[paddle.Tensor], max_norm: float, norm: float) -> None:
+    """The scaling of `clip_by_global_norm`, where the norm of all gradients is a number already."""
+    factor = float(max_norm) / (norm + 1e-6)
+    if factor < 1:
+        with paddle.no_grad():
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.scale_(factor)
 
 
 def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Precision, *, step: int,
@@ -122,7 +129,8 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     if precision.scaler is None and not math.isfinite(norm_value):
         raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", norm_value, batches[-1],
                           optimizer, step)
-    clip_by_global_norm(task.model.parameters(), clip_norm, norm)
+    if clip_norm is not None:
+        scale_to_norm(task.model.parameters(), clip_norm, norm_value)
     if precision.scaler is not None:
         precision.scaler.step(optimizer)  # skips the update when fp16 overflowed, and lowers the scale
         precision.scaler.update()
@@ -165,7 +173,7 @@ def gradient_sync(network: Any, optimizer: Any, *, last: bool) -> Iterator[None]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for every way in which Paddle, numpy, cuDNN or the C++ library say that there is no memory left."""
+    """True for the out-of-memory errors of Paddle, numpy, cuDNN and the C++ library."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
         sign in text for sign in ("resourceexhausted", "out of memory", "alloc_failed", "bad_alloc"))
@@ -173,7 +181,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: Exception, where: str, images_per_step: int, batches: int, *, saved: bool,
                   names: SettingNames = TRAIN_SETTINGS) -> OutOfMemoryError:
-    """The error to raise for a step that found no memory: which smaller batch to try, with as many images an update.
+    """The error for a step that ran out of memory; it advises a smaller batch size with as many images per update.
 
     batches: behind one update, over all processes; saved: whether there may be checkpoints to continue; names: of the
     settings.

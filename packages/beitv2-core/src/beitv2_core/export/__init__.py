@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained models as files that run without our code: a static graph (Paddle) or ONNX, checked before they are kept."""
+"""Trained models as files that run without our code: a static graph (Paddle) or ONNX, compared with the model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be exported from a run.
+"""The models that can be exported from a run.
 
 Other packages offer theirs by the entry points `beitv2.exporters`: the run's kind -> a function (run, features) that
 returns an `Exportable`.
@@ -27,10 +27,9 @@ ENTRY_POINTS = "beitv2.exporters"
 class Exportable(NamedTuple):
     """A model about to be exported.
 
-    graph: layer, images (B, 3, H, W) after mean and std -> one tensor for every name in outputs.  live: the same by the
-    model's own methods, {name: array}, never by the graph, which the export turns static; the export is measured
-    against it.  facts: fields of `exported_model.Description`: kind, image_size, crop_share, outputs, what else the
-    kind has.
+    graph: layer, images (B, 3, H, W) after mean and std -> one tensor for every name in outputs.  live: the same
+    outputs {name: array} by the model's own methods, not by the graph, which the export turns static; the export is
+    compared with it.  facts: fields of `exported_model.Description`: kind, image_size, crop_share, outputs and others.
     """
 
     graph: Any
@@ -54,7 +53,7 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
     make = _entry_points.load(ENTRY_POINTS, trained, offered, f"{run}: what can be exported of a kind of run")
     found = make(run, kind == "features")
     if kind is not None and found.facts["kind"] != kind:
-        raise ConfigError(f"{run}: --kind {kind} was asked for, this {trained!r} run gives a {found.facts['kind']}"
+        raise ConfigError(f"{run}: --kind {kind} is not possible; this {trained!r} run gives {found.facts['kind']}"
                           f"{'' if trained == 'tokenizer' else ' or features'}.")
     data = data_of_run(run)
     if data is not None:
@@ -63,7 +62,7 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
 
 
 def exportable_tokenizer(tokenizer: Any) -> Exportable:
-    """A frozen VQKD: images in [0, 1] to codes, and how decided they are."""
+    """A frozen VQKD: images in [0, 1] to codes, and their gaps (`exported_model.Exported.run`)."""
 
     def live(images: paddle.Tensor) -> dict[str, np.ndarray]:
         codes = tokenizer.tokenize(images).numpy()
@@ -93,10 +92,12 @@ def exportable_features(backbone: Any, *, crop_share: float = 0.875) -> Exportab
 
 
 def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_size: tuple[int, int],
-                      crop_share: float, reading: Mapping[str, Any] | None = None) -> Exportable:
-    """A classifier or segmenter on ImageNet-normalised images: its first output is logits, classes on axis 1.
+                      crop_share: float, upright: bool = False,
+                      reading: Mapping[str, Any] | None = None) -> Exportable:
+    """A model on ImageNet-normalised images whose first output is logits, classes on axis 1.
 
-    reading: how a segmenter's images are read (`exported_model.Description.reading`).
+    upright: images are turned as their EXIF data say.  reading: how images of any size are read
+    (`exported_model.Description.reading`).
     Raises ConfigError where there are not as many names as classes.
     """
     if len(classes) != model.num_classes:
@@ -107,7 +108,7 @@ def exportable_logits(model: Any, *, kind: str, classes: tuple[str, ...], image_
         return {"logits": (out[0] if isinstance(out, (list, tuple)) else out).numpy()}
 
     facts = {"kind": kind, "image_size": image_size, "crop_share": crop_share, "mean": IMAGENET_MEAN,
-             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": kind == "segmenter",
+             "std": IMAGENET_STD, "outputs": ("logits",), "classes": classes, "exif_orientation": upright,
              "reading": None if reading is None else dict(reading)}
     return Exportable(SingleGraph(model), live, facts)
 

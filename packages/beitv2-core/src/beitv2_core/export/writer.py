@@ -92,7 +92,7 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
 
 @contextlib.contextmanager
 def _own_methods_kept(graph: paddle.nn.Layer) -> Iterator[None]:
-    """Give every layer its `forward` back, which `to_static` replaces in place by a slower one.
+    """Restore the `forward` of every layer, which `to_static` replaces in place by a slower one.
 
     The layers are the live model's too.  Paddle's `rollback` forgets the layers that are called twice (Paddle 2.6).
     """
@@ -160,15 +160,15 @@ def _refuse_other_answers(path: Path, differences: Mapping[str, Mapping[int, Map
              for batch, outputs in sizes.items() for name, value in outputs.items()
              if not value <= (0 if name == "codes" else TOLERANCE)]
     if wrong:
-        raise ExportError(f"{path}: not written, the exported model gives other answers than the live one: "
+        raise ExportError(f"{path}: not written, the outputs of the exported model differ from those of the live one: "
                           f"{'; '.join(wrong)}. Allowed are {TOLERANCE:g} for numbers and 0 for codes.")
 
 
 def check_images(model: Exportable, count: int) -> np.ndarray:
     """Images (count, 3, H, W), after mean and std, to compare two models on: coloured squares under noise, seeded.
 
-    Left out are images whose codes the tokenizer itself decides by rounding, so that its answer changes with the
-    batch (`codes.encode`).  Raises ExportError where nearly all are of that sort.
+    Images are left out whose codes depend on rounding, and so on the batch size (`codes.encode`).  Raises ExportError
+    where nearly all are such images.
     """
     kept: list[np.ndarray] = []
     for seed in range(MOST_DRAWS):
@@ -180,8 +180,8 @@ def check_images(model: Exportable, count: int) -> np.ndarray:
         kept.append(image)
         if len(kept) == count:
             return np.concatenate(kept)
-    raise ExportError(f"of {MOST_DRAWS} images, {len(kept)} have codes that do not hang on rounding; {count} are "
-                      "needed to compare the models. The codebook has codes that are almost the same: train it on.")
+    raise ExportError(f"of {MOST_DRAWS} images, {len(kept)} have codes that do not depend on rounding; {count} are "
+                      "needed to compare the models. Some codes of the codebook are almost equal: train it further.")
 
 
 def _draw(facts: Mapping[str, Any], seed: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only ViT trunk of the house: tokenizer encoder and decoder, pretraining, classification, segmentation.
+"""The ViT trunk of every model: tokenizer encoder and decoder, pretraining, and what is fine-tuned.
 
 Shape suffixes: `layers/__init__.py`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the layers of a model give, by name, through hooks: no forward pass is written a second time."""
+"""Intermediate values of a model's layers, by name, through hooks: no forward pass is written a second time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 def recorded(points: Sequence[Point], patterns: Sequence[str] = ()) -> Iterator[dict[str, paddle.Tensor]]:
     """A dictionary {name: tensor} that fills while the layers run.
 
-    patterns: which names, matched as names of files are, default all; layers nobody asks for get no hook.
+    patterns: which names, matched as names of files are, default all; other layers get no hook.
     Raises ShapeError for a pattern that fits no name.
     """
     names = [name for point in points for name in point.names]

@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from beitv2_core.errors import ShapeError
 
 #: entries of the (samples x clusters) table held at once: 4 MB blocks stay in the CPU's cache, 32 MB blocks page-fault
-#: on every allocation (5x slower, measured); a GPU wants fewer and larger blocks
+#: on every allocation (5x slower, measured); a GPU is faster with fewer, larger blocks
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**25
 
 

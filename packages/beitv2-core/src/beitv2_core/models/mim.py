@@ -28,7 +28,7 @@ class BEiTForMaskedImageModeling(BEiTBackbone):
     {"mim": logits (M, K)} and, with the [CLS] head, {"cls": logits (M, K)}, rows in row-major order of the mask.
     The head is `head_layers` blocks that read the final class token beside the patches as they left block
     `early_layers` (1-based count of blocks); with `share_lm_head` it uses the trunk's norm and classifier.
-    Training uses `SkipUnread` (`skip_unread.py`): the same logits, without the tokens nobody reads.
+    Training uses `SkipUnread` (`skip_unread.py`): the same logits, without tokens whose output is not needed.
 
     Source: paper section 2.3, figure 3 and Eq. 3; official modeling_pretrain.py,
     VisionTransformerForMaskedImageModelingCLS (with head) and VisionTransformerForMaskedImageModeling (without).

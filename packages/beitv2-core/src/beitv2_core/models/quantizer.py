@@ -64,6 +64,8 @@ class NormEMAQuantizer(nn.Layer):
         with mixed_precision("off"):  # a code must not depend on mixed precision
             z_BNC = F.normalize(h_BNC.astype("float32"), axis=-1)
             z_SC = z_BNC.detach().reshape([-1, self.code_dim])
+            # This read waits for the device once a step.  A flag in Python would be stale after `set_state_dict`, which
+            # writes the tensor in place; and `VQKDTask.loss` waits for the codes of the same step in any case.
             if self.training and self.initted.item() == 0:
                 self.initialise(z_BNC.detach())
             codes_S = self.nearest_codes(z_SC)

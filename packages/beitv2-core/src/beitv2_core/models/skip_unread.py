@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked image modelling without the tokens nobody reads: what training runs.
+"""Masked image modelling without tokens whose output is not needed: the model that training runs.
 
 Shape suffixes: `layers/__init__.py`.
 """

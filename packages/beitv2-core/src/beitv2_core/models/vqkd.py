@@ -79,7 +79,7 @@ class VQKD(nn.Layer):
         return self.encoder.image_size
 
     def preprocess(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Images in [0, 1] as the encoder wants them.  Source: official modeling_vqkd.py, pre_process."""
+        """Images in [0, 1] as the encoder reads them.  Source: official modeling_vqkd.py, pre_process."""
         if self.input_range == "unit":
             return images * 255.0 / 127.5 - 1.0
         mean_1C11, std_1C11 = (paddle.to_tensor(v).reshape([1, 3, 1, 1]) for v in (IMAGENET_MEAN, IMAGENET_STD))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every room knows of an image: its size in pixels and ImageNet's colours."""
+"""Facts about images that all modules share: size in pixels, and ImageNet's mean and deviation of colours."""

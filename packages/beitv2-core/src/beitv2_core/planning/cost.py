@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work and kept memory of the layers, from their shapes.  How many parameters there are, a built model says.
+"""Compute and memory of the layers, from their shapes.  Parameters are counted in the built model.
 
 What the backward pass keeps is what Paddle's own operations save for their gradients in the formulation a GPU runs
 (`layers/`, not the hand-written CPU gradients).  For a block of T tokens, width D, H heads and hidden width F:
@@ -36,8 +36,8 @@ class Cost:
     For an image: forward_flop, backward_flop; kept_bytes, which the backward pass needs; recomputed_bytes, those of
     them that recomputing drops, and of the largest block; largest_tensor_bytes; replayed_flop, which recomputing
     repeats; float32_flop, forward and backward, which mixed precision leaves in float32; skipped_flop, forward, of
-    tokens whose output nobody needs, which the official code computes.
-    Whatever the batch: buffer_bytes; fixed_bytes that are kept, fixed_recompute_bytes: what recomputing adds to them.
+    tokens whose output is not needed, which the official code computes.
+    For any batch: buffer_bytes; fixed_bytes that are kept, fixed_recompute_bytes: what recomputing adds to them.
     """
 
     buffer_bytes: int = 0
@@ -103,7 +103,7 @@ class LayerCosts:
     def product(self, rows: float, width: int, out: int, *, first: bool = False, sliced: bool = False) -> Cost:
         """`rows` vectors an image times a weight (width, out).
 
-        first: nothing below it wants a gradient; sliced: the weight is a part of a parameter, of which a copy is kept.
+        first: its input needs no gradient; sliced: the weight is a part of a parameter, of which a copy is kept.
         """
         flop = 2.0 * rows * width * out
         return Cost(forward_flop=flop, backward_flop=flop * (1 if first else 2),

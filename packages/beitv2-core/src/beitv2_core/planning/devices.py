@@ -49,7 +49,7 @@ DEVICES = {device.name: device for device in (
 def find_device(name: str, *, memory_gb: Optional[float] = None, peak_tflops: Optional[float] = None) -> Device:
     """The device of that name with memory and peak of your own where given; "cpu" is this machine, without a peak.
 
-    A given peak holds for whatever precision the run uses.  Raises ConfigError listing the known devices.
+    A given peak is used for any precision.  Raises ConfigError listing the known devices.
     """
     device = Device("cpu", _memory_here(), None, None, True) if name == "cpu" else DEVICES.get(name)
     if device is None and name == "custom":

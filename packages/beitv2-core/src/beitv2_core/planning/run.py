@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
 
 
 class PlannedRun(NamedTuple):
-    """What a package says of a run (entry points `beitv2.plans`: kind -> function(config, images, devices)).
+    """A run to plan, as its package gives it (entry points `beitv2.plans`: kind -> function(config, images, devices)).
 
     costs: (what is trained, the frozen network beside it) in float32 or mixed precision; parameters: how many numbers
     both have, counted in built models; beside: that network's name, empty for none; states: numbers the optimizer keeps
@@ -77,7 +77,7 @@ class Memory(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """images a second of one device, None where nothing tells; source: where that comes from, in words."""
+    """images: per second of one device, None where not known; source: where the number comes from, in words."""
 
     images: Optional[float]
     source: str
@@ -108,7 +108,7 @@ def memory(run: PlannedRun, device: Device, *, amp: bool, recompute: bool, reser
 
 
 def work(run: PlannedRun) -> dict[str, float]:
-    """GFLOP an image, and PFLOP-days of the whole run; official: with the tokens that nobody reads."""
+    """GFLOP an image, and PFLOP-days of the whole run; official: with the tokens whose output is not needed."""
     trained, frozen = run.costs(LayerCosts(run.amp != "off"))
     step = trained.step_flop(run.recompute)
     images = run.schedule.total_steps * run.schedule.total_batch
@@ -123,8 +123,8 @@ def estimated_speed(run: PlannedRun, device: Device, share: float) -> Speed:
     """Images a second where a device reaches `share` of its published peak; unknown without a published peak."""
     peak, full = device.peak(run.amp), device.peak("off")
     if device.name == "cpu" and (peak is None or full is None):
-        return Speed(None, "nobody published how fast this machine is. The training command with --dry-run takes one "
-                           "step and tells its seconds; or give --throughput, --measured or --peak-tflops")
+        return Speed(None, "the speed of this machine is not published. The training command with --dry-run takes one "
+                           "step and prints its seconds; or give --throughput, --measured or --peak-tflops")
     if peak is None or full is None:
         return Speed(None, f"{device.name} has no published peak here: give --peak-tflops, --throughput or --measured")
     trained, frozen = run.costs(LayerCosts(run.amp != "off"))

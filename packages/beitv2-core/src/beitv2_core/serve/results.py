@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a view can answer: the likeliest classes, a class for every pixel, or codes. The page draws these three."""
+"""The results a view can have: the likeliest classes, a class for every pixel, or codes. The page draws these three."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClassesResult(BaseModel):
     classes: list[ClassShare] = Field(description="likeliest first")
 
 
-class SegmentClass(BaseModel):
+class PixelClass(BaseModel):
     """A class that some pixels have."""
 
     name: str
@@ -43,13 +43,13 @@ class SegmentClass(BaseModel):
     share: float = Field(ge=0, le=1, description="share of the pixels")
 
 
-class SegmentationResult(BaseModel):
+class LabelMapResult(BaseModel):
     """A class for every pixel."""
 
-    kind: Literal["segmentation"] = "segmentation"
+    kind: Literal["label_map"] = "label_map"
     seen: str = Field(description=f"the image, {_DATA_URL}")
     overlay: str = Field(description="the classes as opaque colours, as wide and high as `seen`, PNG as a data URL")
-    classes: list[SegmentClass] = Field(description="the classes that occur, largest first")
+    classes: list[PixelClass] = Field(description="the classes that occur, largest first")
 
 
 class CodeSeen(BaseModel):
@@ -77,13 +77,13 @@ class CodesResult(BaseModel):
     codes: list[CodeSeen] = Field(description="the codes that occur, commonest first")
 
 
-Result = Annotated[Union[ClassesResult, SegmentationResult, CodesResult], Field(discriminator="kind")]
+Result = Annotated[Union[ClassesResult, LabelMapResult, CodesResult], Field(discriminator="kind")]
 
 
-def segmentation_result(
+def label_map_result(
     image: Image.Image, labels: np.ndarray, names: Sequence[str], *, colours: np.ndarray | None = None
-) -> SegmentationResult:
-    """The answer of a segmenter: `labels` (H, W) are class numbers of the pixels of `image`.
+) -> LabelMapResult:
+    """A class for every pixel of `image`: `labels` (H, W) are class numbers.
 
     names: class names by number; colours: uint8 (classes, 3), by default those of `viz.codebook.palette`.  Shares are
     of all pixels; the images sent back are reduced to a longest side of 1024 pixels.
@@ -91,20 +91,20 @@ def segmentation_result(
     """
     labels = np.asarray(labels)
     if labels.shape != (image.height, image.width) or not np.issubdtype(labels.dtype, np.integer):
-        raise ShapeError(f"segmentation_result: labels have shape {labels.shape} of {labels.dtype}, the image is "
+        raise ShapeError(f"label_map_result: labels have shape {labels.shape} of {labels.dtype}, the image is "
                          f"{image.height} x {image.width} (height x width); expected one class number a pixel.")
     numbers, counts = np.unique(labels, return_counts=True)
     if numbers[0] < 0 or numbers[-1] >= len(names):
-        raise ShapeError(f"segmentation_result: class numbers run from {numbers[0]} to {numbers[-1]}; there are names "
+        raise ShapeError(f"label_map_result: class numbers run from {numbers[0]} to {numbers[-1]}; there are names "
                          f"for 0 .. {len(names) - 1}.")
     table = np.rint(255 * palette(np.arange(len(names)))).astype(np.uint8) if colours is None else np.asarray(colours)
     small = _reduced(image)
     overlay = Image.fromarray(table[labels].astype(np.uint8))
     if small.size != overlay.size:
         overlay = overlay.resize(small.size, Image.Resampling.NEAREST)
-    found = [SegmentClass(name=names[numbers[i]], colour=hex_colour(table[numbers[i]]),
+    found = [PixelClass(name=names[numbers[i]], colour=hex_colour(table[numbers[i]]),
                           share=float(counts[i] / labels.size)) for i in np.argsort(-counts, kind="stable")]
-    return SegmentationResult(seen=image_url(small), overlay=png_url(overlay), classes=found)
+    return LabelMapResult(seen=image_url(small), overlay=png_url(overlay), classes=found)
 
 
 def hex_colour(rgb: np.ndarray) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs can show: a view takes an image and gives a result. Other packages offer theirs by entry points.
+"""Views: a view takes an image and returns a result to show. Other packages offer theirs by entry points.
 
 Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View.
 """
@@ -25,10 +25,10 @@ CODES_ONLY = ("tokenizer", "pretrain")
 
 
 class View(NamedTuple):
-    """Something a run can show of an image.
+    """One result that a run can show for an image.
 
     name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: RGB image of any size ->
-    ClassesResult, SegmentationResult or CodesResult.  It is called by one thread at a time.  upright: whether the run
+    ClassesResult, LabelMapResult or CodesResult.  It is called by one thread at a time.  upright: whether the run
     turns images as their EXIF data say; the image is read likewise.
     """
 
@@ -42,7 +42,7 @@ class View(NamedTuple):
 def find_view(run: str, kind: str) -> View | None:
     """The view an installed package offers for this kind of run; None for the kinds only a tokenizer can show.
 
-    Raises ConfigError for a kind nobody has a view for.
+    Raises ConfigError for a kind that has no view in any installed package.
     """
     offered = _entry_points.load(ENTRY_POINTS, kind, dict.fromkeys(CODES_ONLY), f"{run}: what to show of a kind of run")
     return None if offered is None else offered(run)
@@ -57,7 +57,7 @@ def model_view(image: Image.Image, image_size: Any, crop_share: float) -> tuple[
 def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, upright: bool = False) -> View:
     """A tokenizer's view: the codes of an image, and of each code the `keep` nearest patches of the gallery.
 
-    gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything); read once, here.  Codes are those of
+    gallery: batches (images float32 (B, 3, H, W) in [0, 1], anything), read once, here.  Codes are those of
     `beitv2 tokenize`.  upright: as the tokenizer's run reads images.
     """
     from ..evaluation.codes import encode

@@ -29,7 +29,7 @@ class Teacher(nn.Layer):
     """A frozen network whose patch features the tokenizer learns to reconstruct; subclasses write `features`.
 
     image_size, patch_size: pixels of the images and of the tokenizer's patches; together they fix `grid`.
-    width: channels of a feature.  input_size: pixels the network wants, None for the images' own size.
+    width: channels of a feature.  input_size: pixels of the network's input, None for the images' own size.
     mean, std: normalisation of each colour, None to leave images in [0, 1].
     """
 
@@ -66,7 +66,7 @@ class Teacher(nn.Layer):
         raise NotImplementedError(f"{type(self).__name__} has no `features`: a teacher must define it.")
 
     def normalise(self, images: paddle.Tensor) -> paddle.Tensor:
-        """Images in [0, 1] as the network wants them.  Source: official modeling_vqkd.py, ScalingLayer*."""
+        """Images in [0, 1] as the network reads them.  Source: official modeling_vqkd.py, ScalingLayer*."""
         if self.mean is None or self.std is None:
             return images
         shift = paddle.to_tensor(self.mean, dtype="float32").reshape([1, 3, 1, 1])

@@ -30,7 +30,7 @@ HEAD_WIDTH = 64
 
 
 class _LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32 whatever comes, with CLIP's epsilon 1e-5."""
+    """LayerNorm computed in float32 for any input type, with CLIP's epsilon 1e-5."""
 
     def __init__(self, width: int):
         super().__init__(width, epsilon=1e-5)
@@ -106,7 +106,7 @@ class CLIPVisual(nn.Layer):
     def tokens(self, images: paddle.Tensor) -> paddle.Tensor:
         """Tokens (B, T, D) after `ln_post`, class token first, of normalised images (B, 3, H, W).
 
-        An image with as many patches as the position table keeps the table whatever its shape, as the official code
+        An image with as many patches as the position table keeps the table for any shape, as the official code
         does; any other count resizes it.  Raises ShapeError where the image is no whole number of patches.
         """
         patch = (self.patch_size, self.patch_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a codebook: how often codes are used, what they stand for, where they fall."""
+"""Figures of a codebook: how often codes are used, patches that have them, and their positions in the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRAME = 160
 
 
 def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = None) -> None:
-    """Share of patches per code, most used first; the title tells codes used and perplexity.
+    """Share of patches per code, most used first; the title has codes used and perplexity.
 
     counts: (K,), how often each code was seen.  The scale is logarithmic where shares differ by more than 100.
     """

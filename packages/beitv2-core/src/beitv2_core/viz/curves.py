@@ -28,7 +28,7 @@ _FAMILIES: tuple[tuple[str, str, tuple[str, ...], float], ...] = (
     ("Weight decay", "", ("decay",), 1),
     ("Speed", "images per second", ("second",), 1),
 )
-#: panels that say nothing while their value does not change
+#: panels that are left out while their value does not change
 _ONLY_IF_IT_CHANGES = ("Weight decay", "Codes replaced")
 #: panels whose long curves get a running mean over the raw values
 _NOISY = ("Loss", "Accuracy", "Codes replaced", "Gradient norm", "Speed")

@@ -2,7 +2,7 @@
 """The architecture of weights, read from their names and shapes.
 
 An architecture is a JSON-able dictionary: the keyword arguments of the model it builds (`models.backbone.BEiTBackbone`
-and what stands around it).  Weights are under our names, linear ones (in, out).
+and models around it).  Weights are under our names, linear ones (in, out).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from beitv2_core.errors import CheckpointError
 from beitv2_core.rel_pos_index import table_rows, window_of
 from beitv2_core.weights.keymaps.official import TABLE
 
-#: heads of the published widths; only a relative position table says how many there are
+#: heads of the published widths; of all tensors only a relative position table tells their number
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 NORM_EPS = 1e-6  # of the norms of every published model
 #: (width, depth) of the published models
@@ -34,9 +34,9 @@ NEEDED = ("image_size", "patch_size", "width", "depth", "num_heads")
 class ShapeReader:
     """Weights to read an architecture from, and what is known besides them.
 
-    origin: whose names the file has; grid: its window of patches (rows, columns), where something says it; hints: what
-    the user said; settings: of the run the weights come from, None for a lone file.  assumed: a line for every value of
-    the published models that was taken because nothing told.
+    origin: whose names the file has; grid: its window of patches (rows, columns), where it is known; hints: values the
+    user gave (`Kind.untold`); settings: of the run the weights come from, None for a lone file.  assumed: a line for
+    every value that was taken from the published models because nothing tells it.
     """
 
     def __init__(self, weights: Mapping[str, NDArray[Any]], *, origin: str = "ours",
@@ -65,16 +65,16 @@ class ShapeReader:
         return len(numbers)
 
     def told(self, name: str, published: Any = None) -> Any:
-        """What the user or the run's settings say, or else the published models' value; None: not known.
+        """The user's value or that of the run's settings, or else the published models'; None: not known.
 
-        A published value is noted in `assumed`, with the flag that says another; lists are as JSON has them.
+        A published value is noted in `assumed`; tuples become lists, as in JSON.
         """
         value = self.hints.get(name)
         if value is None and self.settings is not None:
             value = self.settings.get(name)
         if value is None and published is not None:
-            shown = " ".join(map(str, published)) if isinstance(published, tuple) else published
-            line = f"{name} {shown} as the published model (--{name.replace('_', '-')})"
+            shown = ",".join(map(str, published)) if isinstance(published, tuple) else published
+            line = f"{name}={shown} as the published model has it (another value: --set {name}=...)"
             if line not in self.assumed:
                 self.assumed.append(line)
             value = published
@@ -102,8 +102,8 @@ def read_trunk(source: ShapeReader, prefix: str = "") -> dict[str, Any]:
     window = _grid(source, prefix, tables[0] if tables else None, absolute)
     inner = source.shape(f"{block}attn.qkv.weight")[1] // 3
     if heads is None and inner != width:
-        raise CheckpointError(f"how many heads share the {inner} channels of its attention is not in the weights. Say "
-                              "it with --num-heads.")
+        raise CheckpointError(f"how many heads share the {inner} channels of its attention is not in the weights. Give "
+                              "it by --set num_heads=N.")
     return {
         "image_size": [window[0] * patch[0], window[1] * patch[1]], "patch_size": list(patch), "in_chans": in_chans,
         "width": width, "depth": depth, "num_heads": heads,
@@ -174,6 +174,6 @@ def _grid(source: ShapeReader, prefix: str, table: Optional[str], absolute: bool
     if found is None:
         raise CheckpointError(
             f"{table or prefix + 'pos_embed'}: {rows or patches} rows are not of a square grid of patches, and nothing "
-            "in the file says of which. Convert it with the image size it was made for (--source-size HEIGHT,WIDTH)."
+            "in the file tells which grid. Convert it with the image size it was made for (--source-size HEIGHT,WIDTH)."
         )
     return found

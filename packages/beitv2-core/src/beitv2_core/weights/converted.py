@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file a conversion to our format leaves: safetensors under our names, what it is in the metadata.
+"""Files in our format: safetensors under our names, with kind and architecture in the metadata.
 
-Tensors of the original file that our names cannot give back lie under `KEPT`; loaders leave them alone.
+Tensors of the original file that our models do not have are stored under `KEPT`; loaders ignore them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_converted(path: Path, found: IdentifiedWeights, kind: Kind) -> None:
 
 
 def is_converted(metadata: Mapping[str, Any]) -> bool:
-    """Whether a file's metadata says that a conversion wrote it."""
+    """Whether a file's metadata is that of a conversion."""
     return metadata.get("format") == FORMAT
 
 
@@ -52,7 +52,7 @@ def without_kept(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 
 def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any], kinds: Kinds,
                     shapes_of: ShapesOf) -> IdentifiedWeights:
-    """What was written, from a file's tensors and metadata.
+    """The model in a converted file, from its tensors and metadata.
 
     What the architecture lacks because it was written before a keyword existed has the value it had then.
     Raises CheckpointError for another version of the format, for a kind that no installed package knows, naming the
@@ -72,7 +72,7 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(error) from None
     if name not in kinds:
-        package = str(metadata.get("package", ""))  # as the file says, whoever wrote it
+        package = str(metadata.get("package", ""))  # not trusted: anybody can write such a file
         advice = f"It was written with the package {package}: install that, if you trust the file" \
             if _PACKAGE.fullmatch(package) else "Install the package that has this kind"
         raise CheckpointError(f"no installed package knows a model of kind {name!r}; known: {', '.join(kinds)}. "

@@ -22,8 +22,8 @@ def _same(ours: Arrays, grid: Optional[tuple[int, int]] = None) -> dict[str, NDA
     return dict(ours)
 
 
-#: translation to our names and back, by origin; `official` means OpenAI's names for clip, DINO's for dino,
-#: mmsegmentation's around the official backbone for segmentation
+#: translation to our names and back, by origin; `official` means the names of the authors' release of a kind: OpenAI's
+#: for clip, DINO's for dino
 KEYMAPS: dict[str, Keymap] = {
     "official": (official.from_official, official.to_official),
     "huggingface": (huggingface.from_huggingface, huggingface.to_huggingface),
@@ -68,7 +68,7 @@ def refusal(target: str, architecture: Mapping[str, Any]) -> Optional[str]:
     if a.get("head_layers"):
         return "transformers has no [CLS] head; write its trunk alone (--backbone)"
     if a["num_heads"] is None:
-        return "how many heads it has is not known; say it with --num-heads"
+        return "how many heads it has is not known; give it by --set num_heads=N"
     if a.get("norm") == "none":
         return "its classes end in a norm, which this backbone has not"
     square = grid_of(a)[0] == grid_of(a)[1] and a["patch_size"][0] == a["patch_size"][1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model a file of weights holds, whose names it uses, and how to go from one to the other without losing a bit.
+"""Identify the model in a file of weights and the names it uses, and translate it to our names without loss.
 
 Kinds are given (`weights.kind.Kind`): core's own and those of installed packages.  Formats: ours, official,
 huggingface, timm, paddleclas; not every kind exists in every format.
@@ -28,15 +28,15 @@ _LINEARS = ("attn.qkv.weight", "mlp.fc1.weight", "mlp.fc2.weight", "attn.in_proj
 
 
 class IdentifiedWeights(NamedTuple):
-    """Weights under our names, and what it takes to write the file they came from again.
+    """Weights under our names, and what is needed to write the original file again.
 
     container: dotted name of the dictionary the model was taken from, "" for the top of the file.  prefix: before every
     name of the model in there.  unmapped: tensors of that container that our names cannot give back, under the file's
     names.  missing_in_source: names the format has and the file had not.  extra: tensors between the model's that it
     does not know, under our names; a loader refuses them.  others: other models of the file, which were not taken.
-    assumed: what weights do not tell and the published models' value was taken for.  classes: names of the classes,
+    assumed: values that weights do not tell, taken from the published models.  classes: names of the classes,
     where the file has them.  converted: the file is one that `beitv2 convert` wrote, `origin` what it was converted
-    from.  trained: it is a run of ours, whose settings say what weights do not.
+    from.  trained: it is a run of ours, whose settings hold what weights do not tell.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class IdentifiedWeights(NamedTuple):
     trained: bool = False
 
     def taken(self) -> str:
-        """In one line: which model this is, from which container, under which prefix; what else is there."""
+        """One line: the model, its container and prefix, and the other models of the file."""
         if self.converted:
             return f"{self.kind}, converted from {self.origin}"
         text = f"{self.kind}, {self.origin} names"
@@ -81,13 +81,13 @@ class _Candidate(NamedTuple):
 def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, origin: Optional[str] = None,
              ema: Optional[bool] = None, grid: Optional[tuple[int, int]] = None, hints: Mapping[str, Any] = {},
              settings: Optional[Mapping[str, Any]] = None) -> IdentifiedWeights:
-    """The model in what a file holds, whatever its kind, origin, containers and prefixes.
+    """The model in a file, of any kind, origin, container and prefix.
 
     state: tensors by name, or dictionaries of them in any nesting, as the file has them.  kinds: by name, those that
     are looked for.  origin: "ours" where it is known; otherwise it is found out.  ema: True for averaged weights
     (`model_ema`, `state_dict_ema`, a teacher), False for the others, None for the trained ones where there are both (of
-    student and teacher the teacher).  grid, hints and settings say what weights cannot (`ShapeReader`).
-    Raises CheckpointError where nothing or more than one model fits, and says what was looked for; where tensors of the
+    student and teacher the teacher).  grid, hints and settings: values that weights do not tell (`ShapeReader`).
+    Raises CheckpointError where no model or more than one fits, with what was looked for; where tensors of the
     kind are missing or of another shape, and names them.
     """
     tensors = flat(state)
@@ -99,7 +99,8 @@ def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, ori
     kind = kinds[name]
     origin = "official" if origin in ("clip", "dino") else origin
     inner = {plain: tensors.arrays[name] for plain, name in place.names.items()}
-    reader = ShapeReader(ours, origin=origin, grid=grid or _stored_grid(inner), hints=hints, settings=settings)
+    reader = ShapeReader(ours, origin=origin, grid=grid or _stored_grid(inner), hints=kind.given(hints),
+                         settings=settings)
     architecture = kind.read(reader)
     shapes = shapes_of(kind, architecture)
     check_shapes(ours, shapes)
@@ -122,9 +123,9 @@ def identify(state: Mapping[Any, Any], kinds: Kinds, shapes_of: ShapesOf, *, ori
 
 
 def tensors_of(kind: Kind, state: Mapping[Any, Any]) -> dict[str, NDArray[Any]]:
-    """The tensors of a file from where its model of a kind begins, under the file's names without what was before them.
+    """The tensors of a model of a kind, under the file's names without their common prefix.
 
-    All tensors where no such model was found: who loads them strictly says what is missing.
+    All tensors where no such model was found: a strict load then names what is missing.
     """
     tensors = flat(state)
     found = preferred(_candidates(tensors, {kind.name: kind}, None)[0], None)
@@ -183,7 +184,7 @@ def _same(one: _Candidate, other: _Candidate) -> bool:
 
 
 def _split(start: str, tensors: Tensors) -> tuple[str, str]:
-    """A beginning of names as the dictionary it reaches into, and what stands before the names in there."""
+    """A beginning of names as the dictionary that holds the model, and the prefix of the names in it."""
     boxes = set(tensors.container.values())
     parts = start.split(".")[:-1]
     for count in range(len(parts), 0, -1):
@@ -205,7 +206,7 @@ def check_shapes(ours: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _origin_of(state: Arrays) -> str:
-    """Whose names these are; empty where no linear layer was found that tells."""
+    """The format of the names; empty where no linear layer tells it."""
     names = set(state)
     if any(name.endswith("class_embedding") for name in names) and any(n.endswith("conv1.weight") for n in names):
         return "clip" if _torch_layout(state) else "ours"

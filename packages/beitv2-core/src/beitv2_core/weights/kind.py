@@ -1,21 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be known of a kind of model, so that files of it are identified, loaded, converted and verified."""
+"""A kind of model: what identifying, loading, converting and verifying files of it needs to know."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
+from beitv2_core.errors import ConfigError
 from beitv2_core.weights.architecture import ShapeReader
 
 Architecture = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-#: first parts of the names of a trunk and of the heads that stand on it without a prefix, in any format
+#: first parts of the names of a trunk and of heads without a prefix, in any format
 TRUNK_PARTS = frozenset("""cls_token mask_token pos_embed patch_embed rel_pos_bias blocks norm fc_norm head lm_head
     cls_pt_layers cls_pt_norm cls_pt_lm_head proj beit embeddings encoder layernorm pooler classifier visual
     class_embedding positional_embedding conv1 ln_pre ln_post transformer""".split())
 IMAGE_FORMATS = ("ours", "official", "huggingface", "timm", "paddleclas")
+
+
+class UntoldValue(NamedTuple):
+    """A value of an architecture that weights do not tell; the user gives it by `--set NAME=VALUE`.
+
+    help: what it is, in a few words.  example: as a user types it.  parse: text -> value; ValueError for text it cannot
+    read.  stand_in: a value to list the model's tensors with, on which no name or shape depends; None where the model
+    can be built without it.  required: no file of ours is written while it is not known.
+    """
+
+    help: str
+    example: str
+    parse: Callable[[str], Any]
+    stand_in: Any = None
+    required: bool = False
+
+
+def positive_number(text: str) -> int:
+    """A whole number of at least 1; ValueError for anything else."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def whole_numbers(text: str, *, least: int = 0) -> list[int]:
+    """Numbers of at least `least` with commas or spaces between them; ValueError for anything else and for none."""
+    numbers = [int(part) for part in text.replace(",", " ").split()]
+    if min(numbers, default=least - 1) < least:
+        raise ValueError(text)
+    return numbers
+
+
+NUM_HEADS = UntoldValue("attention heads (default: those of the published model of that width)", "12", positive_number,
+                        stand_in=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +59,13 @@ class Kind:
     """A kind of model, described by the package that has its class; others offer theirs as `beitv2.kinds`.
 
     name: as files and messages call it.  package: the distribution to install for it.
-    marks: names, under ours, that a file of it has; unlike: names that it has not.
+    marks: tensor names (ours) that a file of it has; unlike: names that it does not have.
     read: the architecture from names and shapes: the JSON-able arguments of the model.
     build: the model of an architecture, freshly initialised; imports Paddle no earlier than it is called.
-    outputs: (model, input tensors) -> what the model answers, by name: what `beitv2 verify` compares.
+    outputs: (model, input tensors) -> the model's outputs by name, which `beitv2 verify` compares.
     trunks: the parts of its names and of its architecture that are BEiT trunks ("": the whole); images enter the first.
     backbone: which of them other models can start from, None for none.
-    untold: what an architecture may need and weights do not tell: name -> a value to list the model's tensors with, on
-    which no name or shape depends; None where the model can be built without it.  must_know: those that a file of
-    ours is not written without, with an example.
+    untold: values of its architecture that weights do not tell, by name.
     parts: first parts of its names, in any format; beside: beginnings of names in its released files that are no part
     of it.  formats: those it exists in; official: the keymap of its official names; nest: key under which its official
     files have their weights, None for none.
@@ -48,8 +82,7 @@ class Kind:
     unlike: tuple[str, ...] = ()
     trunks: tuple[str, ...] = ("",)
     backbone: Optional[str] = None
-    untold: Mapping[str, Any] = field(default_factory=lambda: {"num_heads": 1})
-    must_know: Mapping[str, str] = field(default_factory=dict)
+    untold: Mapping[str, UntoldValue] = field(default_factory=lambda: {"num_heads": NUM_HEADS})
     parts: frozenset[str] = TRUNK_PARTS
     beside: tuple[str, ...] = ()
     formats: tuple[str, ...] = ("ours", "official")
@@ -67,17 +100,35 @@ class Kind:
         """The part of an architecture that images enter."""
         return _part(architecture, self.trunks[0]) if self.trunks else architecture
 
+    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values a user gives for this kind (`untold`), text parsed.
+
+        Raises ConfigError for a name that is not in `untold`, and for text that cannot be read.
+        """
+        found = {}
+        for name, value in values.items():
+            if name not in self.untold:
+                known = "; ".join(f"{name}={one.example}: {one.help}" for name, one in self.untold.items())
+                raise ConfigError(f"--set {name}: not a value of {self}. Known: {known or 'none'}.")
+            untold = self.untold[name]
+            try:
+                found[name] = untold.parse(value) if isinstance(value, str) else value
+            except ValueError:
+                raise ConfigError(f"--set {name}={value}: cannot be read. Expected {untold.help}, for example "
+                                  f"{name}={untold.example}.") from None
+        return found
+
     def unknown(self, architecture: Architecture) -> list[str]:
-        """What is missing in an architecture because neither weights nor whoever read them told it."""
+        """Values that are missing in an architecture: neither the weights nor the user told them."""
         parts = [architecture, *(architecture[part] for part in self.trunks if part)]
         return list(dict.fromkeys(name for name in self.untold for part in parts if _is_open(part, name)))
 
     def filled(self, architecture: Architecture) -> dict[str, Any]:
-        """An architecture with a stand-in for everything that is unknown: for names and shapes only."""
+        """An architecture with stand-ins for its unknown values; good for names and shapes only."""
         whole = {name: self.filled(value) if name in self.trunks and isinstance(value, Mapping) else value
                  for name, value in architecture.items()}
-        return {**whole, **{name: value for name, value in self.untold.items()
-                            if value is not None and _is_open(whole, name)}}
+        return {**whole, **{name: value.stand_in for name, value in self.untold.items()
+                            if value.stand_in is not None and _is_open(whole, name)}}
 
 
 def _part(architecture: Architecture, name: str) -> Architecture:

@@ -24,7 +24,7 @@ _ANCHORS = re.compile(r"(?:^|.*\.)(?=(?:cls_token|patch_embed\.proj\.weight|bloc
 #: dictionaries that hold numbers of the training in the shapes, and often the names, of weights
 _TRAINING = re.compile(r"(^|_)(opt|optim|optimizers?|lr|sched|schedulers?|scaler|amp|rng|exp_avg\w*|moments?\d*)(_|$)",
                        re.IGNORECASE)
-#: a part of a beginning that says: a running average of the weights
+#: a part of a beginning that marks a running average of the weights
 _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged?|shadow|teacher|momentum|moving)(_|\d|$)", re.IGNORECASE)
 _STUDENT, _TEACHER = (re.compile(rf"(^|_){word}(_|$)", re.IGNORECASE) for word in ("student", "teacher"))
 _DEEPEST, _MOST_PLACES = 8, 64
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
     @property
     def averaged(self) -> bool:
-        """The beginning says that these are averaged weights (EMA, a teacher)."""
+        """The beginning marks averaged weights (EMA, a teacher)."""
         return any(_AVERAGED.search(part) for part in self.start.split("."))
 
     def says(self, word: re.Pattern[str]) -> bool:
@@ -74,7 +74,7 @@ def flat(state: Mapping[Any, Any]) -> Tensors:
 
 
 def places(names: Iterable[str]) -> list[Place]:
-    """Every beginning behind which a model may lie, the longest first; CheckpointError for more than any file needs."""
+    """Every beginning of names that a model may have, the longest first; CheckpointError for more than 64."""
     return _places(names, (found[0] for found in map(_ANCHORS.match, names) if found))
 
 
@@ -109,10 +109,10 @@ def _place(names: Iterable[str], start: str) -> Place:
 
 
 def preferred(found: list[Any], ema: Optional[bool]) -> list[Any]:
-    """Of things with a `place`: the averaged weights, the others, or (None) what is taken without being asked.
+    """Of things with a `place`: the averaged weights (True), the others (False), or the default (None).
 
-    Unasked: the trained weights rather than their average; of a student and its teacher the teacher, as their authors
-    publish and evaluate it.  Empty where what was asked for is not there.
+    Default: the trained weights, not their average; of a student and its teacher the teacher, as their authors
+    publish and evaluate it.  Empty where there are no such weights.
     """
     if ema is not None:
         return [one for one in found if one.place.averaged == ema]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenters as files that run without our code."""
+"""Export of segmentation runs for `beitv2 export` (entry point `beitv2.exporters`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def exportable_of(found: Segmentor) -> Exportable:
 
 def exportable_segmentor(model: Any, *, image_size: tuple[int, int], classes: Sequence[str],
                          reading: Mapping[str, Any] | None = None) -> Exportable:
-    """A segmenter as `beitv2 export` wants it: one window in, its logits out.
+    """A segmenter for `beitv2 export`: one window in, its logits out.
 
     image_size: (height, width) of a window in pixels, the one the position tables were made for.  classes: names by
     number.  reading: `transforms` and `test_config` of the YAML; images of any size are read by
@@ -38,4 +38,4 @@ def exportable_segmentor(model: Any, *, image_size: tuple[int, int], classes: Se
     """
     model.eval()
     return exportable_logits(model, kind="segmenter", classes=tuple(classes), image_size=image_size, crop_share=1.0,
-                             reading=reading)
+                             upright=True, reading=reading)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Optional
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.architecture import TRUNK_SETTINGS, ShapeReader, read_trunk
-from beitv2_core.weights.kind import Kind
+from beitv2_core.weights.kind import NUM_HEADS, Kind, UntoldValue, whole_numbers
 from beitv2_seg.model.taps import TAPS, default_taps
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -30,7 +31,7 @@ def read_taps(source: ShapeReader, trunk: Mapping[str, Any]) -> Optional[list[in
     taps: Optional[list[int]] = source.told("out_indices", usual)
     if taps is not None and (len(taps) != 4 or sorted(taps) != taps or not 0 <= taps[0] <= taps[-1] < depth):
         raise CheckpointError(f"out_indices {taps}: expected four block numbers, none below the one before, of 0 .. "
-                              f"{depth - 1}. Correct --out-indices.")
+                              f"{depth - 1}. Correct --set out_indices=...")
     return taps
 
 
@@ -49,7 +50,7 @@ def _read(source: ShapeReader) -> dict[str, Any]:
     scales = source.told("pool_scales", POOL_SCALES if branches == len(POOL_SCALES) else None)
     if scales is not None and len(scales) != branches:
         raise CheckpointError(f"pool_scales {scales}: the weights have {branches} pooling branches. Give {branches} "
-                              "numbers (--pool-scales).")
+                              "numbers by --set pool_scales=...")
     return {"backbone": trunk, "num_classes": source.shape("decode_head.conv_seg.bias")[0],
             "channels": source.shape("decode_head.conv_seg.weight")[1],
             "aux_channels": source.shape("auxiliary_head.conv_seg.weight")[1],
@@ -70,12 +71,17 @@ def segmentor_outputs(model: Any, inputs: list[Any]) -> dict[str, Any]:
     return {"logits": model(inputs[0])[0]}
 
 
-#: what weights of any segmenter do not tell, with a value that no name or shape depends on (None: the default)
-UNTOLD: dict[str, Any] = {"num_heads": 1, "out_indices": None}
+#: values that the weights of any segmenter do not tell
+UNTOLD = {"num_heads": NUM_HEADS,
+          "out_indices": UntoldValue("the four blocks whose outputs make the pyramid (default: those of the published "
+                                     "models, for official files of base and large)", "3,5,7,11", whole_numbers,
+                                     required=True)}
+_POOL_SCALES = UntoldValue("the sizes of the pooled maps (default: 1,2,3,6 where there are four)", "1,2,3,6",
+                           partial(whole_numbers, least=1), required=True)
 SEGMENTATION = Kind(
     name="segmentation", package="beitv2-seg",
     marks=("decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight", "backbone.cls_token"), read=_read,
     build=_build, outputs=segmentor_outputs, trunks=("backbone",), backbone="backbone",
-    untold={**UNTOLD, "pool_scales": None}, must_know={"out_indices": "3 5 7 11", "pool_scales": "1,2,3,6"},
+    untold={**UNTOLD, "pool_scales": _POOL_SCALES},
     parts=frozenset(("backbone", "decode_head", "auxiliary_head")), nest="state_dict", run="segment",
     made_by="beitv2 segment train --config CONFIG")

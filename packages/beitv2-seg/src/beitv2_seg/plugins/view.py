@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a segmentation run shows in `beitv2 serve`: a class for every pixel."""
+"""The view of segmentation runs in `beitv2 serve`: a class for every pixel."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from beitv2_core.serve.results import SegmentationResult, segmentation_result
+from beitv2_core.serve.results import LabelMapResult, label_map_result
 from beitv2_core.serve.views import View
 from beitv2_seg.assembly import image_transforms, load_segmentor
 from beitv2_seg.reading.predict import class_colours, predict_image
@@ -20,8 +20,8 @@ def segmentor_view(run: str) -> View:
     model, config, names = load_segmentor(run)
     transforms, colours = image_transforms(config), class_colours(len(names))
 
-    def show(image: Image.Image) -> SegmentationResult:
+    def show(image: Image.Image) -> LabelMapResult:
         labels = predict_image(model, np.asarray(image), transforms, config.test_config)
-        return segmentation_result(image, labels, names, colours=colours)
+        return label_map_result(image, labels, names, colours=colours)
 
     return View("segmentation", "Segmentation", f"A class out of {len(names)} for every pixel.", show, upright=True)

@@ -47,7 +47,7 @@ def draw_crop_box(
 ) -> Box:
     """Draw (top, left, height, width) of a crop with `scale` of the area and `ratio` width / height.
 
-    Ten tries; then the central crop nearest to the asked ratios.
+    Ten tries; then the central crop nearest to the given ratios.
     Source: official `transforms.py: RandomResizedCropAndInterpolationWithTwoPic.get_params`, equal draw by draw.
     """
     area = width * height
@@ -72,7 +72,7 @@ def draw_crop_box(
 
 
 def edges(box: Box) -> Box:
-    """(left, top, right, bottom) of a box (top, left, height, width), as Pillow wants it."""
+    """(left, top, right, bottom) of a box (top, left, height, width), as Pillow takes it."""
     top, left, h, w = box
     # A thin image can give a crop of no rows or columns (the official code fails there); one is the least.
     return left, top, left + max(w, 1), top + max(h, 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1: train the tokenizer to reproduce the teacher's features, with the measures that keep its codebook alive.
+"""Stage 1: train the tokenizer to reproduce the teacher's features, with measures against unused codes.
 
 Shape suffixes: `layers/__init__.py`.
 """

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translations between foreign checkpoints and ours: one pure function of a dictionary of arrays per origin."""
+"""Translations between other formats of weights and ours: pure functions of a dictionary of arrays."""

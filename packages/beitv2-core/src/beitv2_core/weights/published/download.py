@@ -140,6 +140,6 @@ def _hash_of(path: Path, source: str) -> str:
 def _pooch() -> Any:
     import pooch
 
-    # Its own log lines would come before ours and say less.
+    # Its own log lines would come before ours, with less information.
     pooch.get_logger().setLevel("ERROR")
     return pooch

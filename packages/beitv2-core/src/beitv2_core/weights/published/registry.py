@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights others published, as data: `published_models.yml` says where they are and what is known of them."""
+"""Published weights, as data: `published_models.yml` has their URLs and what is known of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import yaml
 
 from beitv2_core.errors import ConfigError
 
-KINDS = ("tokenizer", "pretraining", "classifier", "segmentation", "teacher")
 MIRROR = "BEITV2_MIRROR"
 
 
@@ -28,7 +27,7 @@ class Number(NamedTuple):
 
 
 class PublishedModel(NamedTuple):
-    """A file somebody published.  None, and an empty tuple, mean: not published (`measured`: not measured by us)."""
+    """A published file.  None, and an empty tuple, mean: not published (`measured`: not measured by us)."""
 
     name: str
     kind: str
@@ -62,6 +61,11 @@ def published_models() -> dict[str, PublishedModel]:
         numbers = {key: tuple(Number(**number) for number in entry[key]) for key in ("published", "measured")}
         models[entry["name"]] = PublishedModel(**{**entry, **numbers})
     return models
+
+
+def published_kinds() -> list[str]:
+    """The kinds of the published models, in the order of the list."""
+    return list(dict.fromkeys(model.kind for model in published_models().values()))
 
 
 def find_model(name: str) -> PublishedModel:

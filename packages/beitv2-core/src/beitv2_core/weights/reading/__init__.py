@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Anybody's weights file, read without executing anything in it."""
+"""Read weights files of any source without executing anything in them."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of anybody's weights file, whatever its format, under the names and in the layout they have there.
+"""Tensors of a weights file in any known format, under the names and in the layout of the file.
 
-The one door for foreign weights: nothing in a file is executed, and every fault of a file is a CheckpointError that
-names the path.  What a name means is for the keymaps.
+All weights of other programs are read here: nothing in a file is executed, and every fault of a file is a
+CheckpointError that names the path.  The keymaps translate the names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPLIT_BY_PADDLE = "UnpackBigParamInfor@@"
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The tensors of a weights file by the file's own names, and whatever else it holds (epoch, args, metadata).
+    """The tensors of a weights file by the file's own names, and its other content (epoch, args, metadata).
 
     Formats, told apart by content: safetensors, PyTorch (zip, and before 1.6), TorchScript archives, Paddle
     `.pdparams`.  Tensors lie flat: where they are under `model`, `module`, `state_dict` or `teacher`, that is opened,
@@ -78,7 +78,7 @@ def _is_of_torch_save(path: Path) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A header length of eight bytes, then JSON; a damaged file is still one where its name says so."""
+    """A header length of eight bytes, then JSON; a damaged file counts as one if its name ends so."""
     if path.suffix == ".safetensors":
         return True
     try:
@@ -120,7 +120,7 @@ def _mapped(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
         begin, end = header[name]["data_offsets"]
         kind = header[name]["dtype"]
         if kind not in _NUMPY_TYPES:
-            raise CheckpointError(f"{name} holds {kind}, which numpy has not; {', '.join(_NUMPY_TYPES)} are read")
+            raise CheckpointError(f"{name} holds {kind}, which numpy does not have; {', '.join(_NUMPY_TYPES)} are read")
         found[name] = data[begin:end].view(_NUMPY_TYPES[kind]).reshape(header[name]["shape"])
     return found
 

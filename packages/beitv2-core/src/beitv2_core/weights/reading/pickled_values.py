@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the objects of a pickled weights file become: stand-ins that hold sizes and bytes and can do nothing.
+"""Stand-ins for the objects of a pickled weights file: they hold sizes and bytes and execute nothing.
 
 Storages are read when a tensor needs them, and checked against their bounds before that.
 """
@@ -39,7 +39,7 @@ class Frozen:
 
 
 class Global(Frozen):
-    """What one global of the file stands for: a value, or a function of ours it may call."""
+    """The replacement of one global of the file: a value, or a function of ours that it may call."""
 
     __slots__ = ("call", "value")
 

@@ -89,7 +89,7 @@ def _paddle_eval(text: str, names: dict[str, Any]) -> Any:
 
 
 def known_globals() -> dict[str, Global]:
-    """Everything a weights file may name, made anew for every file, so that none can leave anything behind."""
+    """The globals that a weights file may name; new for every file, so that none can change the next."""
     table = {
         "collections.OrderedDict": Global(call=lambda pairs=(): OrderedDict(_dict(pairs))),
         "collections.defaultdict": Global(call=lambda factory=None, pairs=(): _dict(pairs)),
