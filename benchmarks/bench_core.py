@@ -83,8 +83,8 @@ def main() -> int:
         return 2
     found = derive(raw)
     result = outcome.outcome(
-        "core", {name: CASES[name].what for name in dict.fromkeys((PEAK, *raw, *names))}, found, rounds=options.rounds, load=load,
-        steady=outcome.peak_is_steady(found[0].values), not_measured=absent, peers=peers)
+        "core", {name: CASES[name].what for name in dict.fromkeys((PEAK, *raw, *names))}, found, rounds=options.rounds,
+        load=load, steady=outcome.peak_is_steady(found[0].values), not_measured=absent, peers=peers)
     show.print_tables(console, result)
     if options.only and not options.output:
         console.print("not written: a result file holds all cases; give --output to keep a part.")
