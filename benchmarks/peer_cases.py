@@ -3,8 +3,9 @@
 
     .venv-peers/bin/python benchmarks/peer_cases.py transformers_finetune_step
 
-As ours: float32 without compilation, random weights, AdamW with and without decay, the number of threads that
-OMP_NUM_THREADS says.  Attention is what each library takes by itself.  Layer-wise rates cost no time and are left out.
+As ours: without compilation, random weights, AdamW with and without decay, the number of threads that OMP_NUM_THREADS
+says; float32, or, in cases that end in _bf16, PyTorch's bfloat16 autocast.  Attention is what each library takes by
+itself.  Layer-wise rates cost no time and are left out.
 """
 
 from __future__ import annotations
@@ -57,21 +58,26 @@ def timed_step(model: Any, loss_of: Callable[[], Any]) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def classified(model: Any, logits_of: Callable[[Any], Any]) -> dict[str, Any]:
-    """Fine-tuning step with soft targets."""
+def classified(model: Any, logits_of: Callable[[Any], Any], *, bf16: bool = False) -> dict[str, Any]:
+    """Fine-tuning step with soft targets; the backward pass is outside autocast, as PyTorch's documentation says."""
     torch = load_torch()
     images = torch.randn(BATCH, 3, 224, 224)
     targets = torch.randn(BATCH, CLASSES).softmax(-1)
-    return timed_step(model, lambda: torch.nn.functional.cross_entropy(logits_of(images), targets))
+
+    def loss_of() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return torch.nn.functional.cross_entropy(logits_of(images), targets)
+
+    return timed_step(model, loss_of)
 
 
-def forwarded(model: Any, logits_of: Callable[[Any], Any]) -> dict[str, Any]:
+def forwarded(model: Any, logits_of: Callable[[Any], Any], *, bf16: bool = False) -> dict[str, Any]:
     """Forward pass in evaluation mode, no gradient."""
     torch = load_torch()
     model.eval()
     images = torch.randn(BATCH, 3, 224, 224)
-    with torch.no_grad():
-        return {"seconds": timed(lambda: logits_of(images).numpy(), 5), "peak_bytes": peak_bytes()}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return {"seconds": timed(lambda: logits_of(images).float().numpy(), 5), "peak_bytes": peak_bytes()}
 
 
 def transformers_classifier() -> tuple[Any, Callable[[Any], Any]]:
@@ -114,6 +120,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "transformers_finetune_forward": lambda: forwarded(*transformers_classifier()),
     "timm_finetune_step": lambda: classified(*timm_classifier()),
     "timm_finetune_forward": lambda: forwarded(*timm_classifier()),
+    "transformers_finetune_step_bf16": lambda: classified(*transformers_classifier(), bf16=True),
+    "transformers_finetune_forward_bf16": lambda: forwarded(*transformers_classifier(), bf16=True),
+    "timm_finetune_step_bf16": lambda: classified(*timm_classifier(), bf16=True),
+    "timm_finetune_forward_bf16": lambda: forwarded(*timm_classifier(), bf16=True),
 }
 
 

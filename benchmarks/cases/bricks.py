@@ -27,6 +27,19 @@ def matmul_peak() -> dict[str, Any]:
     return {"seconds": seconds}
 
 
+def matmul_peak_bf16() -> dict[str, Any]:
+    """As `matmul_peak`, of bfloat16 numbers with float32 sums, by oneDNN."""
+    paddle = load_paddle()
+    from beitv2_core.layers.fast.products import operand, product
+
+    a, b = (operand(paddle.randn([MATMUL_SIDE, MATMUL_SIDE]), True) for _ in range(2))
+    began = time.perf_counter()
+    seconds: list[float] = []
+    while time.perf_counter() - began < MATMUL_SECONDS:
+        seconds += timed(lambda: float(product(a, b, True)[0, 0]), 4, warm_up=0 if seconds else 2)
+    return {"seconds": seconds}
+
+
 def quantizer(tokens: tuple[int, int] = TOKENIZED, num_codes: int = NUM_CODES, repeats: int = 4) -> dict[str, Any]:
     """Training mode: nearest code, loss and the codebook's move; then with the backward pass."""
     paddle = load_paddle()

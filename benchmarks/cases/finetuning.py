@@ -21,7 +21,7 @@ def build_classifier(image_size: int = 224, *, recompute: bool = False, drop_pat
                           init_values=0.1, use_rel_pos_bias=True, drop_path=drop_path, recompute=recompute)
 
 
-def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False) -> dict[str, Any]:
+def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False, amp: str = "off") -> dict[str, Any]:
     paddle = load_paddle()
     from beitv2_cls.losses import soft_cross_entropy
     from beitv2_core.engine.optim import build_optimizer, layer_decay_scale
@@ -32,21 +32,31 @@ def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False) 
                                 lr_scale=layer_decay_scale(model.depth, 0.65))
     images = paddle.randn([batch, 3, image_size, image_size])
     targets = paddle.nn.functional.softmax(paddle.randn([batch, CLASSES]), axis=-1)
-    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets))
+    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets), amp=amp)
+
+
+def step_bf16() -> dict[str, Any]:
+    return step(amp="bf16")
 
 
 def recomputed() -> dict[str, Any]:
     return step(recompute=True)
 
 
-def forward() -> dict[str, Any]:
+def forward(amp: str = "off") -> dict[str, Any]:
     """Evaluation mode, no gradient."""
     paddle = load_paddle()
+    from beitv2_core.layers.fast.products import mixed_precision
+
     model = build_classifier()
     model.eval()
     images = paddle.randn([BATCH, 3, 224, 224])
-    with paddle.no_grad():
+    with paddle.no_grad(), mixed_precision(amp):
         return {"seconds": timed(lambda: model(images).numpy(), 5), "peak_bytes": peak_bytes()}
+
+
+def forward_bf16() -> dict[str, Any]:
+    return forward("bf16")
 
 
 def static_graph() -> dict[str, Any]:

@@ -57,13 +57,17 @@ def masks(batch: int) -> Any:
     return np.stack([masking(SampleRng.for_sample(0, 0, index)).reshape(-1) for index in range(batch)])
 
 
-def _measured(**options: Any) -> dict[str, Any]:
+def _measured(amp: str = "off", **options: Any) -> dict[str, Any]:
     model, optimizer, loss_of = build_pretraining(**options)
-    return timed_step(model, optimizer, lambda: loss_of(model))
+    return timed_step(model, optimizer, lambda: loss_of(model), amp=amp)
 
 
 def step() -> dict[str, Any]:
     return _measured()
+
+
+def step_bf16() -> dict[str, Any]:
+    return _measured("bf16")
 
 
 def skipping() -> dict[str, Any]:

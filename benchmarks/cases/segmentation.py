@@ -20,7 +20,7 @@ def build_segmentor(drop_path: float = 0.0) -> Any:
     return BEiTv2UPerNet(CLASSES, BEiTv2(size="base", image_size=SIZE, drop_path=drop_path))
 
 
-def step() -> dict[str, Any]:
+def step(amp: str = "off") -> dict[str, Any]:
     """Both heads' losses, layer-wise rates; one image."""
     paddle = load_paddle()
     from beitv2_seg.model.losses import pixel_cross_entropy
@@ -36,7 +36,11 @@ def step() -> dict[str, Any]:
         decoded, auxiliary = model(images)
         return pixel_cross_entropy(decoded, labels) + 0.4 * pixel_cross_entropy(auxiliary, labels)
 
-    return timed_step(model, optimizer, loss_of, repeats=1)
+    return timed_step(model, optimizer, loss_of, repeats=1, amp=amp)
+
+
+def step_bf16() -> dict[str, Any]:
+    return step("bf16")
 
 
 def slide() -> dict[str, Any]:

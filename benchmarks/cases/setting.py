@@ -33,8 +33,15 @@ def step_of(optimizer: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
     return step
 
 
-def timed_step(model: Any, optimizer: Any, loss_of: Callable[[], Any], repeats: int = REPEATS) -> dict[str, Any]:
-    """Time of forward, backward and update, and the process's peak memory after them."""
-    seconds = timed(step_of(optimizer, loss_of), repeats)
+def timed_step(model: Any, optimizer: Any, loss_of: Callable[[], Any], repeats: int = REPEATS,
+               amp: str = "off") -> dict[str, Any]:
+    """Time of forward, backward and update, and the process's peak memory after them; amp: as `train.amp`."""
+    mixed_precision = importlib.import_module("beitv2_core.layers.fast.products").mixed_precision
+
+    def mixed_loss() -> Any:
+        with mixed_precision(amp):
+            return loss_of()
+
+    seconds = timed(step_of(optimizer, mixed_loss), repeats)
     parameters = sum(parameter.size for parameter in model.parameters())
     return {"seconds": seconds, "peak_bytes": peak_bytes(), "parameters": int(parameters)}

@@ -26,6 +26,14 @@ def encode() -> dict[str, Any]:
     return {"seconds": timed(lambda: model.tokenize(images).numpy(), 5), "peak_bytes": peak_bytes()}
 
 
+def encode_bf16() -> dict[str, Any]:
+    paddle = load_paddle()
+    model = build_tokenizer()
+    model.eval()
+    images = paddle.rand([BATCH, 3, 224, 224])
+    return {"seconds": timed(lambda: model.tokenize(images, amp="bf16").numpy(), 5), "peak_bytes": peak_bytes()}
+
+
 def step() -> dict[str, Any]:
     """Random features stand for the teacher's, which is not measured."""
     paddle = load_paddle()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.catalogue import CASES, EXTRAS, FLOORS, MATMUL_SIDE, PEAK, RATIOS, Case
+from harness.catalogue import BFLOAT16_PEAK, CASES, EXTRAS, FLOORS, MATMUL_SIDE, PEAK, RATIOS, Case
 from harness.outcome import Metric
 
 Raw = Mapping[str, Sequence[dict[str, Any]]]  # case -> what each of its processes measured
@@ -15,12 +15,13 @@ Raw = Mapping[str, Sequence[dict[str, Any]]]  # case -> what each of its process
 def derive(raw: Raw) -> list[Metric]:
     """Every metric of the cases that were measured, with its floor; the matmul peak must be among them."""
     flop = 2 * MATMUL_SIDE**3 / 1e9
-    peaks = [flop / min(one["seconds"]) for one in raw[PEAK]]
-    found = [Metric(PEAK, "gflops", "GFLOP/s", max(peaks), peaks)]
+    peaks = {name: [flop / min(one["seconds"]) for one in raw[name]]
+             for name in (PEAK, BFLOAT16_PEAK) if raw.get(name)}
+    found = [Metric(name, "gflops", "GFLOP/s", max(values), values) for name, values in peaks.items()]
     for name, case in CASES.items():
-        if name != PEAK and raw.get(name):
+        if name not in peaks and raw.get(name):
             # Always against the best peak of the run: a case must not look better as its neighbour was disturbed.
-            found += _of_every_case(name, case, raw[name], max(peaks))
+            found += _of_every_case(name, case, raw[name], max(peaks[case.peak]))
             found += _of_this_case(name, raw[name])
     found += _ratios({(one.case, one.metric): one for one in found})
     order = {name: number for number, name in enumerate(CASES)}

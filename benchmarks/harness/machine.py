@@ -33,6 +33,11 @@ def processor() -> str:
     return found.group(1).strip() if found else platform.machine()
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers."""
+    return importlib.import_module("beitv2_core.runtime").has_bfloat16()
+
+
 def slug(machine: dict[str, Any]) -> str:
     """The machine in a file name: `amd-epyc-7763-2c`."""
     name = re.sub(r"\((?:r|tm)\)|@.*|\bcpu\b|\bprocessor\b", " ", machine["processor"].lower())

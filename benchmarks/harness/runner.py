@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from harness import machine
-from harness.catalogue import CASES, PEAK, PEERS, Case
+from harness.catalogue import BFLOAT16_PEAK, CASES, PEAK, PEERS, Case
 
 FOLDER = Path(__file__).resolve().parents[1]
 PEER_PYTHON = FOLDER.parent / ".venv-peers" / "bin" / "python"
 NO_PEER = "peer not installed: make bench-peers"
+NO_BFLOAT16 = "this processor does not multiply bfloat16 numbers"
 
 
 class CaseFailed(RuntimeError):
@@ -60,7 +61,7 @@ def schedule(names: Sequence[str], rounds: int) -> list[str]:
     for number in range(rounds):
         for name in names:
             if number < CASES[name].rounds:
-                order += [PEAK, name] if CASES[name].gflop else [name]
+                order += [CASES[name].peak, name] if CASES[name].gflop else [name]
     return order if PEAK in order else [PEAK, *order]
 
 
@@ -77,6 +78,8 @@ def measure(names: Sequence[str], rounds: int, peer_python: Path, installed: dic
     A failing case is told and left out; the others go on.  Raises CaseFailed where the matmul peak fails.
     """
     absent = {name: NO_PEER for name in names if CASES[name].peer in PEERS and CASES[name].peer not in installed}
+    if any(CASES[name].bfloat16 for name in names) and not machine.has_bfloat16():
+        absent.update({name: NO_BFLOAT16 for name in names if CASES[name].bfloat16})
     order = schedule([name for name in names if name not in absent], rounds)
     raw: dict[str, list[dict[str, Any]]] = {}
     reasons, began = dict(absent), time.monotonic()
@@ -89,7 +92,7 @@ def measure(names: Sequence[str], rounds: int, peer_python: Path, installed: dic
             raw.setdefault(name, []).append(run_case(name, peer_python))
             result = f"{time.monotonic() - started:5.0f} s"
         except CaseFailed as error:
-            if name == PEAK:
+            if name in (PEAK, BFLOAT16_PEAK):
                 raise  # nothing could be compared with anything
             reasons[name], result = f"failed: {str(error).splitlines()[-1]}", f"FAILED: {error}"
             raw.pop(name, None)
