@@ -156,3 +156,41 @@ def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator():
     code = "from beitv2_core import runtime; print(runtime.keep_freed_memory())"
     assert fresh(code).stdout.split() == ["True"]
     assert fresh(code, MALLOC_TRIM_THRESHOLD_="100000").stdout.split() == ["False"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Intel's OpenMP is found by its Linux name")
+def test_waiting_threads_leave_the_cores_to_the_workers_of_a_reader_unless_the_user_decided(tmp_path):
+    script = tmp_path / "blocktime.py"
+    script.write_text("""
+import ctypes, os
+from beitv2_core.data import BatchReader
+class Numbers:
+    def __len__(self): return 8
+    def load(self, index): return index
+def transform(index, rng): return {"index": index}
+if __name__ == "__main__":
+    import paddle
+    try:
+        openmp = ctypes.CDLL("libiomp5.so", mode=os.RTLD_NOLOAD)
+    except OSError:
+        print("none", "none", "none")
+        raise SystemExit
+    times = [openmp.kmp_get_blocktime()]
+    for workers in (0, 2):
+        with BatchReader(Numbers(), transform, num_workers=workers) as reader:
+            list(reader.in_order(range(8), 2))
+        times.append(openmp.kmp_get_blocktime())
+    print(*times)
+""")
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in {*NAMES, "KMP_BLOCKTIME", "OMP_WAIT_POLICY"}}
+
+    def milliseconds(**more: str) -> list[str]:
+        return subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=120, check=True,
+                              env={**environment, **more}).stdout.split()
+
+    before, alone, with_workers = milliseconds()
+    if before == "none":
+        pytest.skip("this Paddle brings no OpenMP of Intel")
+    assert before == alone != "0" and with_workers == "0"
+    assert milliseconds(KMP_BLOCKTIME="50") == ["50"] * 3
