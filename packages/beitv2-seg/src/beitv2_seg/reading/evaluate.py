@@ -19,6 +19,7 @@ from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import DataError
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
+from beitv2_core.runtime import keep_freed_memory
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.data.coverage import coverage_lines
 from beitv2_seg.reading.inputs import LabelledImages
@@ -64,6 +65,7 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
     images = LabelledImages(dataset, test.read_scales, num_classes=num_classes, ignored=ignored)
     training, shown = model.training, time.monotonic()
     model.eval()
+    keep_freed_memory()
     with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress, \
             contextlib.closing(images.in_order(numbers, num_workers)) as read:
         for done, image in enumerate(read, 1):
