@@ -204,3 +204,41 @@ def test_the_chosen_path_computes_on_this_machine_and_the_users_own_wins():
             "float(paddle.matmul(paddle.ones([64, 64]), paddle.ones([64, 64])).sum()))")
     assert fresh(code).stdout.split() == [str(runtime.mkl_path()), "262144.0"]
     assert fresh(code, MKL_DEBUG_CPU_TYPE="5").stdout.split()[0] == "5"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Intel's OpenMP is found by its Linux name")
+def test_waiting_threads_leave_the_cores_to_the_workers_of_a_reader_unless_the_user_decided(tmp_path):
+    script = tmp_path / "blocktime.py"
+    script.write_text("""
+import ctypes, os
+from beitv2_core.data import BatchReader
+class Numbers:
+    def __len__(self): return 8
+    def load(self, index): return index
+def transform(index, rng): return {"index": index}
+if __name__ == "__main__":
+    import paddle
+    try:
+        openmp = ctypes.CDLL("libiomp5.so", mode=os.RTLD_NOLOAD)
+    except OSError:
+        print("none", "none", "none")
+        raise SystemExit
+    times = [openmp.kmp_get_blocktime()]
+    for workers in (0, 2):
+        with BatchReader(Numbers(), transform, num_workers=workers) as reader:
+            list(reader.in_order(range(8), 2))
+        times.append(openmp.kmp_get_blocktime())
+    print(*times)
+""")
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in {*NAMES, "KMP_BLOCKTIME", "OMP_WAIT_POLICY"}}
+
+    def milliseconds(**more: str) -> list[str]:
+        return subprocess.run([sys.executable, str(script)], text=True, capture_output=True, timeout=120, check=True,
+                              env={**environment, **more}).stdout.split()
+
+    before, alone, with_workers = milliseconds()
+    if before == "none":
+        pytest.skip("this Paddle brings no OpenMP of Intel")
+    assert before == alone != "0" and with_workers == "0"
+    assert milliseconds(KMP_BLOCKTIME="50") == ["50"] * 3

@@ -16,7 +16,8 @@ from beitv2_seg.assembly import build_dataset, build_model, image_transforms, lo
 from beitv2_seg.config import TestConfig, read_config_file
 from beitv2_seg.data.transforms import BEiTv2Normalize, BEiTv2Resize
 from beitv2_seg.reading.evaluate import evaluate
-from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
+from beitv2_seg.reading.inputs import multi_scale_inputs
+from beitv2_seg.reading.label_map import predict_label_map
 from beitv2_seg.reading.predict import class_colours, predict_image
 
 SLIDE = dict(is_slide=True, crop_size=(64, 64), stride=(43, 43))

@@ -66,6 +66,7 @@ def evaluate(context: typer.Context) -> None:
 
     flags = evaluate_flags(context.args, context.command_path)
     set_device(flags.device)
+    from beitv2_core.commands.options import workers
     from beitv2_core.commands.report import run_folder_of
     from beitv2_core.engine import distributed
     from beitv2_seg.assembly import build_dataset
@@ -77,7 +78,8 @@ def evaluate(context: typer.Context) -> None:
     found = _segmentor(flags)
     config, model = found.config, found.model
     result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
-                     num_classes=config.model.num_classes, window_batch=flags.windows)
+                     num_classes=config.model.num_classes, window_batch=flags.windows,
+                     num_workers=workers(flags.num_workers))
     if not distributed.is_main():
         return
     typer.echo(f"{in_words(result)}   {result.images} images")
@@ -94,6 +96,7 @@ def predict(context: typer.Context) -> None:
     from beitv2_seg.config.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
+    from beitv2_core.commands.options import workers
     from beitv2_core.engine.progress import Progress
     from beitv2_seg.reading.predict import class_colours, named_images, predict_files, write_legend
 
@@ -104,7 +107,7 @@ def predict(context: typer.Context) -> None:
     written = []
     with Progress("predict", len(paths), 0, images_per_step=1) as progress:
         for item in predict_files(model, paths, transforms, test, folder, colours=colours, window_batch=flags.windows,
-                                  max_pixels=flags.max_pixels):
+                                  max_pixels=flags.max_pixels, num_workers=workers(flags.num_workers)):
             written.append(item)
             progress.advance(len(written))
             typer.echo(f"{item.path}: {item.overlay}, {item.labels}")

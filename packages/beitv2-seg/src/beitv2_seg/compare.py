@@ -18,6 +18,7 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
 from beitv2_seg.assembly import FREE_SETTINGS, build_dataset, load_segmentor, with_pretrained_settings
 from beitv2_seg.config import SegmentConfig, read_config_file
+from beitv2_seg.reading.inputs import LabelledImages
 from beitv2_seg.reading.label_map import predict_label_map
 from beitv2_seg.reading.predict import class_colours
 
@@ -109,16 +110,16 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
     config, names = segmentors["pretrained"].config, segmentors["pretrained"].classes
     colours = class_colours(len(names))
     dataset = build_dataset(config, "val_dataset")
+    images = LabelledImages(dataset, (1.0,), num_classes=len(names), ignored=config.ignored)
     numbers = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int).tolist()  # neighbours look alike
     with Canvas(path, 1.5 * len(numbers) + 1.0, 6.9, title=f"IoU is measured on all {len(dataset)} images") as figure:
         grid = figure.subplots(4, len(numbers), squeeze=False)
         seen: set[int] = set()
-        for column, number in enumerate(numbers):
-            data = dataset[number]
-            label = np.asarray(data["label"]).reshape(data["label"].shape[-2:])
-            kept = np.where(label == config.ignored, 0, label)
-            maps = [kept, *(predict_label_map(segmentors[start].model, [data], config.test_config) for start in STARTS)]
-            show(grid[0, column], _levels(data["img"]))
+        for column, image in enumerate(images.in_order(numbers)):
+            kept = np.where(image.label == config.ignored, 0, image.label)
+            maps = [kept, *(predict_label_map(segmentors[start].model, image.inputs, config.test_config)
+                            for start in STARTS)]
+            show(grid[0, column], _levels(image.inputs[0]["img"]))
             for axes, classes in zip(grid[1:, column], maps):
                 show(axes, colours[classes])
                 seen.update(np.unique(classes).tolist())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .eval_batches import ImageFiles, eval_batches, eval_reader
+from .eval_batches import ImageFiles, eval_batches, eval_reader, ordered_reader
 from .loader import Loader
 from .rng import SampleRng
 from .sampler import ResumableSampler
@@ -41,6 +41,7 @@ __all__ = [
     "decode",
     "eval_batches",
     "eval_reader",
+    "ordered_reader",
     "read_images",
     "read_labelled",
     "read_pairs",

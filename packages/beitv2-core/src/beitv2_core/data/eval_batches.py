@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .sources.image_file import OFFICIAL, Reading, decode_path, explain
-from .sources.sample import Chosen, Sample, spread
+from .sources.sample import Chosen, Dataset, Sample, spread
 from .views.recipes import EvalTransform, LabelledBatch
-from .workers import BatchReader
+from .workers import BatchReader, Transform
 
 
 def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
@@ -29,13 +29,17 @@ def eval_batches(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_s
 
 def eval_reader(dataset: Any, image_size: Any, *, batch_size: int = 128, crop_share: float = 1.0,
                 interpolation: str = "bicubic", num_workers: int = 0) -> BatchReader:
-    """The reader behind `eval_batches`, for several passes with the same worker processes; close it.
-
-    A data set of few batches gets fewer workers: the first batch must be waited for in any case.
-    """
-    batches = -(-len(dataset) // batch_size)
+    """The reader behind `eval_batches`, for several passes with the same worker processes; close it."""
     transform = EvalTransform(image_size, crop_share=crop_share, interpolation=interpolation)
-    return BatchReader(dataset, transform, num_workers=max(min(num_workers, batches - 1), 0))
+    return ordered_reader(dataset, transform, batches=-(-len(dataset) // batch_size), num_workers=num_workers)
+
+
+def ordered_reader(dataset: Dataset, transform: Transform, *, batches: int, num_workers: int = 0) -> BatchReader:
+    """A reader of a known number of batches `in_order`, of any transform; close it.
+
+    Few batches get fewer workers: the first one must be waited for in any case.
+    """
+    return BatchReader(dataset, transform, num_workers=min(num_workers, max(batches - 1, 0)))
 
 
 class ImageFiles:

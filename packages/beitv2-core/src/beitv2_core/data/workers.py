@@ -23,7 +23,7 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol, TypeVar, runti
 import numpy as np
 
 from ..errors import BEiTError, DataError
-from ..runtime import one_thread
+from ..runtime import let_waiting_threads_sleep, one_thread
 from .rng import SampleRng
 from .sources.sample import Dataset
 
@@ -231,6 +231,7 @@ class BatchReader:
             # Not fork: Paddle's threads would not survive it.
             kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
             context = multiprocessing.get_context(kind)
+            let_waiting_threads_sleep()
             if kind == "forkserver":
                 context.set_forkserver_preload([__name__])
                 multiprocessing.resource_tracker.ensure_running()  # started later it would unblock the signals below

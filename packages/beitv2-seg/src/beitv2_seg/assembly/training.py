@@ -75,7 +75,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
 
     def measure(segmentor: Any) -> Evaluation:
         return evaluate(segmentor, validation, config.test_config, num_classes=num_classes, ignored=config.ignored,
-                        window_batch=run.windows_at_once)
+                        window_batch=run.windows_at_once, num_workers=run.num_workers)
 
     after_update = {} if profiler_options is None else {"after_update": profiler_step(profiler_options)}
     task = SegmentTask(model, losses, total_steps=config.iters, measure=measure if run.do_eval else None,

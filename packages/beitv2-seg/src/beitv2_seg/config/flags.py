@@ -59,7 +59,6 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
 def evaluate_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     """The flags of PaddleSeg's tools/val.py."""
     parser = _parser(prog, "Measure a segmentor: mIoU, mAcc, aAcc, IoU of every class.", model=True)
-    parser.add_argument("--num_workers", type=int, default=0, help="accepted; images are read one by one")
     parser.add_argument("--save_dir", help="folder of the tables and the image (default: the run's, or ./output)")
     _reading(parser, "aug_eval")
     return _parse(parser, arguments)
@@ -136,6 +135,9 @@ def _reading(parser: argparse.ArgumentParser, augmented: str) -> None:
     parser.add_argument("--stride", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="between windows, pixels")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
+    parser.add_argument("--num_workers", "--num-workers", type=int,
+                        help="processes that read images, 0: this one does; default: one per processor core; does not "
+                             "change the result")
     parser.add_argument("--windows", type=int, default=4, help="sliding windows computed together (default: 4)")
 
 
@@ -146,6 +148,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     if getattr(flags, "data_format", "NCHW") == "NHWC":
         raise ConfigError("--data_format NHWC: a vision transformer has no such layout (nor has PaddleSeg, but for "
                           "DeepLabV3P). Leave the flag out.")
+    if (getattr(flags, "num_workers", None) or 0) < 0:
+        raise ConfigError(f"--num_workers {flags.num_workers}: expected 0 or more processes.")
     return flags
 
 

@@ -29,6 +29,15 @@ class BrokenFile(DataError):
         super().__init__(str(explain(file, error)).replace("data.max_pixels", "run.max_pixels"))
         self.file, self.reason = file, reason_of(error)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker process sends it: without the decoder's error, which may not be
+        return _broken_file, (str(self), self.file, self.reason)
+
+
+def _broken_file(message: str, file: str, reason: str) -> BrokenFile:
+    found = BrokenFile.__new__(BrokenFile, message)
+    found.file, found.reason = file, reason
+    return found
+
 
 def read_image(path: str | Path, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 (H, W, 3) RGB, or (H, W) grey for one channel, upright as its EXIF data say.

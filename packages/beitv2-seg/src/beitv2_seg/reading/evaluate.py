@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import functools
 import json
 import time
 from collections.abc import Sequence
@@ -16,18 +16,16 @@ import paddle
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.progress import Progress
-from beitv2_core.errors import BEiTError, DataError
+from beitv2_core.errors import DataError
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
+from beitv2_core.runtime import keep_freed_memory
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.data.coverage import coverage_lines
-from beitv2_seg.data.dataset import label_path_of, named, path_of, undecodable
-from beitv2_seg.data.file_samples import BrokenFile
-from beitv2_seg.data.label_files import label_counts
-from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
+from beitv2_seg.reading.inputs import LabelledImages
+from beitv2_seg.reading.label_map import predict_label_map
 from beitv2_seg.reading.metrics import DEFINITION, ConfusionMatrix, Scores
 
-Data = dict[str, Any]
 SECONDS_BETWEEN_LINES = 20.0
 
 
@@ -53,31 +51,30 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ignored: int = 255,
-             window_batch: int = 4) -> Evaluation:
+             window_batch: int = 4, num_workers: int = 0) -> Evaluation:
     """Measure a segmentor on a PaddleSeg data set in "val" mode; every image counts once on any number of processes.
 
-    ignored: label of pixels without a class; window_batch: sliding windows computed together.  Raises DataError for an
-    empty set, an undecodable file, a label outside the classes, a label of another size than its image.
+    ignored: label of pixels without a class; window_batch: sliding windows computed together; num_workers: processes
+    that read images, the result is the same to the bit for any number.  Raises DataError for an empty set, an
+    undecodable file, a label outside the classes, a label of another size than its image.
     """
     if len(dataset) == 0:
         raise DataError("evaluation: there is no image. Check val_dataset.")
     matrix, passed = ConfusionMatrix(num_classes, ignored), 0
     numbers = range(distributed.rank(), len(dataset), distributed.world_size())
+    images = LabelledImages(dataset, test.read_scales, num_classes=num_classes, ignored=ignored)
     training, shown = model.training, time.monotonic()
     model.eval()
-    with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress:
-        for done, index in enumerate(numbers, 1):
-            path = path_of(dataset, index)
-            data = multi_scale_inputs(functools.partial(_read, dataset, index), getattr(dataset, "transforms", None),
-                            test.read_scales)
-            label = np.asarray(data[0]["label"])
-            label = label.reshape(label.shape[-2:])
-            passed += int(label_counts(label, num_classes, ignored, label_path_of(dataset, index))[-1])
-            found = predict_label_map(model, data, test, window_batch=window_batch)
-            if found.shape != label.shape:
-                raise DataError(f"{path}: the image is {found.shape} pixels, its label {label.shape}. Image and "
-                                "label must have the same size.")
-            matrix.add(found, label)
+    keep_freed_memory()
+    with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress, \
+            contextlib.closing(images.in_order(numbers, num_workers)) as read:
+        for done, image in enumerate(read, 1):
+            passed += image.ignored
+            found = predict_label_map(model, image.inputs, test, window_batch=window_batch)
+            if found.shape != image.label.shape:
+                raise DataError(f"{image.path}: the image is {found.shape} pixels, its label {image.label.shape}. "
+                                "Image and label must have the same size.")
+            matrix.add(found, image.label)
             progress.advance(done)
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
@@ -89,20 +86,6 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
     sums = all_reduce_sum(paddle.to_tensor(np.append(matrix.counts.reshape(-1), passed))).numpy()
     matrix.counts = sums[:-1].reshape(matrix.counts.shape)
     return Evaluation(matrix.scores(), matrix.counts, len(dataset), int(sums[-1]))
-
-
-def _read(dataset: Any, index: int) -> Data:
-    try:
-        return dataset[index]
-    except BrokenFile as error:
-        raise DataError(f"{error.file}: cannot be read for the evaluation ({error.reason}). Repair the file; a measure "
-                        "must not leave images out.") from error
-    except BEiTError as error:
-        raise named(error, dataset, index) from error
-    except Exception as error:  # decoders raise anything on broken input
-        broken = undecodable(dataset, index) or (path_of(dataset, index), f"{type(error).__name__}: {error}")
-        raise DataError(f"{broken[0]}: cannot be read for the evaluation ({broken[1]}). Repair the file; a measure "
-                        "must not leave images out.") from error
 
 
 def write_evaluation(found: Evaluation, names: Sequence[str], folder: Path) -> list[Path]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file's image to its label map, as `val_dataset` and `test_config` say, by a live model or an exported one.
+"""From an image to its label map, as `val_dataset` and `test_config` say, by a live model or an exported one.
 
 Importing this costs no Paddle, and an exported ONNX model needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -15,41 +15,17 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.exported_model import Exported
 from beitv2_seg.config import TestConfig
 from beitv2_seg.data import transforms
-from beitv2_seg.data.transforms import BEiTv2Resize
 from beitv2_seg.reading.exported_segmenter import ExportedSegmenter
 from beitv2_seg.reading.windows import Segmenter, Windows, default_windows, predict_labels
 
 Data = dict[str, Any]
 
 
-def multi_scale_inputs(read: Callable[[], Data], pipeline: Any, scales: Sequence[float]) -> list[Data]:
-    """The image `read()` gives, once for every scale: by the `BEiTv2Resize` in `pipeline`, from the original.
-
-    Raises ConfigError where there is none and other scales than 1 are asked for.
-    Source: mmsegmentation 0.11, MultiScaleFlipAug with img_ratios (PaddleSeg enlarges the resized image instead).
-    """
-    steps = getattr(pipeline, "transforms", pipeline)
-    resizes = [step for step in steps or () if isinstance(step, BEiTv2Resize)]
-    if not resizes and tuple(scales) != (1.0,):
-        raise ConfigError(f"test_config.scales: {list(scales)}, but val_dataset.transforms has no BEiTv2Resize, which "
-                          "reads an image at several scales. Add it, or leave aug_eval out.")
-    ratios = [resize.ratio for resize in resizes]
-    found = []
-    try:
-        for scale in scales:
-            for resize, ratio in zip(resizes, ratios):
-                resize.ratio = ratio * scale
-            found.append(read())
-    finally:
-        for resize, ratio in zip(resizes, ratios):
-            resize.ratio = ratio
-    return found
-
-
 def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, window_batch: int = 4) -> np.ndarray:
-    """Predicted classes, int32 at the image's own size, from its `multi_scale_inputs`, by a live or an exported model.
+    """Predicted classes, int32 at the image's own size, by a live or an exported model.
 
-    window_batch: sliding windows computed together.  Raises ConfigError for transforms that cannot be undone.
+    data: the image at every scale, see `inputs.multi_scale_inputs`; window_batch: sliding windows computed together.
+    Raises ConfigError for transforms that cannot be undone.
     Departs: without `is_slide`, an image of another size than the position tables is read by windows of their size,
     two thirds apart (mmsegmentation's whole-image mode fails there).
     """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import os
@@ -19,8 +20,8 @@ from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.evaluation.codes import list_images
 from beitv2_core.files.atomic import write_atomically
 from beitv2_seg.config import TestConfig
-from beitv2_seg.data.file_samples import for_transforms, read_image, transformed
-from beitv2_seg.reading.label_map import multi_scale_inputs, predict_label_map
+from beitv2_seg.reading.inputs import ImageFileInputs, image_inputs
+from beitv2_seg.reading.label_map import predict_label_map
 
 log = logging.getLogger("beitv2_seg")
 
@@ -57,36 +58,33 @@ def class_colours(num_classes: int, custom: Sequence[int] | None = None) -> np.n
 def predict_image(model: Any, pixels: np.ndarray, transforms: Sequence[Any], test: TestConfig, *,
                   window_batch: int = 4) -> np.ndarray:
     """Classes int32 (H, W) of one RGB image uint8 (H, W, 3), read as `test` says."""
-    def read() -> dict[str, Any]:
-        data = {"img": for_transforms(pixels, transforms), "trans_info": [], "gt_fields": []}
-        return transformed(data, transforms)
-
-    inputs = multi_scale_inputs(read, transforms, test.read_scales)
+    inputs = image_inputs(pixels, transforms, test.read_scales)
     return predict_label_map(model, inputs, test, window_batch=window_batch)
 
 
 def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], test: TestConfig, folder: Path, *,
                   colours: np.ndarray, window_batch: int = 4, weight: float = 0.6,
-                  max_pixels: int = MAX_PIXELS) -> Iterator[Written]:
+                  max_pixels: int = MAX_PIXELS, num_workers: int = 0) -> Iterator[Written]:
     """Predict images and write, as PaddleSeg names them, `added_prediction/` (the image under the classes'
     colours) and `pseudo_color_prediction/` (the raw label map, a PNG whose palette holds the colours).
 
     Images whose names differ in the ending only keep both results, named with it (a.jpg.png, a.png.png).
-    weight: the image's share of the overlay.  Raises DataError naming a file that cannot be decoded, ConfigError for
-    more than 256 classes.
+    weight: the image's share of the overlay; num_workers: processes that read images.  Raises DataError naming a file
+    that cannot be decoded, ConfigError for more than 256 classes.
     """
     if len(colours) > 256:
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
-    for path, name in zip(paths, result_names(paths)):
-        pixels = read_image(path, max_pixels=max_pixels)
-        labels = predict_image(model, pixels, transforms, test, window_batch=window_batch)
-        overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
-        blend = weight * pixels.astype(np.float32) + (1 - weight) * colours[labels]
-        _save(Image.fromarray(np.rint(blend).astype(np.uint8)), overlay)
-        indexed = Image.fromarray(labels.astype(np.uint8), mode="P")
-        indexed.putpalette(colours.reshape(-1).tolist())
-        _save(indexed, raw)
-        yield Written(path, overlay, raw, np.bincount(labels.reshape(-1), minlength=len(colours)))
+    files = ImageFileInputs(paths, transforms, test.read_scales, max_pixels=max_pixels)
+    with contextlib.closing(files.in_order(range(len(files)), num_workers)) as read:
+        for image, name in zip(read, result_names(paths)):
+            labels = predict_label_map(model, image.inputs, test, window_batch=window_batch)
+            overlay, raw = folder / "added_prediction" / name, folder / "pseudo_color_prediction" / name
+            blend = weight * image.pixels.astype(np.float32) + (1 - weight) * colours[labels]
+            _save(Image.fromarray(np.rint(blend).astype(np.uint8)), overlay)
+            indexed = Image.fromarray(labels.astype(np.uint8), mode="P")
+            indexed.putpalette(colours.reshape(-1).tolist())
+            _save(indexed, raw)
+            yield Written(image.path, overlay, raw, np.bincount(labels.reshape(-1), minlength=len(colours)))
 
 
 def result_names(paths: Sequence[str]) -> list[Path]:

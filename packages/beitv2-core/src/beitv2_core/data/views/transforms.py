@@ -243,6 +243,9 @@ def normalise(
     floats: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> np.ndarray:
     """float32 (..., 3, H, W) in [0, 1] -> (x - mean) / std per channel, as a new array (torchvision `Normalize`)."""
-    result = floats - np.asarray(mean, dtype=np.float32)[:, None, None]
-    result /= np.asarray(std, dtype=np.float32)[:, None, None]
+    means, stds = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (mean, std))
+    result = np.empty(floats.shape, dtype=np.result_type(floats, np.float32))
+    for place in np.ndindex(floats.shape[:-3]):  # an image stays in the cache between the two passes
+        np.subtract(floats[place], means, out=result[place])
+        result[place] /= stds
     return result
