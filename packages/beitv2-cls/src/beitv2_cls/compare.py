@@ -69,13 +69,8 @@ def find_sets(config: Path, settings: Sequence[str], pretrained: str, folder: Pa
         raise ConfigError("validation.root: a comparison is measured on test images. Set it to a folder of class "
                           "folders that are not trained on (validation.root=FOLDER).")
     refuse_shared(train, test, "data.root and validation.root: a comparison is measured on images not trained on")
-<<<<<<< HEAD
     if few_labels and not {"size", "list_file"} & set(source.reads):
         raise ConfigError(f"--few-labels {few_labels}: no part of {source.noun} can be chosen. Give --few-labels 0 to "
-=======
-    if few_labels and data.dataset == "shards":
-        raise ConfigError(f"--few-labels {few_labels}: a part of tar files cannot be chosen. Give --few-labels 0 to "
->>>>>>> h-prose
                           "leave this comparison out, or a folder of class folders.")
     if few_labels and not len(train.classes) <= few_labels < len(train):
         raise ConfigError(f"--few-labels {few_labels}: {train!r}; expected {len(train.classes)} (one of each class) to "

@@ -44,29 +44,16 @@ def _refuse_unread(config: LabelledRunConfig) -> None:
     dataset, check = config.data.dataset, config.validation
     source = SOURCES[dataset]
     usual = type(check).model_fields["size"].default
-<<<<<<< HEAD
     if source.split and check.root is not None:
-        raise ConfigError(f"validation.root: {check.root} came; data.dataset: {dataset} is measured on its own test "
-                          "images. Leave it out, or train on images of the same classes (data.dataset=folder).")
+        raise ConfigError(f"validation.root: {check.root} is given, but data.dataset={dataset} is measured on its own "
+                          "test images. Leave it out, or train on images of the same classes (data.dataset=folder).")
     if "list_file" not in source.reads and check.list_file is not None:
-        raise ConfigError(f"validation.list_file: {check.list_file} came; data.dataset: {dataset} does not read it. "
-                          "Leave it out.")
-    if check.list_file is not None and check.root is None:
-        raise ConfigError(f"validation.list_file: {check.list_file} came without the folder its paths are below. Add "
-                          "validation.root=FOLDER.")
-    if not source.split and check.size != usual:
-=======
-    if dataset == "digit_scenes" and check.root is not None:
-        raise ConfigError(f"validation.root: {check.root} is given, but data.dataset=digit_scenes is measured on its "
-                          "own test images. Leave it out, or train on images of these classes (data.dataset=folder).")
-    if dataset != "folder" and check.list_file is not None:
         raise ConfigError(f"validation.list_file: {check.list_file} is given, but data.dataset={dataset} does not read "
                           "it. Leave it out.")
     if check.list_file is not None and check.root is None:
         raise ConfigError(f"validation.list_file: {check.list_file} is given without the folder its paths are below. "
                           "Add validation.root=FOLDER.")
-    if dataset != "digit_scenes" and check.size != usual:
->>>>>>> h-prose
+    if not source.split and check.size != usual:
         log.warning("validation.size: %d is not read: data.dataset is %s, all images of validation.root are measured.",
                     check.size, dataset)
 
@@ -81,13 +68,8 @@ def training_set(config: LabelledRunConfig) -> Any:
                         "folders below data.root, or a list file with labels.")
     if asked is not None and asked != len(classes):
         raise ConfigError(f"model.num_classes is {asked}, {train_set!r} has {len(classes)}. Set "
-<<<<<<< HEAD
-                          f"model.num_classes={len(classes)} or give the data the setting is meant for.")
-    empty = classes_without_images(train_set)
-=======
                           f"model.num_classes={len(classes)} or give other data.")
-    empty = [] if data.dataset == "digit_scenes" else classes_without_images(train_set)
->>>>>>> h-prose
+    empty = classes_without_images(train_set)
     if empty:
         from_1 = data.list_file is not None and empty == ["0"] == classes[:1]
         advice = "The labels count from 1: number the classes from 0, or write names" if from_1 else \
@@ -122,15 +104,9 @@ def asked_set(config: LabelledRunConfig | None, data: str, list_file: Path | Non
     trained_on = None if config is None else config.data
     if data in DRAWN:
         if list_file is not None:
-<<<<<<< HEAD
             raise ConfigError(f"--list-file {list_file}: {data} are drawn, no list names them. Leave it out.")
         return _test_split(drawn_like(data, trained_on, image_size), 1000 if config is None else config.validation.size,
                            classes)
-=======
-            raise ConfigError(f"--list-file {list_file}: digit_scenes are drawn, and have no list. Leave it out.")
-        return _test_scenes(scenes_of(trained_on, image_size), 1000 if config is None else config.validation.size,
-                            classes)
->>>>>>> h-prose
     settings = folder_settings(data, list_file, image_size, trained_on)
     if not named and list_file is None and SOURCES[settings.dataset].opens().class_folders:
         folders = build_dataset(settings, with_classes=True, setting="--data")
@@ -151,14 +127,9 @@ def drawn_like(name: str, trained_on: DataConfig | None, image_size: Any) -> Dat
 def folder_settings(root: str, list_file: Path | None, image_size: Any, trained_on: DataConfig | None) -> DataConfig:
     """Settings of a folder, or of tar files, that are read as a run's training images were."""
     found = named_images(root, image_size, Reading() if trained_on is None else reading_of(trained_on))
-<<<<<<< HEAD
     source = SOURCES[found.dataset]
     if list_file is not None and "list_file" not in source.reads:
         raise ConfigError(f"{list_file}: no list names a part of {source.noun} ({root}), read whole. Leave it out.")
-=======
-    if list_file is not None and found.dataset == "shards":
-        raise ConfigError(f"{list_file}: tar files ({root}) are read whole, without a list. Leave it out.")
->>>>>>> h-prose
     return found if list_file is None else found.model_copy(update={"list_file": str(list_file)})
 
 
@@ -196,15 +167,9 @@ def refuse_shared(one: Any, other: Any, what: str) -> None:
 
 
 def warn_shared(train_set: Any, validation: Any) -> None:
-<<<<<<< HEAD
-    """Say how many of the validation images a run is trained on: its accuracy then says little about others."""
+    """Warn of validation images that are training images too: their accuracy says little about other images."""
     tested = validation.files_read()
     shared = train_set.files_read() & tested
-=======
-    """Warn of validation images that are training images too: their accuracy says little about other images."""
-    tested = _files(validation)
-    shared = _files(train_set) & tested
->>>>>>> h-prose
     if shared:
         log.warning("validation.root: %d of %d files are training images too (the first: %s): the accuracy measured "
                     "there says little about other images. Give other images.", len(shared), len(tested), min(shared))

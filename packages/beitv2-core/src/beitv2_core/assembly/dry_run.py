@@ -95,13 +95,8 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
         reason = why_not(amp)
         if reason is not None:
             config = _changed(config, section, amp="off")
-<<<<<<< HEAD
-            notes.append(f"{section}.amp={amp}: {reason} This one step was taken in float32; a training here would be "
-                         f"refused until {section}.amp=off")
-=======
-            notes.append(f"{section}.amp={amp} needs a GPU: this step was taken in float32; to train on this machine, "
-                         f"set {section}.amp=off")
->>>>>>> h-prose
+            notes.append(f"{section}.amp={amp}: {reason} This step was taken in float32; to train on this machine, set "
+                         f"{section}.amp=off")
     parts = (build_parts if build is None else build)(config)
     task, model = parts.task, parts.task.model
     model.train()

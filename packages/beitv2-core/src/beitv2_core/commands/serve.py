@@ -143,13 +143,8 @@ def _codes_view(model: Any, source: str, data: Optional[str], gallery: int) -> A
     reading, trained_on = reading_of_run(source), data_of_run(source)
     if not gallery:
         return codes_view(model, upright=reading.upright)
-<<<<<<< HEAD
     if data is None and trained_on is not None and not SOURCES[trained_on.dataset].split:
-        images = build_dataset(trained_on)  # an explanation, not a measurement: what it was trained on will do
-=======
-    if data is None and trained_on is not None and trained_on.dataset != "digit_scenes":
         images = build_dataset(trained_on)  # for illustration, not for a measurement: training images are good enough
->>>>>>> h-prose
     else:
         images = held_out(data, [trained_on] if data is None else [], run=source, image_size=pair(model.image_size),
                             size=gallery, reading=reading)

@@ -35,13 +35,8 @@ TRAIN_SETTINGS = SettingNames()
 class Precision:
     """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
-<<<<<<< HEAD
-    off: the setting that turns it off, for the error.  Raises ConfigError where the device does not compute it: a run
-    would compute in float32 and record what it did not do.
-=======
-    off: the setting that turns it off, for the error.  Raises ConfigError where there is no GPU: the run would compute
-    in float32, against its recorded settings.
->>>>>>> h-prose
+    off: the setting that turns it off, for the error.  Raises ConfigError where the device does not compute it:
+    the run would compute in float32, against its recorded settings.
     """
 
     def __init__(self, amp: str = "off", *, off: str = TRAIN_SETTINGS.amp_off):

@@ -27,8 +27,8 @@ def run_one_step(config: SegmentConfig) -> DryRun:
     notes = []
     reason = why_not(AMP[config.run.precision])
     if reason is not None:
-        notes.append(f"run.precision={config.run.precision}: {reason} This one step was taken in float32; a training "
-                     "here would be refused until run.precision=fp32")
+        notes.append(f"run.precision={config.run.precision}: {reason} This step was taken in float32; to train on "
+                     "this machine, set run.precision=fp32")
         config = config.model_copy(update={"run": config.run.model_copy(update={"precision": "fp32"})})
     loop = build_segmentation(config)
     task, model = loop.task, loop.task.model
