@@ -10,6 +10,7 @@ import pytest
 
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.block import Block
+from beitv2_core.layers.fast import cpu_block
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import linear, uses_cpu_gradients
 
@@ -138,3 +139,14 @@ def test_attention_map(biased):
     np.testing.assert_allclose(attention.probabilities(x).numpy(), weights.numpy(), atol=1e-6)
     plain = attention.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).flatten(2))
     assert_equal(attention(x), plain, [x, *attention.parameters()])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_queries_keys_and_values_are_parts_of_what_is_kept(dtype):
+    """`Tensor._slice` is Paddle's own name, and private: a copy, or another part, would show here."""
+    stack = paddle.randn([3, 2, 4, 5, 6]).astype(dtype)
+    parts = cpu_block._unstack([stack])
+    for at, part in enumerate(parts):
+        assert part.data_ptr() == parts[0].data_ptr() + at * 2 * 4 * 5 * 6 * part.element_size()
+        np.testing.assert_array_equal(part.astype("float32").numpy(), stack.astype("float32").numpy()[at])
+    assert parts[0].data_ptr() == stack.data_ptr()

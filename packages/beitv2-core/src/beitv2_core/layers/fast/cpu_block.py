@@ -274,8 +274,12 @@ def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, scale: float, bias: pa
 
 
 def _unstack(stacks: list[paddle.Tensor]) -> list[paddle.Tensor]:
-    """q, k and v.  What is kept is the stack: few large tensors leave the allocator fewer useless holes."""
-    return [part for stack in stacks for part in paddle.unbind(stack, axis=0)]
+    """q, k and v, parts of the stacks' own memory.
+
+    What is kept is the stack: few large tensors leave the allocator fewer useless holes.  `unbind` would copy, and
+    Paddle has no public way to a part that does not.
+    """
+    return [stack._slice(at, at + 1).squeeze(0) for stack in stacks for at in range(stack.shape[0])]
 
 
 def _add_rows(target_RD: paddle.Tensor, rows_R: paddle.Tensor, values: paddle.Tensor) -> paddle.Tensor:
