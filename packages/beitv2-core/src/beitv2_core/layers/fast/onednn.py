@@ -321,7 +321,7 @@ def _binary(operation: int, sizes: tuple[int, int], other: tuple[int, int]) -> _
 def as_bfloat16(x: paddle.Tensor) -> paddle.Tensor:
     """x rounded to the nearest bfloat16 numbers, ties to even."""
     convert = _conversion(x.size)
-    if not convert.is_fast:
+    if not convert.is_fast and not paddle.__version__.startswith("2."):  # whose own conversion cuts off
         return x.astype("bfloat16")
     y = paddle.empty(x.shape, dtype="bfloat16")
     convert(x, y)

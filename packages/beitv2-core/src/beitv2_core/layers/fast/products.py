@@ -74,9 +74,7 @@ def rounding() -> bool:
 
 def why_no_bfloat16() -> str | None:
     """A sentence on why bfloat16 products cannot be computed fast here; None where they can."""
-    if _emulated():
-        return None
-    if not has_bfloat16():
+    if not has_bfloat16() and not _emulated():
         known = ", ".join(sorted(flag for flag in cpu_flags() if flag.startswith(("avx2", "avx512f")))) or "none known"
         return ("this processor does not multiply bfloat16 numbers (it needs avx512_bf16 or amx_bf16; of its vector "
                 f"units: {known}).")
@@ -93,7 +91,7 @@ def operand(x: paddle.Tensor, bfloat16: bool) -> paddle.Tensor:
     """x as products in bfloat16 take it, or x itself; what several products take is rounded once."""
     if not bfloat16 or x.dtype == paddle.bfloat16:
         return x
-    return x.astype("bfloat16") if _emulated() else onednn.as_bfloat16(x)
+    return onednn.as_bfloat16(x)
 
 
 def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: bool = False,
