@@ -214,6 +214,22 @@ def test_the_onnx_file_has_opset_17_names_and_a_free_batch(tmp_path):
 
 
 @needs_onnx
+@pytest.mark.parametrize("make", [lambda: exportable_tokenizer(tokenizer()), lambda: exportable_features(student())])
+def test_the_onnx_file_holds_only_what_an_output_depends_on_and_loads_without_a_warning(tmp_path, capfd, make):
+    import onnx
+    import onnxruntime
+
+    export_model(make(), tmp_path / "model", form="onnx")
+    graph = onnx.load(tmp_path / "model/graph.onnx").graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert {constant.name for constant in graph.initializer} <= read
+    assert not [node.name for node in graph.node if not read & set(node.output)]
+    capfd.readouterr()
+    onnxruntime.InferenceSession(str(tmp_path / "model/graph.onnx"), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+
+
+@needs_onnx
 def test_exporting_starts_no_process_and_installs_nothing(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError(f"a process was started: {arguments}")
