@@ -40,10 +40,12 @@ ALLOWED: dict[str, set[str]] = {
                  "models", "pixels", "planning", "teachers", "viz", "weights"},
     "conversion": {"assembly", "errors", "weights"},
     "evaluation": {"assembly", "config", "data", "engine", "errors", "exported_model", "files", "pixels", "viz"},
-    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files"},
+    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
+               "runtime"},
+    "bench": {"engine", "errors", "export", "exported_model", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
-    "commands": {"assembly", "config", "conversion", "data", "errors", "evaluation", "export", "exported_model",
-                 "files", "pixels", "planning", "runners", "runtime", "serve", "viz", "weights"},
+    "commands": {"assembly", "bench", "config", "conversion", "data", "errors", "evaluation", "export",
+                 "exported_model", "files", "pixels", "planning", "runners", "runtime", "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import

@@ -20,16 +20,31 @@ from .data.sources.image_file import Reading
 from .data.views.transforms import normalise
 from .errors import BEiTError, ConfigError, ExportError, ShapeError
 from .files.hashing import sha256_of
-from .runners import Precision, choose
+from .runners import choose
 from .runtime import physical_cores
 
 DESCRIPTION = "model.json"
 GRAPH = "graph"
 #: the file that holds the graph itself, by format; Paddle 3 writes .json, Paddle 2.6 .pdmodel
 GRAPH_FILES = {"paddle": (f"{GRAPH}.json", f"{GRAPH}.pdmodel"), "onnx": (f"{GRAPH}.onnx",)}
-#: the same model with eight-bit products, beside the graph in float32
-INT8_FILE = f"{GRAPH}_int8.onnx"
+#: the same model with eight-bit products, beside the graph in float32, in OpenVINO's form: graph and weights
+INT8_FILES = (f"{GRAPH}_int8.xml", f"{GRAPH}_int8.bin")
 Run = Callable[[np.ndarray], "list[np.ndarray]"]
+
+
+class Int8(BaseModel):
+    """The eight-bit graph of an export, measured when it was made.
+
+    calibrated_on, measured_on: numbers of images, none in both.  agreement: with the graph in float32, as
+    `export.agreement` gives it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calibrated_on: int
+    measured_on: int
+    agreement: dict[str, float]
+    versions: dict[str, str]
 
 
 class Description(BaseModel):
@@ -62,6 +77,11 @@ class Description(BaseModel):
     versions: dict[str, str] = {}
     files: dict[str, str] = {}
     differences: dict[str, dict[int, dict[str, float]]] = {}
+    int8: Optional[Int8] = None
+
+    def as_json(self) -> str:
+        """The text of `model.json`; without eight-bit products it is one that version 0.2 reads too."""
+        return self.model_dump_json(indent=1, exclude={"int8"} if self.int8 is None else None) + "\n"
 
 
 class Exported:
@@ -73,7 +93,7 @@ class Exported:
     training = False
 
     def __init__(self, folder: Path, description: Description, run: Run, *, runtime: str = "",
-                 precision: Precision = "f32"):
+                 precision: str = "f32"):
         self.folder, self.description, self._run = folder, description, run
         self.runtime, self.precision = runtime, precision
 
@@ -129,7 +149,7 @@ class Exported:
     def fingerprint(self) -> str:
         """SHA-256 over graph and weights of this precision: equal for copies of one export."""
         parts = (f"{name} {digest}\n" for name, digest in sorted(self.description.files.items())
-                 if (name == INT8_FILE) == (self.precision == "int8"))
+                 if (name in INT8_FILES) == (self.precision == "int8"))
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _check(self, images: np.ndarray) -> None:
@@ -154,12 +174,13 @@ def is_exported(folder: str | Path) -> bool:
 
 
 def load_exported(folder: str | Path, *, kind: str | None = None, device: str = "cpu", threads: int | None = None,
-                  runtime: str | None = None, precision: Precision = "f32") -> Exported:
+                  runtime: str | None = None, precision: str = "f32") -> Exported:
     """An exported model, ready to run.
 
     kind: what it must be.  device: "cpu" or "gpu" (the first one).  threads: on the CPU, default all cores.
-    runtime: "onnxruntime" (the default) or "openvino" of an ONNX folder, "paddle.inference" of a Paddle one.
-    precision: "f32"; "bf16" by OpenVINO on processors that have it; "int8" where `beitv2 export` wrote that graph.
+    runtime: "onnxruntime" or "openvino" of an ONNX folder, "paddle.inference" of a Paddle one; None: the first of them
+    that computes in `precision`.  precision: "f32"; "bf16" by OpenVINO on processors that have it; "int8" by OpenVINO
+    where `beitv2 export` wrote that graph.
     Raises ExportError for a folder that is no exported model, is damaged (every file has its SHA-256) or of another
     kind, MissingDependencyError where the runtime is not installed, ConfigError for a device, a runtime or a precision
     that is not there.
@@ -171,15 +192,15 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
     if device not in ("cpu", "gpu"):
         raise ConfigError(f"device is {device!r}; expected 'cpu' or 'gpu'.")
     chosen = choose(description.format, runtime, precision, where=folder)
-    if precision == "int8" and INT8_FILE not in description.files:
-        raise ConfigError(f"{folder}: --precision int8: this export has no {INT8_FILE}. Export again with --quantize "
-                          "int8 --calibrate FOLDER.")
+    if precision == "int8" and description.int8 is None:
+        raise ConfigError(f"{folder}: --precision int8: this export has no {INT8_FILES[0]}. Export again with "
+                          "--quantize int8 --calibrate FOLDER.")
     for name, digest in description.files.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != digest:
             raise ExportError(f"{path}: {'not the file that was exported' if path.is_file() else 'missing'}; its "
                               f"SHA-256 must be {digest}. Copy the whole folder again, or export again.")
-    graph = folder / INT8_FILE if precision == "int8" else graph_file(folder, description.format)
+    graph = folder / INT8_FILES[0] if precision == "int8" else graph_file(folder, description.format)
     if graph.name not in description.files:
         raise ExportError(f"{folder / DESCRIPTION}: does not list {graph.name} with its SHA-256. Export again.")
     try:

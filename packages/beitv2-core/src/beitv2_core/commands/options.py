@@ -35,10 +35,15 @@ WORKERS = typer.Option(
     None, "--num-workers", min=0, help="processes that decode images, 0: this one decodes; default: one per processor "
                                        "core; does not change the result"
 )
+CALIBRATE = typer.Option(
+    None, "--calibrate", help="images, like those the model will see, that --quantize int8 takes its ranges from; as "
+                              "many others of them are what its agreement is measured on"
+)
+CALIBRATION_IMAGES = typer.Option(128, "--calibration-images", min=1, help="most images that calibrate")
 RUNTIME_HELP = ("what runs an exported model: onnxruntime (the default of ONNX folders) or openvino "
                 "(pip install 'beitv2-core[openvino]')")
-PRECISION_HELP = ("f32; bf16 on processors with bfloat16 units (exported models: with --runtime openvino); int8 of a "
-                  "model that was exported with --quantize int8")
+PRECISION_HELP = ("f32; bf16 on processors with bfloat16 units (exported models: by OpenVINO); int8 of a model that "
+                  "was exported with --quantize int8 (by OpenVINO)")
 RUNTIME = typer.Option(None, "--runtime", help=RUNTIME_HELP)
 PRECISION = typer.Option("f32", "--precision", help=PRECISION_HELP)
 

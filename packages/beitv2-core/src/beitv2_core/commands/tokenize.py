@@ -18,7 +18,8 @@ def tokenize(
     images: list[Path] = typer.Argument(..., help="images, folders of images, or lists of them (.txt, .csv)",
                                         show_default=False),
     tokenizer: str = options.TOKENIZER,
-    output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes, precision, runtime (.npz)"),
+    output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes, precision, "
+                                                            "runtime (.npz)"),
     name: Optional[str] = options.NAME,
     batch_size: int = options.BATCH,
     crop_share: float = typer.Option(1.0, min=0.1, max=1.0, help="share of the short side that the central crop keeps"),

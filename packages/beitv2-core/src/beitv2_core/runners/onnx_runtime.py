@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, MissingDependencyError
-from .runtime import Precision, Runtime
+from .runtime import Runtime
 
 
 class OnnxRuntime(Runtime):
     """ONNX graphs, on processors and CUDA."""
 
-    name, form, precisions = "onnxruntime", "onnx", ("f32", "int8")
+    name, form, precisions = "onnxruntime", "onnx", ("f32",)
 
-    def __init__(self, graph: Path, *, device: str, threads: int, precision: Precision):
+    def __init__(self, graph: Path, *, device: str, threads: int, precision: str):
         try:
             import onnxruntime
         except ImportError:

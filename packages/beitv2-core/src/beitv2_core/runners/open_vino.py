@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, MissingDependencyError
-from .runtime import Precision, Runtime
+from .runtime import Runtime
 
 
 class OpenVINO(Runtime):
-    """ONNX graphs on processors, in bfloat16 where the processor multiplies it.
+    """ONNX graphs on processors, in bfloat16 where the processor multiplies it, and their eight-bit form.
 
     The precision is always said: by itself OpenVINO computes in bfloat16 wherever it can.
     """
 
     name, form, precisions = "openvino", "onnx", ("f32", "bf16", "int8")
 
-    def __init__(self, graph: Path, *, device: str, threads: int, precision: Precision):
+    def __init__(self, graph: Path, *, device: str, threads: int, precision: str):
         try:
             import openvino
         except ImportError:

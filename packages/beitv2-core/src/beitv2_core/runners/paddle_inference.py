@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, ExportError
 from ..runtime import require_paddle
-from .runtime import Precision, Runtime
+from .runtime import Runtime
 
 
 class PaddleInference(Runtime):
@@ -17,7 +17,7 @@ class PaddleInference(Runtime):
 
     name, form, precisions = "paddle.inference", "paddle", ("f32",)
 
-    def __init__(self, graph: Path, *, device: str, threads: int, precision: Precision):
+    def __init__(self, graph: Path, *, device: str, threads: int, precision: str):
         require_paddle()
         import paddle
         from paddle import inference
