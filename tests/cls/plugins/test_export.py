@@ -91,11 +91,16 @@ def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, image
 @pytest.mark.parametrize("form", FORMS)
 def test_an_exported_classifier_is_measured_and_served_as_the_run_is(classifier, tmp_path, form):
     run("export", classifier, "--format", form, "-o", tmp_path / "model")
-    first = [run("evaluate", source, "--data", "digit_scenes", "-o", tmp_path / name).splitlines()[0]
+    scenes = DigitScenes("test", size=40, image_size=48)
+    for index in range(40):
+        sample = scenes.load(index)
+        (tmp_path / f"data/{sample.label}").mkdir(parents=True, exist_ok=True)
+        sample.image.save(tmp_path / f"data/{sample.label}/{index}.png")
+    first = [run("evaluate", source, "--data", tmp_path / "data", "-o", tmp_path / name).splitlines()[0]
              for name, source in (("live", classifier), ("exported", tmp_path / "model"))]
     assert first[0].split("loss")[0] == first[1].split("loss")[0]  # top-1 and top-5
     assert (tmp_path / "live/per_class.csv").read_text() == (tmp_path / "exported/per_class.csv").read_text()
-    image = DigitScenes("test", size=1, image_size=48).load(0).image
+    image = scenes.load(0).image
     shown = [build_views(str(source), None, None, None, 0)[0].show(image).classes
              for source in (classifier, tmp_path / "model")]
     assert [one.name for one in shown[0]] == [one.name for one in shown[1]]

@@ -14,7 +14,6 @@ from PIL import Image
 from seg_runs import segment, train
 
 from beitv2_core.commands.serve import build_views
-from beitv2_core.errors import ConfigError
 from beitv2_core.export import export_model
 from beitv2_core.exported_model import load_exported
 from beitv2_seg.model.backbone import BEiTv2
@@ -151,10 +150,10 @@ def test_an_exported_model_needs_the_settings_of_the_images_it_is_measured_on(tr
         segment("evaluate", "--model_path", source, "--config", config, "--save_dir", folder / name)
     live, exported = ((folder / name / "per_class_iou.csv").read_text() for name in ("live", "exported"))
     assert exported == live
-    with pytest.raises(ConfigError, match="names no images to measure on. Add --config"):
-        segment("evaluate", "--model_path", folder / "measured")
-    with pytest.raises(ConfigError, match="--runtime openvino: .*run is no exported model"):
-        segment("evaluate", "--model_path", folder / "run", "--runtime", "openvino")
+    assert "names no images to measure on. Add --config" in segment("evaluate", "--model_path", folder / "measured",
+                                                                    code=2)
+    said = segment("evaluate", "--model_path", folder / "run", "--runtime", "openvino", code=2)
+    assert "--runtime openvino: " in said and "run is no exported model" in said
 
 
 def test_export_refuses_another_window_and_ops_that_windows_cannot_be_averaged_by(trained):

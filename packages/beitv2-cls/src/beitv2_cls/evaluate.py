@@ -48,8 +48,9 @@ def shard(count: int) -> list[int]:
 @paddle.no_grad()
 def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0.875, batch_size: int = 64,
              subset: Sequence[int] | None = None, num_workers: int = 0) -> Accuracy:
-    """Measure a classifier, live or exported; `subset` lists the classes that may be predicted (ImageNet-A, ImageNet-R).
+    """Measure a classifier, live or exported.
 
+    subset: the classes that may be predicted (ImageNet-A, ImageNet-R).
     num_workers: processes that decode images; the result is the same to the bit for any number.
     Raises DataError for a label the model has no class for, and for an empty data set.
     Source: official engine_for_finetuning.py, evaluate; each image counts once however many processes there are.

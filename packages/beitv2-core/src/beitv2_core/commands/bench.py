@@ -20,8 +20,8 @@ from . import options
 
 
 def bench(
-    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or file of weights (it is exported for this), or "
-                                        "an exported folder", show_default=False),
+    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or file of weights (exported for this), or an "
+                                        "exported folder", show_default=False),
     images: Optional[Path] = typer.Option(None, help="images, a folder of them or a list, for the agreement; default: "
                                                      "drawn ones"),
     count: int = typer.Option(32, "--count", "-n", min=1, help="images the agreement is measured on"),
