@@ -34,17 +34,20 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
-    "exported_model": {"data", "errors", "files", "runtime"},  # runs where no Paddle is
+    "runners": {"errors", "runtime"},
+    "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
                  "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
     "conversion": {"assembly", "errors", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "pixels",
                    "viz"},
-    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files"},
+    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
+               "runtime"},
+    "bench": {"engine", "errors", "export", "exported_model", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
-    "commands": {"assembly", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
-                 "exported_model", "files", "pixels", "planning", "runtime", "serve", "viz", "weights"},
+    "commands": {"assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
+                 "exported_model", "files", "pixels", "planning", "runners", "runtime", "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import

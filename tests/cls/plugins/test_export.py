@@ -17,6 +17,7 @@ from cls_runs import run
 from beitv2_cls.assembly import load_classifier
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_cls.predict import predict
+from beitv2_core.commands.serve import build_views
 from beitv2_core.data import DigitScenes
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.errors import ConfigError
@@ -85,6 +86,25 @@ def test_an_exported_classifier_predicts_what_the_run_predicts(classifier, image
     known = load_exported(tmp_path / "model").description
     assert known.classes == tuple(load_classifier(str(classifier))[2]) and known.crop_share == 0.9
     assert (known.kind, known.format, known.image_size) == ("classifier", form, (32, 32))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_classifier_is_measured_and_served_as_the_run_is(classifier, tmp_path, form):
+    run("export", classifier, "--format", form, "-o", tmp_path / "model")
+    scenes = DigitScenes("test", size=40, image_size=48)
+    for index in range(40):
+        sample = scenes.load(index)
+        (tmp_path / f"data/{sample.label}").mkdir(parents=True, exist_ok=True)
+        sample.image.save(tmp_path / f"data/{sample.label}/{index}.png")
+    first = [run("evaluate", source, "--data", tmp_path / "data", "-o", tmp_path / name).splitlines()[0]
+             for name, source in (("live", classifier), ("exported", tmp_path / "model"))]
+    assert first[0].split("loss")[0] == first[1].split("loss")[0]  # top-1 and top-5
+    assert (tmp_path / "live/per_class.csv").read_text() == (tmp_path / "exported/per_class.csv").read_text()
+    image = scenes.load(0).image
+    shown = [build_views(str(source), None, None, None, 0)[0].show(image).classes
+             for source in (classifier, tmp_path / "model")]
+    assert [one.name for one in shown[0]] == [one.name for one in shown[1]]
+    assert [one.probability for one in shown[0]] == pytest.approx([one.probability for one in shown[1]], abs=1e-5)
 
 
 @needs_onnx

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 
@@ -83,6 +84,25 @@ def test_codes_of_another_maker_are_refused_with_what_differs(tmp_path):
     (tmp_path / IDENTITY).write_text("{")
     with pytest.raises(ConfigError, match="identity.json cannot be read"):
         cache(tmp_path, views=2)
+
+
+def test_codes_of_another_precision_or_runtime_are_refused(tmp_path):
+    cache(tmp_path, precision="f32", runtime="paddle").write(np.array([3]), some([3]))
+    with pytest.raises(ConfigError, match=r"made otherwise \(precision: 'f32' -> 'bf16'\)"):
+        cache(tmp_path, precision="bf16", runtime="paddle")
+    with pytest.raises(ConfigError, match=r"made otherwise \(runtime: 'paddle' -> 'openvino'\)"):
+        cache(tmp_path, precision="f32", runtime="openvino")
+
+
+@pytest.mark.parametrize(("amp", "precision"), [("off", "f32"), ("bf16", "bf16")])
+def test_codes_of_version_0_2_go_on_in_the_precision_they_were_made_in(tmp_path, amp, precision):
+    cache(tmp_path, precision=precision, runtime="paddle").write(np.array([3]), some([3]))
+    known = json.loads((tmp_path / IDENTITY).read_text())
+    del known["precision"], known["runtime"]
+    (tmp_path / IDENTITY).write_text(json.dumps({**known, "amp": amp}))
+    assert cache(tmp_path, precision=precision, runtime="paddle").read(np.array([3]))[1].all()
+    with pytest.raises(ConfigError, match=f"precision: '{precision}' -> 'fp16'"):
+        cache(tmp_path, precision="fp16", runtime="paddle")
 
 
 def test_a_full_disk_is_an_error_that_says_how_much_is_needed(tmp_path, monkeypatch):

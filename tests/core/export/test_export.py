@@ -76,7 +76,10 @@ def test_an_exported_tokenizer_gives_the_codes_of_the_run_at_any_batch_size(toke
         live, exported = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("live", "exported"))
         assert live.keys() == exported.keys()
         for key, value in live.items():
-            np.testing.assert_array_equal(exported[key], value)
+            if key != "runtime":
+                np.testing.assert_array_equal(exported[key], value)
+        assert live["precision"] == "f32" and live["runtime"] == "paddle"
+        assert exported["runtime"] == {"paddle": "paddle.inference", "onnx": "onnxruntime"}[form]
     assert left_over(tmp_path) == ["exported.npz", "live.npz", "model"]
 
 
@@ -211,6 +214,22 @@ def test_the_onnx_file_has_opset_17_names_and_a_free_batch(tmp_path):
     ends = {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in (*model.graph.input, *model.graph.output)}
     assert ends == {"images": ["batch", 3, 32, 24], "codes": ["batch", 12], "gaps": ["batch"]}
+
+
+@needs_onnx
+@pytest.mark.parametrize("make", [lambda: exportable_tokenizer(tokenizer()), lambda: exportable_features(student())])
+def test_the_onnx_file_holds_only_what_an_output_depends_on_and_loads_without_a_warning(tmp_path, capfd, make):
+    import onnx
+    import onnxruntime
+
+    export_model(make(), tmp_path / "model", form="onnx")
+    graph = onnx.load(tmp_path / "model/graph.onnx").graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert {constant.name for constant in graph.initializer} <= read
+    assert not [node.name for node in graph.node if not read & set(node.output)]
+    capfd.readouterr()
+    onnxruntime.InferenceSession(str(tmp_path / "model/graph.onnx"), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
 
 
 @needs_onnx

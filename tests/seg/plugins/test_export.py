@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from seg_runs import segment, train
 
+from beitv2_core.commands.serve import build_views
 from beitv2_core.export import export_model
 from beitv2_core.exported_model import load_exported
 from beitv2_seg.model.backbone import BEiTv2
@@ -136,6 +137,23 @@ def test_an_exported_run_predicts_what_the_run_predicts(trained, form):
     assert "largest difference" in output
     np.testing.assert_array_equal(predicted(folder / form, folder), expected)
     assert (folder / f"found_{form}" / "legend.png").is_file()
+    image = Image.open(folder / "image.png").convert("RGB")
+    live, exported = (build_views(str(folder / name), None, None, None, 0)[0].show(image) for name in ("run", form))
+    assert [(one.name, one.share) for one in exported.classes] == [(one.name, one.share) for one in live.classes]
+
+
+def test_an_exported_model_needs_the_settings_of_the_images_it_is_measured_on(trained):
+    folder, _ = trained
+    segment("export", "--model_path", folder / "run", "--save_dir", folder / "measured", "--format", "paddle")
+    config = folder / "run/config.yml"
+    for name, source in (("live", folder / "run"), ("exported", folder / "measured")):
+        segment("evaluate", "--model_path", source, "--config", config, "--save_dir", folder / name)
+    live, exported = ((folder / name / "per_class_iou.csv").read_text() for name in ("live", "exported"))
+    assert exported == live
+    assert "names no images to measure on. Add --config" in segment("evaluate", "--model_path", folder / "measured",
+                                                                    code=2)
+    said = segment("evaluate", "--model_path", folder / "run", "--runtime", "openvino", code=2)
+    assert "--runtime openvino: " in said and "run is no exported model" in said
 
 
 def test_export_refuses_another_window_and_ops_that_windows_cannot_be_averaged_by(trained):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -143,6 +144,8 @@ def predict(
     batch_size: int = options.BATCH,
     num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
+    runtime: Optional[str] = options.RUNTIME,
+    precision: str = options.PRECISION,
 ) -> None:
     """Print the likeliest classes of images with their probabilities."""
     from beitv2_cls.classes import printable
@@ -151,10 +154,13 @@ def predict(
     from beitv2_core.evaluation.codes import list_images
 
     paths = list_images([str(path) for path in images])
+    computing: Any = contextlib.nullcontext()
     if is_exported(run):
-        predictions = predict_exported(load_exported(run, kind="classifier"), paths, top=top, batch_size=batch_size,
+        exported = load_exported(run, kind="classifier", runtime=runtime, precision=precision)
+        predictions = predict_exported(exported, paths, top=top, batch_size=batch_size,
                                        num_workers=options.workers(num_workers), max_pixels=max_pixels)
     else:
+        computing = options.live_model(run, runtime=runtime, precision=precision)
         from beitv2_cls.assembly import crop_share_of, load_classifier
         from beitv2_core.assembly.held_out import reading_of_run
 
@@ -163,20 +169,21 @@ def predict(
                                 crop_share=crop_share_of(model, config), batch_size=batch_size,
                                 reading=reading_of_run(run, max_pixels=max_pixels),
                                 num_workers=options.workers(num_workers))
-    for path, found in predictions:
-        if as_json:
-            line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
-                                              for name, share in found]}
-            typer.echo(utf8_json(line))
-        else:
-            typer.echo(shown(path))
-            for name, share in found:
-                typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
+    with computing:
+        for path, found in predictions:
+            if as_json:
+                line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
+                                                  for name, share in found]}
+                typer.echo(utf8_json(line))
+            else:
+                typer.echo(shown(path))
+                for name, share in found:
+                    typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
 
 
 def evaluate(
-    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, or a file of weights",
-                              show_default=False),
+    run: str = typer.Argument(..., help="run folder of `beitv2 finetune`, one of its checkpoints, a file of weights, "
+                                        "or an exported classifier", show_default=False),
     data: Optional[str] = typer.Option(None, help="folder of class folders, tar files, or digit_scenes; default: the "
                                                   "validation images of the run"),
     list_file: Optional[Path] = typer.Option(None, help="text file with `path label` lines, below --data; labels are "
@@ -187,6 +194,8 @@ def evaluate(
     num_workers: Optional[int] = options.WORKERS,
     max_pixels: Optional[int] = options.MAX_PIXELS,
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for CSV and JSON; default: the run's"),
+    runtime: Optional[str] = options.RUNTIME,
+    precision: str = options.PRECISION,
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of each class (CSV), confusion matrix (PNG)."""
     from beitv2_cls.assembly import crop_share_of, load_classifier
@@ -196,12 +205,24 @@ def evaluate(
     from beitv2_core.engine import distributed
 
     distributed.init()
-    model, config, classes = load_classifier(run)
-    images = _images(run, model, config, data, list_file, classes)
+    computing: Any = contextlib.nullcontext()
+    model: Any
+    if is_exported(run):
+        model = load_exported(run, kind="classifier", runtime=runtime, precision=precision)
+        config, classes, crop_share = None, list(model.description.classes), model.description.crop_share
+        images = _images(run, model, config, data, list_file, classes)
+        if hasattr(images, "reading"):
+            images.reading = images.reading._replace(upright=model.reading.upright)
+    else:
+        computing = options.live_model(run, runtime=runtime, precision=precision)
+        model, config, classes = load_classifier(run)
+        crop_share = crop_share_of(model, config)
+        images = _images(run, model, config, data, list_file, classes)
     allow_pixels((images,), max_pixels)
     chosen = _subset(subset, classes)
-    found = measure(model, images, model.image_size, crop_share=crop_share_of(model, config), batch_size=batch_size,
-                    subset=chosen, num_workers=options.workers(num_workers))
+    with computing:
+        found = measure(model, images, model.image_size, crop_share=crop_share, batch_size=batch_size, subset=chosen,
+                        num_workers=options.workers(num_workers))
     if not distributed.is_main():
         return
     folder = output or run_folder_of(run)

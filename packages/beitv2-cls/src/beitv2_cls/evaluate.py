@@ -17,8 +17,8 @@ import paddle
 import paddle.nn.functional as F
 
 from beitv2_cls.classes import printable
+from beitv2_cls.predict import logits
 from beitv2_core.data import eval_batches
-from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed
 from beitv2_core.errors import DataError
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
@@ -49,8 +49,9 @@ def shard(count: int) -> list[int]:
 @paddle.no_grad()
 def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0.875, batch_size: int = 64,
              subset: Sequence[int] | None = None, num_workers: int = 0) -> Accuracy:
-    """Measure a classifier; `subset` lists the classes that may be predicted (ImageNet-A, ImageNet-R).
+    """Measure a classifier, live or exported.
 
+    subset: the classes that may be predicted (ImageNet-A, ImageNet-R).
     num_workers: processes that decode images; the result is the same to the bit for any number.
     Raises DataError for a label the model has no class for, and for an empty data set.
     Source: official engine_for_finetuning.py, evaluate; each image counts once however many processes there are.
@@ -66,9 +67,8 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(f"evaluation: an image has label {int(labels.max())}, the model has {classes} classes "
                             f"(0 .. {classes - 1}). Use the data the model was trained for, or class folders.")
-        logits_BC = model(paddle.to_tensor(normalise(images))).astype("float32")
-        loss = F.cross_entropy(logits_BC, paddle.to_tensor(labels), reduction="sum")
-        scores = logits_BC.numpy()
+        scores = logits(model, images)
+        loss = F.cross_entropy(paddle.to_tensor(scores), paddle.to_tensor(labels), reduction="sum")
         if allowed is not None:
             masked = np.full_like(scores, -np.inf)
             masked[:, allowed] = scores[:, allowed]

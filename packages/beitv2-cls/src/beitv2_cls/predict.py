@@ -42,7 +42,7 @@ def predict(model: Any, paths: Sequence[str], image_size: Any, names: Sequence[s
 
 def likeliest(model: Any, images: np.ndarray, names: Sequence[str], *, top: int = 5) -> list[list[tuple[str, float]]]:
     """The `top` likeliest classes, (name, probability), of every image of float32 (B, 3, H, W) in [0, 1]."""
-    shares_BC = softmax(_logits(model, images), axis=-1)
+    shares_BC = softmax(logits(model, images), axis=-1)
     order = np.argsort(-shares_BC, axis=1, kind="stable")[:, :top]
     return [[(names[i], float(shares[i])) for i in best] for shares, best in zip(shares_BC, order)]
 
@@ -56,7 +56,7 @@ def predict_exported(model: Exported, paths: Sequence[str], *, top: int = 5, bat
                    batch_size=batch_size, reading=reading, num_workers=num_workers)
 
 
-def _logits(model: Any, images: np.ndarray) -> np.ndarray:
+def logits(model: Any, images: np.ndarray) -> np.ndarray:
     """Logits (B, C) float32 of images (B, 3, H, W) in [0, 1]."""
     if isinstance(model, Exported):
         return model.run(images)["logits"]

@@ -20,15 +20,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from . import __version__
 from .data.sources.image_file import Reading
 from .data.views.transforms import normalise
-from .errors import BEiTError, ConfigError, ExportError, MissingDependencyError, ShapeError
+from .errors import BEiTError, ConfigError, ExportError, ShapeError
 from .files.hashing import sha256_of
-from .runtime import physical_cores, require_paddle
+from .runners import choose
+from .runtime import physical_cores
 
 DESCRIPTION = "model.json"
 GRAPH = "graph"
 #: the file that holds the graph itself, by format; Paddle 3 writes .json, Paddle 2.6 .pdmodel
 GRAPH_FILES = {"paddle": (f"{GRAPH}.json", f"{GRAPH}.pdmodel"), "onnx": (f"{GRAPH}.onnx",)}
+#: the same model with eight-bit products, beside the graph in float32, in OpenVINO's form: graph and weights
+INT8_FILES = (f"{GRAPH}_int8.xml", f"{GRAPH}_int8.bin")
 Run = Callable[[np.ndarray], "list[np.ndarray]"]
+
+
+class Int8(BaseModel):
+    """The eight-bit graph of an export, measured when it was made.
+
+    calibrated_on, measured_on: numbers of images, none in both.  agreement: with the graph in float32, as
+    `export.agreement` gives it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calibrated_on: int
+    measured_on: int
+    agreement: dict[str, float]
+    versions: dict[str, str]
 
 
 class Description(BaseModel):
@@ -62,13 +80,28 @@ class Description(BaseModel):
     versions: dict[str, str] = {}
     files: dict[str, str] = {}
     differences: dict[str, dict[int, dict[str, float]]] = {}
+    int8: Optional[Int8] = None
+
+    def as_json(self) -> str:
+        """The text of `model.json`; without eight-bit products it is one that version 0.2 reads too."""
+        return self.model_dump_json(indent=1, exclude={"int8"} if self.int8 is None else None) + "\n"
 
 
 class Exported:
-    """A model that runs without its code.  One `Exported` serves one thread at a time."""
+    """A model that runs without its code, always in eval mode.  One `Exported` serves one thread at a time.
 
-    def __init__(self, folder: Path, description: Description, run: Run):
+    runtime, precision: what computes it, and in which numbers.
+    """
+
+    training = False
+
+    def __init__(self, folder: Path, description: Description, run: Run, *, runtime: str = "",
+                 precision: str = "f32"):
         self.folder, self.description, self._run = folder, description, run
+        self.runtime, self.precision = runtime, precision
+
+    def eval(self) -> None:
+        """Nothing: as the live models, which measurements put into eval mode."""
 
     @property
     def kind(self) -> str:
@@ -89,6 +122,11 @@ class Exported:
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of one image."""
         return self._known("grid")
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a classifier or segmenter."""
+        return len(self._known("classes"))
 
     @property
     def num_codes(self) -> int:
@@ -112,8 +150,9 @@ class Exported:
         return dict(zip(self.description.outputs, self._run(np.ascontiguousarray(images))))
 
     def fingerprint(self) -> str:
-        """SHA-256 over graph and weights: equal for copies of one export."""
-        parts = (f"{name} {digest}\n" for name, digest in sorted(self.description.files.items()))
+        """SHA-256 over graph and weights of this precision: equal for copies of one export."""
+        parts = (f"{name} {digest}\n" for name, digest in sorted(self.description.files.items())
+                 if (name in INT8_FILES) == (self.precision == "int8"))
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
     def _check(self, images: np.ndarray) -> None:
@@ -126,7 +165,8 @@ class Exported:
     def _known(self, name: str) -> Any:
         value = getattr(self.description, name)
         if value is None:
-            raise ConfigError(f"{self.folder}: a {self.kind} has no {name}. Give an exported tokenizer.")
+            wanted = "classifier or segmenter" if name == "classes" else "tokenizer"
+            raise ConfigError(f"{self.folder}: a {self.kind} has no {name}. Give an exported {wanted}.")
         return value
 
 
@@ -136,13 +176,17 @@ def is_exported(folder: str | Path) -> bool:
     return (Path(folder) / DESCRIPTION).is_file() and any((Path(folder) / name).is_file() for name in names)
 
 
-def load_exported(folder: str | Path, *, kind: str | None = None, device: str = "cpu",
-                  threads: int | None = None) -> Exported:
-    """An exported model, ready to run by paddle.inference or onnxruntime, as its files ask for.
+def load_exported(folder: str | Path, *, kind: str | None = None, device: str = "cpu", threads: int | None = None,
+                  runtime: str | None = None, precision: str = "f32") -> Exported:
+    """An exported model, ready to run.
 
     kind: what it must be.  device: "cpu" or "gpu" (the first one).  threads: on the CPU, default all cores.
+    runtime: "onnxruntime" or "openvino" of an ONNX folder, "paddle.inference" of a Paddle one; None: the first of them
+    that computes in `precision`.  precision: "f32"; "bf16" by OpenVINO on processors that have it; "int8" by OpenVINO
+    where `beitv2 export` wrote that graph.
     Raises ExportError for a folder that is no exported model, is damaged (every file has its SHA-256) or of another
-    kind, MissingDependencyError where the runner is not installed, ConfigError for a device that is not there.
+    kind, MissingDependencyError where the runtime is not installed, ConfigError for a device, a runtime or a precision
+    that is not there.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -150,24 +194,28 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
         raise ExportError(f"{folder}: this is an exported {description.kind}; a {kind} was expected.")
     if device not in ("cpu", "gpu"):
         raise ConfigError(f"device is {device!r}; expected 'cpu' or 'gpu'.")
+    chosen = choose(description.format, runtime, precision, where=folder)
+    if precision == "int8" and description.int8 is None:
+        raise ConfigError(f"{folder}: --precision int8: this export has no {INT8_FILES[0]}. Export again with "
+                          "--quantize int8 --calibrate FOLDER.")
     for name, digest in description.files.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != digest:
             raise ExportError(f"{path}: {'not the file that was exported' if path.is_file() else 'missing'}; its "
                               f"SHA-256 must be {digest}. Copy the whole folder again, or export again.")
-    runner = _paddle_runner if description.format == "paddle" else _onnx_runner
-    graph = graph_file(folder, description.format)
+    graph = folder / INT8_FILES[0] if precision == "int8" else graph_file(folder, description.format)
     if graph.name not in description.files:
         raise ExportError(f"{folder / DESCRIPTION}: does not list {graph.name} with its SHA-256. Export again.")
     try:
-        return Exported(folder, description, runner(graph, device, threads or physical_cores()))
+        run = chosen(graph, device=device, threads=threads or physical_cores(), precision=precision)
     except (BEiTError, ModuleNotFoundError):
         raise
-    except Exception as error:  # each runner raises types of its own
+    except Exception as error:  # each runtime raises types of its own
         made_by = ", ".join(f"{name} {version}" for name, version in description.versions.items())
         reason = " ".join(str(error).split())
-        raise ExportError(f"{graph}: cannot be loaded ({reason}). It was written by {made_by}; use versions not older "
-                          "than these.") from None
+        raise ExportError(f"{graph}: cannot be loaded by {chosen.name} ({reason}). It was written by {made_by}; use "
+                          "versions not older than these.") from None
+    return Exported(folder, description, run, runtime=chosen.name, precision=precision)
 
 
 def read_description(folder: Path) -> Description:
@@ -202,52 +250,3 @@ def graph_file(folder: Path, form: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ExportError(f"{folder}: none of {', '.join(GRAPH_FILES[form])} is in this folder. Export the model again.")
-
-
-def _paddle_runner(graph: Path, device: str, threads: int) -> Run:
-    require_paddle()
-    import paddle
-    from paddle import inference
-
-    if graph.suffix == ".json" and paddle.__version__.startswith("2."):
-        raise ExportError(f"{graph}: written by Paddle 3, which Paddle {paddle.__version__} cannot read. Install "
-                          "paddlepaddle>=3, or export as ONNX.")
-    config = inference.Config(str(graph), str(graph.with_suffix(".pdiparams")))
-    config.disable_glog_info()
-    if device == "gpu":
-        if not paddle.is_compiled_with_cuda():
-            raise ConfigError("device is 'gpu', but this Paddle was built for the CPU. Install paddlepaddle-gpu.")
-        config.enable_use_gpu(256, 0)  # MB to start with; grows
-    else:
-        config.disable_mkldnn()  # Paddle 3.3 cannot run a resize through oneDNN
-        config.set_cpu_math_library_num_threads(threads)
-    predictor = inference.create_predictor(config)
-    (name,) = predictor.get_input_names()
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        predictor.get_input_handle(name).copy_from_cpu(images)
-        predictor.run()
-        return [predictor.get_output_handle(out).copy_to_cpu() for out in predictor.get_output_names()]
-
-    return run
-
-
-def _onnx_runner(graph: Path, device: str, threads: int) -> Run:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependencyError(f"{graph}: an ONNX model is run by onnxruntime, which is not installed. "
-                                     "Type: pip install onnxruntime") from None
-    provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise ConfigError("device is 'gpu', but this onnxruntime was built for the CPU. Install onnxruntime-gpu.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; below are notes about what the optimizer removes
-    session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
-    (entry,) = session.get_inputs()
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        return session.run(None, {entry.name: images})
-
-    return run

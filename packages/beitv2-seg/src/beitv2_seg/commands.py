@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,20 @@ def evaluate(context: typer.Context) -> None:
     from beitv2_core.commands.options import workers
     from beitv2_core.commands.report import run_folder_of
     from beitv2_core.engine import distributed
+    from beitv2_core.exported_model import is_exported
     from beitv2_seg.assembly import build_dataset
     from beitv2_seg.reading.evaluate import evaluate as measure
     from beitv2_seg.reading.evaluate import in_words, write_evaluation
     from beitv2_seg.reading.metrics import DEFINITION
 
     distributed.init()
-    found = _segmentor(flags)
+    exported = is_exported(flags.model_path)
+    found = _exported_segmentor(flags) if exported else _segmentor(flags)
     config, model = found.config, found.model
-    result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
-                     num_classes=config.model.num_classes, window_batch=flags.windows,
-                     num_workers=workers(flags.num_workers))
+    with contextlib.nullcontext() if exported else _computing(flags):
+        result = measure(model, build_dataset(config, "val_dataset"), config.test_config, ignored=config.ignored,
+                         num_classes=config.model.num_classes, window_batch=flags.windows,
+                         num_workers=workers(flags.num_workers))
     if not distributed.is_main():
         return
     typer.echo(f"{in_words(result)}   {result.images} images")
@@ -102,10 +106,10 @@ def predict(context: typer.Context) -> None:
 
     folder = _folder(flags, Path("output/result"))
     paths = named_images(flags.image_path, leave_out=folder)
-    model, transforms, test, classes = _reader(flags)
+    model, transforms, test, classes, computing = _reader(flags)
     colours = class_colours(len(classes), flags.custom_color)
     written = []
-    with Progress("predict", len(paths), 0, images_per_step=1) as progress:
+    with computing, Progress("predict", len(paths), 0, images_per_step=1) as progress:
         for item in predict_files(model, paths, transforms, test, folder, colours=colours, window_batch=flags.windows,
                                   max_pixels=flags.max_pixels, num_workers=workers(flags.num_workers)):
             written.append(item)
@@ -167,23 +171,57 @@ def set_device(name: str | None) -> None:
                           "--device cpu, or install paddlepaddle-gpu.") from error
 
 
-def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
-    """Model, transforms, test settings and class names of --model_path: a run, weights, or an exported model."""
-    from beitv2_core.exported_model import is_exported, load_exported
+def _reader(flags: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str], Any]:
+    """Model, transforms, test settings, class names of --model_path, and the context it computes in.
+
+    A run, weights, or an exported model.
+    """
+    from beitv2_core.exported_model import is_exported
     from beitv2_seg.config import TestConfig
     from beitv2_seg.reading.label_map import exported_transforms
 
     if is_exported(flags.model_path):  # an ONNX model needs no Paddle: nothing here may import it
-        model = load_exported(flags.model_path, kind="segmenter",
-                              device="gpu" if (flags.device or "").startswith("gpu") else "cpu")
+        model = _exported(flags)
         reading = model.description.reading or {}
         test = TestConfig(**{**reading.get("test_config", {}), **_reading_flags(flags)})
-        return model, exported_transforms(model), test, list(model.description.classes or ())
+        return (model, exported_transforms(model), test, list(model.description.classes or ()),
+                contextlib.nullcontext())
     set_device(f"{flags.device}:{flags.device_id}" if flags.device == "gpu" else flags.device)
     from beitv2_seg.assembly import image_transforms
 
     found = _segmentor(flags)
-    return found.model, image_transforms(found.config), found.config.test_config, found.classes
+    return (found.model, image_transforms(found.config), found.config.test_config, found.classes, _computing(flags))
+
+
+def _exported(flags: argparse.Namespace) -> Any:
+    """The exported segmenter of --model_path, as --device, --runtime and --precision ask for it."""
+    from beitv2_core.exported_model import load_exported
+
+    return load_exported(flags.model_path, kind="segmenter", runtime=flags.runtime, precision=flags.precision,
+                         device="gpu" if (flags.device or "").startswith("gpu") else "cpu")
+
+
+def _exported_segmentor(flags: argparse.Namespace) -> Any:
+    """An exported segmenter with the settings of --config: it knows neither images nor labels of its own."""
+    from beitv2_seg.assembly import Segmentor
+    from beitv2_seg.config import read_config_file
+
+    if not flags.config:
+        raise ConfigError(f"--model_path {flags.model_path}: an exported model names no images to measure on. Add "
+                          "--config YAML, whose val_dataset and test_config are used.")
+    changes = {f"test_config.{key}": value for key, value in _reading_flags(flags).items()}
+    config, model = read_config_file(flags.config, opts=flags.opts, flags=changes), _exported(flags)
+    if config.model.num_classes != model.num_classes:
+        raise ConfigError(f"--config {flags.config}: {config.model.num_classes} classes, the exported model has "
+                          f"{model.num_classes}. Give the settings it was trained with.")
+    return Segmentor(model=model, config=config, classes=list(model.description.classes))
+
+
+def _computing(flags: argparse.Namespace) -> Any:
+    """The block in which the live model of --model_path computes."""
+    from beitv2_core.commands.options import live_model
+
+    return live_model(flags.model_path, runtime=flags.runtime, precision=flags.precision)
 
 
 def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from PIL import Image
 
 from beitv2_cls.assembly import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
 from beitv2_cls.predict import likeliest
 from beitv2_core.assembly.held_out import reading_of_run
+from beitv2_core.exported_model import Exported
 from beitv2_core.serve.results import ClassesResult, ClassShare, image_url
 from beitv2_core.serve.views import View, model_view
 
@@ -22,9 +26,16 @@ def classifier_view(run: str) -> View:
     Raises CheckpointError for a run of another kind.
     """
     model, config, names = load_classifier(run)
-    names = list(map(printable, names))
-    crop_share = crop_share_of(model, config)
+    return _view(model, list(map(printable, names)), crop_share_of(model, config), reading_of_run(run).upright)
 
+
+def exported_view(model: Exported) -> View:
+    """The same of an exported classifier, as it was exported (entry point `beitv2.views`)."""
+    known = model.description
+    return _view(model, list(known.classes or ()), known.crop_share, model.reading.upright)
+
+
+def _view(model: Any, names: Sequence[str], crop_share: float, upright: bool) -> View:
     def show(image: Image.Image) -> ClassesResult:
         seen, images = model_view(image, model.image_size, crop_share)
         found = likeliest(model, images, names, top=TOP)[0]
@@ -32,4 +43,4 @@ def classifier_view(run: str) -> View:
                              classes=[ClassShare(name=name, probability=min(share, 1.0)) for name, share in found])
 
     return View("classes", "Classes", f"The likeliest of {len(names)} classes.", show,
-                upright=reading_of_run(run).upright)
+                upright=upright)

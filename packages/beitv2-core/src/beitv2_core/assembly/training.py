@@ -162,7 +162,8 @@ def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> Co
                           "tokenizer.cache.path and tokenizer.cache.views.")
     pixels = pair(data.token_image_size or data.image_size)
     identity = {
-        "tokenizer": fingerprint(tokenizer), "amp": config.tokenizer.amp, "grid": list(tokenizer.grid),
+        "tokenizer": fingerprint(tokenizer), "grid": list(tokenizer.grid),
+        "precision": "f32" if config.tokenizer.amp == "off" else config.tokenizer.amp, "runtime": "paddle",
         "seed": config.seed, "views": asked.views, "images": len(dataset),
         "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
         "token_image_size": list(pixels),

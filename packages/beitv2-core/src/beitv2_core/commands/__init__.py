@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .codebook import codebook
 from .convert import convert, verify
 from .export import export
@@ -21,6 +22,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, serve, export, inspect, convert,
-                     verify, models, download, config, make_shards, init_tokenizer):
+    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, serve, export, bench, inspect,
+                     convert, verify, models, download, config, make_shards, init_tokenizer):
         app.command()(function)

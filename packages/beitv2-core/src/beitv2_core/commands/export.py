@@ -8,6 +8,7 @@ from typing import Optional
 
 import typer
 
+from ..errors import ConfigError
 from ..exported_model import Description
 from . import options
 from .report import run_folder_of
@@ -22,13 +23,23 @@ def export(
                                           help="new folder; default: RUN/exported/KIND_FORMAT"),
     kind: Optional[str] = typer.Option(None, help="features: the backbone's features instead of the trained head"),
     name: Optional[str] = options.NAME,
+    quantize: Optional[str] = typer.Option(None, help="int8: add eight-bit products beside an ONNX graph"),
+    calibrate: Optional[Path] = options.CALIBRATE,
+    calibration_images: int = options.CALIBRATION_IMAGES,
 ) -> None:
     """Export a static graph or an ONNX model; nothing is written if its outputs differ from the live model's."""
-    from ..export import export_model, find_exportable
+    from ..export import Calibration, export_model, find_exportable
 
+    if quantize not in (None, "int8"):
+        raise ConfigError(f"--quantize {quantize}: expected int8.")
+    if (quantize is None) != (calibrate is None):
+        given, other = ("--calibrate", "--quantize int8") if quantize is None else ("--quantize int8", "--calibrate "
+                                                                                    "FOLDER")
+        raise ConfigError(f"{given}: needs {other} too: ranges of activations are measured on images.")
+    calibration = None if calibrate is None else Calibration(calibrate, calibration_images)
     model = find_exportable(run, kind=kind, name=name)
     folder = output or run_folder_of(run) / "exported" / f"{model.facts['kind']}_{form}"
-    description = export_model(model, folder, form=form)
+    description = export_model(model, folder, form=form, calibration=calibration)
     for line in difference_lines(description):
         typer.echo(line)
     size = sum((folder / file).stat().st_size for file in description.files)
@@ -36,11 +47,17 @@ def export(
 
 
 def difference_lines(description: Description) -> list[str]:
-    """What was measured against the live model, one line for every runner and batch size."""
+    """What was measured against the live model, one line for every runner and batch size; of int8, against float32."""
+    from ..export.agreement import in_words
+
     lines = []
     for runner, sizes in description.differences.items():
         for batch, outputs in sizes.items():
             found = ", ".join(f"{name} {value:.0f} unequal" if name == "codes" else f"{name} {value:.2g}"
                               for name, value in outputs.items())
             lines.append(f"{runner:<18}batch {batch}   largest difference: {found}")
+    if description.int8 is not None:
+        eight = description.int8
+        lines.append(f"int8, calibrated on {eight.calibrated_on} images, on {eight.measured_on} others: "
+                     f"{in_words(eight.agreement)}")
     return lines

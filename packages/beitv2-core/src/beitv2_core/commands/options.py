@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
 import typer
 
+from ..errors import ConfigError
+from ..runners import PRECISIONS, refuse_without_bfloat16
 from ..runtime import threads
 
 CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
@@ -31,6 +35,36 @@ WORKERS = typer.Option(
     None, "--num-workers", min=0, help="processes that decode images, 0: this one decodes; default: one per processor "
                                        "core; does not change the result"
 )
+CALIBRATE = typer.Option(
+    None, "--calibrate", help="images, like those the model will see, that --quantize int8 takes its ranges from; as "
+                              "many others of them are what its agreement is measured on"
+)
+CALIBRATION_IMAGES = typer.Option(128, "--calibration-images", min=1, help="most images that calibrate")
+RUNTIME_HELP = ("what runs an exported model: onnxruntime (the default of ONNX folders) or openvino "
+                "(pip install 'beitv2-core[openvino]')")
+PRECISION_HELP = ("f32; bf16 on processors with bfloat16 units (exported models: by OpenVINO); int8 of a model that "
+                  "was exported with --quantize int8 (by OpenVINO)")
+RUNTIME = typer.Option(None, "--runtime", help=RUNTIME_HELP)
+PRECISION = typer.Option("f32", "--precision", help=PRECISION_HELP)
+
+
+@contextlib.contextmanager
+def live_model(run: str | Path, *, runtime: Optional[str], precision: str) -> Iterator[None]:
+    """The block in which a live model computes as --precision asks for.
+
+    Raises ConfigError for --runtime and int8, which are of exported models, and for bf16 without bfloat16 units.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
+    if runtime is not None or precision == "int8":
+        asked = f"--runtime {runtime}" if runtime is not None else f"--precision {precision}"
+        raise ConfigError(f"{asked}: {run} is no exported model. Export it first: beitv2 export {run} --format onnx"
+                          f"{'' if precision != 'int8' else ' --quantize int8 --calibrate FOLDER'}")
+    if precision == "bf16":
+        refuse_without_bfloat16()
+        raise ConfigError(f"--precision bf16: {run} computes in float32. Export it (beitv2 export {run} --format onnx) "
+                          "and add --runtime openvino.")
+    yield
 
 
 def workers(asked: Optional[int]) -> int:

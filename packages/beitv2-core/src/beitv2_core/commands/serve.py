@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any, Optional
 import typer
 
 from ..errors import ConfigError, MissingDependencyError
+from ..exported_model import Exported, is_exported, load_exported
 from ..runtime import threads
 from . import options
 
@@ -23,7 +25,8 @@ EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are no host na
 
 
 def serve(
-    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or tokenizer weights", show_default=False),
+    run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint, tokenizer weights or exported folder",
+                              show_default=False),
     tokenizer: Optional[str] = typer.Option(
         None, "--tokenizer", "-t", help="also show this tokenizer's codes (a pretraining run knows its own)"
     ),
@@ -41,6 +44,8 @@ def serve(
     max_pixels: int = typer.Option(50_000_000, min=1, help="largest image in pixels"),
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
+    runtime: Optional[str] = options.RUNTIME,
+    precision: str = options.PRECISION,
 ) -> None:
     """Serve a page and a JSON API that show the results of a run for an image: its classes, or its codes."""
     try:
@@ -54,9 +59,12 @@ def serve(
         raise MissingDependencyError(
             f"beitv2 serve: {error.name} is not installed. Type: pip install 'beitv2-core[serve]'"
         ) from None
+    computing = contextlib.ExitStack()
+    if not is_exported(run):
+        computing.enter_context(options.live_model(run, runtime=runtime, precision=precision))
     listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
-        views = build_views(run, tokenizer, name, data, gallery)
+        views = build_views(run, tokenizer, name, data, gallery, runtime=runtime, precision=precision)
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
                          hosts=names_of_server(host, allow_host or [], LOOPBACK))
@@ -77,6 +85,7 @@ def serve(
         typer.echo("stopped.")
     finally:
         listener.close()
+        computing.close()
 
 
 def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) -> Optional[list[str]]:
@@ -92,22 +101,33 @@ def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) 
 
 
 def build_views(
-    run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int
+    run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int, *,
+    runtime: Optional[str] = None, precision: str = "f32"
 ) -> list[Any]:
-    """The views of a run and of a tokenizer, each tried once on a grey image.
+    """The views of a run or an exported model, and of a tokenizer, each tried once on a grey image.
 
+    runtime, precision: of an exported model.
     Raises ConfigError when there is nothing to show.
     """
     from PIL import Image
 
-    from ..assembly.restore import read_config
+    from ..assembly.restore import load_tokenizer, read_config
     from ..serve.views import find_view
 
-    config = read_config(run)
-    kind = config.kind
-    own = find_view(run, kind)
-    views = [] if own is None else [own]
-    model, source = _load_tokenizer(run, kind, config, tokenizer, name)
+    views: list[Any] = []
+    if is_exported(run):
+        exported = load_exported(run, runtime=runtime, precision=precision)
+        kind = exported.kind
+        own = _exported_view(exported)
+        model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
+        source: Any = tokenizer
+    else:
+        config = read_config(run)
+        kind = config.kind
+        own = find_view(run, kind)
+        model, source = _load_tokenizer(run, kind, config, tokenizer, name)
+    if own is not None:
+        views.append(own)
     if model is not None:
         views.append(_codes_view(model, source, data, gallery))
     if not views:
@@ -115,6 +135,16 @@ def build_views(
     for view in views:
         view.show(Image.new("RGB", (64, 48), "grey"))
     return views
+
+
+def _exported_view(model: Exported) -> Any:
+    """What an exported model shows; None for features."""
+    from ..serve.views import codes_view, find_view
+
+    if model.kind != "tokenizer":
+        return find_view(model, f"exported_{model.kind}", named=str(model.folder))
+    log.info("%s: an exported tokenizer gives codes, no features: there is no gallery of patches.", model.folder)
+    return codes_view(model, upright=model.reading.upright)
 
 
 def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], name: Optional[str]) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,12 +18,15 @@ def tokenize(
     images: list[Path] = typer.Argument(..., help="images, folders of images, or lists of them (.txt, .csv)",
                                         show_default=False),
     tokenizer: str = options.TOKENIZER,
-    output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes (.npz)"),
+    output: Path = typer.Option(..., "--output", "-o", help="file to write: codes, paths, num_codes, precision, "
+                                                            "runtime (.npz)"),
     name: Optional[str] = options.NAME,
     batch_size: int = options.BATCH,
     crop_share: float = typer.Option(1.0, min=0.1, max=1.0, help="share of the short side that the central crop keeps"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
+    runtime: Optional[str] = options.RUNTIME,
+    precision: str = options.PRECISION,
 ) -> None:
     """Write the codes of any number of images to a .npz file; the same command continues after an interruption."""
     if output.suffix != ".npz":
@@ -30,10 +34,13 @@ def tokenize(
     from ..evaluation.codes import encode_files, list_images
 
     paths = list_images([str(path) for path in images])
+    model: Any
     if is_exported(tokenizer):
-        model: Any = load_exported(tokenizer, kind="tokenizer")
+        computing: Any = contextlib.nullcontext()
+        model = load_exported(tokenizer, kind="tokenizer", runtime=runtime, precision=precision)
         reading = model.reading
     else:
+        computing = options.live_model(tokenizer, runtime=runtime, precision=precision)
         from ..assembly import load_tokenizer, reading_of_run
 
         model, reading = load_tokenizer(tokenizer, name=name), reading_of_run(tokenizer)
@@ -41,12 +48,13 @@ def tokenize(
         reading = reading._replace(max_pixels=max_pixels)
     output.parent.mkdir(parents=True, exist_ok=True)
     done = 0
-    for done in encode_files(
-        model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share,
-        reading=reading, num_workers=options.workers(num_workers)
-    ):
-        if len(paths) > done:
-            typer.echo(f"{done} of {len(paths)} images", err=True)
+    with computing:
+        for done in encode_files(
+            model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share,
+            reading=reading, num_workers=options.workers(num_workers), precision=precision
+        ):
+            if len(paths) > done:
+                typer.echo(f"{done} of {len(paths)} images", err=True)
     if len(paths) == 1:
         _print_grid(output)
     rows, columns = model.grid

@@ -90,7 +90,7 @@ class CodeCache:
 
     def _claim(self, identity: dict[str, Any]) -> None:
         """Write the identity, or compare with the one that is there; of several processes one writes."""
-        path, mine = self.folder / IDENTITY, json.loads(json.dumps(identity))
+        path, mine = self.folder / IDENTITY, _of_today(json.loads(json.dumps(identity)))
         if not path.exists():
             temporary = self.folder / f".{IDENTITY}.{os.getpid()}.tmp"
             temporary.write_text(json.dumps(mine, indent=1), encoding="utf-8")
@@ -103,7 +103,7 @@ class CodeCache:
             finally:
                 temporary.unlink(missing_ok=True)
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = _of_today(json.loads(path.read_text(encoding="utf-8")))
             changed = [f"{key}: {there.get(key)!r} -> {mine.get(key)!r}" for key in sorted({*there, *mine})
                        if there.get(key) != mine.get(key)]
         except (ValueError, AttributeError):
@@ -117,3 +117,9 @@ class CodeCache:
         return DataError(f"tokenizer.cache.path: {self.folder}: {error.strerror or error}. The codes of all views take "
                          f"{size:.1f} MB there. Free space, give another folder, or set tokenizer.cache=null; what was "
                          "kept so far stays valid.")
+
+
+def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity in today's words: version 0.2 named the precision by the setting, and had one runtime."""
+    amp = identity.pop("amp", "off")
+    return {"precision": "f32" if amp == "off" else amp, "runtime": "paddle", **identity}

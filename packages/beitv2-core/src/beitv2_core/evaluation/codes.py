@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +105,19 @@ def encode_files(
     crop_share: float = 1.0,
     reading: Reading = OFFICIAL,
     num_workers: int = 0,
+    precision: str = "f32",
 ) -> Iterator[int]:
     """Write the codes of all files to `output` (.npz); yields the number of images done, part by part.
 
-    The file holds codes (images, rows, columns), paths, num_codes.  fingerprint: identifies the tokenizer; parts left
-    by another tokenizer, other files or another crop are not used.  reading: how the tokenizer's run reads image files;
-    num_workers: processes that decode them.
+    The file holds codes (images, rows, columns), paths, num_codes, precision and runtime.  fingerprint: identifies the
+    tokenizer; parts left by another tokenizer, precision or runtime, other files or another crop are not used.
+    reading: how the tokenizer's run reads image files; num_workers: processes that decode them.  precision: in which
+    the tokenizer computes here (files without this entry, of version 0.2 and before: f32).
     Raises DataError for a folder of the parts' name that holds other files: it is somebody's.
     """
     parts = output.with_name(output.name + ".parts")
-    key = _key(paths, tokenizer, fingerprint, part_size, crop_share, reading)
+    made = {"precision": precision, "runtime": tokenizer.runtime if isinstance(tokenizer, Exported) else "paddle"}
+    key = {**_key(paths, tokenizer, fingerprint, part_size, crop_share, reading), **made}
     _open_parts(parts, key)
     names = []
     with eval_reader(ImageFiles(paths, reading), tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
@@ -130,7 +133,7 @@ def encode_files(
                 with write_atomically(name) as temporary, open(temporary, "wb") as file:
                     np.save(file, table)
             yield numbers.stop
-    _join(output, names, paths, tokenizer)
+    _join(output, names, paths, tokenizer, made)
     shutil.rmtree(parts)
 
 
@@ -176,7 +179,8 @@ def _is_part(name: str) -> bool:
                                       and name.endswith((".npy", ".tmp")))
 
 
-def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any) -> None:
+def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any,
+          made: Mapping[str, str]) -> None:
     """Copy the parts into one .npz, a part at a time, and put it in place when it is complete."""
     rows, columns = tokenizer.grid
     header = {
@@ -189,11 +193,13 @@ def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: 
             np.lib.format.write_array_header_1_0(file, header)
             for name in names:
                 file.write(np.ascontiguousarray(np.load(name)).tobytes())
-        for key, value in _facts(paths, tokenizer):
+        for key, value in _facts(paths, tokenizer, made):
             with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
 
 
-def _facts(paths: Sequence[str], tokenizer: Any) -> Iterable[tuple[str, np.ndarray]]:
+def _facts(paths: Sequence[str], tokenizer: Any, made: Mapping[str, str]) -> Iterable[tuple[str, np.ndarray]]:
     yield "paths", np.asarray([os.fsencode(path).decode("utf-8", "replace") for path in paths])
     yield "num_codes", np.asarray(tokenizer.num_codes)
+    for name, value in made.items():
+        yield name, np.asarray(value)

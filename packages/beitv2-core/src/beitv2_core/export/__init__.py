@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from .quantize import Calibration
 from .sources import Exportable, exportable_features, exportable_tokenizer, find_exportable
 from .writer import TOLERANCE, export_model
 
-__all__ = ["TOLERANCE", "Exportable", "export_model", "exportable_features", "exportable_tokenizer", "find_exportable"]
+__all__ = ["TOLERANCE", "Calibration", "Exportable", "export_model", "exportable_features", "exportable_tokenizer",
+           "find_exportable"]

@@ -44,6 +44,8 @@ def write_onnx(graph: Path, weights: Path, target: Path, outputs: Sequence[str])
                           "operator; use --format paddle.") from None
     model = onnx.load_model_from_string(content)
     _name_ends(model.graph, outputs)
+    _read_constants_directly(model.graph)
+    _drop_unread(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
 
@@ -59,3 +61,41 @@ def _name_ends(graph: Any, outputs: Sequence[str]) -> None:
         value.name = names[value.name]
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _read_constants_directly(graph: Any) -> None:
+    """Make operators read weights themselves, not copies of them by `Identity`: a quantizer has to see them.
+
+    Constants that are nodes become initialisers.  A copy that is an output stays.
+    """
+    from onnx import helper, numpy_helper
+
+    ends = {value.name for value in graph.output}
+    source: dict[str, str] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = source.get(name, name)
+        if node.op_type == "Identity" and node.output[0] not in ends:
+            source[node.output[0]] = node.input[0]
+        elif node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
+            value = numpy_helper.to_array(helper.get_attribute_value(node.attribute[0]))
+            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+            node.ClearField("output")  # read by nobody now
+
+
+def _drop_unread(graph: Any) -> None:
+    """Take out operators and constants that no output depends on: paddle2onnx writes them, onnxruntime warns of each.
+
+    The nodes are in the order in which they compute, and hold no graphs of their own: full graphs of our models have
+    neither branches nor loops.
+    """
+    read = {value.name for value in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not read.isdisjoint(node.output):
+            nodes.append(node)
+            read.update(node.input)
+    constants = [constant for constant in graph.initializer if constant.name in read]
+    for table, kept in ((graph.node, nodes[::-1]), (graph.initializer, constants)):
+        del table[:]
+        table.extend(kept)

@@ -19,12 +19,13 @@ import numpy as np
 import paddle
 
 from .. import __version__
-from ..data.views.transforms import normalise
 from ..errors import ConfigError, ExportError
 from ..evaluation.codes import TIE_TOLERANCE
-from ..exported_model import DESCRIPTION, GRAPH, Description, graph_file, load_exported
+from ..exported_model import DESCRIPTION, GRAPH, INT8_FILES, Description, graph_file, load_exported
 from ..files.hashing import sha256_of
+from .inputs import drawn_image
 from .onnx import OPSET, require_onnx_tools, write_onnx
+from .quantize import Calibration, require_quantizer, write_int8
 from .sources import Exportable
 
 #: largest absolute difference of any output; codes must be equal
@@ -33,11 +34,13 @@ BATCHES = (1, 3)
 MOST_DRAWS = 100
 
 
-def export_model(model: Exportable, path: str | Path, *, form: str, batches: Sequence[int] = BATCHES) -> Description:
+def export_model(model: Exportable, path: str | Path, *, form: str, batches: Sequence[int] = BATCHES,
+                 calibration: Calibration | None = None) -> Description:
     """Write `model` to the new folder `path` and return its description, measured differences included.
 
     form: "paddle" (paddle.jit.save; checked by paddle.jit.load and paddle.inference) or "onnx" (opset 17; checked by
     onnxruntime).  Height and width are fixed, the batch is not; it is checked at each size in `batches`.
+    calibration: images by which eight-bit products are added beside an ONNX graph, with their measured agreement.
     Raises ExportError, leaving nothing behind, where an output differs from the live model by more than 1e-4 or a code
     is another one; ConfigError where `path` exists, and for ONNX on Paddle 2.
     """
@@ -48,6 +51,10 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
         raise ConfigError(f"{path}: already there. Remove it, or name another folder with --output.")
     if form == "onnx":
         require_onnx_tools()
+    if calibration is not None:
+        if form != "onnx":
+            raise ConfigError(f"--quantize int8: of ONNX graphs, this is --format {form}. Use --format onnx.")
+        require_quantizer()
     temporary = path.with_name(f".tmp_{path.name}_{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +64,9 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
         differences = measure_export(model, temporary, description, batches)
         _refuse_other_answers(path, differences)
         description = description.model_copy(update={"differences": differences})
-        _write_description(temporary, description)
+        if calibration is not None:
+            description = _with_int8(temporary, description, calibration)
+        (temporary / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
         os.rename(temporary, path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error}.") from None
@@ -86,7 +95,7 @@ def _write(model: Exportable, folder: Path, form: str) -> Description:
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
     description = Description.model_validate({**model.facts, "format": form, "versions": versions, "files": files,
                                               "opset": OPSET if form == "onnx" else None})
-    _write_description(folder, description)
+    (folder / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
     return description
 
 
@@ -107,8 +116,11 @@ def _own_methods_kept(graph: paddle.nn.Layer) -> Iterator[None]:
                 layer.forward = forward
 
 
-def _write_description(folder: Path, description: Description) -> None:
-    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
+def _with_int8(folder: Path, description: Description, calibration: Calibration) -> Description:
+    """Write the eight-bit graph; the description with its agreement and files."""
+    found = write_int8(load_exported(folder), calibration)
+    files = {name: sha256_of(folder / name) for name in INT8_FILES}
+    return description.model_copy(update={"int8": found, "files": {**description.files, **files}})
 
 
 def measure_export(model: Exportable, folder: Path, description: Description,
@@ -172,7 +184,7 @@ def check_images(model: Exportable, count: int) -> np.ndarray:
     """
     kept: list[np.ndarray] = []
     for seed in range(MOST_DRAWS):
-        image = _draw(model.facts, seed)
+        image = drawn_image(model.facts, seed)
         if "gaps" in model.facts["outputs"]:
             with paddle.no_grad():
                 if model.live(paddle.to_tensor(image))["gaps"].min() < TIE_TOLERANCE:
@@ -182,12 +194,3 @@ def check_images(model: Exportable, count: int) -> np.ndarray:
             return np.concatenate(kept)
     raise ExportError(f"of {MOST_DRAWS} images, {len(kept)} have codes that do not depend on rounding; {count} are "
                       "needed to compare the models. Some codes of the codebook are almost equal: train it further.")
-
-
-def _draw(facts: Mapping[str, Any], seed: int) -> np.ndarray:
-    height, width = facts["image_size"]
-    rng = np.random.default_rng(seed)
-    squares = np.kron(rng.random((3, 8, 8)), np.ones((1, -(-height // 8), -(-width // 8))))[:, :height, :width]
-    image = (0.8 * squares + 0.2 * rng.random((3, height, width))).astype(np.float32)[None]
-    mean, std = facts.get("mean"), facts.get("std")
-    return image if mean is None or std is None else normalise(image, mean, std)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views: a view takes an image and returns a result to show. Other packages offer theirs by entry points.
 
-Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View.
+Entry point `beitv2.views`: the name is a kind of run, the object a function (run folder or checkpoint) -> View; or
+`exported_` and a kind of exported models, then it is a function (Exported) -> View.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .results import CodeSeen, CodesResult, Result, hex_colour, image_url, png_u
 log = logging.getLogger("beitv2_core")
 ENTRY_POINTS = "beitv2.views"
 #: kinds of run that have no view of their own, and whose codes a tokenizer can show
-CODES_ONLY = ("tokenizer", "pretrain")
+CODES_ONLY = ("tokenizer", "pretrain", "exported_features")
 
 
 class View(NamedTuple):
@@ -39,12 +40,14 @@ class View(NamedTuple):
     upright: bool = False
 
 
-def find_view(run: str, kind: str) -> View | None:
+def find_view(run: Any, kind: str, *, named: str | None = None) -> View | None:
     """The view an installed package offers for this kind of run; None for the kinds only a tokenizer can show.
 
+    run: what the function is given, a run or an exported model; named: what errors call it.
     Raises ConfigError for a kind that has no view in any installed package.
     """
-    offered = _entry_points.load(ENTRY_POINTS, kind, dict.fromkeys(CODES_ONLY), f"{run}: what to show of a kind of run")
+    offered = _entry_points.load(ENTRY_POINTS, kind, dict.fromkeys(CODES_ONLY),
+                                 f"{named or run}: what to show of a kind of run")
     return None if offered is None else offered(run)
 
 

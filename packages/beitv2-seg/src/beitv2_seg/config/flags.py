@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from beitv2_core.commands.options import PRECISION_HELP, RUNTIME_HELP
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
 
@@ -61,6 +62,7 @@ def evaluate_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = _parser(prog, "Measure a segmentor: mIoU, mAcc, aAcc, IoU of every class.", model=True)
     parser.add_argument("--save_dir", help="folder of the tables and the image (default: the run's, or ./output)")
     _reading(parser, "aug_eval")
+    _running(parser)
     return _parse(parser, arguments)
 
 
@@ -74,6 +76,7 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--device_id", type=int, default=0, help="number of the GPU (default: 0)")
     parser.add_argument("--custom_color", nargs="+", type=int, help="R G B of the first classes, one after the other")
     _reading(parser, "aug_pred")
+    _running(parser)
     return _parse(parser, arguments)
 
 
@@ -117,7 +120,7 @@ def _parser(prog: str, description: str, *, model: bool = False) -> argparse.Arg
     parser.add_argument("--config", required=not model,
                         help="YAML file, or the name of a packaged one" + (" (a run knows its own)" if model else ""))
     if model:
-        parser.add_argument("--model_path", required=True, help="run folder, .pdckpt or .pdparams")
+        parser.add_argument("--model_path", required=True, help="run folder, .pdckpt, .pdparams or exported folder")
     parser.add_argument("--device", help="cpu, gpu, gpu:1 ... (default: gpu where Paddle has one)")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the YAML")
     return parser
@@ -139,6 +142,12 @@ def _reading(parser: argparse.ArgumentParser, augmented: str) -> None:
                         help="processes that read images, 0: this one does; default: one per processor core; does not "
                              "change the result")
     parser.add_argument("--windows", type=int, default=4, help="sliding windows computed together (default: 4)")
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    """What computes the model, and in which numbers."""
+    parser.add_argument("--runtime", help=f"{RUNTIME_HELP} (not PaddleSeg's)")
+    parser.add_argument("--precision", default="f32", help=f"{PRECISION_HELP} (default: f32; not PaddleSeg's)")
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
