@@ -17,6 +17,7 @@ from beitv2_core.bench.table import as_json, lines
 from beitv2_core.errors import ConfigError
 from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.export.inputs import drawn_image
+from beitv2_core.layers.fast.products import why_not
 
 runner = CliRunner()
 
@@ -55,9 +56,11 @@ def test_rows_are_compared_with_the_first_and_say_why_they_are_not_there(tmp_pat
 
 def test_a_form_that_could_not_be_written_is_a_row_with_the_reason():
     rows = rows_of_run("runs/1", None, None, {"onnx": ConfigError("no paddle2onnx")})
-    assert [(row.runtime, row.missing) for row in rows] == [
-        ("paddle, live", None), ("onnxruntime", "no paddle2onnx"), ("openvino", "no paddle2onnx")]
-    assert lines([Measured(row, row.missing or "x") for row in rows])[2].endswith("no paddle2onnx")
+    assert [(row.runtime, row.precision) for row in rows] == [
+        ("paddle, live", "f32"), ("paddle, live", "bf16"), ("onnxruntime", "f32"), ("openvino", "f32")]
+    assert (rows[1].missing is None) == (why_not("bf16") is None)
+    assert rows[0].missing is None and [row.missing for row in rows[2:]] == ["no paddle2onnx"] * 2
+    assert lines([Measured(row, row.missing or "x") for row in rows])[3].endswith("no paddle2onnx")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("resource"), reason="no /proc here")

@@ -32,9 +32,6 @@ class TinyTokenizer:
         self.calls += 1
         return paddle.matmul(unit, self.codebook, transpose_y=True).argmax(-1)
 
-    def tokenize(self, images):
-        unit = paddle.nn.functional.normalize(self.features(images), axis=-1)
-        return self.nearest_codes(unit.reshape([-1, 3])).reshape([len(images), 4])
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ def test_a_live_model_refuses_what_is_of_exported_ones_and_bf16_without_units(pr
     processor("avx512f")
     for name, precision, said in (("openvino", "f32", "--runtime openvino: runs/1 is no exported model"),
                                   (None, "int8", "--precision int8: runs/1 is no exported model.*--calibrate FOLDER"),
-                                  (None, "bf16", "no bfloat16 units"), (None, "fp8", "expected one of f32, bf16")):
+                                  (None, "bf16", "does not multiply bfloat16"),
+                                  (None, "fp8", "expected one of f32, bf16")):
         with pytest.raises(ConfigError, match=said), live_model("runs/1", runtime=name, precision=precision):
             pytest.fail("the block ran")
     with live_model("runs/1", runtime=None, precision="f32"):

@@ -46,7 +46,11 @@ def rows_of_export(folder: str | Path) -> list[Row]:
 
 def rows_of_run(run: str, kind: str | None, name: str | None, exports: Mapping[str, Path | BEiTError]) -> list[Row]:
     """The live model, then every way to run its exports, by form; an error is why that form is not there."""
-    rows = [Row(LIVE, "f32", run, kind, name)]
+    from ..layers.fast.products import why_not
+
+    reason = why_not("bf16")
+    rows = [Row(LIVE, "f32", run, kind, name),
+            Row(LIVE, "bf16", run, kind, name, missing=reason and f"bf16: {reason}")]
     for form, export in exports.items():
         if isinstance(export, Path):
             rows += rows_of_export(export)
@@ -88,11 +92,12 @@ def _load(row: Row, threads: int) -> Callable[[np.ndarray], Answers]:
     import paddle
 
     from ..export import find_exportable
+    from ..layers.fast.products import mixed_precision
 
     live: Any = find_exportable(row.source, kind=row.kind, name=row.name).live
 
     def run(images: np.ndarray) -> Answers:
-        with paddle.no_grad():
+        with paddle.no_grad(), mixed_precision("bf16" if row.precision == "bf16" else "off"):
             return live(paddle.to_tensor(images))
 
     return run

@@ -11,7 +11,7 @@ from typing import Optional
 import typer
 
 from ..errors import ConfigError
-from ..runners import PRECISIONS, refuse_without_bfloat16
+from ..runners import PRECISIONS
 from ..runtime import threads
 
 CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
@@ -52,7 +52,8 @@ PRECISION = typer.Option("f32", "--precision", help=PRECISION_HELP)
 def live_model(run: str | Path, *, runtime: Optional[str], precision: str) -> Iterator[None]:
     """The block in which a live model computes as --precision asks for.
 
-    Raises ConfigError for --runtime and int8, which are of exported models, and for bf16 without bfloat16 units.
+    Raises ConfigError for --runtime and int8, which are of exported models, and for bf16 where this device does not
+    compute it.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
@@ -60,11 +61,10 @@ def live_model(run: str | Path, *, runtime: Optional[str], precision: str) -> It
         asked = f"--runtime {runtime}" if runtime is not None else f"--precision {precision}"
         raise ConfigError(f"{asked}: {run} is no exported model. Export it first: beitv2 export {run} --format onnx"
                           f"{'' if precision != 'int8' else ' --quantize int8 --calibrate FOLDER'}")
-    if precision == "bf16":
-        refuse_without_bfloat16()
-        raise ConfigError(f"--precision bf16: {run} computes in float32. Export it (beitv2 export {run} --format onnx) "
-                          "and add --runtime openvino.")
-    yield
+    from ..layers.fast.products import mixed_precision
+
+    with mixed_precision("bf16" if precision == "bf16" else "off"):
+        yield
 
 
 def workers(asked: Optional[int]) -> int:

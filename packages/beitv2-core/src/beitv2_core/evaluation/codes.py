@@ -63,10 +63,7 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
     else:
         import paddle
 
-        batch = paddle.to_tensor(images)
-        if len(images) == 1:
-            return tokenizer.tokenize(batch).numpy()
-        codes, gaps = codes_and_gaps(tokenizer, batch)
+        codes, gaps = codes_and_gaps(tokenizer, paddle.to_tensor(images))
     if len(images) > 1:
         for index in np.flatnonzero(gaps < TIE_TOLERANCE).tolist():
             codes[index] = encode(tokenizer, images[index : index + 1])[0]
@@ -74,7 +71,10 @@ def encode(tokenizer: Any, images: np.ndarray) -> np.ndarray:
 
 
 def codes_and_gaps(tokenizer: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among an image's patches."""
+    """Codes (B, N), and the smallest difference (B,) between best and second-best cosine among an image's patches.
+
+    The encoder computes in the precision that surrounds the call (`mixed_precision`), the rest in float32.
+    """
     import paddle
     import paddle.nn.functional as F
 

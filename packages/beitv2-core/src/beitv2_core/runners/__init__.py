@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .choice import RUNTIMES, choose, refuse_without_bfloat16
+from .choice import RUNTIMES, choose
 from .runtime import PRECISIONS, Runtime
 
-__all__ = ["PRECISIONS", "RUNTIMES", "Runtime", "choose", "refuse_without_bfloat16"]
+__all__ = ["PRECISIONS", "RUNTIMES", "Runtime", "choose"]

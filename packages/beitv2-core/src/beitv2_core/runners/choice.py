@@ -32,16 +32,10 @@ def choose(form: str, runtime: str | None, precision: str, *, where: object) -> 
                    f"expected one of {', '.join(PRECISIONS)}")
         raise ConfigError(f"{where}: --precision {precision}: {chosen.name} computes in "
                           f"{' and '.join(chosen.precisions)}; {instead}.")
-    if precision == "bf16":
-        refuse_without_bfloat16()
+    if precision == "bf16" and not has_bfloat16():  # it would be slower there, and not more exact
+        raise ConfigError(f"{where}: --precision bf16: this processor has no bfloat16 units (avx512_bf16 or amx_bf16 "
+                          "among the flags of /proc/cpuinfo). Use --precision f32.")
     return chosen
-
-
-def refuse_without_bfloat16() -> None:
-    """ConfigError on a processor that has no bfloat16 units: it would be slower there and not more exact."""
-    if not has_bfloat16():
-        raise ConfigError("--precision bf16: this processor has no bfloat16 units (avx512_bf16 or amx_bf16 among the "
-                          "flags of /proc/cpuinfo). Use --precision f32.")
 
 
 def _forms() -> str:
