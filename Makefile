@@ -20,7 +20,7 @@ NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not available from $(or $(GPU_INDEX),PyP
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
 # paddle2onnx runs with Paddle 3 only; openvino is a wheel of 59 MB.
-ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx,openvino]")
+ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx$(comma)openvino]")
 RUN := runs/digit_scenes
 PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
