@@ -38,7 +38,7 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
                         help="stop after that many evaluations without a better mIoU")
     parser.add_argument("--seed", type=int, help="seed of weights, order, augmentation (default: 0)")
     parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"],
-                        help="mixed precision on GPUs (default: fp32)")
+                        help="mixed precision: fp16 on GPUs, bf16 also on CPUs that multiply it (default: fp32)")
     parser.add_argument("--sharding", choices=["off", "stage1", "stage2"],
                         help="divide the optimizer's state among the processes; stage2: the gradients too (default: "
                              "off; not PaddleSeg's)")
