@@ -227,7 +227,7 @@ def test_a_keyword_that_came_after_a_file_means_what_models_were_before_it(model
     def as_before(architecture):
         for part in kind.trunks or ("",):
             inside = architecture[part] if part else architecture
-            later = set(inside) - {*NEEDED, *kind.untold, *kind.must_know, *kind.trunks}
+            later = set(inside) - {*NEEDED, *kind.untold, *kind.trunks}
             assert later
             for name in later:
                 del inside[name]

@@ -179,7 +179,7 @@ def test_a_difference_just_within_the_limit_is_written_down(tmp_path):
 def test_a_codebook_whose_codes_are_the_same_is_refused(tmp_path):
     model = tokenizer()
     model.quantize.codebook.set_value(paddle.ones_like(model.quantize.codebook) / 8**0.5)
-    with pytest.raises(ExportError, match="0 have codes that do not hang on rounding"):
+    with pytest.raises(ExportError, match="0 have codes that do not depend on rounding"):
         export_model(exportable_tokenizer(model), tmp_path / "model", form="paddle")
     assert left_over(tmp_path) == []
 
@@ -260,8 +260,8 @@ def test_onnx_on_paddle_2_and_without_its_packages_is_refused_by_name(monkeypatc
 
 @pytest.mark.parametrize(("which", "options", "said"), [
     ("tokenizer_run", ["--kind", "features"], "features is for pretraining and fine-tuning"),
-    ("tokenizer_run", ["--kind", "classifier"], "this 'tokenizer' run gives a tokenizer"),
-    ("pretraining_run", ["--kind", "tokenizer"], "this 'pretrain' run gives a features"),
+    ("tokenizer_run", ["--kind", "classifier"], "this 'tokenizer' run gives tokenizer.$"),
+    ("pretraining_run", ["--kind", "tokenizer"], "this 'pretrain' run gives features.$"),
     ("tokenizer_run", ["--format", "torch"], "expected paddle or onnx"),
 ])
 def test_what_cannot_be_exported_is_named(request, tmp_path, which, options, said):

@@ -53,8 +53,9 @@ def find_exportable(run: str, *, kind: str | None = None, name: str | None = Non
     make = _entry_points.load(ENTRY_POINTS, trained, offered, f"{run}: what can be exported of a kind of run")
     found = make(run, kind == "features")
     if kind is not None and found.facts["kind"] != kind:
-        raise ConfigError(f"{run}: --kind {kind} is not possible; this {trained!r} run gives {found.facts['kind']}"
-                          f"{'' if trained == 'tokenizer' else ' or features'}.")
+        others = () if trained == "tokenizer" else ("features",)
+        possible = " or ".join(dict.fromkeys((found.facts["kind"], *others)))
+        raise ConfigError(f"{run}: --kind {kind} is not possible; this {trained!r} run gives {possible}.")
     data = data_of_run(run)
     if data is not None:
         found.facts["exif_orientation"] = data.exif_orientation

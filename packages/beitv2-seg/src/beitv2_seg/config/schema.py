@@ -118,7 +118,8 @@ class RunSection(Section):
     early_stop_intervals: Optional[int] = Field(default=None, gt=0, description="stop after that many evaluations "
                                                                                "without a better mIoU")
     use_ema: bool = Field(default=False, description="average the weights and evaluate the average too")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="mixed precision: fp16 on GPUs, bf16 also on CPUs that multiply it")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="mixed precision: fp16 on GPUs, bf16 also on CPUs that multiply it")
     sharding: Sharding = Field(default="off", description="divide the optimizer's state among the processes; stage2: "
                                                           "the gradients too. Same updates (flag --sharding)")
     repeats: int = Field(default=1, gt=0, description="times each sample is used in an epoch")
