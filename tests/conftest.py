@@ -10,7 +10,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 
-import beitv2_core  # noqa: E402,F401  before paddle: it sets what Paddle should find
+import beitv2_core.runtime  # noqa: E402  before paddle: it sets what Paddle should find
 
 HERE = Path(__file__).parent
 
@@ -50,6 +50,15 @@ def pytest_make_collect_report(collector):
     report = yield
     _judge_skip(report, collector.config)
     return report
+
+
+@pytest.fixture
+def without_bfloat16(tmp_path_factory, monkeypatch) -> None:
+    """As on a processor that does not multiply bfloat16 numbers, whatever this one is."""
+    path = tmp_path_factory.mktemp("processor") / "cpuinfo"
+    path.write_text("vendor_id\t: AuthenticAMD\nflags\t\t: sse2 fma avx2\n\n")
+    monkeypatch.setattr(beitv2_core.runtime, "CPUINFO", str(path))
+    monkeypatch.delenv("BEITV2_EMULATE_BFLOAT16", raising=False)
 
 
 @pytest.fixture

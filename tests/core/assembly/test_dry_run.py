@@ -38,7 +38,8 @@ def pretraining(tmp_path):
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_mixed_precision_without_a_gpu_is_refused_with_the_line_to_write(pretraining, tmp_path, amp):
+def test_mixed_precision_that_is_not_computed_is_refused_with_the_line_to_write(pretraining, tmp_path, amp,
+                                                                               without_bfloat16):
     for config, key in ((tokenizer(tmp_path / "run", amp=amp), "train.amp"), (pretraining(train=amp), "train.amp"),
                         (pretraining(tokens=amp), "tokenizer.amp")):
         with pytest.raises(ConfigError) as refused:
@@ -47,7 +48,7 @@ def test_mixed_precision_without_a_gpu_is_refused_with_the_line_to_write(pretrai
         assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_of_a_recipe_for_gpus_goes_on_and_says_so(pretraining, tmp_path):
+def test_a_dry_run_of_a_recipe_for_gpus_goes_on_and_says_so(pretraining, tmp_path, without_bfloat16):
     shown = "\n".join(run_one_step(pretraining(train="fp16", tokens="bf16")).lines())
     assert "one step: loss" in shown
     assert "train.amp=fp16: only a GPU computes float16." in shown

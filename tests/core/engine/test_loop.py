@@ -267,7 +267,7 @@ def failing(error):
     raise error
 
 
-def test_mixed_precision_without_a_gpu_is_refused_under_the_name_its_settings_have(tmp_path):
+def test_mixed_precision_that_is_not_computed_is_refused_under_the_name_its_settings_have(tmp_path, without_bfloat16):
     with pytest.raises(ConfigError, match="train.amp: bf16.*Set train.amp=off"):
         toy.make_loop(tmp_path, amp="bf16")
     with pytest.raises(ConfigError, match="run.precision: fp16.*Set run.precision=fp32"):

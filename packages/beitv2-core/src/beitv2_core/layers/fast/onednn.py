@@ -103,7 +103,6 @@ class _Primitive:
         library.calls.dnnl_primitive_desc_query(description, _IMPLEMENTATION, 0, ctypes.byref(name))
         #: oneDNN's name of the code that was chosen, e.g. jit:avx2 or brg_matmul:avx512_core_bf16
         self.implementation = (name.value or b"").decode()
-        self.made: tuple[int, ...] = ()  # shape of the result, where the shapes of the arguments do not tell
         self._arguments = (_Argument * len(arguments))()
         self._memories = []
         for place, (number, shape) in enumerate(arguments):
@@ -335,15 +334,14 @@ def _conversion(size: int) -> _Primitive:
 
 
 def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, transpose_y: bool) -> paddle.Tensor:
-    """x @ y of bfloat16 tensors (..., M, K) and (..., K, N), float32; the sums are float32 too.
+    """x @ y of bfloat16 tensors (..., M, K) and (..., K, N) with equal first axes, float32; the sums are float32 too.
 
-    transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).  The first axes are equal or missing.
+    transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).
     """
-    axes = max(x.ndim, y.ndim)
-    x_sizes, y_sizes = ((1,) * (axes - tensor.ndim) + tuple(tensor.shape) for tensor in (x, y))
-    compute = _matmul(x_sizes, y_sizes, transpose_x, transpose_y)
-    made = paddle.empty(compute.made)
-    compute(x, y, made)
+    x_sizes, y_sizes = tuple(x.shape), tuple(y.shape)
+    rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
+    made = paddle.empty([*x_sizes[:-2], rows, columns])
+    _matmul(x_sizes, y_sizes, transpose_x, transpose_y)(x, y, made)
     return made
 
 
@@ -351,12 +349,9 @@ def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, trans
 def _matmul(x_sizes: tuple[int, ...], y_sizes: tuple[int, ...], transpose_x: bool, transpose_y: bool) -> _Primitive:
     x, y = _matrices(x_sizes, transpose_x), _matrices(y_sizes, transpose_y)
     rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
-    sizes = (*map(max, x_sizes[:-2], y_sizes[:-2]), rows, columns)
-    made = _shape(sizes)
-    compute = _Primitive(_describe("matmul", _loaded().engine, x, y, None, made, None),
-                         [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}")
-    compute.made = sizes
-    return compute
+    made = _shape((*x_sizes[:-2], rows, columns))
+    return _Primitive(_describe("matmul", _loaded().engine, x, y, None, made, None),
+                      [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}")
 
 
 def _matrices(sizes: tuple[int, ...], transposed: bool) -> Any:

@@ -96,7 +96,7 @@ def operand(x: paddle.Tensor, bfloat16: bool) -> paddle.Tensor:
 
 def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: bool = False,
             transpose_y: bool = False) -> paddle.Tensor:
-    """x @ y, float32, of tensors (..., M, K) and (..., K, N) whose first axes are equal or missing; no gradient.
+    """x @ y, float32, of tensors (..., M, K) and (..., K, N) with equal first axes, or x without any; no gradient.
 
     transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).
     """
@@ -104,6 +104,8 @@ def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: 
         if not bfloat16:
             return paddle.matmul(x, y, transpose_x, transpose_y)
         x, y = operand(x, True), operand(y, True)
+        if x.ndim < y.ndim:  # repeated: oneDNN has slow code only for one matrix times many
+            x = x.expand([*y.shape[:-2], *x.shape])
         if _emulated():
             return paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
         return onednn.matmul_bfloat16(x, y, transpose_x, transpose_y)
