@@ -104,7 +104,7 @@ def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: 
         if not bfloat16:
             return paddle.matmul(x, y, transpose_x, transpose_y)
         x, y = operand(x, True), operand(y, True)
-        if x.ndim < y.ndim:  # repeated: oneDNN has slow code only for one matrix times many
+        if x.ndim < y.ndim:  # repeated, so that the first axes are equal
             x = x.expand([*y.shape[:-2], *x.shape])
         if _emulated():
             return paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
