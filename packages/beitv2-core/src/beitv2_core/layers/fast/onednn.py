@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import threading
 import warnings
 from collections.abc import Sequence
@@ -147,16 +148,12 @@ def _describe(function: str, *arguments: Any) -> Any:
 def _shape(sizes: tuple[int, ...], kind: int = _FLOAT32, strides: tuple[int, ...] | None = None) -> Any:
     """A memory description; without strides that of a contiguous tensor."""
     if strides is None:
-        strides = tuple(_product_of(sizes[axis + 1 :]) for axis in range(len(sizes)))
+        strides = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
     axes, description = ctypes.c_int64 * _MAX_AXES, _Handle()
     code = _loaded().calls.dnnl_memory_desc_create_with_strides(ctypes.byref(description), len(sizes), axes(*sizes),
                                                                 kind, axes(*strides))
     _check(code, f"a tensor of shape {sizes}")
     return description
-
-
-def _product_of(sizes: Sequence[int]) -> int:
-    return functools.reduce(lambda a, b: a * b, sizes, 1)
 
 
 # -- layer normalisation ----------------------------------------------------------------------------------------------
@@ -173,7 +170,7 @@ class Normed(NamedTuple):
 def layer_norm(x: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, eps: float) -> Normed:
     """Layer normalisation over the last axis of x (..., D), as a matrix."""
     width = x.shape[-1]
-    rows = x.size // width
+    rows = math.prod(x.shape[:-1])  # `Tensor.size` takes longer
     made = Normed(paddle.empty([rows, width]), paddle.empty([rows]), paddle.empty([rows]))
     _layer_norm(rows, width, eps)(x, gain_D, shift_D, *made)
     return made
@@ -223,7 +220,7 @@ def _layer_norm_gradient(rows: int, width: int, eps: float) -> _Primitive:
 def gelu(x: paddle.Tensor) -> paddle.Tensor:
     """GELU (erf) of a tensor."""
     y = paddle.empty_like(x)
-    _gelu(x.size)(x, y)
+    _gelu(math.prod(x.shape))(x, y)
     return y
 
 
@@ -239,7 +236,7 @@ def _gelu_description(size: int) -> Any:
 
 def gelu_gradient_(dy: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
     """`dy` becomes the gradient of GELU by x."""
-    _gelu_gradient(x.size)(x, dy, dy)
+    _gelu_gradient(math.prod(x.shape))(x, dy, dy)
     return dy
 
 
@@ -257,7 +254,7 @@ def _gelu_gradient(size: int) -> _Primitive:
 def softmax_(x: paddle.Tensor) -> paddle.Tensor:
     """x becomes its softmax over the last axis."""
     width = x.shape[-1]
-    _softmax(x.size // width, width)(x, x)
+    _softmax(math.prod(x.shape[:-1]), width)(x, x)
     return x
 
 
@@ -299,7 +296,7 @@ def _as_matrices(sizes: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[
     """
     other = (1,) * (len(sizes) - len(other)) + other
     for axis in range(len(sizes) + 1):
-        head, tail = _product_of(sizes[:axis]), _product_of(sizes[axis:])
+        head, tail = math.prod(sizes[:axis]), math.prod(sizes[axis:])
         if other == (1,) * axis + sizes[axis:]:
             return (head, tail), (1, tail)
         if other == sizes[:axis] + (1,) * (len(sizes) - axis):
@@ -319,7 +316,7 @@ def _binary(operation: int, sizes: tuple[int, int], other: tuple[int, int]) -> _
 
 def as_bfloat16(x: paddle.Tensor) -> paddle.Tensor:
     """x rounded to the nearest bfloat16 numbers, ties to even."""
-    convert = _conversion(x.size)
+    convert = _conversion(math.prod(x.shape))
     if not convert.is_fast and not paddle.__version__.startswith("2."):  # whose own conversion cuts off
         return x.astype("bfloat16")
     y = paddle.empty(x.shape, dtype="bfloat16")
@@ -358,5 +355,5 @@ def _matrices(sizes: tuple[int, ...], transposed: bool) -> Any:
     if not transposed:
         return _shape(sizes, _BFLOAT16)
     *batch, rows, columns = sizes
-    strides = tuple(_product_of(sizes[axis + 1 :]) for axis in range(len(batch)))
+    strides = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(batch)))
     return _shape((*batch, columns, rows), _BFLOAT16, (*strides, 1, columns))
