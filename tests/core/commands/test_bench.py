@@ -43,7 +43,7 @@ def test_rows_are_compared_with_the_first_and_say_why_they_are_not_there(tmp_pat
     rows = [Row("paddle.inference", "f32", str(tmp_path / "paddle")), Row("onnxruntime", "f32", str(tmp_path / "onnx")),
             Row("openvino", "int8", str(tmp_path / "onnx")), Row("onnxruntime", "f32", "", missing="told before")]
     facts = exportable_tokenizer(tokenizer()).facts
-    found = measure(rows, drawn_image(facts, 0), kind="tokenizer", batch_size=8, rounds=1, threads=1)
+    found = measure(rows, drawn_image(facts, 0), batch_size=8, rounds=1, threads=1)
     assert [one.row for one in found] == rows and found[0].agreement is None
     assert found[1].agreement is not None and found[1].agreement["codes_equal"] == 1.0
     assert found[2].missing is not None and "--quantize int8" in found[2].missing

@@ -80,16 +80,16 @@ def test_agreement_counts_what_a_kind_answers():
     one = np.eye(4, dtype=np.float32)
     other = one.copy()
     other[3] = [0, 2, 0, 0]
-    found = agreement("classifier", {"logits": other}, {"logits": one})
+    found = agreement({"logits": other}, {"logits": one})
     assert found == {"top1_equal": 0.75, "largest_difference": 2.0}
     codes = {"codes": np.array([[1, 2], [3, 4]]), "gaps": np.zeros(2, np.float32)}
     moved = {"codes": np.array([[1, 2], [3, 5]]), "gaps": np.array([0, 0.5], np.float32)}
-    assert agreement("tokenizer", moved, codes) == {"codes_equal": 0.75, "largest_difference": 0.5}
+    assert agreement(moved, codes) == {"codes_equal": 0.75, "largest_difference": 0.5}
     logits = np.zeros((1, 2, 2, 2), np.float32)
     logits[0, 1, 0] = 1  # the upper row is class 1
     wrong = logits.copy()
     wrong[0, 1, 0, 0] = -1
-    found = agreement("segmenter", {"logits": wrong}, {"logits": logits})
+    found = agreement({"logits": wrong}, {"logits": logits})
     assert found["pixels_equal"] == 0.75 and found["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    found = agreement("features", {"mean": one, "patches": one}, {"mean": -one, "patches": one})
+    found = agreement({"mean": one, "patches": one}, {"mean": -one, "patches": one})
     assert found["cosine"] == -1.0 and "-1.00000" in in_words(found)

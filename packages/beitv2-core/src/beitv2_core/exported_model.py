@@ -125,7 +125,7 @@ class Exported:
 
     @property
     def num_classes(self) -> int:
-        """Classes of a classifier or segmenter."""
+        """Classes of the logits."""
         return len(self._known("classes"))
 
     @property
@@ -165,7 +165,7 @@ class Exported:
     def _known(self, name: str) -> Any:
         value = getattr(self.description, name)
         if value is None:
-            wanted = "classifier or segmenter" if name == "classes" else "tokenizer"
+            wanted = "model with classes" if name == "classes" else "tokenizer"
             raise ConfigError(f"{self.folder}: a {self.kind} has no {name}. Give an exported {wanted}.")
         return value
 

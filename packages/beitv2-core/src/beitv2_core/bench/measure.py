@@ -38,8 +38,7 @@ class Measured(NamedTuple):
     agreement: Optional[dict[str, float]] = None
 
 
-def measure(rows: Sequence[Row], images: np.ndarray, *, kind: str, batch_size: int, rounds: int,
-            threads: int) -> list[Measured]:
+def measure(rows: Sequence[Row], images: np.ndarray, *, batch_size: int, rounds: int, threads: int) -> list[Measured]:
     """Run `images` (B, 3, H, W), after mean and std, through every row once, then time one batch in every round.
 
     The best round counts: others hold what else the machine did.
@@ -68,7 +67,7 @@ def measure(rows: Sequence[Row], images: np.ndarray, *, kind: str, batch_size: i
     first = next(iter(answers), -1)
     return [Measured(row, missing) if i not in answers else
             Measured(row, None, tuple(seconds[i]), min(batch_size, len(images)) / min(seconds[i]), memory[i],
-                     None if i == first else agreement(kind, answers[i], answers[first]))
+                     None if i == first else agreement(answers[i], answers[first]))
             for i, (row, (_, missing)) in enumerate(zip(rows, started))]
 
 

@@ -49,8 +49,7 @@ def bench(
         else:
             facts, rows = _exported_rows(run, kind, name, calibrate, Path(temporary))
         tried = _images(facts, images, count)
-        found = measure(rows, tried, kind=facts["kind"], batch_size=batch_size, rounds=rounds,
-                        threads=used)
+        found = measure(rows, tried, batch_size=batch_size, rounds=rounds, threads=used)
     height, width = facts["image_size"]
     about = f"{run}: {facts['kind']}, {height} x {width}, batch {batch_size}, {used} thread(s), best of {rounds}"
     typer.echo(about)

@@ -16,19 +16,19 @@ WORDS = {"codes_equal": "codes equal", "top1_equal": "top-1 equal", "pixels_equa
          "largest_difference": "largest difference"}
 
 
-def agreement(kind: str, got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Shares in [0, 1] by name, and the largest absolute difference of any number.
+def agreement(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Shares in [0, 1] by name, and the largest absolute difference of any number, of outputs by name.
 
-    kind: of `Description`.  A tokenizer: codes_equal.  A classifier: top1_equal; its top-1 accuracy cannot differ by
-    more than what is left to 1.  A segmenter: pixels_equal, and miou of the labels with those expected as the truth.
-    Features: cosine of `mean`, averaged over the images.
+    codes: codes_equal.  logits (B, C): top1_equal; the top-1 accuracy cannot differ by more than what is left to 1.
+    logits (B, C, H, W): pixels_equal, and miou of the labels with those expected as the truth.  mean: cosine, averaged
+    over the images.
     """
     found: dict[str, float] = {}
-    if kind == "tokenizer":
+    if "codes" in expected:
         found["codes_equal"] = float((got["codes"] == expected["codes"]).mean())
-    elif kind == "classifier":
+    elif "logits" in expected and expected["logits"].ndim == 2:
         found["top1_equal"] = float((got["logits"].argmax(1) == expected["logits"].argmax(1)).mean())
-    elif kind == "segmenter":
+    elif "logits" in expected:
         labels, truth = got["logits"].argmax(1), expected["logits"].argmax(1)
         found["pixels_equal"] = float((labels == truth).mean())
         found["miou"] = _miou(labels, truth)

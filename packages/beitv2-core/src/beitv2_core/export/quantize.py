@@ -25,8 +25,8 @@ from ..runtime import physical_cores
 from .agreement import agreement
 from .inputs import images_of_files
 
-#: weighted products before the outputs that stay in float32, by kind: task layers and codebook lookup; last layer
-EXACT_AT_END = {"tokenizer": 3, "classifier": 1, "segmenter": 1, "features": 0}
+#: weighted products before the outputs that stay in float32: task layers and codebook lookup; of heads the last layer
+EXACT_AT_END = {"tokenizer": 3, "features": 0}
 BATCH = 8
 
 
@@ -84,7 +84,7 @@ def write_int8(model: Exported, calibration: Calibration) -> Int8:
             for name, value in outputs.items():
                 table.setdefault(name, []).append(value)
     got, want = ({name: np.concatenate(parts) for name, parts in table.items()} for table in (found, expected))
-    return Int8(calibrated_on=len(ranges), measured_on=len(others), agreement=agreement(model.kind, got, want),
+    return Int8(calibrated_on=len(ranges), measured_on=len(others), agreement=agreement(got, want),
                 versions={"nncf": nncf.__version__, "openvino": openvino.__version__})
 
 
@@ -104,7 +104,7 @@ def _kept_exact(graph: Any, kind: str) -> list[str]:
                 if node.get_type_name() in ("MatMul", "Convolution")]
     convolutions = [node.get_friendly_name() for node in graph.get_ordered_ops()
                     if node.get_type_name() == "Convolution"]
-    return [*convolutions[:1], *products[len(products) - EXACT_AT_END[kind]:]]
+    return [*convolutions[:1], *products[len(products) - EXACT_AT_END.get(kind, 1):]]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ codes stay float32.  The backward pass of what was computed in bfloat16 rounds i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import Any
@@ -37,8 +38,10 @@ class mixed_precision:  # noqa: N801  used as a function is
             raise ConfigError(f"{amp}: {reason} Use float32.")
         self.amp, self._on_gpu = amp, _on_gpu()
         self._before: list[bool] = []
-        self._guard = paddle.amp.auto_cast(enable=amp != "off" and self._on_gpu, level="O1",
-                                           dtype="float16" if amp == "fp16" else "bfloat16")
+        self._guard: Any = contextlib.nullcontext()
+        if self._on_gpu and paddle.in_dynamic_mode():  # Paddle 2 refuses it in a static graph, which is float32
+            self._guard = paddle.amp.auto_cast(enable=amp != "off", level="O1",
+                                               dtype="float16" if amp == "fp16" else "bfloat16")
 
     def __enter__(self) -> mixed_precision:
         self._before.append(rounding())
