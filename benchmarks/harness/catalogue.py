@@ -84,26 +84,6 @@ CASES: dict[str, Case] = {
                          flop.SEGMENT_STEP),
     "slide": Case("segment", "UPerNet, 512 x 683 image, its 2 windows together", "cases.segmentation:slide", 60,
                   1, 2 * flop.SEGMENT_FORWARD, rounds=1),
-    "tokenizer_encode_bf16": _step("bfloat16", "tokenizer encode, bfloat16", "cases.tokenizer:encode_bf16", 12,
-                                   flop.tokenizer_encode(), peak=BFLOAT16_PEAK),
-    "pretrain_step_bf16": _step("bfloat16", "pretraining step, bfloat16", "cases.pretraining:step_bf16", 20,
-                                flop.pretrain_step(), peak=BFLOAT16_PEAK),
-    "finetune_step_bf16": _step("bfloat16", "fine-tuning step, bfloat16", "cases.finetuning:step_bf16", 20,
-                                flop.finetune_step(), peak=BFLOAT16_PEAK),
-    "transformers_finetune_step_bf16": _peer("bfloat16", "fine-tuning step, autocast",
-                                             "transformers:finetune_step_bf16", 20, flop.finetune_step(),
-                                             peak=BFLOAT16_PEAK),
-    "timm_finetune_step_bf16": _peer("bfloat16", "fine-tuning step, autocast", "timm:finetune_step_bf16", 20,
-                                     flop.finetune_step(), peak=BFLOAT16_PEAK),
-    "finetune_forward_bf16": _step("bfloat16", "fine-tuning forward, bfloat16", "cases.finetuning:forward_bf16", 10,
-                                   flop.finetune_forward(), peak=BFLOAT16_PEAK),
-    "transformers_finetune_forward_bf16": _peer("bfloat16", "fine-tuning forward, autocast",
-                                                "transformers:finetune_forward_bf16", 10, flop.finetune_forward(),
-                                                peak=BFLOAT16_PEAK),
-    "timm_finetune_forward_bf16": _peer("bfloat16", "fine-tuning forward, autocast", "timm:finetune_forward_bf16", 10,
-                                        flop.finetune_forward(), peak=BFLOAT16_PEAK),
-    "upernet_step_bf16": Case("bfloat16", "UPerNet training step, 512 px, batch 1, bfloat16",
-                              "cases.segmentation:step_bf16", 40, 1, flop.SEGMENT_STEP, peak=BFLOAT16_PEAK),
     "quantizer": Case("quantizer", "quantizer, 12,544 x 8192 x 32, training mode", "cases.bricks:quantizer", 5),
     "pretrain_views": Case("data", "pretraining data, two views and a mask", "data_cases:pretrain_views", 10, rounds=1),
     "finetune_transform": Case("data", "fine-tuning data", "data_cases:finetune_transform", 10, rounds=1),
@@ -114,6 +94,16 @@ CASES: dict[str, Case] = {
     "two_processes": Case("processes", "pretraining step on two processes",
                           "cases.processes:two_processes", 100, BATCH, flop.pretrain_step(), rounds=1),
 }
+
+
+def _in_bfloat16(case: Case) -> Case:
+    """The same work in bfloat16: of the peers, under PyTorch's autocast."""
+    return case._replace(part="bfloat16", what=f"{case.what}, bfloat16", work=f"{case.work}_bf16", peak=BFLOAT16_PEAK)
+
+
+CASES.update({f"{name}_bf16": _in_bfloat16(CASES[name]) for name in (
+    "tokenizer_encode", "pretrain_step", "finetune_step", "transformers_finetune_step", "timm_finetune_step",
+    "finetune_forward", "transformers_finetune_forward", "timm_finetune_forward", "upernet_step")})
 #: names that `--only` takes
 PARTS = tuple(dict.fromkeys(case.part for case in CASES.values() if case.part))
 

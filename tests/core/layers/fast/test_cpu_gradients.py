@@ -150,3 +150,15 @@ def test_queries_keys_and_values_are_parts_of_what_is_kept(dtype):
         assert part.data_ptr() == parts[0].data_ptr() + at * 2 * 4 * 5 * 6 * part.element_size()
         np.testing.assert_array_equal(part.astype("float32").numpy(), stack.astype("float32").numpy()[at])
     assert parts[0].data_ptr() == stack.data_ptr()
+
+
+def test_numbers_of_another_width_are_left_to_the_layers():
+    """What is computed in the memory of tensors is written for float32 alone."""
+    x, block, norm = paddle.randn([2, 5, 12]).astype("float64"), Block(12, 3), LayerNorm(12)
+    for layer in (block, norm):
+        layer.to(dtype="float64")
+    x.stop_gradient = False
+    np.testing.assert_allclose(block(x).numpy(), block.compose(x).numpy(), rtol=1e-12)
+    weight, bias = paddle.randn([12, 4]).astype("float64"), paddle.randn([4]).astype("float64")
+    np.testing.assert_allclose(linear(x, weight, bias).numpy(), (x.numpy() @ weight.numpy() + bias.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(norm(x).numpy(), F.layer_norm(x, [12], norm.weight, norm.bias, 1e-5).numpy(), rtol=1e-12)

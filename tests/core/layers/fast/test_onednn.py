@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -93,6 +96,45 @@ def test_threads_of_one_process_do_not_take_one_anothers_tensors():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_tensor_of_another_type_is_refused_not_misread():
+    with pytest.raises(onednn.OneDnnError, match="float64"):
+        onednn.add_(paddle.zeros([2, 3]), paddle.zeros([3], dtype="float64"))
+
+
+STRIDED = """
+import sys
+import paddle  # first: Paddle then makes strided views of transposed tensors
+import beitv2_core
+from beitv2_core.layers.block import Block
+paddle.seed(0)
+block = Block(24, 3, init_values=0.1, grid=(2, 2))
+for parameter in block.parameters():
+    parameter.set_value(0.4 * paddle.randn(parameter.shape))
+queries, weight = paddle.to_tensor([[0, 2], [3, 1], [4, 2]]), paddle.randn([3, 5, 24])
+worst = 0.0
+for tokens in (paddle.randn([3, 5, 24]), paddle.randn([5, 3, 24]).transpose([1, 0, 2])):
+    for index in (None, queries):
+        found = []
+        for run in (block, block.compose):
+            x = tokens.detach()
+            x.stop_gradient = False
+            y = run(x, None, index)
+            (y * weight[:, : y.shape[1]]).transpose([1, 0, 2]).sum().backward()
+            found.append([y, x.grad, *(one.grad for one in block.parameters())])
+            block.clear_gradients()
+        worst = max([worst, *(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found))])
+print(paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"], worst)
+"""
+
+
+def test_strided_views_give_the_same_numbers():
+    """Where Paddle was imported first, or a user has FLAGS_use_stride_kernel=1, memory is not in a tensor's order."""
+    environment = {**os.environ, "FLAGS_use_stride_kernel": "1"}
+    shown = subprocess.run([sys.executable, "-W", "ignore", "-c", STRIDED], env=environment, capture_output=True,
+                           text=True, check=True, timeout=120).stdout.split()
+    assert shown[-2] == "True" and 0 < float(shown[-1]) < 1e-5
 
 
 def test_without_the_library_a_block_runs_by_its_layers_and_one_warning_says_so(monkeypatch, recwarn, tmp_path):

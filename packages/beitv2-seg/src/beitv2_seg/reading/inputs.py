@@ -6,6 +6,7 @@ Images differ in size, so a batch of the reader is one image at all its scales. 
 
 from __future__ import annotations
 
+import abc
 import functools
 import random
 from collections.abc import Callable, Generator, Sequence
@@ -42,7 +43,7 @@ class UnlabelledImage(NamedTuple):
     pixels: np.ndarray
 
 
-class _OneByOne:
+class _OneByOne(abc.ABC):
     """A data set of the reader and its transform in one, whose batch is one image."""
 
     classes = None
@@ -51,12 +52,12 @@ class _OneByOne:
         """The number itself: decoding and resizing are one call, `read`."""
         return index
 
+    @abc.abstractmethod
     def read(self, index: int) -> Any:
         """Image `index`."""
-        raise NotImplementedError
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
     def __call__(self, index: int, rng: SampleRng) -> Data:
         """Image `index`; transforms of PaddleSeg that draw do so from the global generators, by a seed of its own."""

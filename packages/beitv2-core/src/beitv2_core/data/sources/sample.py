@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -56,7 +57,7 @@ class Asked(NamedTuple):
     list_setting: str = "data.list_file"
 
 
-class ImageSource:
+class ImageSource(abc.ABC):
     """A `Dataset` that settings name (`datasets.SOURCES`).
 
     Images that lie in files also have `fingerprint()` and `content(index)`, which `identity` is made of, and `labels`
@@ -67,9 +68,9 @@ class ImageSource:
     class_folders: ClassVar[bool] = False
 
     @classmethod
+    @abc.abstractmethod
     def of_settings(cls, data: Any, asked: Asked) -> ImageSource:
         """The images of a section `data`.  Raises DataError for what is missing or not as expected."""
-        raise NotImplementedError
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -87,13 +88,13 @@ class ImageSource:
         return False
 
     @classmethod
+    @abc.abstractmethod
     def files_of(cls, data: Any) -> set[str]:
         """The files that images of these settings lie in, by where they are; DataError where they are no more there."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def files_read(self) -> set[str]:
         """The files that these images lie in, by where they are; none for drawn ones."""
-        raise NotImplementedError
 
 
 def spread(dataset: Any, count: int | None) -> Any:

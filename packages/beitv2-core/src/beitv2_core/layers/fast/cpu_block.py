@@ -103,7 +103,7 @@ class _AttentionHalf(PyLayer):
             stacks.append(split_heads(projected_RO.reshape([batch, tokens, 2 * inner]), 2, heads))
             residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
         del normed_RD, projected_RO
-        stacks = [operand(stack, rounded) for stack in stacks]
+        stacks = [operand(stack.contiguous(), rounded) for stack in stacks]
         q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
         weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
         out_BQO = product(weights_BHQT, v_BHTE, rounded).transpose([0, 2, 1, 3]).reshape([*residual_BQD.shape[:2], -1])
@@ -135,7 +135,7 @@ class _AttentionHalf(PyLayer):
         del dout_RO, dout_BQO, along_BQO
         dv_BHTE = product(weights_BHQT, dout_BHQE, rounded, transpose_x=True)
         dscores_BHQT = product(dout_BHQE, v_BHTE, rounded, transpose_y=True)
-        onednn.multiply_(onednn.subtract_(dscores_BHQT, sums_BHQ1), weights_BHQT)
+        dscores_BHQT = onednn.multiply_(onednn.subtract_(dscores_BHQT, sums_BHQ1), weights_BHQT)
         dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
         dscores_BHQT = operand(dscores_BHQT, rounded)
         dq_BHQE = product(dscores_BHQT, k_BHTE, rounded).scale_(scale)
@@ -188,7 +188,7 @@ class _MlpHalf(PyLayer):
         eps, keep_B11, rounded = ctx.settings
         dhidden_RF, dfc2_FD, dfc2_bias_D, dgamma_D = _residual_gradient(dy_BQD, onednn.gelu(hidden_RF), fc2_FD,
                                                                         fc2_bias_D, gamma_D, keep_B11, rounded)
-        onednn.gelu_gradient_(dhidden_RF, hidden_RF)
+        dhidden_RF = onednn.gelu_gradient_(dhidden_RF, hidden_RF)
         dfc1_bias_F = sum_over_rows(dhidden_RF)
         dhidden_RF = operand(dhidden_RF, rounded)
         normed = onednn.layer_norm(x_BQD, gain_D, shift_D, eps)
@@ -213,7 +213,7 @@ def _scaled(weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
 def _add_branch(x_BQD: paddle.Tensor, branch_BQD: paddle.Tensor, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
     """x + keep * branch, in place of branch."""
     if keep_B11 is not None:
-        onednn.multiply_(branch_BQD, keep_B11)
+        branch_BQD = onednn.multiply_(branch_BQD, keep_B11)
     return onednn.add_(branch_BQD, x_BQD)
 
 
@@ -269,7 +269,7 @@ def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, scale: float, bias: pa
         scores_BHQT.scale_(scale)
     bias = bias_of_queries(bias, query_index)
     if bias is not None:
-        onednn.add_(scores_BHQT, bias)
+        scores_BHQT = onednn.add_(scores_BHQT, bias)
     return onednn.softmax_(scores_BHQT)
 
 

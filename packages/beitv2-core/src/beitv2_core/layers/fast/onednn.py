@@ -5,7 +5,9 @@ Paddle's own element-wise and reducing CPU kernels run in one thread, and eager 
 is called here through ctypes, on the memory of Paddle's tensors: no compiler, no other package.  (The headers in the
 wheels only name the real ones, which are not there, so an operator written in C++ cannot be built against them.)
 
-All tensors are contiguous, float32 unless said otherwise, and on the CPU.  The functions record no gradient.
+All tensors are on the CPU, float32 unless said otherwise.  The functions record no gradient.  Those whose names end in
+an underscore work in the memory of their first argument and return it; of a strided view, which Paddle makes where
+FLAGS_use_stride_kernel is on, they return a copy: use what they return.
 
 Shape suffixes: `layers/__init__.py`.
 Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; the numbers used are equal in both.
@@ -94,9 +96,13 @@ def _check(code: int, what: str) -> None:
 
 
 class _Primitive:
-    """A compiled operation.  Call it with the tensors of its arguments, in their order."""
+    """A compiled operation.  Call it with the tensors of its arguments, in their order.
 
-    def __init__(self, description: Any, arguments: Sequence[tuple[int, Any]], what: str):
+    bfloat16: places of the arguments that are bfloat16; the others are float32.  Raises OneDnnError for other tensors.
+    """
+
+    def __init__(self, description: Any, arguments: Sequence[tuple[int, Any]], what: str,
+                 bfloat16: Sequence[int] = ()):
         library = _loaded()
         self._library, self._what, self._description, self._primitive = library, what, description, _Handle()
         _check(library.calls.dnnl_primitive_create(ctypes.byref(self._primitive), description), what)
@@ -106,6 +112,7 @@ class _Primitive:
         self.implementation = (name.value or b"").decode()
         self._arguments = (_Argument * len(arguments))()
         self._memories = []
+        self._dtypes = [paddle.bfloat16 if place in bfloat16 else paddle.float32 for place in range(len(arguments))]
         for place, (number, shape) in enumerate(arguments):
             memory = _Handle()
             _check(library.calls.dnnl_memory_create(ctypes.byref(memory), shape, library.engine, None), what)
@@ -119,7 +126,11 @@ class _Primitive:
 
     def __call__(self, *tensors: paddle.Tensor) -> None:
         library = self._library
-        pointers = [_Handle(tensor.data_ptr()) for tensor in tensors]
+        if [tensor.dtype for tensor in tensors] != self._dtypes:  # their memory would be read as something else
+            raise OneDnnError(f"{self._what} of tensors of {[str(tensor.dtype) for tensor in tensors]}; expected "
+                              f"{[str(dtype) for dtype in self._dtypes]}.")
+        whole = [tensor.contiguous() for tensor in tensors]  # itself, unless it is a strided view; kept until the end
+        pointers = [_Handle(tensor.data_ptr()) for tensor in whole]
         with library.lock:  # the memories are the primitive's, not the call's
             for memory, pointer in zip(self._memories, pointers):
                 library.calls.dnnl_memory_set_data_handle(memory, pointer)
@@ -156,6 +167,11 @@ def _shape(sizes: tuple[int, ...], kind: int = _FLOAT32, strides: tuple[int, ...
     return description
 
 
+def _new(*sizes: int) -> paddle.Tensor:
+    """A tensor to write to, whatever Paddle's default type is."""
+    return paddle.empty(sizes, dtype="float32")
+
+
 # -- layer normalisation ----------------------------------------------------------------------------------------------
 
 
@@ -171,7 +187,7 @@ def layer_norm(x: paddle.Tensor, gain_D: paddle.Tensor, shift_D: paddle.Tensor, 
     """Layer normalisation over the last axis of x (..., D), as a matrix."""
     width = x.shape[-1]
     rows = math.prod(x.shape[:-1])  # `Tensor.size` takes longer
-    made = Normed(paddle.empty([rows, width]), paddle.empty([rows]), paddle.empty([rows]))
+    made = Normed(_new(rows, width), _new(rows), _new(rows))
     _layer_norm(rows, width, eps)(x, gain_D, shift_D, *made)
     return made
 
@@ -195,7 +211,7 @@ def layer_norm_gradient(x: paddle.Tensor, dy_RD: paddle.Tensor, mean_R: paddle.T
                         eps: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
     """Gradients of `layer_norm` by x (R, D), gain (D,) and shift (D,), from what it gave."""
     rows, width = dy_RD.shape
-    gradients = paddle.empty([rows, width]), paddle.empty([width]), paddle.empty([width])
+    gradients = _new(rows, width), _new(width), _new(width)
     _layer_norm_gradient(rows, width, eps)(x, dy_RD, mean_R, variance_R, gain_D, shift_D, *gradients)
     return gradients
 
@@ -235,7 +251,8 @@ def _gelu_description(size: int) -> Any:
 
 
 def gelu_gradient_(dy: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
-    """`dy` becomes the gradient of GELU by x."""
+    """The gradient of GELU by x, in the memory of `dy`."""
+    dy = dy.contiguous()
     _gelu_gradient(math.prod(x.shape))(x, dy, dy)
     return dy
 
@@ -252,7 +269,8 @@ def _gelu_gradient(size: int) -> _Primitive:
 
 
 def softmax_(x: paddle.Tensor) -> paddle.Tensor:
-    """x becomes its softmax over the last axis."""
+    """The softmax of x over the last axis, in its memory."""
+    x = x.contiguous()
     width = x.shape[-1]
     _softmax(math.prod(x.shape[:-1]), width)(x, x)
     return x
@@ -269,21 +287,25 @@ def _softmax(rows: int, width: int) -> _Primitive:
 
 
 def add_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
-    """x += other.  `other` has the shape of x, or ones for all of x's first axes, or ones for all of its last."""
+    """x + other, in the memory of x.
+
+    other: of the shape of x, or with ones for all of x's first axes, or with ones for all of its last.
+    """
     return _combine_(_ADD, x, other)
 
 
 def subtract_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
-    """x -= other; shapes as for `add_`."""
+    """x - other, in the memory of x; shapes as for `add_`."""
     return _combine_(_SUBTRACT, x, other)
 
 
 def multiply_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
-    """x *= other; shapes as for `add_`."""
+    """x * other, in the memory of x; shapes as for `add_`."""
     return _combine_(_MULTIPLY, x, other)
 
 
 def _combine_(operation: int, x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    x = x.contiguous()
     _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, x)
     return x
 
@@ -327,7 +349,8 @@ def as_bfloat16(x: paddle.Tensor) -> paddle.Tensor:
 @functools.lru_cache(maxsize=_PRIMITIVES)
 def _conversion(size: int) -> _Primitive:
     x, y, engine = _shape((size,)), _shape((size,), _BFLOAT16), _loaded().engine
-    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "rounding to bfloat16")
+    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "rounding to bfloat16",
+                      bfloat16=(1,))
 
 
 def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, transpose_y: bool) -> paddle.Tensor:
@@ -337,7 +360,7 @@ def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, trans
     """
     x_sizes, y_sizes = tuple(x.shape), tuple(y.shape)
     rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
-    made = paddle.empty([*x_sizes[:-2], rows, columns])
+    made = _new(*x_sizes[:-2], rows, columns)
     _matmul(x_sizes, y_sizes, transpose_x, transpose_y)(x, y, made)
     return made
 
@@ -348,7 +371,8 @@ def _matmul(x_sizes: tuple[int, ...], y_sizes: tuple[int, ...], transpose_x: boo
     rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
     made = _shape((*x_sizes[:-2], rows, columns))
     return _Primitive(_describe("matmul", _loaded().engine, x, y, None, made, None),
-                      [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}")
+                      [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}",
+                      bfloat16=(0, 1))
 
 
 def _matrices(sizes: tuple[int, ...], transposed: bool) -> Any:

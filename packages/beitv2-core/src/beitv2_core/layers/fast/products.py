@@ -24,7 +24,7 @@ EMULATE = "BEITV2_EMULATE_BFLOAT16"
 _chosen = threading.local()
 
 
-class mixed_precision:  # noqa: N801  used as a function is
+class mixed_precision:
     """What runs inside is computed in mixed precision: `with mixed_precision("bf16"): model(images)`.
 
     amp: "off": float32, whatever surrounds it.  "bf16": on a GPU Paddle's O1, on the CPU products in bfloat16.
