@@ -34,12 +34,13 @@ def pretraining(tmp_path):
         "optim": {"lr": 1e-3, "steps": 2}, "train": {"batch_size": 4}})
     save_untrained(tokenizer, teacher_width=5)
 
-    def loop(name, amp, seed=0):
+    def loop(name, amp, seed=0, recompute=False):
         return build_training(parse_config({
             "kind": "pretrain", "output": str(tmp_path / name), "data": DATA, "seed": seed,
             "model": {**TRUNK, "patch_size": 4, "early_layers": 1},
             "tokenizer": {"weights": str(tmp_path / "tokens")}, "mask": {"num_masked": 6, "min_block": 2},
-            "optim": {"lr": 3e-3, "steps": STEPS}, "train": {"batch_size": 8, "amp": amp, "log_every": 1}}))
+            "optim": {"lr": 3e-3, "steps": STEPS},
+            "train": {"batch_size": 8, "amp": amp, "log_every": 1, "recompute": recompute}}))
 
     return loop
 
@@ -62,6 +63,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(pretraining, tmp_path):
     for name in whole:
         np.testing.assert_array_equal(whole[name], parts[name], err_msg=name)
         assert whole[name].dtype in (np.float32, np.int64), name
+
+
+def test_recomputed_blocks_compute_in_it_too(pretraining, tmp_path):
+    for name, recompute in (("kept", False), ("again", True)):
+        pretraining(name, "bf16", recompute=recompute).run(stop_after=3)
+    kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    for name in kept:
+        np.testing.assert_array_equal(kept[name], again[name], err_msg=name)
 
 
 def test_its_losses_are_nearer_to_float32_than_another_seed_is(pretraining, tmp_path):

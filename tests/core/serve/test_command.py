@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 from beitv2_core import cli
 from beitv2_core.commands.serve import build_views, names_of_server, open_port
 from beitv2_core.errors import BEiTError, ConfigError
+from beitv2_core.layers.fast import products
+from beitv2_core.models.vqkd import VQKD
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 pytest.importorskip("fastapi_offline", reason="the extra 'serve' is not installed")
@@ -154,3 +157,18 @@ def test_the_server_answers_and_stops_when_asked(tokenizer, tmp_path, number):
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == "stopped."
     assert "Traceback" not in errors
+
+
+def test_views_compute_in_the_precision_that_was_asked_for_in_any_thread(tokenizer, monkeypatch):
+    if products.why_not("bf16") is not None:
+        monkeypatch.setenv(products.EMULATE, "1")
+    seen = []
+    features = VQKD.features
+    monkeypatch.setattr(VQKD, "features", lambda *given: seen.append(products.rounding()) or features(*given))
+    for precision, expected in (("f32", False), ("bf16", True)):
+        (view,) = build_views(str(tokenizer), None, None, None, 0, precision=precision)
+        seen.clear()
+        thread = threading.Thread(target=view.show, args=(Image.new("RGB", (40, 30), "red"),))
+        thread.start()
+        thread.join()
+        assert seen and set(seen) == {expected}

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -59,9 +60,9 @@ def serve(
         raise MissingDependencyError(
             f"beitv2 serve: {error.name} is not installed. Type: pip install 'beitv2-core[serve]'"
         ) from None
-    computing = contextlib.ExitStack()
     if not is_exported(run):
-        computing.enter_context(options.live_model(run, runtime=runtime, precision=precision))
+        with options.live_model(run, runtime=runtime, precision=precision):
+            pass  # refused before anything is opened or loaded
     listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
         views = build_views(run, tokenizer, name, data, gallery, runtime=runtime, precision=precision)
@@ -85,7 +86,6 @@ def serve(
         typer.echo("stopped.")
     finally:
         listener.close()
-        computing.close()
 
 
 def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) -> Optional[list[str]]:
@@ -106,7 +106,7 @@ def build_views(
 ) -> list[Any]:
     """The views of a run or an exported model, and of a tokenizer, each tried once on a grey image.
 
-    runtime, precision: of an exported model.
+    runtime: of an exported model; precision: of the run or the exported model, in whatever thread a view computes.
     Raises ConfigError when there is nothing to show.
     """
     from PIL import Image
@@ -115,26 +115,40 @@ def build_views(
     from ..serve.views import find_view
 
     views: list[Any] = []
+    computing: Any
     if is_exported(run):
         exported = load_exported(run, runtime=runtime, precision=precision)
         kind = exported.kind
         own = _exported_view(exported)
         model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
         source: Any = tokenizer
+        computing = contextlib.nullcontext
     else:
         config = read_config(run)
         kind = config.kind
         own = find_view(run, kind)
         model, source = _load_tokenizer(run, kind, config, tokenizer, name)
+        computing = functools.partial(options.live_model, run, runtime=runtime, precision=precision)
     if own is not None:
         views.append(own)
     if model is not None:
-        views.append(_codes_view(model, source, data, gallery))
+        with computing():
+            views.append(_codes_view(model, source, data, gallery))
+    views = [_computed(view, computing) for view in views]
     if not views:
         raise ConfigError(f"{run}: nothing to show of a {kind!r} run. Add --tokenizer RUN to see codes.")
     for view in views:
         view.show(Image.new("RGB", (64, 48), "grey"))
     return views
+
+
+def _computed(view: Any, computing: Callable[[], Any]) -> Any:
+    """The view, every image in a context of its own: requests are computed in another thread than this one."""
+    def show(image: Any) -> Any:
+        with computing():
+            return view.show(image)
+
+    return view._replace(show=show)
 
 
 def _exported_view(model: Exported) -> Any:

@@ -18,6 +18,7 @@ from beitv2_core.layers.attention import RelativePositionBias
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.fast.layer_norm import LayerNorm
+from beitv2_core.layers.fast.products import in_this_precision
 from beitv2_core.layers.init import init_linears, kaiming_uniform_default, rescale_block, trunc_normal
 from beitv2_core.layers.interpolate import bicubic_resize
 from beitv2_core.layers.patch_embed import PatchEmbed
@@ -208,7 +209,7 @@ class BEiTBackbone(nn.Layer):
         """One block, recomputed in the backward pass where the model was built with `recompute`."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             from paddle.distributed.fleet.utils import recompute
-            return recompute(block, x_BTD, bias, query_index)
+            return recompute(in_this_precision(block), x_BTD, bias, query_index)
         return block(x_BTD, bias, query_index)
 
     def run_blocks(self, blocks: Iterable[Block], x_BTD: paddle.Tensor, bias: paddle.Tensor | None,

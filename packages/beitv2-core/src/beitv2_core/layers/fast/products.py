@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import paddle
@@ -52,6 +53,18 @@ class mixed_precision:
     def __exit__(self, *exc: Any) -> None:
         self._guard.__exit__(*exc)
         _chosen.bfloat16 = self._before.pop()
+
+
+def in_this_precision(work: Callable[..., Any]) -> Callable[..., Any]:
+    """`work`, computed as it would be here and now, wherever it is called: what is recomputed is called later."""
+    if not rounding():
+        return work
+
+    def computed(*arguments: Any) -> Any:
+        with mixed_precision("bf16"):
+            return work(*arguments)
+
+    return computed
 
 
 def _on_gpu() -> bool:
