@@ -27,12 +27,12 @@ class MimTask(Task):
     eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads only
     those parts of a batch of which some view's codes are missing, but these whole, so that codes do not depend on what
     the cache held.
-    Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision on a GPU; a code then depends on it.
+    Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision; a code then depends on it.
     Source: paper section 2.3, Eq. 3; official engine_for_pretraining.py, train_one_epoch.
     Departs: a batch whose masks hide nothing at all is an error; the mean of no losses is NaN, on which the official
     code ends.
     Raises ShapeError for such a batch and where the tokenizer's code map and the mask differ in size, ConfigError for
-    amp without a GPU.
+    amp that this device does not compute.
     """
 
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer, *, batch_size: int | None = None, amp: str = "off",
