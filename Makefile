@@ -19,8 +19,8 @@ NO_GPU_WHEEL = make: $(PADDLE_WHEEL) is not available from $(or $(GPU_INDEX),PyP
   Where that host is not reached, fetch the wheel elsewhere and type: make setup GPU=1 PADDLE=$(PADDLE) PADDLE_WHEEL=FILE.whl
 # Paddle 2.6.2 breaks with protobuf 7 (fleet.init) and was built against numpy 1.
 PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
-# paddle2onnx runs with Paddle 3 only; openvino is a wheel of 59 MB.
-ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx$(comma)openvino]")
+# paddle2onnx runs with Paddle 3 only; int8 brings openvino, a wheel of 59 MB.
+ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx$(comma)int8]")
 RUN := runs/digit_scenes
 PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_core.export import Calibration, export_model, exportable_features, exportable_tokenizer
-from beitv2_core.export.agreement import agreement, in_words
+from beitv2_core.export.agreement import agreement, in_words, too_far
 from beitv2_core.exported_model import load_exported
 
 missing = [name for name in ("openvino", "nncf") if importlib.util.find_spec(name) is None]
@@ -93,3 +93,9 @@ def test_agreement_counts_what_a_kind_answers():
     assert found["pixels_equal"] == 0.75 and found["miou"] == pytest.approx((1 / 2 + 2 / 3) / 2)
     found = agreement({"mean": one, "patches": one}, {"mean": -one, "patches": one})
     assert found["cosine"] == -1.0 and "-1.00000" in in_words(found)
+
+
+def test_an_agreement_that_is_too_far_is_named():
+    assert too_far({"codes_equal": 0.98, "largest_difference": 9.0}) == []
+    assert too_far({"pixels_equal": 0.96, "miou": 0.883}) == [
+        "mIoU of one's labels against the other's 88.30 % (expected at least 97 %)"]

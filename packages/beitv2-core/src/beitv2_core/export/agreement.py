@@ -15,6 +15,9 @@ WORDS = {"codes_equal": "codes equal", "top1_equal": "top-1 equal", "pixels_equa
          "miou": "mIoU of one's labels against the other's", "cosine": "mean cosine",
          "largest_difference": "largest difference"}
 
+#: below these shares a model in eight bits gives noticeably other answers
+LEAST = {"codes_equal": 0.97, "top1_equal": 0.995, "miou": 0.97, "cosine": 0.999}
+
 
 def agreement(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Shares in [0, 1] by name, and the largest absolute difference of any number, of outputs by name.
@@ -46,6 +49,12 @@ def _miou(labels: np.ndarray, truth: np.ndarray) -> float:
     present = np.unique(truth)
     return float(np.mean([((labels == i) & (truth == i)).sum() / ((labels == i) | (truth == i)).sum()
                           for i in present]))
+
+
+def too_far(found: Mapping[str, float]) -> list[str]:
+    """What of an agreement is below `LEAST`, in words: `codes equal 95.00 % (expected at least 97 %)`."""
+    return [f"{in_words({name: found[name]})} (expected at least {100 * least:g} %)" for name, least in LEAST.items()
+            if name in found and found[name] < least]
 
 
 def in_words(found: Mapping[str, float]) -> str:

@@ -22,8 +22,10 @@ from ..evaluation.codes import list_images
 from ..exported_model import GRAPH_FILES, INT8_FILES, Exported, Int8
 from ..runners import RUNTIMES
 from ..runtime import physical_cores
-from .agreement import agreement
+from .agreement import agreement, too_far
 from .inputs import images_of_files
+
+log = logging.getLogger("beitv2_core")
 
 #: weighted products before the outputs that stay in float32: task layers and codebook lookup; of heads the last layer
 EXACT_AT_END = {"tokenizer": 3, "features": 0}
@@ -56,7 +58,7 @@ def write_int8(model: Exported, calibration: Calibration) -> Int8:
 
     Half of the chosen images calibrate, the others are what the agreement with `model`, in float32, is measured on.
     In float32 stay: softmax, layer norm, attention's own products where NNCF leaves them, the patch embedding, and the
-    last products of `EXACT_AT_END`.
+    last products of `EXACT_AT_END`.  An agreement below `agreement.LEAST` is written with a warning.
     Raises ConfigError where there are fewer than two images.
     """
     require_quantizer()
@@ -84,7 +86,12 @@ def write_int8(model: Exported, calibration: Calibration) -> Int8:
             for name, value in outputs.items():
                 table.setdefault(name, []).append(value)
     got, want = ({name: np.concatenate(parts) for name, parts in table.items()} for table in (found, expected))
-    return Int8(calibrated_on=len(ranges), measured_on=len(others), agreement=agreement(got, want),
+    measured = agreement(got, want)
+    for words in too_far(measured):
+        log.warning("--quantize int8: the eight-bit model is far from the float32 one, %s, on %d images that did not "
+                    "calibrate. Use --precision bf16 or f32 where answers count, or calibrate with more images.",
+                    words, len(others))
+    return Int8(calibrated_on=len(ranges), measured_on=len(others), agreement=measured,
                 versions={"nncf": nncf.__version__, "openvino": openvino.__version__})
 
 
