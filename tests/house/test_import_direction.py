@@ -42,13 +42,13 @@ ALLOWED: dict[str, set[str]] = {
     "conversion": {"assembly", "errors", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "pixels",
                    "viz"},
-    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
+    "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
                "runtime"},
-    "bench": {"engine", "errors", "export", "exported_model", "layers", "runners", "runtime", "viz"},
+    "bench": {"engine", "errors", "exported_model", "exporting", "layers", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
-    "commands": {"assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
-                 "exported_model", "files", "layers", "pixels", "planning", "runners", "runtime", "serve", "viz",
-                 "weights"},
+    "commands": {"assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation",
+                 "exported_model", "exporting", "files", "layers", "pixels", "planning", "runners", "runtime", "serve",
+                 "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import

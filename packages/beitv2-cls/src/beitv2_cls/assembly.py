@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beitv2_cls.accuracy import evaluate
 from beitv2_cls.classes import class_names, keep_classes
 from beitv2_cls.classifier import BEiTClassifier, without_decay
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
 from beitv2_cls.data import build_data, refuse_shared, warn_shared
-from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, Probe, draw_probes, measure_probes, write_table
 from beitv2_core.assembly import (

@@ -13,17 +13,21 @@ from beitv2_core import runtime
 
 __version__ = "0.2.0"
 
-#: public name -> module that holds it
+#: public name -> module that holds it; __init__.pyi has the same names for type checkers
 _PUBLIC = {
     "BEiTBackbone": "beitv2_core.models.backbone",
     "BEiTForMaskedImageModeling": "beitv2_core.models.mim",
     "NormEMAQuantizer": "beitv2_core.models.quantizer",
     "VQKD": "beitv2_core.models.vqkd",
     "build_teacher": "beitv2_core.teachers",
-    "load_tokenizer": "beitv2_core.assembly",
+    "evaluate": "beitv2_core.api.evaluate",
+    "export": "beitv2_core.api.export",
     "load_config": "beitv2_core.config.load",
+    "pretrain": "beitv2_core.api.train",
+    "tokenize": "beitv2_core.api.tokenize",
 }
-_WITHOUT_PADDLE = {"load_config"}
+#: what works, in part at least, where no Paddle is: settings and exported ONNX models
+_WITHOUT_PADDLE = {"load_config", "tokenize"}
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from beitv2_cls.assembly import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
 from beitv2_core.config.schema import pair
-from beitv2_core.export import Exportable, exportable_features
-from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exporting import Exportable, exportable_features
+from beitv2_core.exporting.sources import exportable_logits
 
 
 def exportable_run(run: str, features: bool) -> Exportable:

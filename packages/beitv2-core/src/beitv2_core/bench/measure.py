@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engine.progress import Progress
 from ..errors import BEiTError
-from ..export.agreement import agreement
+from ..exporting.agreement import agreement
 from .rows import Row, serve
 
 log = logging.getLogger("beitv2_core")

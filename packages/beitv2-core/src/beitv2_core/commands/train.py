@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 import typer
 
+from ..api.train import TrainedRun
+from ..api.train import pretrain as run_training
 from ..config import PretrainConfig, TokenizerConfig, load_config
 from . import options
 
@@ -30,7 +32,7 @@ def train_tokenizer(
 ) -> None:
     """Train a VQ-KD tokenizer: codes of an image from which the teacher's features are reconstructed (stage 1)."""
     settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
-    _train(settings, resume, dry_run)
+    _trained(settings, resume, dry_run)
 
 
 def pretrain(
@@ -43,7 +45,7 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone by predicting the codes of masked patches (stage 2)."""
     settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
-    _train(settings, resume, dry_run)
+    _trained(settings, resume, dry_run)
 
 
 def init_tokenizer(
@@ -62,13 +64,8 @@ def init_tokenizer(
     typer.echo(str(save_untrained(settings, teacher_width)))
 
 
-def _train(settings: Any, resume: str, dry_run: bool) -> None:
-    if dry_run:
-        from ..assembly.dry_run import run_one_step
-
-        for line in run_one_step(settings).lines():
+def _trained(settings: Any, resume: str, dry_run: bool) -> None:
+    found = run_training(settings, resume=resume, dry_run=dry_run)
+    if not isinstance(found, TrainedRun):
+        for line in found.lines():
             typer.echo(line)
-        return
-    from ..assembly import build_training
-
-    build_training(settings).run(resume=None if resume == "never" else resume)

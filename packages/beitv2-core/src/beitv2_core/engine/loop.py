@@ -22,7 +22,6 @@ import paddle
 import yaml
 from numpy.typing import NDArray
 
-from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
@@ -99,7 +98,6 @@ class TrainLoop:
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError,
         DataError.
         """
-        runtime.keep_freed_memory()
         distributed.init()
         main = distributed.is_main()
         if main:
