@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from .api.embed import embed as embed
 from .api.evaluate import evaluate as evaluate
 from .api.export import export as export
 from .api.tokenize import tokenize as tokenize
