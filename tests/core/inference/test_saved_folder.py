@@ -22,7 +22,7 @@ def paths(photographs):
 @pytest.fixture(scope="module")
 def plain_run(tmp_path_factory):
     """Pretrained without the head on the class token, which transformers has not."""
-    return pretraining(tmp_path_factory.mktemp("plain") / "run", "model.head_layers=0")
+    return pretraining(tmp_path_factory.mktemp("plain") / "run", "model.early_layers=null")
 
 
 @pytest.mark.parametrize(("which", "size", "form"), [
