@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry points of Paddle's hub: `paddle.hub.load(THIS_FOLDER, "beitv2", RUN_OR_FILE, source="local")`.
+"""Entry points of Paddle's hub: `paddle.hub.load(THIS_FOLDER, "beitv2", source="local", weights=RUN_OR_FILE)`.
 
 The packages of this checkout are used where none are installed; answers of classifiers and segmentors come from
-beitv2-cls and beitv2-seg, which must be installed.  Import `beitv2_core` before `paddle`: it sets the number of threads.
+beitv2-cls and beitv2-seg, which must be installed.  Import `beitv2_core` before `paddle`: it sets threads.
 """
 
 import importlib.util as _importlib_util
@@ -17,15 +17,15 @@ for _package in ("beitv2_core", "beitv2_cls", "beitv2_seg"):
         _sys.path.append(str(_Path(__file__).resolve().parent / "packages" / _package.replace("_", "-") / "src"))
 
 
-def beitv2(source, **options):
+def beitv2(weights, **options):
     """A trained model in eval mode with its preprocessing: `model(images)`, `model.features(images)`.
 
-    source: a run, a checkpoint, a file of weights in any known format, a folder of transformers, an exported model, or
-    the name of a published model that `beitv2 download` has fetched.  options: those of `beitv2_core.load`.
+    weights: a run, a checkpoint, a file of weights in any known format, a folder of transformers, an exported model, or
+    the name of a published model that `beitv2 download` has fetched.  options: others of `beitv2_core.load`.
     """
     from beitv2_core import load
 
-    return load(source, **options)
+    return load(weights, **options)
 
 
 def beitv2_backbone(size="base", image_size=224, **options):

@@ -23,8 +23,8 @@ A function has the arguments and the defaults of its command ([commands.md](comm
 exceptions with the words that the command prints, all of them `beitv2_core.errors.BEiTError`. Nothing prints; log
 lines go to the loggers `beitv2_core`, `beitv2_cls` and `beitv2_seg`, which `logging.basicConfig(level="INFO")` shows.
 
-Import `beitv2_core` before `paddle`: it sets the number of threads. The import itself costs no Paddle. The commands also
-let the C library keep freed memory, which makes training on CPUs faster; a program that trains calls
+Import `beitv2_core` before `paddle`: it sets the number of threads. The import itself costs no Paddle. The commands
+also let the C library keep freed memory, which makes training on CPUs faster; a program that trains calls
 `beitv2_core.runtime.keep_freed_memory()` once.
 
 ```python

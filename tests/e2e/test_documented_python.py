@@ -83,8 +83,7 @@ def test_the_lines_of_the_api_page_run(folder):
 
 
 def test_the_lines_of_the_deployment_page_give_codes(folder):
-    finished(beitv2("export", folder / "runs/digit_scenes/tokenizer", "--format", "paddle", "-o",
-                    folder / "tokenizer.onnx.d"))
+    beitv2_core.export(folder / "runs/digit_scenes/tokenizer", "paddle", folder / "tokenizer.onnx.d")
     [code] = snippets("docs/deployment.md")
     images = "import numpy; images = numpy.full((2, 3, 32, 32), 0.5, numpy.float32)\n"
     assert python(images + code + "print(codes.shape)", folder).strip() == "(2, 16)"
@@ -94,7 +93,7 @@ def test_the_lines_of_the_deployment_page_give_codes(folder):
 def test_the_lines_of_the_model_page_build_the_model(folder):
     [code] = snippets("docs/models/BEiTv2.md")
     shown = python(code.replace('"RUN or FILE"', "False") + "print(type(model).__name__)", folder)
-    assert shown.split()[-1] == "BEiTv2"
+    assert shown.split()[-1] == "BEiTClassifier"
 
 
 #: documents whose commands run in order -> a word of the block, and what makes each short

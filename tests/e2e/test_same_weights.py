@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 import yaml
-from e2e_runs import CONFIGS, PRETRAIN, SHORT, assert_same_end, beitv2, final, finished
+from e2e_runs import CONFIGS, PRETRAIN, SHORT, assert_same_end, beitv2, finished
 
 import beitv2_core
 from beitv2_core.errors import ConfigError
@@ -26,8 +27,8 @@ def settings(tokenizer_run):
 @pytest.fixture(scope="module")
 def by_command(tmp_path_factory, tokenizer_run):
     folder = tmp_path_factory.mktemp("command") / "run"
-    finished(beitv2(*PRETRAIN, f"optim.steps={STEPS}", "train.batch_size=16", f"tokenizer.weights={tokenizer_run}", "-o",
-                    folder))
+    finished(beitv2(*PRETRAIN, f"optim.steps={STEPS}", "train.batch_size=16", f"tokenizer.weights={tokenizer_run}",
+                    "-o", folder))
     return folder
 
 
@@ -44,6 +45,12 @@ def test_python_and_the_written_settings_give_the_weights_of_the_command(tmp_pat
     assert beitv2_core.pretrain(beitv2_core.load_config(by_command / "config.yml"), done.folder).steps == STEPS
 
 
+def test_the_report_is_an_object_and_a_file(tmp_path, by_command, tokenizer_run):
+    report = beitv2_core.evaluate(tokenizer_run, by_command, images=16, train_images=16, out=tmp_path, num_workers=0)
+    assert report.num_codes == 16 and 0 < report.codes_used <= 16 and all(one.is_file() for one in report.figures)
+    assert json.loads((tmp_path / "summary.json").read_text())["report"]["codebook"]["perplexity"] == report.perplexity
+
+
 def test_a_dry_run_measures_and_writes_nothing(tmp_path, settings):
     measured = beitv2_core.pretrain(CONFIGS / "pretrain/digit_scenes.yml", tmp_path / "run", set=settings, dry_run=True)
     assert measured.loss > 0 and measured.parameters > 0 and not (tmp_path / "run").exists()
@@ -57,20 +64,3 @@ def test_errors_are_exceptions_with_the_words_of_the_command(tmp_path, settings)
     assert str(caught.value) in said and "Did you mean 'steps'?" in str(caught.value)
     with pytest.raises(ConfigError, match="'pretrain' or 'tokenizer' config was expected"):
         beitv2_core.pretrain(CONFIGS / "cls/digit_scenes.yml", tmp_path)
-
-
-def test_the_tokenizer_of_the_command_is_that_of_python(tmp_path, tokenizer_run):
-    again = beitv2_core.pretrain(tokenizer_run / "config.yml", tmp_path / "tokenizer")
-    assert_same_end(again.folder, tokenizer_run)
-    report = beitv2_core.evaluate(tokenizer_run, _short_pretraining(tmp_path, tokenizer_run), images=16,
-                                  train_images=16, num_workers=0)
-    assert report.num_codes == 16 and 0 < report.codes_used <= 16 and all(one.is_file() for one in report.figures)
-    assert report.summary["codebook"]["perplexity"] == report.perplexity
-
-
-def _short_pretraining(folder, tokenizer_run):
-    changes = [*SHORT, "model.width=24", "optim.steps=1", "train.batch_size=16", "optim.warmup_steps=0",
-               f"tokenizer.weights={tokenizer_run}"]
-    run = beitv2_core.pretrain(CONFIGS / "pretrain/digit_scenes.yml", folder / "pretrain", set=changes)
-    assert final(run.folder).step == 1
-    return run.folder

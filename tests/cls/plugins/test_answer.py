@@ -28,7 +28,8 @@ def made(tmp_path_factory):
     settings = load_config(CONFIG, ["model.width=24", "pretrained.weights=null", "validation.crop_share=0.6",
                                     f"output={folder / 'run'}"], FinetuneConfig)
     paddle.seed(1)
-    weights = {key: value.numpy() + np.float32(0.1) for key, value in build_classifier(settings, 3).state_dict().items()}
+    state = build_classifier(settings, 3).state_dict()
+    weights = {key: value.numpy() + np.float32(0.1) for key, value in state.items()}
     CheckpointStore(folder / "run/checkpoints").save(0, weights, {}, {"task": {"classes": CLASSES}},
                                                      settings.resolved())
     paint(folder / "images", 2)

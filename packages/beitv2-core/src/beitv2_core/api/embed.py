@@ -26,10 +26,10 @@ def embed(images: Paths, model: Union[str, Path], out: Union[str, Path, None] = 
 
     images: images, folders of images, or lists of them (.txt, .csv).  model: anything `load` takes.  out: a .parquet,
     .npz or .csv file to write, and to read back whole; the same call continues after an interruption.  what: "mean" of
-    the patch tokens, "cls", "patches", or "codes" of a tokenizer.  block: raw tokens after this block, from 1; None: the last, as what follows
-    the backbone reads it.  image_size: pixels that images are cut to, one number or (height, width), multiples of the
-    patch.  crop_share: share of the short side that the central crop keeps; default: 0.875, of tokenizers 1, of
-    exported models their own.  name, batch_size to precision, progress: as for `tokenize`.
+    the patch tokens, "cls", "patches", or "codes" of a tokenizer.  block: raw tokens after this block, from 1; None:
+    the last, as what follows the backbone reads it.  image_size: pixels that images are cut to, one number or (height,
+    width), multiples of the patch.  crop_share: share of the short side that the central crop keeps; default: 0.875, of
+    tokenizers 1, of exported models their own.  name, batch_size to precision, progress: as for `tokenize`.
     Raises ConfigError, DataError, CheckpointError, ExportError, ShapeError.
     """
     with tempfile.TemporaryDirectory(prefix="beitv2_features_") as folder:

@@ -99,7 +99,7 @@ class LoadedModel:
         """What a model of this kind says of images: as `preprocess` takes them, one or several.
 
         A tokenizer: codes int64 (B, rows, columns).  A classifier: logits, probabilities and the names of the classes.
-        A segmentor: a label map of every image in its own size.  Others: the mean patch feature float32 (B, D).
+        Other kinds: what the package that has them says.  A backbone: the mean patch feature float32 (B, D).
         Raises ConfigError for a kind that no installed package knows, and what `preprocess` raises.
         """
         with self._computing():
