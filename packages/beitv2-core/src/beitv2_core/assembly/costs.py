@@ -40,6 +40,11 @@ def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedR
     return plan(config, images=images, devices=devices)
 
 
+def plan_pretraining(config: PretrainConfig, tokenizer: TokenizerConfig, *, images: int, devices: int) -> PlannedRun:
+    """The costs of a pretraining run whose tokenizer is not trained yet: that of these settings."""
+    return _pretraining(config, images=images, devices=devices, tokenizer=plan_tokenizer(tokenizer))
+
+
 def count_images(data: DataConfig, given: Optional[int]) -> int:
     """Number of images: as given, else that of the data set; ConfigError where data.root is missing."""
     if given is not None:
@@ -132,8 +137,9 @@ def _projection(layers: LayerCosts, rows: int, width: int, out: int) -> tuple[Co
     return layers.product(rows, width, width), layers.product(rows, width, out)
 
 
-def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int) -> PlannedRun:
-    tokenizer = _find_tokenizer(config)
+def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int,
+                 tokenizer: Optional[TokenizerPlan] = None) -> PlannedRun:
+    tokenizer = tokenizer or _find_tokenizer(config)
     model, num_codes = config.model, tokenizer.num_codes
     asked = config.tokenizer.num_codes
     if asked is not None and asked != num_codes:

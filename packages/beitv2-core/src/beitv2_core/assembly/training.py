@@ -93,15 +93,18 @@ def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
     run.log_figure("curves", path, int(summary["steps"]))
 
 
-def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
-    """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models."""
+def build_parts(config: AnyConfig, report: Path | None = None, tokenizer: Any = None) -> Parts:
+    """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models.
+
+    tokenizer: a built one that takes the place of the one a pretraining run names.
+    """
     distributed.init()
     check_precision(config)
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), distributed.world_size())
     loader = build_loader(dataset, build_transform(config), batch_size=config.train.batch_size,
                           accumulate=plan.accumulate, seed=config.seed, num_workers=config.data.num_workers)
-    task = build_task(config, dataset)
+    task = build_task(config, dataset, tokenizer)
     optimizer = optimizer_of(config.optim, task.model, plan.lr, no_decay=task.no_weight_decay())
     return Parts(task, loader, plan, optimizer)
 
@@ -119,8 +122,11 @@ def check_precision(config: AnyConfig) -> None:
         Precision(config.tokenizer.amp, off="tokenizer.amp=off")
 
 
-def build_task(config: AnyConfig, dataset: Any) -> Any:
-    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`."""
+def build_task(config: AnyConfig, dataset: Any, tokenizer: Any = None) -> Any:
+    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`.
+
+    tokenizer: as in `build_parts`.
+    """
     seed_everything(config.seed)
     if isinstance(config, TokenizerConfig):
         teacher = build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
@@ -140,7 +146,8 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
             revive_after=config.health.revive_after,
         )
     source = config.tokenizer
-    tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
     check_tokenizer_fits(config, tokenizer)
     tokenizer.drop_decoder()
     seed_everything(config.seed)

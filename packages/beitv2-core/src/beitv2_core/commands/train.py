@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
-from ..config import PretrainConfig, TokenizerConfig, load_config
+from ..config import PretrainConfig, TokenizerConfig, TwoStagesConfig, load_config
+from ..config.load import read_tree
+from ..errors import ConfigError
 from . import options
 
 RESUME = typer.Option(
@@ -34,16 +37,63 @@ def train_tokenizer(
 
 
 def pretrain(
-    config: Path = options.CONFIG,
+    what: str = typer.Argument(
+        ..., metavar="CONFIG|IMAGES", show_default=False,
+        help="YAML file, see configs/; or images of your own: a folder of any depth, a list (.txt, .csv), or tar files"),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    minutes: Optional[float] = typer.Option(
+        None, min=0.01, show_default=False,
+        help="of IMAGES: time for everything, from looking at the images to the report; default 30"),
 ) -> None:
-    """Pretrain a backbone by predicting the codes of masked patches (stage 2)."""
-    settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
-    _train(settings, resume, dry_run)
+    """Pretrain a backbone by predicting the codes of masked patches (stage 2); of IMAGES: choose all settings for them
+    and train both stages, see docs/own-images.md."""
+    began = time.monotonic()
+    if not _is_config(what):
+        _pretrain_images(what, options.all_overrides(set_, more), resume, output, dry_run, minutes, began)
+        return
+    if minutes is not None:
+        raise ConfigError(f"--minutes: {what} says how long its run is; minutes are for IMAGES. Leave it out, or set "
+                          "optim.steps.")
+    overrides = options.all_overrides(set_, more, output)
+    if read_tree(Path(what))[0].get("kind") != "two_stages":
+        _train(load_config(what, overrides, PretrainConfig), resume, dry_run)
+        return
+    from ..two_stages.run import pretrain_settings
+
+    settings = load_config(what, overrides, TwoStagesConfig)
+    _refuse_resume(resume, settings.output)
+    if dry_run:
+        raise ConfigError(f"--dry-run: {what} is a run of both stages, whose second needs the first. Leave it out; `beitv2 "
+                          f"config {what}` shows the settings.")
+    pretrain_settings(settings, say=typer.echo, began=began)
+
+
+def _is_config(what: str) -> bool:
+    return Path(what).suffix.lower() in (".yml", ".yaml")
+
+
+def _pretrain_images(images: str, overrides: list[str], resume: str, output: Optional[Path], dry_run: bool,
+                     minutes: Optional[float], began: float) -> None:
+    from ..two_stages.run import pretrain_images
+
+    if output is None:
+        raise ConfigError(f"{images}: images were given, so the run needs a folder: add -o RUN. (Settings are a .yml file.)")
+    _refuse_resume(resume, output)
+    pretrain_images(images, str(output), minutes=minutes, overrides=overrides, say=typer.echo, began=began,
+                    only_choose=dry_run)
+
+
+def _refuse_resume(resume: str, output: Any) -> None:
+    """A run of both stages continues by itself; `never` asks for a new one."""
+    if resume == "never" and (Path(output) / "config.yml").exists():
+        raise ConfigError(f"--resume never: {output} already holds a run. Choose another folder by -o.")
+    if resume not in ("auto", "never"):
+        raise ConfigError(f"--resume {resume}: a run of both stages continues from its newest checkpoint by itself. Leave "
+                          "it out.")
 
 
 def init_tokenizer(

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -166,6 +166,14 @@ class ImageFolder(ImageSource):
     def content(self, index: int) -> bytes:
         """The bytes of a file as they are; raises OSError where it cannot be read."""
         return (self.root / self.paths[index]).read_bytes()
+
+    def path(self, index: int) -> str:
+        """What an image is called in logs and lists."""
+        return str(self.root / self.paths[index])
+
+    def open(self, index: int) -> BinaryIO:
+        """A file, of which a header can be read alone; raises OSError where it cannot be opened."""
+        return open(self.root / self.paths[index], "rb")
 
     def load(self, index: int, shrink: Shrink | None = None) -> Sample:
         """Decode image `index`; an undecodable one is replaced by the next that can be decoded.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -152,6 +153,10 @@ class ShardSet(ImageSource):
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes at {offset}; the tar file was changed or cut")
         return content
+
+    def open(self, index: int) -> BinaryIO:
+        """A member as a file; raises OSError where it cannot be read."""
+        return io.BytesIO(self.content(index))
 
     def _decode(self, index: int, shrink: Shrink | None) -> Decoded:
         return decode_bytes(self.content(index), shrink, self.reading)
