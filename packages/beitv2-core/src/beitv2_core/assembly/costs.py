@@ -20,6 +20,7 @@ from ..teachers.dino import DINOVisionTransformer
 from .batches import plan_batches
 from .data import build_dataset
 from .from_architecture import count_parameters
+from .loaded_weights import stage_of
 from .models import build_mim, build_teacher, build_tokenizer
 from .restore import read_config
 
@@ -175,11 +176,11 @@ def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int,
 def _find_tokenizer(config: PretrainConfig) -> TokenizerPlan:
     """The tokenizer of its run, of its YAML file, or the published one of its name."""
     source = config.tokenizer
-    path = Path(source.weights)
+    path = stage_of(source.weights, ("tokenizer",))
     if path.suffix in (".yml", ".yaml"):
         return plan_tokenizer(explain_config(path, (), TokenizerConfig).settings)
     if path.suffix == ".pdckpt" and path.is_dir() or (path / "checkpoints").is_dir():
-        found = read_config(source.weights)
+        found = read_config(str(path))
         if not isinstance(found, TokenizerConfig):
             raise ConfigError(f"tokenizer.weights: {path} is a {found.kind!r} run; a tokenizer's is expected.")
         return plan_tokenizer(found)

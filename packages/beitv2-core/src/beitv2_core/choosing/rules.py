@@ -227,7 +227,7 @@ def enough_time(seconds: float, steps: tuple[int, int], rates: tuple[float, floa
 
 def report_images(held_out: int, seconds: float, image: float) -> Choice:
     """Held-out images of the report: all that take at most 3 % of the time.  image: measured seconds for one."""
-    count = max(min(held_out, 64), min(held_out, int(0.03 * seconds / image)))
+    count = max(min(held_out, 64), min(held_out, round(0.03 * seconds / image)))
     return Choice(count, "all that were held out" if count == held_out else "as many as 3 % of the time allow")
 
 

@@ -28,7 +28,7 @@ class ChosenConfig(Section):
 class ReportConfig(Section):
     """The report at the end, on images that were held out of both trainings."""
 
-    images: int = Field(default=1000, ge=8, description="most images to measure on")
+    images: int = Field(default=1000, ge=1, description="most images to measure on")
 
 
 class TwoStagesConfig(Section):

@@ -125,7 +125,8 @@ def timed_settings(sketch: Draft, request: Request, began: float, say: Callable[
                for stage in (config.tokenizer, config.pretrain)]
     seconds = 60 * request.minutes
     image = rates[0].step / batches[0] + rates[1].step / batches[1]  # a look at an image is less than a step with it
-    measured_on = rules.report_images(_held_out(config), seconds, image)
+    held = getattr(config.tokenizer.data, "held_out", 64) or 64
+    measured_on = rules.report_images(held, seconds, image)
     reserve = CLOSING_S * min(1.0, request.minutes / 2) + measured_on.value * image + rates[0].build + rates[1].build
     left = (1 - ASIDE) * (seconds - (time.monotonic() - began) - reserve)
     steps = timed(Measured(left, (rates[0].step, rates[1].step), _left(config), (batches[0], batches[1])), given)
@@ -213,10 +214,6 @@ def _installed_teachers() -> dict[str, tuple[str, float]]:
         if place is not None:
             found[name] = (os.fspath(place), cost)
     return found
-
-
-def _held_out(config: TwoStagesConfig) -> int:
-    return int(getattr(config.tokenizer.data, "held_out", None) or 0)
 
 
 def _left(config: TwoStagesConfig) -> int:
