@@ -93,7 +93,7 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
     common = {**data, "image_size": image.value, "crop_scale": [0.8, 1.0], "draft": smaller.value,
               "exif_orientation": True, "max_corrupt": broken.value, "num_workers": 0}
     name, weights = taught.value
-    stand_in = {"steps": 1000, "warmup_steps": 50, "min_lr": 1.0e-5}
+    stand_in = {"steps": 1_000_000, "min_lr": 1.0e-5}
     trunk = {"width": encoder.value[0], "num_heads": encoder.value[2], "positions": "absolute"}
     settings = {
         "tokenizer": {
@@ -102,7 +102,7 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
             "encoder": {**trunk, "depth": encoder.value[1], "patch_size": patch.value},
             "decoder": {**trunk, "depth": encoder.value[3]},
             "quantizer": {"num_codes": codes.value, "code_dim": 16 if codes.value <= 1024 else 32},
-            "health": {"unquantized_steps": 300, "kmeans_batches": 8, "revive_after": 20},
+            "health": {"revive_after": 20},
             "teacher": {"name": name, "weights": weights},
             "optim": {**stand_in, "lr": rates[0].value, "betas": [0.9, 0.99], "weight_decay": 1.0e-4},
             "train": {"batch_size": at_once["tokenizer"].value, "keep_last": 2},
