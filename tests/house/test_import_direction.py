@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"_entry_points", "datasets", "errors", "pixels"},
     "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
+    "choosing": {"data", "errors"},
     "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
     "runners": {"errors", "runtime"},
     "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
@@ -44,11 +45,13 @@ ALLOWED: dict[str, set[str]] = {
                    "viz"},
     "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
                "runtime"},
+    "two_stages": {"assembly", "choosing", "config", "data", "datasets", "engine", "errors", "evaluation", "files",
+                   "planning", "runtime", "weights"},
     "bench": {"engine", "errors", "export", "exported_model", "layers", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
     "commands": {"assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
-                 "exported_model", "files", "layers", "pixels", "planning", "runners", "runtime", "serve", "viz",
-                 "weights"},
+                 "exported_model", "files", "layers", "pixels", "planning", "runners", "runtime", "serve", "two_stages",
+                 "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import
@@ -63,6 +66,7 @@ FORBIDDEN = {
     "files": {"paddle", "yaml", "pydantic"},
     "pixels": {"paddle", "numpy", "yaml", "pydantic"},
     "planning": {"paddle", "yaml", "pydantic"},
+    "choosing": {"paddle", "yaml", "pydantic"},
 }
 NEIGHBOURS = {"ppcls", "paddleclas", "paddleseg", "beitv2_cls", "beitv2_seg"}
 

@@ -91,7 +91,7 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
     broken = rules.broken_allowed(facts.broken_share)
 
     common = {**data, "image_size": image.value, "crop_scale": [0.8, 1.0], "draft": smaller.value,
-              "exif_orientation": True, "max_corrupt": broken.value, "num_workers": 0}
+              "exif_orientation": True, "max_corrupt": broken.value, "num_workers": 0, "held_out": held.value}
     name, weights = taught.value
     stand_in = {"steps": 1_000_000, "min_lr": 1.0e-5}
     trunk = {"width": encoder.value[0], "num_heads": encoder.value[2], "positions": "absolute"}
@@ -117,6 +117,7 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
             "mask": {"kind": "blockwise", "num_masked": hidden.value[0], "min_block": hidden.value[1]},
             "optim": {**stand_in, "lr": rates[1].value, "betas": [0.9, 0.98], "weight_decay": 0.05, "clip_norm": 3.0},
             "train": {"batch_size": at_once["pretrain"].value, "keep_last": 2},
+            "monitor": {"every": "auto"},
         },
     }
     reasons = {

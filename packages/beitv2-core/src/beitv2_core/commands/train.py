@@ -13,6 +13,7 @@ from ..config import PretrainConfig, TokenizerConfig, TwoStagesConfig, load_conf
 from ..config.load import read_tree
 from ..errors import ConfigError
 from . import options
+from .report import print_table
 
 RESUME = typer.Option(
     "auto",
@@ -69,7 +70,7 @@ def pretrain(
     if dry_run:
         raise ConfigError(f"--dry-run: {what} is a run of both stages, whose second needs the first. Leave it out; `beitv2 "
                           f"config {what}` shows the settings.")
-    pretrain_settings(settings, say=typer.echo, began=began)
+    _show(pretrain_settings(settings, say=typer.echo, began=began))
 
 
 def _is_config(what: str) -> bool:
@@ -83,8 +84,18 @@ def _pretrain_images(images: str, overrides: list[str], resume: str, output: Opt
     if output is None:
         raise ConfigError(f"{images}: images were given, so the run needs a folder: add -o RUN. (Settings are a .yml file.)")
     _refuse_resume(resume, output)
-    pretrain_images(images, str(output), minutes=minutes, overrides=overrides, say=typer.echo, began=began,
-                    only_choose=dry_run)
+    _show(pretrain_images(images, str(output), minutes=minutes, overrides=overrides, say=typer.echo, began=began,
+                          only_choose=dry_run))
+
+
+def _show(outcome: Any) -> None:
+    """The report's table and the verdict, in the process that has them."""
+    if outcome is None or not outcome.summary:
+        return
+    print_table(outcome.summary["report"], outcome.folder)
+    judged = outcome.summary["verdict"]
+    for line in (f"verdict: {judged['state']}", *judged["sentences"]):
+        typer.echo(line)
 
 
 def _refuse_resume(resume: str, output: Any) -> None:

@@ -124,9 +124,9 @@ def timed_settings(sketch: Draft, request: Request, began: float, say: Callable[
     batches = [plan_batches(stage.optim, stage.train, _left(config), sketch.facts.processes).total_batch
                for stage in (config.tokenizer, config.pretrain)]
     seconds = 60 * request.minutes
-    image = rates[0].step / batches[0] + rates[1].step / batches[1]  # a look at an image is less than a step with it
-    held = getattr(config.tokenizer.data, "held_out", 64) or 64
-    measured_on = rules.report_images(held, seconds, image)
+    # Codes, and the probe's features of three images with two backbones: less than two and a half steps with the image.
+    image = 2.5 * (rates[0].step / batches[0] + rates[1].step / batches[1])
+    measured_on = rules.report_images(config.tokenizer.data.held_out or 1, seconds, image)
     reserve = CLOSING_S * min(1.0, request.minutes / 2) + measured_on.value * image + rates[0].build + rates[1].build
     left = (1 - ASIDE) * (seconds - (time.monotonic() - began) - reserve)
     steps = timed(Measured(left, (rates[0].step, rates[1].step), _left(config), (batches[0], batches[1])), given)

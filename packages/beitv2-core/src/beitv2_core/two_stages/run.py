@@ -182,13 +182,25 @@ def _refuse_other_request(kept: TwoStagesConfig, request: Request, minutes_given
 
 
 def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, say: Say) -> dict[str, Any]:
-    """Report, verdict and summary.json of a trained run."""
-    folder = Path(config.output)
+    """Report on the held-out images, verdict and summary.json of a trained run; what was concluded before stays."""
+    from ..evaluation.report import Settings, make_report
+    from ..evaluation.verdict import verdict
+
+    folder, start = Path(config.output), time.monotonic()
     before = _read_json(folder / SUMMARY_FILE)
-    spent = before.get("seconds", seconds)
+    if "report" in before:
+        return before
+    say(f"{folder}: report on images that were held out")
+    count = config.report.images
+    report = make_report(Settings(config.tokenizer.output, config.pretrain.output, images=count, train_images=2 * count,
+                                  num_workers=config.pretrain.data.num_workers), folder)
+    judged = verdict(folder)
     summary = {
         "stages": {stage: _read_json(folder / stage / SUMMARY_FILE) for stage in STAGES},
-        "seconds": {**spent, "total": round(time.monotonic() - began, 1)},
+        "report": report,
+        "verdict": {"state": judged.state, "sentences": judged.sentences},
+        "seconds": {name: round(value, 1) for name, value in {
+            **seconds, "report": time.monotonic() - start, "total": time.monotonic() - began}.items()},
     }
     write_text_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return summary
