@@ -68,32 +68,48 @@ def test_every_choice_is_said_with_its_reason_and_stands_in_the_file(run):
     assert "pretrain.optim.steps = 8: given by --set" in said
     assert config.tokenizer.data.image_size == config.pretrain.data.image_size == 32
     assert config.tokenizer.encoder.patch_size == config.pretrain.model.patch_size == 4
+
+
+def test_it_ends_with_a_report_on_images_that_were_held_out_and_a_verdict(run):
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    assert load_config(run / "config.yml").tokenizer.data.held_out == summary["report"]["images"] == 4
     assert summary["stages"]["pretrain"]["steps"] == 8 and summary["seconds"]["total"] > 0
+    assert all(Path(figure).is_file() for figure in summary["report"]["figures"])
+    said = (run / "said.txt").read_text(encoding="utf-8")
+    assert f"verdict: {summary['verdict']['state']}" in said and "4 test images" in said
 
 
-def test_its_file_gives_the_same_run_to_the_bit(run, tmp_path):
+@pytest.fixture
+def unjudged(monkeypatch):
+    """Runs end with their training: the report is made once, in `run`."""
+    monkeypatch.setattr("beitv2_core.two_stages.run._conclude", lambda *_: {})
+
+
+def test_its_file_gives_the_same_run_to_the_bit(run, tmp_path, unjudged):
     done = beitv2("pretrain", run / "config.yml", "-o", tmp_path / "again")
     assert done.exit_code == 0, done.output
     same(run, tmp_path / "again")
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
-def test_the_same_command_continues_to_the_same_bits_and_measures_nothing_anew(images, run, tmp_path, monkeypatch, stage):
-    whole, killed = TrainLoop._take_step, tmp_path / "killed"
+@pytest.mark.slow
+def test_the_same_command_continues_to_the_same_bits_and_measures_nothing_anew(images, run, tmp_path, monkeypatch, unjudged):
+    """Killed in each stage."""
+    whole, killed, ends = TrainLoop._take_step, tmp_path / "killed", ["tokenizer", "pretrain"]
 
     def dying(loop, batches):
         whole(loop, batches)
-        if loop.title == stage and loop.step == 5:
+        if loop.title == ends[0] and loop.step == 5:
             raise KeyboardInterrupt  # nothing is saved after step 4
 
     config = load_config(run / "config.yml", [f"output={killed}"])
     killed.mkdir()
     (killed / "config.yml").write_bytes((run / "config.yml").read_bytes())  # as the command wrote it before it trained
     monkeypatch.setattr(TrainLoop, "_take_step", dying)
-    assert isinstance(pretrain(images, killed).exception, (KeyboardInterrupt, SystemExit))
-    monkeypatch.setattr(TrainLoop, "_take_step", whole)
     monkeypatch.setattr("beitv2_core.two_stages.run.draft", lambda request: pytest.fail("chosen anew"))
+    for stage in list(ends):
+        assert isinstance(pretrain(images, killed).exception, (KeyboardInterrupt, SystemExit))
+        assert read_checkpoint(str(killed / stage)).step == 4
+        ends[:] = ["pretrain"] if stage == "tokenizer" else ["none"]
     done = pretrain(images, killed)
     assert done.exit_code == 0, done.output
     assert load_config(killed / "config.yml") == config

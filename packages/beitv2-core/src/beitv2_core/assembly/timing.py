@@ -76,8 +76,9 @@ def measure_rates(codes: TokenizerConfig, model: PretrainConfig, *, seconds: flo
     health = codes.health.model_copy(update={"unquantized_steps": 0, "kmeans_batches": 1})
     first = _Timed(codes.model_copy(update={"health": health}))
     untrained = freeze(build_tokenizer(codes, teacher_width=first.parts.task.teacher.width))
-    cache_free = model.tokenizer.model_copy(update={"cache": None})  # it would be written to
-    second = _Timed(model.model_copy(update={"tokenizer": cache_free}), untrained)
+    alone = {"tokenizer": model.tokenizer.model_copy(update={"cache": None}),  # it would be written to
+             "monitor": model.monitor.model_copy(update={"every": None})}  # its cost is known: at most 2 %
+    second = _Timed(model.model_copy(update=alone), untrained)
     try:
         stages = (first, second)
         counts = []
