@@ -17,6 +17,9 @@ RESUME = typer.Option(
     "or a .pdckpt checkpoint",
 )
 OUTPUT = typer.Option(None, "--output", "-o", help="run folder; default: output of the settings")
+LABELLED = typer.Option(
+    None, help="class folders whose nearest neighbours are counted while the run goes on (monitor.labelled)"
+)
 DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print batch and memory, write nothing")
 
 
@@ -40,9 +43,11 @@ def pretrain(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    labelled: Optional[str] = LABELLED,
 ) -> None:
     """Pretrain a backbone by predicting the codes of masked patches (stage 2)."""
-    settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
+    labels = [] if labelled is None else [f"monitor.labelled={labelled}"]
+    settings = load_config(config, [*options.all_overrides(set_, more, output), *labels], PretrainConfig)
     _train(settings, resume, dry_run)
 
 
