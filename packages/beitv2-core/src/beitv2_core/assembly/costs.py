@@ -49,7 +49,7 @@ def plan_pretraining(config: PretrainConfig, tokenizer: TokenizerConfig, *, imag
 def count_images(data: DataConfig, given: Optional[int]) -> int:
     """Number of images: as given, else that of the data set; ConfigError where data.root is missing."""
     if given is not None:
-        return given
+        return given - (data.held_out or 0)
     if data.dataset == "folder" and not Path(str(data.root or "")).is_dir():
         raise ConfigError("data.root: there is no such folder here, so the number of images is not known. Add "
                           "--images N (ImageNet-1k: 1281167), or set data.root.")

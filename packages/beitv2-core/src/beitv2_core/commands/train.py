@@ -21,6 +21,9 @@ RESUME = typer.Option(
     "or a .pdckpt checkpoint",
 )
 OUTPUT = typer.Option(None, "--output", "-o", help="run folder; default: output of the settings")
+LABELLED = typer.Option(
+    None, help="class folders whose nearest neighbours are counted while the run goes on (monitor.labelled)"
+)
 DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print batch and memory, write nothing")
 
 
@@ -46,6 +49,7 @@ def pretrain(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    labelled: Optional[str] = LABELLED,
     minutes: Optional[float] = typer.Option(
         None, min=0.01, show_default=False,
         help="of IMAGES: time for everything, from looking at the images to the report; default 30"),
@@ -54,18 +58,19 @@ def pretrain(
     and train both stages, see docs/own-images.md."""
     began = time.monotonic()
     if not _is_config(what):
-        _pretrain_images(what, options.all_overrides(set_, more), resume, output, dry_run, minutes, began)
+        overrides = [*options.all_overrides(set_, more), *_of_labelled(labelled, "pretrain.")]
+        _pretrain_images(what, overrides, resume, output, dry_run, minutes, began)
         return
     if minutes is not None:
         raise ConfigError(f"--minutes: {what} says how long its run is; minutes are for IMAGES. Leave it out, or set "
                           "optim.steps.")
     overrides = options.all_overrides(set_, more, output)
     if read_tree(Path(what))[0].get("kind") != "two_stages":
-        _train(load_config(what, overrides, PretrainConfig), resume, dry_run)
+        _train(load_config(what, [*overrides, *_of_labelled(labelled)], PretrainConfig), resume, dry_run)
         return
     from ..two_stages.run import pretrain_settings
 
-    settings = load_config(what, overrides, TwoStagesConfig)
+    settings = load_config(what, [*overrides, *_of_labelled(labelled, "pretrain.")], TwoStagesConfig)
     _refuse_resume(resume, settings.output)
     if dry_run:
         raise ConfigError(f"--dry-run: {what} is a run of both stages, whose second needs the first. Leave it out; `beitv2 "
@@ -75,6 +80,11 @@ def pretrain(
 
 def _is_config(what: str) -> bool:
     return Path(what).suffix.lower() in (".yml", ".yaml")
+
+
+def _of_labelled(folder: Optional[str], stage: str = "") -> list[str]:
+    """The setting of --labelled."""
+    return [] if folder is None else [f"{stage}monitor.labelled={folder}"]
 
 
 def _pretrain_images(images: str, overrides: list[str], resume: str, output: Optional[Path], dry_run: bool,

@@ -194,7 +194,7 @@ def _largest_batch(config: TwoStagesConfig, facts: Facts) -> Optional[int]:
     if free is None:
         return None
     device = find_device("custom", memory_gb=free / GB)
-    images = max(facts.images, config.tokenizer.train.batch_size, config.pretrain.train.batch_size)
+    images = facts.images + config.tokenizer.train.batch_size + config.pretrain.train.batch_size  # memory is asked for
     runs = (planned_run(config.tokenizer, images=images, devices=1),
             plan_pretraining(config.pretrain, config.tokenizer, images=images, devices=1))
     fits = min(memory(run, device, amp=False, recompute=False, reserve_gb=0.5).largest_batch or 0 for run in runs)

@@ -163,6 +163,16 @@ class ImageFolder(ImageSource):
         """SHA-256 of the names in order: which image has which number."""
         return self.paths.fingerprint()
 
+    def names(self) -> Sequence[str]:
+        """The paths below `root`, by which images are held out."""
+        return self.paths
+
+    def keep(self, numbers: np.ndarray) -> None:
+        """Forget all images but these, in this order; the files that may be undecodable are a share of them."""
+        self.paths = PathList([self.paths[int(number)] for number in numbers])
+        self.labels = None if self.labels is None else self.labels[numbers]
+        self.corrupt.total = len(numbers)
+
     def content(self, index: int) -> bytes:
         """The bytes of a file as they are; raises OSError where it cannot be read."""
         return (self.root / self.paths[index]).read_bytes()
