@@ -57,7 +57,7 @@ def test_the_resolved_settings_read_back_the_same_and_move_with_output(path, tmp
 @pytest.mark.parametrize(("override", "message"), [
     ("tokenizer.optim.stepz=3", "tokenizer.optim.stepz: unknown key. Did you mean 'steps'?"),
     ("pretrain.modle.width=48", "pretrain.modle: unknown key. Did you mean 'model'?"),
-    ("pretrain.output=x", "pretrain.output: 'x' came; it follows from output and is 'runs/both/pretrain'. Leave it out"),
+    ("pretrain.output=x", "pretrain.output: 'x' came; it follows from output and is 'runs/both/pretrain'. Leave it"),
     ("pretrain.tokenizer.weights=x", "pretrain.tokenizer.weights: 'x' came"),
     ("pretrain.model.patch_size=4", "pretrain.model.patch_size: the tokenizer cuts an image into (4, 4) patches"),
     ("pretrain.mask.num_masked=16", "pretrain.mask.num_masked: 16 masked of 16 patches"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both stages in one folder: the same to the bit by command, by file and after a kill; every command takes the folder."""
+"""Both stages in one folder: the same to the bit by command, file and after a kill; every command takes the folder."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_its_file_gives_the_same_run_to_the_bit(run, tmp_path, unjudged):
 
 
 @pytest.mark.slow
-def test_the_same_command_continues_to_the_same_bits_and_measures_nothing_anew(images, run, tmp_path, monkeypatch, unjudged):
+def test_the_same_command_continues_to_the_same_bits_and_measures_nothing(images, run, tmp_path, monkeypatch, unjudged):
     """Killed in each stage."""
     whole, killed, ends = TrainLoop._take_step, tmp_path / "killed", ["tokenizer", "pretrain"]
 
@@ -118,7 +118,7 @@ def test_the_same_command_continues_to_the_same_bits_and_measures_nothing_anew(i
 
 @pytest.mark.parametrize(("more", "minutes", "message"), [
     ((), "5", "--minutes: 0.3 -> 5"), (("seed=1",), "0.3", "--set: "), ((), "0.3", "IMAGES: ")])
-def test_other_options_than_the_first_time_are_an_error_that_says_what_to_do(run, images, tmp_path, more, minutes, message):
+def test_other_options_than_the_first_time_are_an_error_with_the_way_out(run, images, tmp_path, more, minutes, message):
     given = tmp_path if message == "IMAGES: " else images
     done = pretrain(given, run, *more, minutes=minutes)
     assert done.exit_code == 2 and message in done.stderr and "Type the same command to continue it" in done.stderr

@@ -78,7 +78,7 @@ def enough_images(images: int) -> Choice:
 def held_out_images(images: int) -> Choice:
     """Images kept out of both trainings, to measure on: a tenth, at most 1,000."""
     count = max(2, min(1000, images // 10))
-    return Choice(count, "a tenth of the images, at most 1,000: what is learnt is measured on images that were not seen")
+    return Choice(count, "a tenth of the images, at most 1,000: results are measured on images not seen")
 
 
 def patch_and_image(short_side: int, tflop: float) -> tuple[Choice, Choice]:
@@ -160,7 +160,7 @@ def batch_size(images: int, largest: Optional[int], *, gpu: bool, processes: int
 
 
 def masked_patches(patches: int) -> Choice:
-    """(hidden patches of an image, fewest in one block): two fifths, in blocks of at least a twelfth, as in the paper."""
+    """(hidden patches of an image, fewest in one block): two fifths, in blocks of at least a twelfth; as the paper."""
     hidden = min(patches - 1, max(1, round(0.4 * patches)))
     return Choice((hidden, max(1, min(hidden, round(patches / 12)))),
                   "two fifths of the patches, in blocks of at least a twelfth, as in the paper")
@@ -199,8 +199,8 @@ def tokenizer_steps(seconds: float, step: float, most: int) -> Choice:
     wanted = int(max(TOKENIZER_SHARE * seconds, min(300 * step, seconds / 3)) / step)
     if wanted > most:
         return Choice(most, _passes(most, step))
-    return Choice(wanted, f"{100 * wanted * step / max(seconds, 1e-9):.0f} % of the training time at {step:.3f} s a step, "
-                          "measured")
+    share = 100 * wanted * step / max(seconds, 1e-9)
+    return Choice(wanted, f"{share:.0f} % of the training time at {step:.3f} s a step, measured")
 
 
 def backbone_steps(seconds: float, step: float, most: int) -> Choice:
@@ -212,8 +212,8 @@ def backbone_steps(seconds: float, step: float, most: int) -> Choice:
 
 
 def _passes(steps: int, step: float) -> str:
-    return (f"{MOST_PASSES:,} passes over the images, as in the paper's longest run: about {steps * step / 60:.1f} minutes; "
-            "more would be learning by heart")
+    return (f"{MOST_PASSES:,} passes over the images, as in the paper's longest run: about {steps * step / 60:.1f} "
+            "minutes; more would be learning by heart")
 
 
 def enough_time(seconds: float, steps: tuple[int, int], rates: tuple[float, float]) -> None:

@@ -43,7 +43,7 @@ def train_tokenizer(
 def pretrain(
     what: str = typer.Argument(
         ..., metavar="CONFIG|IMAGES", show_default=False,
-        help="YAML file, see configs/; or images of your own: a folder of any depth, a list (.txt, .csv), or tar files"),
+        help="YAML file, see configs/; or your own images: a folder of any depth, a list (.txt, .csv) or tar files"),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     resume: str = RESUME,
@@ -73,8 +73,8 @@ def pretrain(
     settings = load_config(what, [*overrides, *_of_labelled(labelled, "pretrain.")], TwoStagesConfig)
     _refuse_resume(resume, settings.output)
     if dry_run:
-        raise ConfigError(f"--dry-run: {what} is a run of both stages, whose second needs the first. Leave it out; `beitv2 "
-                          f"config {what}` shows the settings.")
+        raise ConfigError(f"--dry-run: {what} is a run of both stages, whose second needs the first. Leave it out; "
+                          f"`beitv2 config {what}` shows the settings.")
     _show(pretrain_settings(settings, say=typer.echo, began=began))
 
 
@@ -92,7 +92,7 @@ def _pretrain_images(images: str, overrides: list[str], resume: str, output: Opt
     from ..two_stages.run import pretrain_images
 
     if output is None:
-        raise ConfigError(f"{images}: images were given, so the run needs a folder: add -o RUN. (Settings are a .yml file.)")
+        raise ConfigError(f"{images}: images were given, so the run needs a folder: add -o RUN. (Settings: a .yml.)")
     _refuse_resume(resume, output)
     _show(pretrain_images(images, str(output), minutes=minutes, overrides=overrides, say=typer.echo, began=began,
                           only_choose=dry_run))
@@ -113,8 +113,8 @@ def _refuse_resume(resume: str, output: Any) -> None:
     if resume == "never" and (Path(output) / "config.yml").exists():
         raise ConfigError(f"--resume never: {output} already holds a run. Choose another folder by -o.")
     if resume not in ("auto", "never"):
-        raise ConfigError(f"--resume {resume}: a run of both stages continues from its newest checkpoint by itself. Leave "
-                          "it out.")
+        raise ConfigError(f"--resume {resume}: a run of both stages continues from its newest checkpoint by itself. "
+                          "Leave it out.")
 
 
 def init_tokenizer(

@@ -119,8 +119,8 @@ def timed_settings(sketch: Draft, request: Request, began: float, say: Callable[
         if faster[1].step < rates[1].step:
             rates, tree = faster, beside
         else:
-            reasons["data.num_workers"] = (f"{workers.value} were tried and are no faster ({faster[1].step:.3f} s a step; "
-                                           f"{rates[1].step:.3f} s without)")
+            reasons["data.num_workers"] = (f"{workers.value} were tried and are no faster ({faster[1].step:.3f} s a "
+                                           f"step, {rates[1].step:.3f} s without)")
     batches = [plan_batches(stage.optim, stage.train, _left(config), sketch.facts.processes).total_batch
                for stage in (config.tokenizer, config.pretrain)]
     seconds = 60 * request.minutes
@@ -147,7 +147,8 @@ def choice_lines(config: TwoStagesConfig) -> list[str]:
     tree = flatten(config.resolved())
     lines = []
     for key, reason in config.chosen.reasons.items():
-        value = next((tree[name] for name in (key, f"tokenizer.{key}", f"tokenizer.encoder.{key}") if name in tree), None)
+        names = (key, f"tokenizer.{key}", f"tokenizer.encoder.{key}")
+        value = next((tree[name] for name in names if name in tree), None)
         if key == "pretrain.model.width":
             value = f"{value} x {config.pretrain.model.depth} blocks"
         if key == "tokenizer.encoder.width":
@@ -159,7 +160,7 @@ def choice_lines(config: TwoStagesConfig) -> list[str]:
 def _parsed(tree: Mapping[str, Any], request: Request, chosen: Optional[Mapping[str, Any]] = None) -> TwoStagesConfig:
     """The settings with the user's own over them."""
     sources: dict[str, str] = {}
-    whole = _merged(tree, {"kind": "two_stages", "output": request.output, "chosen": None if chosen is None else chosen})
+    whole = _merged(tree, {"kind": "two_stages", "output": request.output, "chosen": chosen})
     merge_overrides(whole, request.overrides, sources)
     if whole.get("output") != request.output:
         raise ConfigError("--set output=...: the run folder is given by -o. Leave it out.")
@@ -210,7 +211,8 @@ def _installed_teachers() -> dict[str, tuple[str, float]]:
     found = {}
     for name, (published, cost) in TEACHERS.items():
         model = published_models()[published]
-        place = next((path for path in (cached_path(model.url), cache_folder() / model.filename) if path.is_file()), None)
+        places = (cached_path(model.url), cache_folder() / model.filename)
+        place = next((path for path in places if path.is_file()), None)
         if place is not None:
             found[name] = (os.fspath(place), cost)
     return found

@@ -72,8 +72,8 @@ def pretrain_settings(config: TwoStagesConfig, *, say: Say = print, began: Optio
     def choose(say: Say) -> TwoStagesConfig:
         kept = _kept(folder)
         if kept is not None and kept.model_copy(update={"output": config.output}) != config:
-            raise ConfigError(f"{folder}: holds a run of other settings ({folder / CONFIG_FILE}). Continue it with that "
-                              "file, or choose another folder by -o.")
+            raise ConfigError(f"{folder}: holds a run of other settings ({folder / CONFIG_FILE}). Continue it with "
+                              "that file, or choose another folder by -o.")
         return config
 
     return _run(folder, choose, time.monotonic() if began is None else began, say)
@@ -151,10 +151,11 @@ def _kept(folder: Path) -> Optional[TwoStagesConfig]:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        other = next((one for one in (folder / "checkpoints", *(folder / stage for stage in STAGES)) if one.exists()), None)
+        others = (folder / "checkpoints", *(folder / stage for stage in STAGES))
+        other = next((one for one in others if one.exists()), None)
         if other is not None:
-            raise ConfigError(f"{folder}: holds {other.name}, but no settings of both stages ({CONFIG_FILE}): it is not a "
-                              "run that this command began. Choose another folder by -o.")
+            raise ConfigError(f"{folder}: holds {other.name}, but no settings of both stages ({CONFIG_FILE}): it is "
+                              "not a run that this command began. Choose another folder by -o.")
         return None
     tree, _ = read_tree(path)
     if tree.get("kind") != "two_stages":
@@ -177,8 +178,9 @@ def _refuse_other_request(kept: TwoStagesConfig, request: Request, minutes_given
     if before.overrides != list(request.overrides):
         changed.append(f"--set: {' '.join(before.overrides) or 'none'} -> {' '.join(request.overrides) or 'none'}")
     if changed:
-        raise ConfigError(f"{kept.output}: this run was begun with other options ({'; '.join(changed)}); its settings were "
-                          "chosen for those. Type the same command to continue it, or choose another folder by -o.")
+        raise ConfigError(f"{kept.output}: this run was begun with other options ({'; '.join(changed)}); its settings "
+                          "were chosen for those. Type the same command to continue it, or choose another folder by "
+                          "-o.")
 
 
 def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, say: Say) -> dict[str, Any]:
