@@ -64,8 +64,12 @@ def workers(asked: Optional[int]) -> int:
 
 
 def run_folder_of(run: Union[str, Path]) -> Path:
-    """The run folder of a run folder or of one of its checkpoints; the current folder otherwise."""
+    """The run folder of a run folder (also of both stages) or of a checkpoint; the current folder otherwise."""
+    from ..assembly.loaded_weights import stage_of
+
     path = Path(run)
+    if stage_of(path) != path:
+        return path
     for folder in (path, path.parent, path.parent.parent):
         if (folder / "checkpoints").is_dir():
             return folder

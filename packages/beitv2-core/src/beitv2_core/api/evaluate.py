@@ -53,6 +53,11 @@ def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path], *,
     with showing(progress):
         summary = make_report(settings, folder)
     write_summary(folder / "summary.json", summary)
+    return report_of(folder, summary)
+
+
+def report_of(folder: Path, summary: dict[str, Any]) -> Report:
+    """What `evaluate` returns, of a summary that was written in that folder."""
     codebook = summary["codebook"]
     return Report(folder=folder, images=summary["images"], num_codes=codebook["num_codes"],
                   codes_used=codebook["codes_used"], perplexity=codebook["perplexity"],
