@@ -28,6 +28,7 @@ PYTHON = {"README.md": (1, "test_the_five_lines_of_the_readme_give_codes_and_fea
           "docs/api.md": (1, "test_the_lines_of_the_api_page_run"),
           "docs/deployment.md": (1, "test_the_lines_of_the_deployment_page_give_codes"),
           "docs/extension.md": (4, "tests/e2e/test_extension.py"),
+          "docs/weights.md": (1, "test_the_lines_of_the_weights_page_give_an_equal_model"),
           "docs/models/BEiTv2.md": (1, "test_the_lines_of_the_model_page_build_the_model")}
 
 
@@ -49,7 +50,7 @@ def folder(tmp_path_factory, tokenizer_run):
     runs = folder / "runs/digit_scenes"
     runs.mkdir(parents=True)
     (runs / "tokenizer").symlink_to(tokenizer_run)
-    for name in ("configs", "docs"):
+    for name in ("configs", "docs", "hubconf.py"):
         (folder / name).symlink_to(ROOT / name)
     scenes = DigitScenes("test", size=24, image_size=40)
     for number in range(24):
@@ -87,6 +88,12 @@ def test_the_lines_of_the_deployment_page_give_codes(folder):
     [code] = snippets("docs/deployment.md")
     images = "import numpy; images = numpy.full((2, 3, 32, 32), 0.5, numpy.float32)\n"
     assert python(images + code + "print(codes.shape)", folder).strip() == "(2, 16)"
+
+
+def test_the_lines_of_the_weights_page_give_an_equal_model(folder):
+    [code] = snippets("docs/weights.md")
+    check = "image = 'docs/images/codes.png'\nprint((again(image) == model(image)).all(), again(image).shape)"
+    assert python(code + check, folder).strip() == "True (1, 24)"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("paddleclas") is None, reason="needs the package paddleclas")

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import paddle
 import pytest
-from cls_runs import CONFIG, paint
+from cls_runs import CONFIG
 
 import beitv2_cls
 import beitv2_core
@@ -17,6 +17,7 @@ from beitv2_cls.config import FinetuneConfig
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
 from beitv2_core.conversion.convert import convert_file
+from beitv2_core.data import DigitScenes
 
 CLASSES = ["cat", "dog", "a fox"]
 
@@ -32,7 +33,10 @@ def made(tmp_path_factory):
     weights = {key: value.numpy() + np.float32(0.1) for key, value in state.items()}
     CheckpointStore(folder / "run/checkpoints").save(0, weights, {}, {"task": {"classes": CLASSES}},
                                                      settings.resolved())
-    paint(folder / "images", 2)
+    for number in range(4):
+        path = folder / f"images/{number % 2}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        DigitScenes("test", size=4, image_size=48).load(number).image.save(path)
     return folder
 
 
@@ -60,5 +64,7 @@ def test_a_converted_folder_carries_class_names_and_the_crop_of_the_validation(m
     assert json.loads((tmp_path / "hub/config.json").read_text())["id2label"]["2"] == "a fox"
     assert json.loads((tmp_path / "hub/preprocessor_config.json").read_text())["size"] == {"shortest_edge": 53}
     images = sorted(map(str, made.glob("images/*/*.png")))
+    assert not np.array_equal(beitv2_core.load(made / "run").preprocess(images),
+                              beitv2_core.load(made / "run").preprocess(images, crop_share=0.6))
     np.testing.assert_array_equal(beitv2_core.load(tmp_path / "hub")(images).logits,
                                   beitv2_core.load(made / "run")(images).logits)

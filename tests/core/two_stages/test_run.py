@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from beitv2_core.exporting.sources import find_exportable
 from e2e_runs import assert_same_end
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from beitv2_core.assembly import load_mim, load_tokenizer
 from beitv2_core.assembly.loaded_weights import read_checkpoint, stage_of
 from beitv2_core.config import load_config
 from beitv2_core.engine.loop import TrainLoop
+from beitv2_core.exporting.sources import find_exportable
 
 #: models and lengths of a run of seconds; everything else is chosen
 TINY = ["tokenizer.encoder.width=24", "tokenizer.encoder.depth=1", "tokenizer.encoder.num_heads=2",

@@ -105,11 +105,11 @@ def predictions(run: Union[str, Path], images: Paths, *, top: int, batch_size: i
     from beitv2_cls.assembly import crop_share_of, load_classifier
     from beitv2_core.assembly.held_out import reading_of_run
 
-    model, config, classes = load_classifier(str(run))
+    model, _, classes = load_classifier(str(run))
     with computing:
-        yield from likeliest(model, paths, model.image_size, classes, top=top, crop_share=crop_share_of(model, config),
-                             batch_size=batch_size, reading=reading_of_run(str(run), max_pixels=max_pixels),
-                             num_workers=workers(num_workers))
+        yield from likeliest(model, paths, model.image_size, classes, top=top, batch_size=batch_size,
+                             crop_share=crop_share_of(model, str(run)), num_workers=workers(num_workers),
+                             reading=reading_of_run(str(run), max_pixels=max_pixels))
 
 
 def evaluate(run: Union[str, Path], *, data: Optional[str] = None, list_file: Union[str, Path, None] = None,
@@ -144,7 +144,7 @@ def evaluate(run: Union[str, Path], *, data: Optional[str] = None, list_file: Un
     else:
         computing = live_model(run, runtime=runtime, precision=precision)
         model, config, classes = load_classifier(str(run))
-        crop_share = crop_share_of(model, config)
+        crop_share = crop_share_of(model, str(run))
         images = _images(run, model, config, data, lists, classes)
     allow_pixels((images,), max_pixels)
     chosen = _subset(None if subset is None else Path(subset), classes)

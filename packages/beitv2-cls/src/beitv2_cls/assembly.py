@@ -33,6 +33,7 @@ from beitv2_core.assembly.batches import BatchPlan
 from beitv2_core.assembly.from_architecture import build_described
 from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.models import trunk_options
+from beitv2_core.assembly.preprocessing import preprocessing_of
 from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config, settings_of
 from beitv2_core.assembly.training import optimizer_of
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
@@ -251,11 +252,7 @@ def untrained(backbone: Backbone) -> Any:
     return freeze(backbone.fresh())
 
 
-def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float:
-    """Share of the short side a classifier's images keep: of its run, or, of a file, as the published are measured.
-
-    Source: official datasets.py, build_transform: 224/256 below 384 pixels, the whole image from there on.
+def crop_share_of(model: BEiTClassifier, source: str) -> float:
+    """Share of the short side a classifier's images keep: of its run or saved folder, or as the published are measured.
     """
-    if config is not None:
-        return config.validation.crop_share
-    return 0.875 if min(pair(model.image_size)) < 384 else 1.0
+    return preprocessing_of(source, "classifier", pair(model.image_size)).crop_share

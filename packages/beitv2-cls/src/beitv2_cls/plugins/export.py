@@ -12,8 +12,8 @@ from beitv2_core.exporting.sources import exportable_logits
 
 def exportable_run(run: str, features: bool) -> Exportable:
     """The classifier of a run with its class names and crop, or the features of its backbone."""
-    model, config, classes = load_classifier(run)
-    crop_share = crop_share_of(model, config)
+    model, _, classes = load_classifier(run)
+    crop_share = crop_share_of(model, run)
     if features:
         return exportable_features(model, crop_share=crop_share)
     return exportable_logits(model, kind="classifier", classes=tuple(map(printable, classes)),

@@ -25,8 +25,8 @@ def classifier_view(run: str) -> View:
 
     Raises CheckpointError for a run of another kind.
     """
-    model, config, names = load_classifier(run)
-    return _view(model, list(map(printable, names)), crop_share_of(model, config), reading_of_run(run).upright)
+    model, _, names = load_classifier(run)
+    return _view(model, list(map(printable, names)), crop_share_of(model, run), reading_of_run(run).upright)
 
 
 def exported_view(model: Exported) -> View:
