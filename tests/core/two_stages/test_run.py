@@ -67,7 +67,7 @@ def test_every_choice_is_said_with_its_reason_and_stands_in_the_file(run):
         assert f": {reason}\n" in said and key in said
     assert "pretrain.optim.steps = 8: given by --set" in said
     assert config.tokenizer.data.image_size == config.pretrain.data.image_size == 32
-    assert config.tokenizer.encoder.patch_size == config.pretrain.model.patch_size == 4
+    assert config.tokenizer.encoder.patch_size == config.pretrain.model.patch_size == 8
 
 
 def test_it_ends_with_a_report_on_images_that_were_held_out_and_a_verdict(run):

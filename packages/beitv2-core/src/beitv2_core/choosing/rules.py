@@ -21,10 +21,9 @@ FEW_IMAGES = 1000
 #: pixels of the smallest image a model is built for; smaller ones are enlarged
 SMALLEST_SIDE = 16
 LARGEST_PATCH = 16
-#: patches along a side: of small runs, and of runs with the compute for the paper's 14 x 14
-SMALL_GRID, FULL_GRID = 8, 14
-#: TFLOP of the whole run from which images are cut into the full grid
-FULL_GRID_TFLOP = 10_000.0
+#: (patches along a side, TFLOP in the time of the run from which on): a finer grid costs its square in steps, and a run
+#: of minutes learns more from many steps on 16 patches than from few on 64.  14 is the paper's.
+GRIDS = ((14, 10_000.0), (8, 800.0), (4, 0.0))
 #: share of a device's matrix products that models as small as these reach
 SHARE_OF_PEAK = 0.25
 #: share of the training time that the tokenizer gets
@@ -84,25 +83,21 @@ def held_out_images(images: int) -> Choice:
 def patch_and_image(short_side: int, tflop: float) -> tuple[Choice, Choice]:
     """(pixels of a patch's side, pixels of the image's side) for images whose shorter side has `short_side` pixels.
 
-    Patches are an eighth of the side, even (HOG cuts them into 2 x 2 cells), at most 16; images are never enlarged, but
-    for tiny ones.  tflop: what the device computes in the time.
+    Patches are even (HOG cuts them into 2 x 2 cells) and have 4 to 16 pixels: those that make the largest image of the
+    grid that the compute allows (of patches of 4 pixels or more), or of three quarters of it, but of at
+    least 4 x 4.  Images are never enlarged, but for tiny ones.  tflop: what the device computes in the time.
     """
     side = max(short_side, SMALLEST_SIDE)
-    grid = FULL_GRID if tflop >= FULL_GRID_TFLOP else SMALL_GRID
-    patch = min(LARGEST_PATCH, max(2, 2 * round(side / SMALL_GRID / 2)))
-    image = patch * min(grid, side // patch)
+    grid = min(next(count for count, least in GRIDS if tflop >= least), side // 4)
+    fewest = max(GRIDS[-1][0], math.ceil(0.75 * grid))
+    image, rows, patch = max((size * min(grid, side // size), min(grid, side // size), size)
+                             for size in range(4, LARGEST_PATCH + 1, 2) if side // size >= fewest)
     seen = f"the shorter side has {short_side} pixels"
-    if short_side < SMALLEST_SIDE:
-        why = f"{seen}; images are enlarged to {image}"
-    elif image == side:
-        why = f"{seen}: images are read as they are"
-    elif image // patch == grid:
-        why = f"{seen}; {grid} x {grid} patches are what the time allows"
-    else:
-        why = f"{seen}: the largest whole number of patches in them"
-    return (Choice(patch, f"an eighth of the images' shorter side, even, at most {LARGEST_PATCH}: "
-                          f"{image // patch} x {image // patch} patches"),
-            Choice(image, why))
+    why = (f"{seen}; images are enlarged" if short_side < SMALLEST_SIDE else
+           f"{seen}: images are read as they are" if image == side else
+           f"{seen}; the largest image of such patches that the time allows")
+    return Choice(patch, f"{rows} x {rows} patches of at most {LARGEST_PATCH} pixels: a grid for {_round(tflop):,} TFLOP "
+                         "in the time"), Choice(image, why)
 
 
 def model_size(patches: int, tflop: float) -> Choice:
@@ -136,7 +131,7 @@ def codebook_size(patch: int, patches_there: int, patches_seen: float, *, hog: b
     """
     limits = {
         f"{patch} x {patch} pixels show no more to tell apart" if hog else "as in the paper":
-            8.0 * patch ** 2 if hog else 8192.0,
+            32.0 * patch if hog else 8192.0,
         f"each code needs 32 of the {patches_there:,} patches there are": patches_there / 32,
         "each code must be seen 8,000 times in the tokenizer's time": max(64.0, patches_seen / 8000),
     }
