@@ -54,7 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
             "inference", "layers", "runtime", "two_stages"},
     "commands": {"api", "assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation",
-                 "exported_model", "exporting", "files", "pixels", "planning", "runtime", "serve", "viz", "weights"},
+                 "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime", "serve", "viz",
+                 "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import

@@ -155,7 +155,7 @@ class LoadedModel:
         """
         cut = EvalTransform(self.image_size, crop_share=crop_share or self.crop_share,
                             interpolation=self.interpolation)
-        rows = [cut(Sample(self.picture(one), None, "")) for one in _several(images)]
+        rows = [cut(Sample(self.open(one), None, "")) for one in _several(images)]
         if not rows:
             raise ShapeError("preprocess: no images were given. Give at least one.")
         return cut.batch({"image": np.stack([row["image"] for row in rows]), "label": None, "path": []}).images
@@ -227,8 +227,11 @@ class LoadedModel:
 
         return mixed_precision(self.precision)
 
-    def picture(self, image: Picture) -> Image.Image:
-        """One image in RGB, in its own size, read as the model's run reads files."""
+    def open(self, image: Picture) -> Image.Image:
+        """An RGB image of its own size: of a path, of a PIL image of any mode, or of a uint8 array.
+
+        Raises DataError for a file that is no image, ShapeError for another array.
+        """
         if isinstance(image, (str, Path)):
             try:
                 return decode(image, upright=self.reading.upright, max_pixels=self.reading.max_pixels)

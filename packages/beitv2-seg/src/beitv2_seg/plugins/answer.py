@@ -43,7 +43,7 @@ def exported_answer(loaded: Any, kept: Mapping[str, Any]) -> Answer:
 def _answer(loaded: Any, steps: Sequence[Any], test: TestConfig, classes: Sequence[str],
             keep: dict[str, Any]) -> Answer:
     def answer(images: Sequence[Any]) -> LabelMaps:
-        pixels = (np.asarray(loaded.picture(image)) for image in images)
+        pixels = (np.asarray(loaded.open(image)) for image in images)
         return LabelMaps([predict_image(loaded.model, one, steps, test) for one in pixels], list(classes))
 
     return Answer(answer, keep)
