@@ -15,8 +15,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+#: images the probe is fitted to and tested on; held-out images the numbers without labels are computed from
+PROBE, HELD_OUT = (4000, 4000), 512
 #: what all runs have in common: positions in a table and no [CLS] head learn most in few steps
 SHORT = ["model.positions=absolute", "model.early_layers=null", "optim.steps=150", "optim.warmup_steps=20",
          "optim.lr=3e-3", "optim.min_lr=1e-4", "train.batch_size=32", "train.save_every=10000", "train.log_every=20"]
@@ -92,11 +95,51 @@ def train(folder: Path) -> None:
                    f"tokenizer.weights={source}", *SHORT, *changes)
 
 
+def measure(folder: Path) -> None:
+    """Features of held-out images and the linear probe on them, of every run that ended; both stay in its folder."""
+    import numpy as np
+    import paddle
+
+    from beitv2_core.assembly import build_dataset, load_mim
+    from beitv2_core.config.sections import DataConfig
+    from beitv2_core.data import eval_batches
+    from beitv2_core.data.views.transforms import normalise
+    from beitv2_core.evaluation.evaluate import linear_probe
+
+    data = DataConfig(dataset="digit_scenes", size=PROBE[0], image_size=32)
+    sets = [list(eval_batches(build_dataset(data, split=split, size=size), 32))
+            for split, size in zip(("train", "test"), PROBE)]
+    labels = [np.concatenate([batch.labels for batch in batches]) for batches in sets]
+
+    def mean_features(model: Any, batches: list[Any]) -> list[Any]:
+        """Mean patch feature of every block, (images, width) each."""
+        parts = []
+        with paddle.no_grad():
+            for batch in batches:
+                taps = tuple(range(model.depth))
+                tapped = model.forward_tokens(paddle.to_tensor(normalise(batch.images)), taps=taps)[1]
+                parts.append([tapped[i][:, 1:].mean(axis=1).numpy() for i in taps])
+        return [np.concatenate(part) for part in zip(*parts)]
+
+    for run in sorted((folder / "runs").glob("*/")):
+        made = run / "features.npz"
+        if made.is_file() or not (run / "summary.json").is_file():
+            continue
+        model, _ = load_mim(str(run))
+        trained, tested = (mean_features(model, batches) for batches in sets)
+        probe = linear_probe((trained[-1], labels[0]), (tested[-1], labels[1]))
+        np.savez(made, probe=probe, **{f"block{i}": block[:HELD_OUT] for i, block in enumerate(tested)})
+        print(f"{run.name}: linear probe {probe:.3f}", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/health"), help="folder of the runs")
+    parser.add_argument("--only-measure", action="store_true", help="train nothing")
     options = parser.parse_args()
-    train(options.output.resolve())
+    if not options.only_measure:
+        train(options.output.resolve())
+    measure(options.output.resolve())
     return 0
 
 

@@ -39,12 +39,12 @@ PACKAGES = {"beitv2_core": "tokenizer, pretraining, features, export",
 RESULTS = {"beitv2_core": ("beitv2_core.inference.loaded:LoadedModel", "beitv2_core.api.train:TrainedRun",
                            "beitv2_core.inference.embedding_file:Embeddings", "beitv2_core.api.tokenize:Tokens",
                            "beitv2_core.api.export:ExportedFolder", "beitv2_core.api.evaluate:Report",
-                           "beitv2_core.assembly.dry_run:DryRun"),
+                           "beitv2_core.evaluation.verdict:Verdict", "beitv2_core.assembly.dry_run:DryRun"),
            "beitv2_cls": ("beitv2_cls.api:Evaluation", "beitv2_cls.prediction:Prediction",
                           "beitv2_cls.plugins.answer:Classified"),
            "beitv2_seg": ("beitv2_seg.api:Evaluation", "beitv2_seg.api:LabelledFiles",
                           "beitv2_seg.reading.predict:Written", "beitv2_seg.plugins.answer:LabelMaps")}
-METHODS = ("__call__", "features", "preprocess", "save_pretrained", "fingerprint", "lines")
+METHODS = ("__call__", "features", "preprocess", "save_pretrained", "fingerprint", "lines", "text")
 
 
 def page() -> str:

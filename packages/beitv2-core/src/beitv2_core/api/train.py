@@ -13,6 +13,7 @@ from ..config import RunConfig, TwoStagesConfig, load_config, parse_config
 from ..config.load import merge_overrides
 from ..engine.progress import showing
 from ..errors import ConfigError
+from ..evaluation.verdict import Verdict
 from .arguments import Changes, overrides_of
 from .evaluate import Report, report_of
 
@@ -35,7 +36,7 @@ class TrainedRun(NamedTuple):
     total_steps updates were made, in seconds, at images_per_second.  last: the last logged values by name; final: what
     the method measured at its end.
     Of a run of both stages these are the backbone's, in folder/pretrain; tokenizer: the run folder of the first stage;
-    report: of both, on images held out; verdict: "healthy" or what is wrong; advice: why, and what to do.
+    report: of both, on images held out; verdict: whether the run is well (state, sentences).
     """
 
     folder: Path
@@ -50,8 +51,7 @@ class TrainedRun(NamedTuple):
     final: dict[str, Any]
     tokenizer: Optional[Path] = None
     report: Optional[Report] = None
-    verdict: Optional[str] = None
-    advice: list[str] = []
+    verdict: Optional[Verdict] = None
 
 
 @overload
@@ -177,9 +177,8 @@ def _of_both(outcome: Any) -> TrainedRun:
     found = trained(stage, read_summary(stage))
     summary = outcome.summary
     if summary:
-        judged = summary["verdict"]
-        found = found._replace(report=report_of(folder, summary["report"]), verdict=judged["state"],
-                               advice=list(judged["sentences"]))
+        judged = Verdict(**summary["verdict"])
+        found = found._replace(report=report_of(folder, summary["report"], judged), verdict=judged)
     return found._replace(folder=folder, figures=sorted((folder / "figures").glob("*.png")),
                           tokenizer=Path(outcome.config.tokenizer.output))
 

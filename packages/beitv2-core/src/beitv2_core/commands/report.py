@@ -13,8 +13,11 @@ from . import options
 
 
 def report(
-    tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
-    pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
+    tokenizer_run: str = typer.Argument(
+        ..., metavar="RUN", help="tokenizer run folder or checkpoint; or, alone, a pretraining run or the folder of both "
+        "stages", show_default=False),
+    pretrain_run: Optional[str] = typer.Argument(
+        None, help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
         None, help="folder of test images, or digit_scenes (default of a run trained on them: its test split); with "
         "class folders a linear probe is fitted too"
@@ -29,10 +32,12 @@ def report(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Evaluate both stages on test images; write summary.json and figures; print a table."""
+    """Evaluate both stages on test images; write summary.json and figures; print a table and a verdict."""
     found = evaluate(tokenizer_run, pretrain_run, data=data, train=train, images=images, train_images=train_images,
                      out=output, batch_size=batch_size, max_pixels=max_pixels, num_workers=num_workers)
     print_table(found.summary, found.folder)
+    if found.verdict is not None:
+        typer.echo(found.verdict.text())
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

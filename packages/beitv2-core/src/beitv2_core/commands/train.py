@@ -72,7 +72,7 @@ def _show(found: Any) -> None:
     report = getattr(found, "report", None)
     if isinstance(report, Report):  # in the process that has it
         print_table(report.summary, report.folder)
-        for line in (f"verdict: {found.verdict}", *found.advice):
+        for line in (f"verdict: {found.verdict.state}", *found.verdict.sentences):
             typer.echo(line)
 
 

@@ -6,6 +6,7 @@ Shape suffixes: `layers/__init__.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class Pictures(NamedTuple):
 
 def affordable_every(images: int, images_per_step: int) -> int:
     """Steps between two measurements of so many images that cost at most `MOST_COST` of a run, by their passes."""
-    return max(1, -(-images // max(1, int(PASSES_OF_A_STEP * images_per_step * MOST_COST))))
+    return math.ceil(images / (PASSES_OF_A_STEP * images_per_step * MOST_COST))
 
 
 class FeatureMonitor:
