@@ -29,9 +29,9 @@ from harness.outcome import Metric, outcome, path_of, write
 
 from beitv2_cls.classifier import BEiTClassifier
 from beitv2_core.commands.export import difference_lines
-from beitv2_core.export import Exportable, export_model, exportable_features, exportable_tokenizer
-from beitv2_core.export.sources import exportable_logits
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import Exportable, export_model, exportable_features, exportable_tokenizer
+from beitv2_core.exporting.sources import exportable_logits
 from beitv2_core.models.backbone import SIZES
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
 from beitv2_core.models.vqkd import build_published

@@ -12,10 +12,10 @@ import paddle
 import pytest
 from cls_runs import run
 
+from beitv2_cls.accuracy import draw_confusion
 from beitv2_cls.assembly import build_linear_probe, load_backbone
 from beitv2_cls.config import LinearProbeConfig
 from beitv2_cls.data import neighbour_sets
-from beitv2_cls.evaluate import draw_confusion
 from beitv2_cls.linear_probe import LinearProbes
 from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes

@@ -14,8 +14,8 @@ from export_models import needs_onnx, student, tokenizer
 from beitv2_core import __version__
 from beitv2_core.errors import ConfigError, ExportError, MissingDependencyError, ShapeError
 from beitv2_core.evaluation.codes import TIE_TOLERANCE, encode
-from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.exported_model import Description, Exported, is_exported, load_exported
+from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.files.hashing import sha256_of
 
 

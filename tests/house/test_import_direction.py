@@ -31,23 +31,30 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "datasets": {"data"},  # when images are opened: settings are read without it
     "config": {"_entry_points", "datasets", "errors", "pixels"},
-    "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
+    "engine": {"errors", "files", "layers"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
+    "choosing": {"data", "errors"},
     "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
     "runners": {"errors", "runtime"},
     "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
                  "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
-    "conversion": {"assembly", "errors", "weights"},
-    "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "pixels",
-                   "viz"},
-    "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
-               "runtime"},
-    "bench": {"engine", "errors", "export", "exported_model", "layers", "runners", "runtime", "viz"},
+    "conversion": {"assembly", "errors", "pixels", "weights"},
+    "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
+                   "pixels", "viz"},
+    "inference": {"_entry_points", "assembly", "conversion", "data", "errors", "evaluation", "exported_model",
+                  "layers", "models", "pixels", "runners", "runtime", "weights"},
+    "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
+                  "runtime"},
+    "two_stages": {"assembly", "choosing", "config", "data", "datasets", "engine", "errors", "evaluation", "files",
+                   "planning", "runtime", "weights"},
+    "bench": {"engine", "errors", "exported_model", "exporting", "layers", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
-    "commands": {"assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation", "export",
-                 "exported_model", "files", "layers", "pixels", "planning", "runners", "runtime", "serve", "viz",
+    "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
+            "inference", "layers", "runtime", "two_stages"},
+    "commands": {"api", "assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation",
+                 "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime", "serve", "viz",
                  "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
@@ -63,6 +70,7 @@ FORBIDDEN = {
     "files": {"paddle", "yaml", "pydantic"},
     "pixels": {"paddle", "numpy", "yaml", "pydantic"},
     "planning": {"paddle", "yaml", "pydantic"},
+    "choosing": {"paddle", "yaml", "pydantic"},
 }
 NEIGHBOURS = {"ppcls", "paddleclas", "paddleseg", "beitv2_cls", "beitv2_seg"}
 

@@ -16,14 +16,14 @@ from cls_runs import run
 
 from beitv2_cls.assembly import load_classifier
 from beitv2_cls.classifier import BEiTClassifier
-from beitv2_cls.predict import predict
+from beitv2_cls.prediction import predict
 from beitv2_core.commands.serve import build_views
 from beitv2_core.data import DigitScenes
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.errors import ConfigError
-from beitv2_core.export import export_model, exportable_features
-from beitv2_core.export.sources import exportable_logits
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import export_model, exportable_features
+from beitv2_core.exporting.sources import exportable_logits
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "validation.size=40", "optim.steps=4",

@@ -15,8 +15,8 @@ from beitv2_core.bench.measure import Measured, measure
 from beitv2_core.bench.rows import Row, peak_memory, rows_of_run
 from beitv2_core.bench.table import as_json, lines
 from beitv2_core.errors import ConfigError
-from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
-from beitv2_core.export.inputs import drawn_image
+from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer
+from beitv2_core.exporting.inputs import drawn_image
 from beitv2_core.layers.fast.products import why_not
 
 runner = CliRunner()

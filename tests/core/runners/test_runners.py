@@ -15,8 +15,8 @@ from export_models import needs_onnx, student, tokenizer
 from beitv2_core import runtime
 from beitv2_core.commands.options import live_model
 from beitv2_core.errors import ConfigError, MissingDependencyError
-from beitv2_core.export import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.runners import RUNTIMES, choose
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not installed: openvino")

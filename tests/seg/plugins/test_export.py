@@ -14,8 +14,8 @@ from PIL import Image
 from seg_runs import segment, train
 
 from beitv2_core.commands.serve import build_views
-from beitv2_core.export import export_model
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import export_model
 from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.heads import AdaptiveAveragePool, resize
 from beitv2_seg.model.segmentor import BEiTv2UPerNet

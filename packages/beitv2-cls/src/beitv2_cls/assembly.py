@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from beitv2_cls.accuracy import evaluate
 from beitv2_cls.classes import class_names, keep_classes
 from beitv2_cls.classifier import BEiTClassifier, without_decay
 from beitv2_cls.config import FinetuneConfig, LabelledRunConfig, LinearProbeConfig
 from beitv2_cls.data import build_data, refuse_shared, warn_shared
-from beitv2_cls.evaluate import evaluate
 from beitv2_cls.finetune_task import FinetuneTask
 from beitv2_cls.linear_probe import LinearProbes, LinearProbeTask, Probe, draw_probes, measure_probes, write_table
 from beitv2_core.assembly import (
@@ -33,6 +33,7 @@ from beitv2_core.assembly.batches import BatchPlan
 from beitv2_core.assembly.from_architecture import build_described
 from beitv2_core.assembly.loaded_weights import Hints
 from beitv2_core.assembly.models import trunk_options
+from beitv2_core.assembly.preprocessing import preprocessing_of
 from beitv2_core.assembly.restore import FileConfig, build_file, freeze, read_checkpoint, read_config, settings_of
 from beitv2_core.assembly.training import optimizer_of
 from beitv2_core.assembly.transfer import PRETRAINING_ONLY, transfer_trunk
@@ -251,11 +252,7 @@ def untrained(backbone: Backbone) -> Any:
     return freeze(backbone.fresh())
 
 
-def crop_share_of(model: BEiTClassifier, config: FinetuneConfig | None) -> float:
-    """Share of the short side a classifier's images keep: of its run, or, of a file, as the published are measured.
-
-    Source: official datasets.py, build_transform: 224/256 below 384 pixels, the whole image from there on.
+def crop_share_of(model: BEiTClassifier, source: str) -> float:
+    """Share of the short side a classifier's images keep: of its run or saved folder, or as the published are measured.
     """
-    if config is not None:
-        return config.validation.crop_share
-    return 0.875 if min(pair(model.image_size)) < 384 else 1.0
+    return preprocessing_of(source, "classifier", pair(model.image_size)).crop_share

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import re
@@ -13,12 +12,11 @@ from typing import Any, Optional
 
 import typer
 
+from beitv2_cls import api
 from beitv2_core.commands import options
-from beitv2_core.commands.report import run_folder_of
 from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
 from beitv2_core.config import load_config
-from beitv2_core.errors import ConfigError, DataError
-from beitv2_core.exported_model import is_exported, load_exported
+from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
 
 
@@ -37,16 +35,12 @@ def finetune(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Fine-tune a pretrained backbone as a classifier (stage 3)."""
-    from beitv2_cls.assembly import build_finetuning, finetuning_parts
-    from beitv2_cls.config import FinetuneConfig
-
-    settings = load_config(config, options.all_overrides(set_, more, output), FinetuneConfig)
-    if dry_run:
-        _dry_run(settings, finetuning_parts)
-        return
-    summary = build_finetuning(settings).run(resume=None if resume == "never" else resume)
-    for name, value in summary.get("final", {}).items():
-        typer.echo(f"{name:<12}{value:.4f}")
+    done = api.finetune(config, set=options.all_overrides(set_, more, output), resume=resume, dry_run=dry_run)
+    if isinstance(done, api.TrainedRun):
+        for name, value in done.final.items():
+            typer.echo(f"{name:<12}{value:.4f}")
+    else:
+        _show_dry_run(done)
 
 
 def linear_probe(
@@ -63,12 +57,12 @@ def linear_probe(
     from beitv2_core.engine import distributed
 
     settings = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    done = api.train(settings, build_linear_probe, resume=resume, dry_run=dry_run, parts=linear_probe_parts)
     if dry_run:
-        _dry_run(settings, linear_probe_parts)
+        _show_dry_run(done)
+    if dry_run or not done.final or not distributed.is_main():
         return
-    final = build_linear_probe(settings).run(resume=None if resume == "never" else resume).get("final")
-    if final is None or not distributed.is_main():
-        return
+    final = done.final
     table = Path(settings.output) / PROBE_TABLE
     with open(table, newline="", encoding="utf-8") as file:
         for row in csv.reader(file):
@@ -79,10 +73,8 @@ def linear_probe(
     typer.echo(f"written: {Path(settings.output) / 'figures' / 'linear_probe.png'}")
 
 
-def _dry_run(settings: Any, build: Any) -> None:
-    from beitv2_core.assembly.dry_run import run_one_step
-
-    for line in run_one_step(settings, build).lines():
+def _show_dry_run(measured: Any) -> None:
+    for line in measured.lines():
         typer.echo(line)
 
 
@@ -149,36 +141,17 @@ def predict(
 ) -> None:
     """Print the likeliest classes of images with their probabilities."""
     from beitv2_cls.classes import printable
-    from beitv2_cls.predict import predict as likeliest
-    from beitv2_cls.predict import predict_exported
-    from beitv2_core.evaluation.codes import list_images
 
-    paths = list_images([str(path) for path in images])
-    computing: Any = contextlib.nullcontext()
-    if is_exported(run):
-        exported = load_exported(run, kind="classifier", runtime=runtime, precision=precision)
-        predictions = predict_exported(exported, paths, top=top, batch_size=batch_size,
-                                       num_workers=options.workers(num_workers), max_pixels=max_pixels)
-    else:
-        computing = options.live_model(run, runtime=runtime, precision=precision)
-        from beitv2_cls.assembly import crop_share_of, load_classifier
-        from beitv2_core.assembly.held_out import reading_of_run
-
-        model, config, classes = load_classifier(run)
-        predictions = likeliest(model, paths, model.image_size, classes, top=top,
-                                crop_share=crop_share_of(model, config), batch_size=batch_size,
-                                reading=reading_of_run(run, max_pixels=max_pixels),
-                                num_workers=options.workers(num_workers))
-    with computing:
-        for path, found in predictions:
-            if as_json:
-                line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
-                                                  for name, share in found]}
-                typer.echo(utf8_json(line))
-            else:
-                typer.echo(shown(path))
-                for name, share in found:
-                    typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
+    for path, found in api.predictions(run, images, top=top, batch_size=batch_size, num_workers=num_workers,
+                                       max_pixels=max_pixels, runtime=runtime, precision=precision):
+        if as_json:
+            line = {"path": path, "classes": [{"name": printable(name), "probability": round(share, 6)}
+                                              for name, share in found]}
+            typer.echo(utf8_json(line))
+        else:
+            typer.echo(shown(path))
+            for name, share in found:
+                typer.echo(f"  {100 * share:6.2f} %  {shown(printable(name))}")
 
 
 def evaluate(
@@ -198,41 +171,15 @@ def evaluate(
     precision: str = options.PRECISION,
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of each class (CSV), confusion matrix (PNG)."""
-    from beitv2_cls.assembly import crop_share_of, load_classifier
-    from beitv2_cls.evaluate import draw_confusion, write_results
-    from beitv2_cls.evaluate import evaluate as measure
-    from beitv2_core.assembly.held_out import allow_pixels
-    from beitv2_core.engine import distributed
-
-    distributed.init()
-    computing: Any = contextlib.nullcontext()
-    model: Any
-    if is_exported(run):
-        model = load_exported(run, kind="classifier", runtime=runtime, precision=precision)
-        config, classes, crop_share = None, list(model.description.classes), model.description.crop_share
-        images = _images(run, model, config, data, list_file, classes)
-        if hasattr(images, "reading"):
-            images.reading = images.reading._replace(upright=model.reading.upright)
-    else:
-        computing = options.live_model(run, runtime=runtime, precision=precision)
-        model, config, classes = load_classifier(run)
-        crop_share = crop_share_of(model, config)
-        images = _images(run, model, config, data, list_file, classes)
-    allow_pixels((images,), max_pixels)
-    chosen = _subset(subset, classes)
-    with computing:
-        found = measure(model, images, model.image_size, crop_share=crop_share, batch_size=batch_size, subset=chosen,
-                        num_workers=options.workers(num_workers))
-    if not distributed.is_main():
-        return
-    folder = output or run_folder_of(run)
-    write_results(folder, found, classes)
-    typer.echo(f"top-1 {100 * found.top1:.2f} %   top-5 {100 * found.top5:.2f} %   loss {found.loss:.4f}   "
-               f"{found.images} images")
-    typer.echo(f"written: {folder / 'per_class.csv'}")
-    image = folder / "figures" / "confusion.png"
-    draw_confusion(image, found.confusion, classes)
-    typer.echo(f"written: {image}")
+    found = api.evaluate(run, data=data, list_file=list_file, subset=subset, batch_size=batch_size,
+                         num_workers=num_workers, max_pixels=max_pixels, out=output, runtime=runtime,
+                         precision=precision)
+    if found.files:
+        table, _, image = found.files
+        typer.echo(f"top-1 {100 * found.top1:.2f} %   top-5 {100 * found.top5:.2f} %   loss {found.loss:.4f}   "
+                   f"{found.images} images")
+        typer.echo(f"written: {table}")
+        typer.echo(f"written: {image}")
 
 
 def compare(
@@ -283,32 +230,3 @@ def utf8_json(value: Any) -> bytes:
     \\udcff, which `json.loads` and `os.fsencode` turn back into the path."""
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8")
-
-
-def _images(run: str, model: Any, config: Any, data: Optional[str], list_file: Optional[Path],
-              classes: list[str]) -> Any:
-    from beitv2_cls.classes import has_names
-    from beitv2_cls.data import asked_set, validation_set
-
-    if data is not None:
-        return asked_set(config, data, list_file, classes, image_size=model.image_size,
-                         named=config is not None or has_names(classes))
-    if list_file is not None:
-        raise ConfigError(f"--list-file {list_file}: below which folder are its paths? Add --data FOLDER.")
-    validation = None if config is None else validation_set(config, classes)
-    if validation is None:
-        raise DataError(f"{run}: no validation images are known. Give --data FOLDER of class folders.")
-    return validation
-
-
-def _subset(path: Optional[Path], classes: list[str]) -> Optional[list[int]]:
-    from beitv2_core.data.sources.lists import read_words
-
-    if path is None:
-        return None
-    names = [text for _, text in read_words(path, what="--subset")]
-    unknown = [name for name in names if name not in classes]
-    if unknown or not names:
-        raise DataError(f"--subset {path}: {len(unknown)} of {len(names)} names are no class of the model "
-                        f"({', '.join(unknown[:5])}). One class name (synset) a line is expected.")
-    return [classes.index(name) for name in names]

@@ -16,8 +16,8 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
+from beitv2_cls.accuracy import shard
 from beitv2_cls.classes import check_same
-from beitv2_cls.evaluate import shard
 from beitv2_core.data import eval_batches
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.engine import distributed

@@ -50,7 +50,7 @@ def _digit_scenes() -> type[ImageSource]:
     return DigitScenes
 
 
-_FILES = ("max_corrupt", "draft", "exif_orientation", "max_pixels")
+_FILES = ("held_out", "max_corrupt", "draft", "exif_orientation", "max_pixels")
 #: what `data.dataset` may say
 SOURCES = {
     "folder": Source(

@@ -38,7 +38,7 @@ class Int8(BaseModel):
     """The eight-bit graph of an export, measured when it was made.
 
     calibrated_on, measured_on: numbers of images, none in both.  agreement: with the graph in float32, as
-    `export.agreement` gives it.
+    `exporting.agreement` gives it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -128,8 +128,8 @@ def keep_freed_memory() -> bool:
 
     By default glibc maps every large tensor anew, and the kernel zeroes its pages at first touch: most of the time of
     Paddle's element-wise operations on the CPU (measured: scaling a 1576 x 3072 tensor 8.8 ms, afterwards 0.8).
-    It changes the whole process, so the commands, the training loop and the evaluations call it, not the import of this
-    package.  Works after Paddle was loaded too.  False where the user has set MALLOC_* variables, and without glibc.
+    It changes the whole process, so the commands call it, and no function of the library: a program that trains calls
+    it once.  Works after Paddle was loaded too.  False where the user has set MALLOC_* variables, and without glibc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or not sys.platform.startswith("linux"):
         return False

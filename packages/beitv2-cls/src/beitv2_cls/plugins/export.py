@@ -6,14 +6,14 @@ from __future__ import annotations
 from beitv2_cls.assembly import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
 from beitv2_core.config.schema import pair
-from beitv2_core.export import Exportable, exportable_features
-from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exporting import Exportable, exportable_features
+from beitv2_core.exporting.sources import exportable_logits
 
 
 def exportable_run(run: str, features: bool) -> Exportable:
     """The classifier of a run with its class names and crop, or the features of its backbone."""
-    model, config, classes = load_classifier(run)
-    crop_share = crop_share_of(model, config)
+    model, _, classes = load_classifier(run)
+    crop_share = crop_share_of(model, run)
     if features:
         return exportable_features(model, crop_share=crop_share)
     return exportable_logits(model, kind="classifier", classes=tuple(map(printable, classes)),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beitv2_cls.assembly import crop_share_of, load_classifier
 from beitv2_cls.classes import printable
-from beitv2_cls.predict import likeliest
+from beitv2_cls.prediction import likeliest
 from beitv2_core.assembly.held_out import reading_of_run
 from beitv2_core.exported_model import Exported
 from beitv2_core.serve.results import ClassesResult, ClassShare, image_url
@@ -25,8 +25,8 @@ def classifier_view(run: str) -> View:
 
     Raises CheckpointError for a run of another kind.
     """
-    model, config, names = load_classifier(run)
-    return _view(model, list(map(printable, names)), crop_share_of(model, config), reading_of_run(run).upright)
+    model, _, names = load_classifier(run)
+    return _view(model, list(map(printable, names)), crop_share_of(model, run), reading_of_run(run).upright)
 
 
 def exported_view(model: Exported) -> View:

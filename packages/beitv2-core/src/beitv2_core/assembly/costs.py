@@ -20,6 +20,7 @@ from ..teachers.dino import DINOVisionTransformer
 from .batches import plan_batches
 from .data import build_dataset
 from .from_architecture import count_parameters
+from .loaded_weights import stage_of
 from .models import build_mim, build_teacher, build_tokenizer
 from .restore import read_config
 
@@ -40,10 +41,15 @@ def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedR
     return plan(config, images=images, devices=devices)
 
 
+def plan_pretraining(config: PretrainConfig, tokenizer: TokenizerConfig, *, images: int, devices: int) -> PlannedRun:
+    """The costs of a pretraining run whose tokenizer is not trained yet: that of these settings."""
+    return _pretraining(config, images=images, devices=devices, tokenizer=plan_tokenizer(tokenizer))
+
+
 def count_images(data: DataConfig, given: Optional[int]) -> int:
     """Number of images: as given, else that of the data set; ConfigError where data.root is missing."""
     if given is not None:
-        return given
+        return given - (data.held_out or 0)
     if data.dataset == "folder" and not Path(str(data.root or "")).is_dir():
         raise ConfigError("data.root: there is no such folder here, so the number of images is not known. Add "
                           "--images N (ImageNet-1k: 1281167), or set data.root.")
@@ -132,8 +138,9 @@ def _projection(layers: LayerCosts, rows: int, width: int, out: int) -> tuple[Co
     return layers.product(rows, width, width), layers.product(rows, width, out)
 
 
-def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int) -> PlannedRun:
-    tokenizer = _find_tokenizer(config)
+def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int,
+                 tokenizer: Optional[TokenizerPlan] = None) -> PlannedRun:
+    tokenizer = tokenizer or _find_tokenizer(config)
     model, num_codes = config.model, tokenizer.num_codes
     asked = config.tokenizer.num_codes
     if asked is not None and asked != num_codes:
@@ -169,11 +176,11 @@ def _pretraining(config: PretrainConfig, *, images: Optional[int], devices: int)
 def _find_tokenizer(config: PretrainConfig) -> TokenizerPlan:
     """The tokenizer of its run, of its YAML file, or the published one of its name."""
     source = config.tokenizer
-    path = Path(source.weights)
+    path = stage_of(source.weights, ("tokenizer",))
     if path.suffix in (".yml", ".yaml"):
         return plan_tokenizer(explain_config(path, (), TokenizerConfig).settings)
     if path.suffix == ".pdckpt" and path.is_dir() or (path / "checkpoints").is_dir():
-        found = read_config(source.weights)
+        found = read_config(str(path))
         if not isinstance(found, TokenizerConfig):
             raise ConfigError(f"tokenizer.weights: {path} is a {found.kind!r} run; a tokenizer's is expected.")
         return plan_tokenizer(found)

@@ -12,6 +12,7 @@ from .. import _entry_points
 from ..config import PretrainConfig, TokenizerConfig
 from ..config.sections import DataConfig, MaskConfig
 from ..data import Loader, MimTransform, Reading, ResumableSampler, TokenizerTransform
+from ..data.sources.held_out import keep_part
 from ..data.sources.sample import Asked
 from ..datasets import SOURCES
 from ..engine import distributed
@@ -34,6 +35,8 @@ def build_dataset(
 ) -> Any:
     """The images of the settings; `split` ("train", "test") and `size` choose where there is a split.
 
+    With `data.held_out`, "train" is without those images and "test" is these.
+
     classes: the names that labels are numbers of; setting, list_setting: what the user gave folder and list by.
     Raises ConfigError where images without a split are asked for one or for a size: they are what they are.
     """
@@ -41,12 +44,16 @@ def build_dataset(
     if data.root and not source.root:
         log.warning("data.root: %s is not read: data.dataset is %s, which draws its images. Add data.dataset=folder, "
                     "or leave data.root out.", data.root, data.dataset)
-    if not source.split and (split != "train" or size is not None):
+    parted = data.held_out is not None
+    if not source.split and (size is not None or (split != "train" and not parted)):
         asked = f"split {split!r}" if split != "train" else f"{size} images"
         raise ConfigError(f"{setting}: {data.root}: {asked} asked of {data.dataset!r}, which is read whole and has no "
-                          "split. Give a folder of its own for each purpose.")
-    return source.opens().of_settings(data, Asked(split, size, report, with_classes, classes, reading_of(data), setting,
-                                                  list_setting))
+                          "split. Give a folder of its own for each purpose, or train with data.held_out.")
+    asked_of_it = Asked(split, size, report, with_classes, classes, reading_of(data), setting, list_setting)
+    dataset = source.opens().of_settings(data, asked_of_it)
+    if data.held_out is not None:
+        keep_part(dataset, data.held_out, held_out=split == "test")
+    return dataset
 
 
 def build_masking(mask: MaskConfig, grid: tuple[int, int]) -> Callable[..., Any]:

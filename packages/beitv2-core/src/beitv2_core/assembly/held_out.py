@@ -47,19 +47,24 @@ def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *
     """The test images that are named, or the test split of the drawn images a run was trained on.
 
     named: a folder of images, or of class folders (then they have labels), tar files, or drawn images by their name;
-    None: of the run.  trained_on: data settings of the runs that are measured; size: of drawn images; labelled: with
-    labels where they are class folders; classes: the names that labels are numbers of.
-    Raises ConfigError where nothing is named for runs on files, and for images that one of the runs was trained on.
+    None: of the run, or the images that it left out (`data.held_out`).  trained_on: data settings of the runs that are
+    measured; size: of drawn images; labelled: with labels where they are class folders; classes: the names that labels
+    are numbers of.
+    Raises ConfigError where nothing is named for runs on files that left none out, and for images that one of the runs
+    was trained on.
     """
     if named is None:
         known = [data for data in trained_on if data is not None]
         if not known:
             raise ConfigError(f"{run}: no settings that name its images. Add {option} FOLDER or {option} "
                               f"{' or '.join(DRAWN)}.")
-        if not SOURCES[known[0].dataset].split:
+        if SOURCES[known[0].dataset].split:
+            return build_dataset(known[0], split="test", size=size)
+        if known[0].held_out is None:
             raise ConfigError(f"{run}: was trained on the images of data.root={known[0].root}; it is measured on "
-                              f"others. Add {option} FOLDER with test or validation images.")
-        return build_dataset(known[0], split="test", size=size)
+                              f"others. Add {option} FOLDER with test or validation images, or train with "
+                              "data.held_out.")
+        return _left_out_by_all(known, run, option, labelled=labelled, classes=classes)
     if named in DRAWN:
         drawn = DataConfig(dataset=named, size=size, image_size=image_size)
         return build_dataset(drawn, split="test", size=size)
@@ -68,6 +73,21 @@ def held_out(named: Optional[str], trained_on: Sequence[Optional[DataConfig]], *
     dataset = named_images(named, image_size, reading)
     labelled = classes is not None or (labelled and has_classes(dataset))
     return build_dataset(dataset, with_classes=labelled, classes=classes, setting=option)
+
+
+def _left_out_by_all(trained_on: Sequence[DataConfig], run: str, option: str, *, labelled: bool,
+                     classes: Optional[Sequence[str]]) -> Any:
+    """The images that the first settings hold out; ConfigError where a run of the others was trained on some."""
+    first = trained_on[0]
+    labelled = classes is not None or (labelled and has_classes(first))
+    found = build_dataset(first, split="test", with_classes=labelled, classes=classes)
+    for data in trained_on[1:]:
+        same = all(getattr(data, key) == getattr(first, key) for key in ("dataset", "root", "list_file", "held_out"))
+        if not same and data.root and build_dataset(data).files_read() & found.files_read():
+            raise ConfigError(f"{run}: left {first.held_out} images out (data.held_out), but another run that is "
+                              "measured with it was trained on some of them. Train both with the same data.root and "
+                              f"data.held_out, or add {option} FOLDER with test images.")
+    return found
 
 
 def has_classes(data: DataConfig) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ..checkpoint.store import CheckpointStore
+from ..config import STAGES
 from ..errors import CheckpointError, ConfigError
 from ..weights.architecture import grid_of
 from ..weights.converted import is_converted, parse_converted
@@ -72,9 +73,26 @@ class LoadedWeights(NamedTuple):
         return grid_of(self.model.architecture)
 
 
-def checkpoint_folder(path: Path) -> Path | None:
-    """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else."""
-    found = _checkpoint_in(path)
+def stage_of(run: str | Path, wanted: Sequence[str] = ()) -> Path:
+    """The stage of a run of both (`beitv2 pretrain IMAGES`) that holds one of these kinds; any other path as it is.
+
+    wanted: kinds the caller can use; none for what the run was made for.  Without a better one it is the last stage
+    that has been begun.
+    """
+    path = Path(run)
+    if path.suffix == ".pdckpt" or (path / "checkpoints").exists() or transformers_file(path) is not None:
+        return path
+    begun = {run: path / run for run in reversed(STAGES) if (path / run / "checkpoints").is_dir()}
+    fitting = [folder for name, folder in begun.items() if any(find_kind(kind).run == name for kind in wanted)]
+    return next(iter([*fitting, *begun.values()]), path)
+
+
+def checkpoint_folder(path: Path, wanted: Sequence[str] = ()) -> Path | None:
+    """The newest valid .pdckpt of a run folder, or the path itself when it is one; None for anything else.
+
+    wanted: kinds the caller can use, where the run is one of both stages (`stage_of`).
+    """
+    found = _checkpoint_in(stage_of(path, wanted))
     return None if found is None else found[1]
 
 
@@ -113,6 +131,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
     elif not path.exists():
         raise CheckpointError(f"{source}: no such run folder, checkpoint or weights file. Check the path, or make one: "
                               f"{_commands(wanted)}.")
+    path = stage_of(path, wanted)
     checkpoint = _checkpoint_in(path)
     if checkpoint is not None:
         store, folder = checkpoint
@@ -144,7 +163,7 @@ def read_checkpoint(source: str, *, sha256: str | None = None, wanted: Sequence[
 
 def read_model(src: str | Path, hints: Hints | None = None) -> IdentifiedWeights:
     """The model of a run, a checkpoint or a file of any format, with its architecture; errors name the path."""
-    src, hints = Path(src), hints or Hints()
+    src, hints = stage_of(src), hints or Hints()
     try:
         if src.suffix == ".pdckpt" or src.is_dir() and transformers_file(src) is None:
             return _of_run(src, hints)

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Union
 
+from .. import _entry_points
 from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, RunConfig, TokenizerConfig, parse_config
 from ..config.schema import grid_of
 from ..config.sections import OptimConfig
 from ..data.code_cache import CodeCache
 from ..engine import distributed
+from ..engine.health import HealthWatch
 from ..engine.loop import TrainLoop
 from ..engine.optim import build_optimizer
 from ..engine.run_folder import RunFolder
@@ -21,10 +23,12 @@ from ..engine.schedule import step_schedule
 from ..engine.step import Precision
 from ..engine.tasks.mim_task import MimTask
 from ..engine.tasks.vqkd_task import VQKDTask
+from ..engine.trackers import ENTRY_POINTS, TRACKERS, TrackedRun, Tracker
 from ..errors import ConfigError
 from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
 from .data import build_dataset, build_loader, build_transform
+from .feature_monitor import build_monitor
 from .models import build_mim, build_teacher, build_tokenizer
 from .restore import fingerprint, load_tokenizer
 
@@ -53,7 +57,7 @@ def build_training(config: AnyConfig) -> TrainLoop:
 def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[RunFolder], None]] = (),
                on_finish: Sequence[Callable[..., None]] = ()) -> TrainLoop:
     """The training loop for a method's parts; `on_finish` runs before the curves are drawn."""
-    run = RunFolder(config.output)
+    run = RunFolder(config.output, [*find_trackers(config.train.trackers), HealthWatch])
     optim, train, plan = config.optim, config.train, parts.plan
     for line in plan.lines(optim):
         log.info("%s", line)
@@ -84,6 +88,11 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
     )
 
 
+def find_trackers(names: Sequence[str]) -> list[Callable[[TrackedRun], Tracker]]:
+    """The trackers of these names; ConfigError names those that are known."""
+    return [_entry_points.load(ENTRY_POINTS, name, TRACKERS, "train.trackers") for name in dict.fromkeys(names)]
+
+
 def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
     """Draw the training curves into the run's folder of figures."""
     from ..viz.curves import training_curves  # Matplotlib takes a second to load
@@ -93,15 +102,18 @@ def draw_curves(run: RunFolder, summary: dict[str, Any]) -> None:
     run.log_figure("curves", path, int(summary["steps"]))
 
 
-def build_parts(config: AnyConfig, report: Path | None = None) -> Parts:
-    """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models."""
+def build_parts(config: AnyConfig, report: Path | None = None, tokenizer: Any = None) -> Parts:
+    """Task, loader, batch arithmetic and optimizer; the cheap checks come before the expensive models.
+
+    tokenizer: a built one that takes the place of the one a pretraining run names.
+    """
     distributed.init()
     check_precision(config)
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), distributed.world_size())
     loader = build_loader(dataset, build_transform(config), batch_size=config.train.batch_size,
                           accumulate=plan.accumulate, seed=config.seed, num_workers=config.data.num_workers)
-    task = build_task(config, dataset)
+    task = build_task(config, dataset, plan, tokenizer)
     optimizer = optimizer_of(config.optim, task.model, plan.lr, no_decay=task.no_weight_decay())
     return Parts(task, loader, plan, optimizer)
 
@@ -119,8 +131,11 @@ def check_precision(config: AnyConfig) -> None:
         Precision(config.tokenizer.amp, off="tokenizer.amp=off")
 
 
-def build_task(config: AnyConfig, dataset: Any) -> Any:
-    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`."""
+def build_task(config: AnyConfig, dataset: Any, plan: BatchPlan, tokenizer: Any = None) -> Any:
+    """The method: a tokenizer with its teacher, or a backbone with its frozen tokenizer and the codes of `dataset`.
+
+    tokenizer: as in `build_parts`.
+    """
     seed_everything(config.seed)
     if isinstance(config, TokenizerConfig):
         teacher = build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
@@ -140,7 +155,8 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
             revive_after=config.health.revive_after,
         )
     source = config.tokenizer
-    tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(source.weights, name=source.name, sha256=source.sha256)
     check_tokenizer_fits(config, tokenizer)
     tokenizer.drop_decoder()
     seed_everything(config.seed)
@@ -151,7 +167,8 @@ def build_task(config: AnyConfig, dataset: Any) -> Any:
         recompute=config.train.recompute,
     )
     cache = None if source.cache is None else build_code_cache(config, tokenizer, dataset)
-    return MimTask(student, tokenizer, batch_size=source.batch_size, amp=source.amp, cache=cache)
+    monitor = None if config.monitor.every is None else build_monitor(config, tokenizer.num_codes, plan)
+    return MimTask(student, tokenizer, batch_size=source.batch_size, amp=source.amp, cache=cache, monitor=monitor)
 
 
 def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> CodeCache:

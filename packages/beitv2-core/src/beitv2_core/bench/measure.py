@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engine.progress import Progress
 from ..errors import BEiTError
-from ..export.agreement import agreement
+from ..exporting.agreement import agreement
 from .rows import Row, serve
 
 log = logging.getLogger("beitv2_core")
@@ -27,7 +27,7 @@ class Measured(NamedTuple):
     """What was found of a row; missing: why nothing was.
 
     seconds: of one batch, a number a round.  memory: peak of the process in bytes.  agreement: with the first row that
-    runs, as `export.agreement` gives it; of that row itself nothing.
+    runs, as `exporting.agreement` gives it; of that row itself nothing.
     """
 
     row: Row

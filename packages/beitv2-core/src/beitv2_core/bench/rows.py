@@ -91,7 +91,7 @@ def _load(row: Row, threads: int) -> Callable[[np.ndarray], Answers]:
         return model.run_normalised
     import paddle
 
-    from ..export import find_exportable
+    from ..exporting import find_exportable
     from ..layers.fast.products import mixed_precision
 
     live: Any = find_exportable(row.source, kind=row.kind, name=row.name).live

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..export.agreement import in_words
+from ..exporting.agreement import in_words
 from ..viz.canvas import ACCENT, INK, PALE, Canvas
 from .measure import Measured
 

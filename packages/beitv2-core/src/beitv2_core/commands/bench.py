@@ -74,7 +74,7 @@ def _exported_rows(run: str, kind: Optional[str], name: Optional[str], calibrate
                    folder: Path) -> tuple[dict[str, Any], list[Any]]:
     """Facts of a run's model and its rows, after it was exported below `folder` in every form that can be written."""
     from ..bench.rows import rows_of_run
-    from ..export import Calibration, export_model, find_exportable
+    from ..exporting import Calibration, export_model, find_exportable
 
     model = find_exportable(run, kind=kind, name=name)
     exports: dict[str, Union[Path, BEiTError]] = {}
@@ -94,7 +94,7 @@ def _images(facts: dict[str, Any], named: Optional[Path], count: int) -> Any:
     import numpy as np
 
     from ..evaluation.codes import list_images
-    from ..export.inputs import drawn_image, images_of_files
+    from ..exporting.inputs import drawn_image, images_of_files
 
     if named is not None:
         return images_of_files(facts, list_images([named])[:count])

@@ -9,9 +9,9 @@ from typing import Optional
 
 import typer
 
+from ..api.arguments import run_folder_of
 from ..files.atomic import write_text_atomically
 from . import options
-from .report import run_folder_of
 
 
 def codebook(

@@ -8,10 +8,9 @@ from typing import Optional
 
 import typer
 
-from ..errors import ConfigError
+from ..api.export import export as export_to
 from ..exported_model import Description
 from . import options
-from .report import run_folder_of
 
 
 def export(
@@ -28,18 +27,8 @@ def export(
     calibration_images: int = options.CALIBRATION_IMAGES,
 ) -> None:
     """Export a static graph or an ONNX model; nothing is written if its outputs differ from the live model's."""
-    from ..export import Calibration, export_model, find_exportable
-
-    if quantize not in (None, "int8"):
-        raise ConfigError(f"--quantize {quantize}: expected int8.")
-    if (quantize is None) != (calibrate is None):
-        given, other = ("--calibrate", "--quantize int8") if quantize is None else ("--quantize int8", "--calibrate "
-                                                                                    "FOLDER")
-        raise ConfigError(f"{given}: needs {other} too: ranges of activations are measured on images.")
-    calibration = None if calibrate is None else Calibration(calibrate, calibration_images)
-    model = find_exportable(run, kind=kind, name=name)
-    folder = output or run_folder_of(run) / "exported" / f"{model.facts['kind']}_{form}"
-    description = export_model(model, folder, form=form, calibration=calibration)
+    folder, description = export_to(run, form, output, kind=kind, name=name, quantize=quantize, calibrate=calibrate,
+                                    calibration_images=calibration_images)
     for line in difference_lines(description):
         typer.echo(line)
     size = sum((folder / file).stat().st_size for file in description.files)
@@ -48,7 +37,7 @@ def export(
 
 def difference_lines(description: Description) -> list[str]:
     """What was measured against the live model, one line for every runner and batch size; of int8, against float32."""
-    from ..export.agreement import in_words
+    from ..exporting.agreement import in_words
 
     lines = []
     for runner, sizes in description.differences.items():

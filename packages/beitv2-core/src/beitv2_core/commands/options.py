@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
 import typer
 
-from ..errors import ConfigError
-from ..runners import PRECISIONS
-from ..runtime import threads
+from ..api.arguments import live_model as live_model
+from ..api.arguments import workers as workers
 
 CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
 MORE = typer.Argument(None, metavar="[KEY=VALUE]...", help="more settings, as after --set", show_default=False)
@@ -46,30 +43,6 @@ PRECISION_HELP = ("f32; bf16 on processors with bfloat16 units (exported models:
                   "was exported with --quantize int8 (by OpenVINO)")
 RUNTIME = typer.Option(None, "--runtime", help=RUNTIME_HELP)
 PRECISION = typer.Option("f32", "--precision", help=PRECISION_HELP)
-
-
-@contextlib.contextmanager
-def live_model(run: str | Path, *, runtime: Optional[str], precision: str) -> Iterator[None]:
-    """The block in which a live model computes as --precision asks for.
-
-    Raises ConfigError for --runtime and int8, which are of exported models, and for bf16 where this device does not
-    compute it.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
-    if runtime is not None or precision == "int8":
-        asked = f"--runtime {runtime}" if runtime is not None else f"--precision {precision}"
-        raise ConfigError(f"{asked}: {run} is no exported model. Export it first: beitv2 export {run} --format onnx"
-                          f"{'' if precision != 'int8' else ' --quantize int8 --calibrate FOLDER'}")
-    from ..layers.fast.products import mixed_precision
-
-    with mixed_precision("bf16" if precision == "bf16" else "off"):
-        yield
-
-
-def workers(asked: Optional[int]) -> int:
-    """The number of --num-workers, by default this process's share of the cores."""
-    return threads() if asked is None else asked
 
 
 def all_overrides(first: Optional[list[str]], more: Optional[list[str]], output: Optional[Path] = None) -> list[str]:

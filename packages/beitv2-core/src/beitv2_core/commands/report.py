@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
-from ..files.atomic import write_text_atomically
+from ..api.evaluate import evaluate
 from . import options
 
 
 def report(
-    tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
-    pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
+    tokenizer_run: str = typer.Argument(
+        ..., metavar="RUN", help="tokenizer run folder or checkpoint; or, alone, a pretraining run or the folder of both "
+        "stages", show_default=False),
+    pretrain_run: Optional[str] = typer.Argument(
+        None, help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
         None, help="folder of test images, or digit_scenes (default of a run trained on them: its test split); with "
         "class folders a linear probe is fitted too"
@@ -30,34 +32,12 @@ def report(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Evaluate both stages on test images; write summary.json and figures; print a table."""
-    from ..evaluation.report import Settings, make_report
-
-    settings = Settings(tokenizer_run, pretrain_run, data, images, train_images, batch_size, train, max_pixels,
-                        options.workers(num_workers))
-    folder = output or run_folder_of(pretrain_run)
-    summary = make_report(settings, folder)
-    write_summary(folder / "summary.json", summary)
-    print_table(summary, folder)
-
-
-def run_folder_of(run: str) -> Path:
-    """The run folder of a run folder or of one of its checkpoints; the current folder otherwise."""
-    path = Path(run)
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / "checkpoints").is_dir():
-            return folder
-    return Path(".")
-
-
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Add the report to summary.json; the summary of the training stays in it."""
-    try:
-        existing = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        existing = {}
-    existing["report"] = summary
-    write_text_atomically(path, json.dumps(existing, indent=2, sort_keys=True) + "\n")
+    """Evaluate both stages on test images; write summary.json and figures; print a table and a verdict."""
+    found = evaluate(tokenizer_run, pretrain_run, data=data, train=train, images=images, train_images=train_images,
+                     out=output, batch_size=batch_size, max_pixels=max_pixels, num_workers=num_workers)
+    print_table(found.summary, found.folder)
+    if found.verdict is not None:
+        typer.echo(found.verdict.text())
 
 
 def table_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

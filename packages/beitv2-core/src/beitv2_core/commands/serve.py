@@ -164,6 +164,7 @@ def _exported_view(model: Exported) -> Any:
 def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], name: Optional[str]) -> Any:
     """The tokenizer to show and its source: that of --tokenizer, the run itself, or the one it was pretrained with."""
     from ..assembly import load_tokenizer
+    from ..assembly.loaded_weights import stage_of
 
     if tokenizer is not None:
         return load_tokenizer(tokenizer, name=name), tokenizer
@@ -171,6 +172,9 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
         return load_tokenizer(run, name=name), run
     if kind == "pretrain" and config.tokenizer is not None:
         source = config.tokenizer
+        beside = stage_of(run, ("tokenizer",))
+        if beside != stage_of(run):  # a run of both stages, wherever it lies now
+            return load_tokenizer(beside), str(beside)
         log.info("%s: codes of the tokenizer it was pretrained with, %s.", run, source.weights)
         return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
     return None, None

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
-from ..errors import ConfigError
-from ..exported_model import Exported, is_exported, load_exported
+from ..api.tokenize import tokenize as compute_codes
 from . import options
 
 
@@ -29,55 +27,20 @@ def tokenize(
     precision: str = options.PRECISION,
 ) -> None:
     """Write the codes of any number of images to a .npz file; the same command continues after an interruption."""
-    if output.suffix != ".npz":
-        raise ConfigError(f"--output {output}: expected a name ending in .npz, for example codes.npz.")
-    from ..evaluation.codes import encode_files, list_images
-
-    paths = list_images([str(path) for path in images])
-    model: Any
-    if is_exported(tokenizer):
-        computing: Any = contextlib.nullcontext()
-        model = load_exported(tokenizer, kind="tokenizer", runtime=runtime, precision=precision)
-        reading = model.reading
-    else:
-        computing = options.live_model(tokenizer, runtime=runtime, precision=precision)
-        from ..assembly import load_tokenizer, reading_of_run
-
-        model, reading = load_tokenizer(tokenizer, name=name), reading_of_run(tokenizer)
-    if max_pixels is not None:
-        reading = reading._replace(max_pixels=max_pixels)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    done = 0
-    with computing:
-        for done in encode_files(
-            model, paths, output, batch_size=batch_size, fingerprint=fingerprint(model), crop_share=crop_share,
-            reading=reading, num_workers=options.workers(num_workers), precision=precision
-        ):
-            if len(paths) > done:
-                typer.echo(f"{done} of {len(paths)} images", err=True)
-    if len(paths) == 1:
-        _print_grid(output)
-    rows, columns = model.grid
-    typer.echo(f"{output}: {done} image(s), {rows}x{columns} codes each, codebook of {model.num_codes}")
+    found = compute_codes(images, tokenizer, output, name=name, batch_size=batch_size, crop_share=crop_share,
+                          max_pixels=max_pixels, num_workers=num_workers, runtime=runtime, precision=precision)
+    if len(found.codes) == 1:
+        _print_grid(found.codes[0])
+    rows, columns = found.codes.shape[1:]
+    typer.echo(f"{output}: {len(found.codes)} image(s), {rows}x{columns} codes each, codebook of {found.num_codes}")
 
 
-def fingerprint(model: Any) -> str:
-    """SHA-256 of all weights (or of the exported files): tokenizers with one fingerprint give the same codes."""
-    if isinstance(model, Exported):
-        return model.fingerprint()
-    from ..assembly.restore import fingerprint as of_weights
-
-    return of_weights(model)
-
-
-def _print_grid(output: Path) -> None:
-    """Print one image's codes as numbers, on a terminal over one colour per code."""
-    import numpy as np
+def _print_grid(codes: Any) -> None:
+    """Print one image's codes (rows, columns) as numbers, on a terminal over one colour per code."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    codes = np.load(output)["codes"][0]
     width = len(str(int(codes.max())))
     for row in codes.tolist():
         line = Text()

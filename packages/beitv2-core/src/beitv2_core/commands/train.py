@@ -8,8 +8,13 @@ from typing import Any, Optional
 
 import typer
 
+from ..api.evaluate import Report
+from ..api.train import is_settings_file
+from ..api.train import pretrain as run_training
 from ..config import PretrainConfig, TokenizerConfig, load_config
+from ..config.load import read_tree
 from . import options
+from .report import print_table
 
 RESUME = typer.Option(
     "auto",
@@ -17,6 +22,9 @@ RESUME = typer.Option(
     "or a .pdckpt checkpoint",
 )
 OUTPUT = typer.Option(None, "--output", "-o", help="run folder; default: output of the settings")
+LABELLED = typer.Option(
+    None, help="class folders whose nearest neighbours are counted while the run goes on (monitor.labelled)"
+)
 DRY_RUN = typer.Option(False, "--dry-run", help="build everything, run one step, print batch and memory, write nothing")
 
 
@@ -30,20 +38,42 @@ def train_tokenizer(
 ) -> None:
     """Train a VQ-KD tokenizer: codes of an image from which the teacher's features are reconstructed (stage 1)."""
     settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
-    _train(settings, resume, dry_run)
+    _show(run_training(settings, resume=resume, dry_run=dry_run))
 
 
 def pretrain(
-    config: Path = options.CONFIG,
+    what: str = typer.Argument(
+        ..., metavar="CONFIG|IMAGES", show_default=False,
+        help="YAML file, see configs/; or your own images: a folder of any depth, a list (.txt, .csv) or tar files"),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    labelled: Optional[str] = LABELLED,
+    minutes: Optional[float] = typer.Option(
+        None, min=0.01, show_default=False,
+        help="of IMAGES: time for everything, from looking at the images to the report; default 30"),
 ) -> None:
-    """Pretrain a backbone by predicting the codes of masked patches (stage 2)."""
-    settings = load_config(config, options.all_overrides(set_, more, output), PretrainConfig)
-    _train(settings, resume, dry_run)
+    """Pretrain a backbone by predicting the codes of masked patches (stage 2); of IMAGES: choose all settings for them
+    and train both stages, see docs/own-images.md."""
+    source: Any = what
+    changes = options.all_overrides(set_, more)
+    if is_settings_file(what) and read_tree(Path(what))[0].get("kind") != "two_stages":  # not those of a tokenizer
+        source, changes = load_config(what, options.all_overrides(set_, more, output), PretrainConfig), []
+    _show(run_training(source, output, set=changes, minutes=minutes, labelled=labelled, resume=resume, dry_run=dry_run,
+                       say=typer.echo))
+
+
+def _show(found: Any) -> None:
+    """The measurements of a dry run; of both stages the report's table and the verdict."""
+    for line in found.lines() if hasattr(found, "lines") else ():
+        typer.echo(line)
+    report = getattr(found, "report", None)
+    if isinstance(report, Report):  # in the process that has it
+        print_table(report.summary, report.folder)
+        for line in (f"verdict: {found.verdict.state}", *found.verdict.sentences):
+            typer.echo(line)
 
 
 def init_tokenizer(
@@ -60,15 +90,3 @@ def init_tokenizer(
     from ..assembly.restore import save_untrained
 
     typer.echo(str(save_untrained(settings, teacher_width)))
-
-
-def _train(settings: Any, resume: str, dry_run: bool) -> None:
-    if dry_run:
-        from ..assembly.dry_run import run_one_step
-
-        for line in run_one_step(settings).lines():
-            typer.echo(line)
-        return
-    from ..assembly import build_training
-
-    build_training(settings).run(resume=None if resume == "never" else resume)

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from .load import ExplainedConfig, Sources, config_kinds, explain_config, load_config, parse_config
 from .schema import SIZES, PretrainConfig, RunConfig, TokenizerConfig
+from .two_stages import STAGES, TwoStagesConfig
 
 __all__ = [
     "SIZES",
+    "STAGES",
     "ExplainedConfig",
     "PretrainConfig",
     "RunConfig",
     "Sources",
     "TokenizerConfig",
+    "TwoStagesConfig",
     "config_kinds",
     "explain_config",
     "load_config",

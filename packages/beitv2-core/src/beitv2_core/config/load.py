@@ -20,11 +20,13 @@ from pydantic import BaseModel, ValidationError
 from .. import __version__, _entry_points
 from ..errors import ConfigError
 from .schema import PretrainConfig, TokenizerConfig
+from .two_stages import TwoStagesConfig
 from .unread import KIND_KEYS, unread_settings
 
 Sources = dict[str, str]  # dotted key -> the file (or the option, "--set", or "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
-OURS: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig}
+OURS: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig,
+                                    "two_stages": TwoStagesConfig}
 
 
 class ExplainedConfig(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union
 
 from pydantic import Field, model_validator
 
+from ..datasets import SOURCES
 from .sections import (
     SIZES,
     DataConfig,
@@ -17,6 +18,7 @@ from .sections import (
     HealthConfig,
     MaskConfig,
     MimModelConfig,
+    MonitorConfig,
     OptimConfig,
     Pixels,
     QuantizerConfig,
@@ -100,6 +102,7 @@ class PretrainConfig(RunConfig):
     model: MimModelConfig
     tokenizer: TokenizerSourceConfig
     mask: MaskConfig
+    monitor: MonitorConfig = MonitorConfig()
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -115,6 +118,11 @@ class PretrainConfig(RunConfig):
                 f"{self.mask.num_masked} masked of {rows * columns} patches ({rows}x{columns}); "
                 f"expected 1 to {rows * columns - 1}",
             )
+        source = SOURCES[self.data.dataset]
+        if self.monitor.every is not None and not source.split and self.data.held_out is None:
+            raise impossible("data.held_out", f"null came, but monitor.every is {self.monitor.every}: it measures on "
+                             f"images that are left out of training. Set data.held_out (monitor.images is "
+                             f"{self.monitor.images}), or monitor.every=null")
         return self
 
 

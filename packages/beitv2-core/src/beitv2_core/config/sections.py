@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ..datasets import SOURCES
@@ -78,6 +86,9 @@ class DataConfig(Section):
     )
     list_file: Optional[str] = Field(
         default=None, description="text file naming the images, one a line, below data.root"
+    )
+    held_out: Optional[int] = Field(
+        default=None, gt=0, description="images left out of training, chosen by their names, to measure on; null: none",
     )
     max_corrupt: float = Field(default=0.001, ge=0, le=1, description="share of undecodable files that stops the run")
     exif_orientation: bool = Field(
@@ -305,6 +316,30 @@ class MaskConfig(Section):
         return self
 
 
+class MonitorConfig(Section):
+    """Measurements of the features while they are pretrained, without labels; they change nothing. Off by default."""
+
+    every: Optional[Union[PositiveInt, Literal["auto"]]] = Field(
+        default=None,
+        description="steps between two measurements; auto: so many that they cost at most 2 % of the run; null: none "
+        "(with labelled images: auto)",
+    )
+    images: int = Field(
+        default=512, gt=7, description="most held-out images that are measured (data.held_out; dataset: digit_scenes: "
+        "drawn test images)"
+    )
+    labelled: Optional[str] = Field(
+        default=None, description="class folders (or tar files with labels) whose nearest neighbours are counted too"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_ask_for_it(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("labelled") is not None and values.get("every") is None:
+            return {**values, "every": "auto"}
+        return values
+
+
 class OptimConfig(Section):
     """The optimizer and its schedules, computed per step."""
 
@@ -377,4 +412,8 @@ class TrainConfig(Section):
     keep_last: int = Field(default=3, gt=0, description="newest checkpoints kept")
     keep_every: Optional[int] = Field(
         default=None, gt=0, description="also keep checkpoints at multiples of this; null: none"
+    )
+    trackers: list[str] = Field(
+        default_factory=list, description="where scalars go beside metrics.jsonl (and VisualDL where it is installed): "
+        "tensorboard, wandb, mlflow, or names from the entry points 'beitv2.trackers'"
     )

@@ -14,43 +14,43 @@ import numpy as np
 from ..assembly.from_architecture import shapes_of
 from ..assembly.kinds import BACKBONE, find_kind, kinds_that_start_others
 from ..assembly.loaded_weights import Hints, Size, grid_for, read_model
+from ..assembly.preprocessing import preprocessing_of
 from ..assembly.transfer import resize_pos_embed
 from ..errors import CheckpointError, ConfigError
+from ..pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ..weights.architecture import grid_of
 from ..weights.converted import write_converted
 from ..weights.formats import to_format, translate, trunk_alone
 from ..weights.identify import IdentifiedWeights
-from ..weights.keymaps.huggingface import config_of
 from ..weights.keymaps.official import INDEX, TABLE
+from ..weights.preprocessor import preprocessor_config
 from ..weights.remap import resize_rel_pos_bias
-from ..weights.writers import whole_or_absent, write_paddle, write_safetensors, write_torch
+from ..weights.writers import write_paddle, write_safetensors, write_torch
+from .folder import write_transformers_folder
 
 log = logging.getLogger("beitv2_core")
 State = Mapping[str, np.ndarray]
 
 
-def _write_folder(dst: Path, found: IdentifiedWeights, state: State) -> None:
-    with whole_or_absent(dst / "config.json") as file:
-        config = config_of(found.architecture, found.classes)
-        file.write(json.dumps(config, indent=1, ensure_ascii=False).encode() + b"\n")
-    write_safetensors(dst / "model.safetensors", state, {"format": "pt"})
-
-
 class Target(NamedTuple):
-    """How a format is written.  suffix: end of the file's name, "" for a folder; named: it stores class names."""
+    """How a format is written, by (source, target, model, tensors).
+
+    suffix: end of the file's name, "" for a folder; named: it stores class names.
+    """
 
     suffix: str
-    write: Callable[[Path, IdentifiedWeights, State], None]
+    write: Callable[[Path, Path, IdentifiedWeights, State], None]
     named: bool = False
 
 
 #: by format, all of `weights.kind.IMAGE_FORMATS`
 TARGETS = {
-    "ours": Target(".safetensors", lambda dst, found, _: write_converted(dst, found, find_kind(found.kind)), True),
-    "official": Target(".pth", lambda dst, found, state: write_torch(dst, state, find_kind(found.kind).nest)),
-    "huggingface": Target("", _write_folder, True),
-    "timm": Target(".safetensors", lambda dst, _, state: write_safetensors(dst, state, {"format": "pt"})),
-    "paddleclas": Target(".pdparams", lambda dst, _, state: write_paddle(dst, state)),
+    "ours": Target(".safetensors", lambda _, dst, found, __: write_converted(dst, found, find_kind(found.kind)), True),
+    "official": Target(".pth", lambda _, dst, found, state: write_torch(dst, state, find_kind(found.kind).nest)),
+    "huggingface": Target("", lambda src, dst, found, state: write_transformers_folder(
+        dst, found, state, _preprocessor(src, found)), True),
+    "timm": Target(".safetensors", lambda _, dst, __, state: write_safetensors(dst, state, {"format": "pt"})),
+    "paddleclas": Target(".pdparams", lambda _, dst, __, state: write_paddle(dst, state)),
 }
 
 
@@ -117,7 +117,7 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
         state = {} if to == "ours" else _state_of(found, to)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from None
-    target.write(dst, found, state)
+    target.write(src, dst, found, state)
     tensors = len(found.weights if to == "ours" else state)
     left_out = 0 if to in ("ours", found.origin) else len(found.unmapped)
     if to == "paddleclas" and "fc_norm.weight" in found.weights:
@@ -128,6 +128,14 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     written, unwritten = (names, 0) if target.named else (0, names)
     return Converted(dst, found.kind, found.origin, found.architecture, tensors,
                      len(found.unmapped) if to == "ours" else 0, left_out, taken, written, unwritten)
+
+
+def _preprocessor(src: Path, found: IdentifiedWeights) -> dict[str, Any]:
+    """What preprocessor_config.json says of the model's images."""
+    height, width = found.architecture["image_size"]
+    known = preprocessing_of(str(src), found.kind, (height, width))
+    return preprocessor_config((height, width), crop_share=known.crop_share, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+                               own={"exif_orientation": known.upright})
 
 
 def backbone_of(found: IdentifiedWeights) -> IdentifiedWeights:

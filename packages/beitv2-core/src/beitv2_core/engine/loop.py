@@ -22,7 +22,6 @@ import paddle
 import yaml
 from numpy.typing import NDArray
 
-from beitv2_core import runtime
 from beitv2_core.engine import distributed
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
@@ -30,14 +29,15 @@ from beitv2_core.engine.run_folder import RunFolder, as_output_error, environmen
 from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
 from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
+from beitv2_core.engine.trackers import flat
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
-                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "train.other_data",
-                 "data.num_workers", "data.root", "data.max_corrupt", "data.max_pixels", "tokenizer.weights",
-                 "tokenizer.cache.path", "teacher.weights")
+                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "train.trackers",
+                 "train.other_data", "data.num_workers", "data.root", "data.max_corrupt", "data.max_pixels",
+                 "tokenizer.weights", "tokenizer.cache.path", "teacher.weights", "monitor.")
 
 
 class TrainingInterrupted(BEiTError):
@@ -99,7 +99,6 @@ class TrainLoop:
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError,
         DataError.
         """
-        runtime.keep_freed_memory()
         distributed.init()
         main = distributed.is_main()
         if main:
@@ -121,7 +120,7 @@ class TrainLoop:
             if main:
                 self._made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
                 self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), self._made_by)
-                self.run_folder.start_metrics(self.step)
+                self.run_folder.start_metrics(self.step, self.config)
             previous = self._catch_signals()
             try:
                 return self._train(stop_after)
@@ -312,7 +311,7 @@ class TrainLoop:
             )
 
     def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
-        before, now = _flat(self.reread(saved)), _flat(self.config)
+        before, now = flat(self.reread(saved)), flat(self.config)
         changed = [key for key in sorted(set(before) | set(now))
                    if before.get(key) != now.get(key) and not key.startswith(self.free_settings)]
         if changed:
@@ -367,12 +366,3 @@ class TrainLoop:
         if stop and self._signal is None:
             self._signal = signal.SIGTERM
         return stop
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

@@ -3,17 +3,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Optional
 
 log = logging.getLogger("beitv2_core")
+#: what the caller asked for: a bar, silence, or None: a bar on a terminal, else lines of the log
+_asked: ContextVar[Optional[bool]] = ContextVar("progress", default=None)
+
+
+@contextlib.contextmanager
+def showing(asked: Optional[bool]) -> Iterator[None]:
+    """The block in which progress is a bar (True), silent (False), or what fits the standard error (None)."""
+    token = _asked.set(_asked.get() if asked is None else asked)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 class Progress:
     """Step, images/s, ETA and chosen metrics of a run of `total` steps. Silent unless `enabled` (the main process).
+
+    Where `showing` asks for it, silent all the same, or a live bar on what is no terminal (a notebook).
 
     One inside another (an evaluation during training) writes lines: a terminal shows one live bar.
     """
@@ -26,8 +42,9 @@ class Progress:
         self.began = time.monotonic()
         self._last = (start, self.began)
         self._bar: Any = None
-        self._live = enabled and sys.stderr.isatty()
-        self.enabled = enabled
+        asked = _asked.get()
+        self.enabled = enabled and asked is not False
+        self._live = self.enabled and (asked is True or sys.stderr.isatty())
 
     def __enter__(self) -> Progress:
         if self._live and Progress._shown is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a run: settings, environment, metrics, VisualDL scalars, checkpoints, figures, summary."""
+"""The files of a run: settings, environment, metrics, scalars of trackers, checkpoints, figures, summary."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from beitv2_core.engine.trackers import TrackedRun, Tracker, VisualDL, visualdl_is_there
 from beitv2_core.errors import ConfigError, OutputError
 from beitv2_core.files.atomic import UNFINISHED, write_text_atomically
 
@@ -36,16 +37,16 @@ class RunFolder:
     """One training run on disk. `open` takes the folder's lock: two runs never write into one folder.
 
     Only the main process opens it; the others hold the same object and write nothing. What cannot be written raises
-    OutputError.
+    OutputError.  trackers: makers of what is told of every line of metrics; VisualDL is one where it is installed.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, trackers: Sequence[Callable[[TrackedRun], Tracker]] = ()):
+        self.path, self._makers = Path(path), list(trackers)
         self.checkpoints, self.figures = self.path / "checkpoints", self.path / "figures"
         self.metrics_file = self.path / "metrics.jsonl"
         self._lock: Any = None
         self._metrics: Any = None
-        self._visualdl: Any = None
+        self._trackers: list[Tracker] = []
 
     def open(self) -> None:
         """Create the folder and lock it; ConfigError when another process is training there or it is not writable.
@@ -101,8 +102,11 @@ class RunFolder:
             write_text_atomically(self.path / "config.yml", config_yaml)
             write_text_atomically(self.path / "environment.json", json.dumps(dict(environment), indent=1) + "\n")
 
-    def start_metrics(self, step: int) -> None:
-        """Open metrics.jsonl, keeping only lines up to `step`: later ones are of steps that are repeated."""
+    def start_metrics(self, step: int, config: Mapping[str, Any] | None = None) -> None:
+        """Open metrics.jsonl, keeping only lines up to `step`: later ones are of steps that are repeated.
+
+        Then start the trackers.  config: the run's settings, for them.
+        """
         kept = []
         if self.metrics_file.is_file():
             for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
@@ -114,30 +118,24 @@ class RunFolder:
         with as_output_error(self.path):
             write_text_atomically(self.metrics_file, "".join(line + "\n" for line in kept))
             self._metrics = open(self.metrics_file, "a", encoding="utf-8")
-        try:
-            from visualdl import LogWriter
-        except Exception as error:  # an optional package: its import error must not stop a run
-            log.info("VisualDL is not available (%s); scalars go to metrics.jsonl only.", error)
-        else:
-            with as_output_error(self.path):
-                self._visualdl = LogWriter(logdir=str(self.path / "visualdl"), display_name=self.path.name)
+        run = TrackedRun(self.path, step, config or {})
+        with as_output_error(self.path):
+            self._trackers = [VisualDL(run)] if visualdl_is_there() else []
+            for make in self._makers:
+                self._trackers.append(make(run))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics."""
         with as_output_error(self.path):
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
-            if self._visualdl is not None:
-                for name, value in values.items():
-                    self._visualdl.add_scalar(tag=name, value=value, step=step)
+            for tracker in self._trackers:
+                tracker.log(step, values)
 
     def log_figure(self, tag: str, path: Path, step: int) -> None:
-        """Show a PNG file in VisualDL too."""
-        if self._visualdl is not None:
-            import numpy as np
-            from PIL import Image
-
-            self._visualdl.add_image(tag=tag, img=np.asarray(Image.open(path).convert("RGB")), step=step)
+        """Show a PNG file in the trackers too."""
+        for tracker in self._trackers:
+            tracker.log_figure(tag, path, step)
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -146,8 +144,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the files and give the lock back."""
-        handles = (self._metrics, self._visualdl, self._lock)
-        self._metrics = self._visualdl = self._lock = None
+        handles = (self._metrics, *self._trackers, self._lock)
+        self._metrics = self._lock = None
+        self._trackers = []
         for handle in handles:
             if handle is not None:
                 try:

@@ -8,8 +8,8 @@ from typing import Any
 
 from beitv2_core.config.sections import pair
 from beitv2_core.errors import ConfigError
-from beitv2_core.export import Exportable
-from beitv2_core.export.sources import exportable_logits
+from beitv2_core.exporting import Exportable
+from beitv2_core.exporting.sources import exportable_logits
 from beitv2_seg.assembly import Segmentor, load_segmentor
 
 

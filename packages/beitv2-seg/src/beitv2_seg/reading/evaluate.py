@@ -19,12 +19,11 @@ from beitv2_core.engine.progress import Progress
 from beitv2_core.errors import DataError
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
-from beitv2_core.runtime import keep_freed_memory
 from beitv2_seg.config import SegmentConfig, TestConfig
 from beitv2_seg.data.coverage import coverage_lines
 from beitv2_seg.reading.inputs import LabelledImages
 from beitv2_seg.reading.label_map import predict_label_map
-from beitv2_seg.reading.metrics import DEFINITION, ConfusionMatrix, Scores
+from beitv2_seg.reading.metrics import DEFINITION, ConfusionMatrix, Scores, in_words
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -37,11 +36,6 @@ class Evaluation(NamedTuple):
     counts: np.ndarray
     images: int
     ignored: int = 0
-
-    @property
-    def measured(self) -> str:
-        """Over how many classes the mean IoU is."""
-        return f"{self.scores.measured} of {len(self.scores.iou)} classes measured"
 
     def warnings(self, config: SegmentConfig, names: Sequence[str]) -> list[str]:
         """Classes without a labelled pixel, by name, and what to do."""
@@ -65,7 +59,6 @@ def evaluate(model: Any, dataset: Any, test: TestConfig, *, num_classes: int, ig
     images = LabelledImages(dataset, test.read_scales, num_classes=num_classes, ignored=ignored)
     training, shown = model.training, time.monotonic()
     model.eval()
-    keep_freed_memory()
     with Progress("evaluation", len(numbers), 0, images_per_step=1, enabled=distributed.is_main()) as progress, \
             contextlib.closing(images.in_order(numbers, num_workers)) as read:
         for done, image in enumerate(read, 1):
@@ -114,15 +107,6 @@ def _cell(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.6f}"
 
 
-def in_words(found: Evaluation) -> str:
-    """The three means in per cent, and over how many classes; "not measured" where nothing is labelled."""
-    scores = found.scores
-    parts = [f"{name} " + ("not measured" if np.isnan(value) else f"{100 * value:.2f} %")
-             for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc))]
-    parts[0] += f" ({found.measured})"
-    return "   ".join(parts)
-
-
 def draw_iou(path: Path, found: Evaluation, names: Sequence[str], *, most: int = 50) -> None:
     """Bars of the IoU of every class that is present, best first, as a PNG; of more than `most` the worst are shown."""
     from beitv2_core.viz.canvas import ACCENT, Canvas
@@ -131,7 +115,7 @@ def draw_iou(path: Path, found: Evaluation, names: Sequence[str], *, most: int =
     present = [i for i in np.argsort(-np.nan_to_num(scores.iou, nan=-1.0), kind="stable")
                if not np.isnan(scores.iou[i])]
     shown = present[-most:]
-    title = in_words(found).partition("   ")[0]
+    title = in_words(scores).partition("   ")[0]
     if len(shown) < len(present):
         title += f", the {most} worst"
     with Canvas(path, 6, 1.2 + 0.2 * max(len(shown), 1), title=title) as figure:

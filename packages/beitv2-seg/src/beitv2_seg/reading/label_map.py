@@ -64,12 +64,16 @@ def exported_transforms(model: Exported) -> list[Any]:
 
     Raises ConfigError for one of PaddleSeg's own, which cannot run without it.
     """
-    steps = (model.description.reading or {}).get("transforms", [])
+    return built_transforms((model.description.reading or {}).get("transforms", []), str(model.folder))
+
+
+def built_transforms(steps: Sequence[Data], source: str) -> list[Any]:
+    """Our transforms of these settings; ConfigError naming the source for one of PaddleSeg's own."""
     found = []
     for i, step in enumerate(steps):
         kind = getattr(transforms, step.get("type", ""), None)
         if kind is None:
-            raise ConfigError(f"{model.folder}: transforms[{i}] is {step.get('type')!r}, PaddleSeg's own; only ours "
-                              "run without it. Predict with the run instead.")
+            raise ConfigError(f"{source}: transforms[{i}] is {step.get('type')!r}, PaddleSeg's own; only ours run "
+                              "without it. Predict with the run instead.")
         found.append(kind(**{key: value for key, value in step.items() if key != "type"}))
     return found

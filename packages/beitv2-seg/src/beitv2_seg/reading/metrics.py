@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,17 @@ class Scores(NamedTuple):
     def measured(self) -> int:
         """Classes that the mean IoU is over."""
         return int(np.count_nonzero(~np.isnan(self.iou)))
+
+
+def in_words(scores: Any) -> str:
+    """The three means in per cent, and over how many classes; "not measured" where nothing is labelled.
+
+    scores: anything with miou, macc, aacc and iou.
+    """
+    parts = [f"{name} " + ("not measured" if np.isnan(value) else f"{100 * value:.2f} %")
+             for name, value in (("mIoU", scores.miou), ("mAcc", scores.macc), ("aAcc", scores.aacc))]
+    parts[0] += f" ({np.count_nonzero(~np.isnan(scores.iou))} of {len(scores.iou)} classes measured)"
+    return "   ".join(parts)
 
 
 class ConfusionMatrix:

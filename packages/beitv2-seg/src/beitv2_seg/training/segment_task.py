@@ -21,7 +21,8 @@ from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.files.atomic import write_atomically
 from beitv2_core.layers.collective import broadcast
 from beitv2_seg.data.coverage import SeenLabels
-from beitv2_seg.reading.evaluate import Evaluation, in_words
+from beitv2_seg.reading.evaluate import Evaluation
+from beitv2_seg.reading.metrics import in_words
 
 log = logging.getLogger("beitv2_seg")
 Loss = Callable[[paddle.Tensor, paddle.Tensor], paddle.Tensor]
@@ -106,7 +107,7 @@ class SegmentTask(Task):
         self.model.train()
         best = "" if self.best["miou"] is None else (
             f", best {100 * self.best['miou']:.2f} % at iter {self.best['step']:.0f}")
-        log.info("iter %d: %s%s", step, in_words(found), best)
+        log.info("iter %d: %s%s", step, in_words(found.scores), best)
         self.last = {"iter": step, **values}
         return values
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -163,9 +163,27 @@ class ImageFolder(ImageSource):
         """SHA-256 of the names in order: which image has which number."""
         return self.paths.fingerprint()
 
+    def names(self) -> Sequence[str]:
+        """The paths below `root`, by which images are held out."""
+        return self.paths
+
+    def keep(self, numbers: np.ndarray) -> None:
+        """Forget all images but these, in this order; the files that may be undecodable are a share of them."""
+        self.paths = PathList([self.paths[int(number)] for number in numbers])
+        self.labels = None if self.labels is None else self.labels[numbers]
+        self.corrupt.total = len(numbers)
+
     def content(self, index: int) -> bytes:
         """The bytes of a file as they are; raises OSError where it cannot be read."""
         return (self.root / self.paths[index]).read_bytes()
+
+    def path(self, index: int) -> str:
+        """What an image is called in logs and lists."""
+        return str(self.root / self.paths[index])
+
+    def open(self, index: int) -> BinaryIO:
+        """A file, of which a header can be read alone; raises OSError where it cannot be opened."""
+        return open(self.root / self.paths[index], "rb")
 
     def load(self, index: int, shrink: Shrink | None = None) -> Sample:
         """Decode image `index`; an undecodable one is replaced by the next that can be decoded.

@@ -60,8 +60,9 @@ class Asked(NamedTuple):
 class ImageSource(abc.ABC):
     """A `Dataset` that settings name (`datasets.SOURCES`).
 
-    Images that lie in files also have `fingerprint()` and `content(index)`, which `identity` is made of, and `labels`
-    (int64, or None where no classes were asked for); drawn ones have none of these.
+    Images that lie in files also have `fingerprint()` and `content(index)`, which `identity` is made of, `names()` and
+    `keep(numbers)`, by which some are held out, and `labels` (int64, or None where no classes were asked for); drawn
+    ones have none of these.
     """
 
     #: whether classes get their names from the files themselves, not from a list of names

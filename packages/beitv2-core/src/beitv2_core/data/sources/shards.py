@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -101,6 +102,19 @@ class ShardSet(ImageSource):
         """SHA-256 of the members' names in order: which image has which number."""
         return hashlib.sha256("".join(part.names.fingerprint() for part in self._parts).encode()).hexdigest()
 
+    def names(self) -> Sequence[str]:
+        """Number of the file and member, by which images are held out: the same wherever the files lie."""
+        return [f"{file:06d}/{name}" for file, part in enumerate(self._parts) for name in part.names]
+
+    def keep(self, numbers: np.ndarray) -> None:
+        """Forget all images but these, which are in rising order."""
+        bounds = np.searchsorted(numbers, self._starts)
+        self._parts = [part.of(numbers[first:end] - start) for part, first, end, start
+                       in zip(self._parts, bounds, bounds[1:], self._starts)]
+        self._starts = np.cumsum([0, *(len(part.names) for part in self._parts)])
+        self.labels = None if self.labels is None else self.labels[numbers]
+        self.corrupt.total = len(numbers)
+
     def path(self, index: int) -> str:
         """What an image is called in logs and lists: tar file, slash, member."""
         file, place = self._place(index)
@@ -152,6 +166,10 @@ class ShardSet(ImageSource):
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes at {offset}; the tar file was changed or cut")
         return content
+
+    def open(self, index: int) -> BinaryIO:
+        """A member as a file; raises OSError where it cannot be read."""
+        return io.BytesIO(self.content(index))
 
     def _decode(self, index: int, shrink: Shrink | None) -> Decoded:
         return decode_bytes(self.content(index), shrink, self.reading)

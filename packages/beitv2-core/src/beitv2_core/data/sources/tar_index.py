@@ -42,6 +42,11 @@ class TarIndex(NamedTuple):
     sizes: np.ndarray
     labels: np.ndarray
 
+    def of(self, numbers: np.ndarray) -> TarIndex:
+        """The index of some of the samples."""
+        return TarIndex(PathList([self.names[int(number)] for number in numbers]), self.offsets[numbers],
+                        self.sizes[numbers], self.labels[numbers])
+
 
 def read_index(path: Path, cache: Path) -> TarIndex:
     """The index of a tar file: the one kept beside it or in `cache` if it is of this very file, else a new one.

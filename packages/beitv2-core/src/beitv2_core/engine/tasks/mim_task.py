@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from numpy.typing import NDArray
 from paddle import nn
 
+from beitv2_core.engine.feature_monitor import FeatureMonitor
 from beitv2_core.engine.step import Precision
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import ShapeError
@@ -26,7 +27,7 @@ class MimTask(Task):
     GPU is waited for to know which patches it hides.  `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and in
     eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads only
     those parts of a batch of which some view's codes are missing, but these whole, so that codes do not depend on what
-    the cache held.
+    the cache held.  monitor: a FeatureMonitor, which measures and changes nothing.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision; a code then depends on it.
     Source: paper section 2.3, Eq. 3; official engine_for_pretraining.py, train_one_epoch.
     Departs: a batch whose masks hide nothing at all is an error; the mean of no losses is NaN, on which the official
@@ -36,9 +37,9 @@ class MimTask(Task):
     """
 
     def __init__(self, student: nn.Layer, tokenizer: nn.Layer, *, batch_size: int | None = None, amp: str = "off",
-                 cache: Any = None):
+                 cache: Any = None, monitor: FeatureMonitor | None = None):
         self.model, self.network = student, student
-        self.tokenizer, self.batch_size, self.cache = tokenizer, batch_size, cache
+        self.tokenizer, self.batch_size, self.cache, self.monitor = tokenizer, batch_size, cache, monitor
         self.amp = Precision(amp, off="tokenizer.amp=off").amp
         tokenizer.eval()
         for parameter in tokenizer.parameters():
@@ -54,8 +55,11 @@ class MimTask(Task):
             loss = F.cross_entropy(logits_MK.astype("float32"), codes_M)
             total = loss if total is None else total + loss
             metrics[f"loss_{head}"] = loss.detach()
-            correct_M = (logits_MK.detach().argmax(-1) == codes_M).astype("float32")
+            predicted_M = logits_MK.detach().argmax(-1)
+            correct_M = (predicted_M == codes_M).astype("float32")
             metrics[f"acc_{head}"] = correct_M.mean()
+            if head == "mim" and self.monitor is not None and self.model.training:
+                self.monitor.track(codes_M, predicted_M)
         return total, metrics
 
     @paddle.no_grad()
@@ -102,9 +106,24 @@ class MimTask(Task):
         images = paddle.to_tensor(view)
         return self.tokenizer.tokenize(images) if self.amp == "off" else self.tokenizer.tokenize(images, amp=self.amp)
 
+    def after_step(self, *, step: int) -> dict[str, float] | None:
+        """What the monitor measures where it is due."""
+        due = self.monitor is not None and self.monitor.due(step)
+        return self.monitor.measure(self.model) if due and self.monitor is not None else None
+
     def log_values(self) -> dict[str, float]:
-        """With a cache: the share of views since the last call whose codes it held."""
-        return {} if self.cache is None else {"codes_cached": self.cache.share_read()}
+        """With a cache: the share of views since the last call whose codes it held; and what the monitor counted."""
+        cached = {} if self.cache is None else {"codes_cached": self.cache.share_read()}
+        return cached if self.monitor is None else {**cached, **self.monitor.log_values()}
+
+    def state(self) -> dict[str, Any]:
+        """What the monitor counted since the last log line."""
+        return {} if self.monitor is None else {"monitor": self.monitor.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave; the monitor may have been switched on or off since."""
+        if self.monitor is not None and "monitor" in state:
+            self.monitor.load_state(state["monitor"])
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""

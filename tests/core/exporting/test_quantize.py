@@ -13,9 +13,9 @@ from export_models import left_over, needs_onnx, student, tokenizer
 from PIL import Image
 
 from beitv2_core.errors import ConfigError, MissingDependencyError
-from beitv2_core.export import Calibration, export_model, exportable_features, exportable_tokenizer
-from beitv2_core.export.agreement import agreement, in_words, too_far
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import Calibration, export_model, exportable_features, exportable_tokenizer
+from beitv2_core.exporting.agreement import agreement, in_words, too_far
 
 missing = [name for name in ("openvino", "nncf") if importlib.util.find_spec(name) is None]
 needs_nncf = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")

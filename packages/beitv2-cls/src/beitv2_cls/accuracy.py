@@ -17,13 +17,12 @@ import paddle
 import paddle.nn.functional as F
 
 from beitv2_cls.classes import printable
-from beitv2_cls.predict import logits
+from beitv2_cls.prediction import logits
 from beitv2_core.data import eval_batches
 from beitv2_core.engine import distributed
 from beitv2_core.errors import DataError
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
 from beitv2_core.layers.collective import all_reduce_sum
-from beitv2_core.runtime import keep_freed_memory
 
 
 class Accuracy(NamedTuple):
@@ -61,7 +60,6 @@ def evaluate(model: Any, dataset: Any, image_size: Any, *, crop_share: float = 0
     allowed = None if subset is None else np.asarray(sorted(subset))
     training = model.training
     model.eval()
-    keep_freed_memory()
     for images, labels, _ in eval_batches(dataset, image_size, batch_size=batch_size, crop_share=crop_share,
                                           numbers=shard(len(dataset)), num_workers=num_workers):
         if labels.min() < 0 or labels.max() >= classes:

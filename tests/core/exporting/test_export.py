@@ -22,9 +22,9 @@ from beitv2_core.config import load_config
 from beitv2_core.data import DigitScenes
 from beitv2_core.data.views.transforms import normalise
 from beitv2_core.errors import BEiTError, ConfigError, ExportError, MissingDependencyError
-from beitv2_core.export import export_model, exportable_features, exportable_tokenizer, find_exportable
-from beitv2_core.export import onnx as onnx_module
 from beitv2_core.exported_model import load_exported
+from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer, find_exportable
+from beitv2_core.exporting import onnx as onnx_module
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 runner = CliRunner()

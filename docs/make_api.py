@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write docs/api.md from the packages themselves: python docs/make_api.py
+
+Every sentence of that page but the opening is a docstring; a test compares the page with what this prints.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).with_name("api.md")
+OPENING = """# Python
+
+Generated from the packages by `python docs/make_api.py`; do not edit. These are all public names; other modules may
+change in any version.
+
+A function has the arguments and the defaults of its command ([commands.md](commands.md)): `out` is `--output`, `set` is
+`--set` and what follows it, as a dictionary or as texts. Results are objects with paths, numbers and arrays. Errors are
+exceptions with the words that the command prints, all of them `beitv2_core.errors.BEiTError`. Nothing prints; log
+lines go to the loggers `beitv2_core`, `beitv2_cls` and `beitv2_seg`, which `logging.basicConfig(level="INFO")` shows.
+
+Import `beitv2_core` before `paddle`: it sets the number of threads. The import itself costs no Paddle. The commands
+also let the C library keep freed memory, which makes training on CPUs faster; a program that trains calls
+`beitv2_core.runtime.keep_freed_memory()` once.
+
+```python
+import beitv2_core as beitv2
+
+print(beitv2.__version__)
+```
+"""
+PACKAGES = {"beitv2_core": "tokenizer, pretraining, features, export",
+            "beitv2_cls": "classification", "beitv2_seg": "segmentation"}
+#: objects that the public functions return, and what of them is documented
+RESULTS = {"beitv2_core": ("beitv2_core.inference.loaded:LoadedModel", "beitv2_core.api.train:TrainedRun",
+                           "beitv2_core.inference.embedding_file:Embeddings", "beitv2_core.api.tokenize:Tokens",
+                           "beitv2_core.api.export:ExportedFolder", "beitv2_core.api.evaluate:Report",
+                           "beitv2_core.evaluation.verdict:Verdict", "beitv2_core.assembly.dry_run:DryRun"),
+           "beitv2_cls": ("beitv2_cls.api:Evaluation", "beitv2_cls.prediction:Prediction",
+                          "beitv2_cls.plugins.answer:Classified"),
+           "beitv2_seg": ("beitv2_seg.api:Evaluation", "beitv2_seg.api:LabelledFiles",
+                          "beitv2_seg.reading.predict:Written", "beitv2_seg.plugins.answer:LabelMaps")}
+METHODS = ("__call__", "features", "preprocess", "save_pretrained", "fingerprint", "lines", "text")
+
+
+def page() -> str:
+    """The whole of docs/api.md."""
+    parts = [OPENING]
+    for package, about in PACKAGES.items():
+        module = importlib.import_module(package)
+        parts.append(f"## {package}: {about}\n")
+        parts += [entry(f"{package}.{name}", getattr(module, name)) for name in module.__all__ if name != "__version__"]
+        parts.append(f"### What {package} returns\n")
+        for place in RESULTS[package]:
+            home, _, name = place.partition(":")
+            parts.append(result(name, getattr(importlib.import_module(home), name)))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def entry(name: str, thing: Any) -> str:
+    """Heading, signature and docstring of a function or a class."""
+    return f"### {name}\n\n{signature(name.rpartition('.')[2], thing)}\n{prose(thing)}\n"
+
+
+def result(name: str, kind: type) -> str:
+    """A class that is returned: its fields, its docstring, its methods."""
+    fields = ", ".join(getattr(kind, "_fields", ()))
+    parts = [f"#### {name}{f'({fields})' if fields else ''}\n", f"{prose(kind)}\n"]
+    for method in METHODS:
+        if inspect.isfunction(vars(kind).get(method)):
+            shown = name.lower() if method == "__call__" else f".{method}"
+            parts.append(f"{signature(shown, vars(kind)[method])}\n{prose(vars(kind)[method])}\n")
+    return "\n".join(parts)
+
+
+def signature(name: str, thing: Any) -> str:
+    """A code block with the call and its defaults, one argument a line where there are many."""
+    found = inspect.signature(thing.__init__ if inspect.isclass(thing) else thing)
+    kept = [one for one in found.parameters.values() if one.name != "self"]
+    texts = [_argument(one) for one in kept]
+    star = next((i for i, one in enumerate(kept) if one.kind is inspect.Parameter.KEYWORD_ONLY), None)
+    if star is not None:
+        texts.insert(star, "*")
+    back = "" if inspect.isclass(thing) or found.return_annotation is inspect.Signature.empty else \
+        f" -> {_type(found.return_annotation)}"
+    line = f"{name}({', '.join(texts)}){back}"
+    if len(line) > 100:
+        line = f"{name}(\n    " + ",\n    ".join(texts) + f",\n){back}"
+    return f"```\n{line}\n```\n"
+
+
+def _argument(one: inspect.Parameter) -> str:
+    text = {inspect.Parameter.VAR_KEYWORD: "**", inspect.Parameter.VAR_POSITIONAL: "*"}.get(one.kind, "") + one.name
+    if one.annotation is not inspect.Parameter.empty:
+        text += f": {_type(one.annotation)}"
+    if one.default is not inspect.Parameter.empty:
+        text += (" = " if ":" in text else "=") + repr(one.default)
+    return text
+
+
+def _type(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def prose(thing: Any) -> str:
+    """A docstring as it stands."""
+    return inspect.cleandoc(thing.__doc__ or "") + "\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit("usage: python docs/make_api.py (it takes no arguments)")
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written: {PAGE}")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model as a folder: config.json, model.safetensors, preprocessor_config.json; transformers reads it where it can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..assembly.kinds import find_kind
+from ..assembly.loaded_weights import read_model
+from ..errors import CheckpointError
+from ..weights.converted import write_converted
+from ..weights.formats import to_format
+from ..weights.identify import IdentifiedWeights
+from ..weights.keymaps.huggingface import config_of
+from ..weights.preprocessor import FILE
+from ..weights.writers import whole_or_absent, write_safetensors
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def write_transformers_folder(folder: Path, found: IdentifiedWeights, state: Mapping[str, np.ndarray],
+                              preprocessor: Mapping[str, Any]) -> None:
+    """A folder of transformers: its names, class names and preprocessing; CheckpointError where it cannot be written.
+
+    state: the tensors under its names.
+    """
+    _write_json(folder / CONFIG, config_of(found.architecture, found.classes))
+    _write_json(folder / FILE, preprocessor)
+    write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
+
+
+def write_model_folder(folder: Path, found: IdentifiedWeights, preprocessor: Mapping[str, Any]) -> str:
+    """A folder that reads back as the same model: transformers' where its files hold all of it, else ours.
+
+    Returns the format, "huggingface" or "ours".  Raises CheckpointError where it cannot be written.
+    """
+    kind = find_kind(found.kind)
+    try:
+        state = to_format("huggingface", kind, found.weights, found.architecture)
+    except CheckpointError:  # there is no such class
+        state = None
+    if state is not None:
+        write_transformers_folder(folder, found, state, preprocessor)
+        again = read_model(folder)
+        if again.kind == found.kind and _facts(again) == _facts(found):
+            return "huggingface"
+    _write_json(folder / CONFIG, {"model_type": "beitv2", "kind": found.kind, "architecture": found.architecture})
+    _write_json(folder / FILE, preprocessor)
+    write_converted(folder / WEIGHTS, found, kind)
+    return "ours"
+
+
+def _facts(found: IdentifiedWeights) -> dict[str, Any]:
+    """What outputs depend on: the starting value of layer scale is in the weights."""
+    return {name: bool(value) if name == "init_values" else value for name, value in found.architecture.items()} | {
+        "classes": found.classes}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with whole_or_absent(path) as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")

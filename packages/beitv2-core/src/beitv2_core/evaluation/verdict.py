@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a run is well, in words, from the files in its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import yaml
+
+from ..engine.health import Row, findings, read_rows, steps_of, tokenizer_of
+from ..errors import DataError
+
+HEALTHY, TOO_EARLY = "healthy", "too early to tell"
+STAGES = ("tokenizer", "pretrain")
+
+
+class Verdict(NamedTuple):
+    """state: "healthy", "too early to tell" or what is wrong ("codebook collapsed"); sentences: why, what to do."""
+
+    state: str
+    sentences: list[str]
+
+    def text(self) -> str:
+        """One paragraph for a console."""
+        return "\n".join([f"verdict: {self.state}", *(f"  {sentence}" for sentence in self.sentences)])
+
+
+def verdict(run_folder: Union[str, Path]) -> Verdict:
+    """What the settings and metrics of a run say: of a tokenizer, of pretraining, or of both stages in one folder.
+
+    run_folder: with config.yml and metrics.jsonl; or with the folders `tokenizer` and `pretrain`, then what is wrong
+    with the first stage comes first.  Reads no checkpoint and needs no Paddle.
+    Raises DataError for a folder without them.
+    """
+    folder = Path(run_folder)
+    parts = [folder / stage for stage in STAGES if (folder / stage / "config.yml").is_file()]
+    return together([_of_stage(part) for part in parts or [folder]])
+
+
+def together(verdicts: list[Verdict]) -> Verdict:
+    """One verdict of several runs: the first that is not healthy names it."""
+    state = next((one.state for one in verdicts if one.state != HEALTHY), HEALTHY)
+    return Verdict(state, [sentence for one in verdicts for sentence in one.sentences])
+
+
+def _of_stage(folder: Path) -> Verdict:
+    config = _settings(folder)
+    rows = read_rows(folder / "metrics.jsonl")
+    failed = sorted(folder.glob("failing_batch_step_*.npz"))
+    if failed:
+        step = failed[-1].name.split("_")[3]
+        return Verdict("loss is not finite", [
+            f"{config['kind']}: loss is not finite at step {step}: see {failed[-1].name}. Lower optim.lr (now "
+            f"{config['optim']['lr']:g}), see docs/troubleshooting.md."])
+    found = findings(config, rows, read_rows(tokenizer_of(config)))
+    if found:
+        return Verdict(found[0].state, [f"{config['kind']}: {one.sentence()}" for one in found])
+    done, asked = (int(rows[-1]["step"]) if rows else 0), steps_of(config, rows)
+    if len(rows) < 2 or done < 0.1 * asked:
+        return Verdict(TOO_EARLY, [f"{config['kind']}: step {done} of {asked}. Train on, nothing is wrong so far."])
+    return Verdict(HEALTHY, [f"{config['kind']}: {text}." for text in _seen(config, rows)])
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{folder}: no settings of a run ({error}). Give the run folder of a training.") from None
+    if not isinstance(config, dict) or config.get("kind") not in STAGES:
+        raise DataError(f"{folder}: config.yml is not of a tokenizer or pretraining run. Give one of these.")
+    return config
+
+
+def _seen(config: Mapping[str, Any], rows: list[Row]) -> list[str]:
+    """What a healthy run shows, in words."""
+    last: dict[str, Any] = {name: value for row in rows for name, value in row.items()}
+    said = [f"step {last['step']} of {steps_of(config, rows)}"]
+    if "usage" in last:
+        codes = config["quantizer"]["num_codes"]
+        said.append(f"{round(last['usage'] * codes)} of {codes} codes used, perplexity {last['perplexity']:.1f}")
+    if "acc_mim" in last:
+        guess = last.get("acc_commonest")
+        said.append(f"{last['acc_mim']:.1%} of the hidden codes predicted"
+                    + (f", {last['acc_mim'] / guess:.1f} x the commonest code" if guess else ""))
+    if "rankme" in last:
+        said.append(f"effective rank {last['rankme']:.1f} of {config['model']['width']}, alpha-ReQ "
+                    f"{last['alpha_req']:.2f}")
+    if "acc_knn" in last:
+        said.append(f"{last['acc_knn']:.1%} of labelled images are among their own class (kNN)")
+    return ["; ".join(said)]
