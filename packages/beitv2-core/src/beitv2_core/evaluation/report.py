@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
 
 from ..assembly import (
     build_dataset,
@@ -23,9 +22,9 @@ from ..assembly import (
 from ..assembly.held_out import data_of_run, has_classes, named_images
 from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
-from ..data.views.transforms import normalise
 from ..datasets import DRAWN, SOURCES
 from ..pixels.size import pair
+from .attention import class_attention
 from .codes import encode
 from .evaluate import linear_probe, masked_code_accuracy, nearest_patches, pooled_features
 
@@ -154,10 +153,7 @@ def draw(
     chosen = list(dict.fromkeys(used[:GALLERY_CODES] + used[-GALLERY_CODES:]))
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])
     codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
-    with paddle.no_grad():
-        attention_BHTT = student.last_attention(paddle.to_tensor(normalise(images))).numpy()
-    # what the class token looks at, as an image for each head
-    attention = attention_BHTT[:, :, 0, 1:].reshape(*attention_BHTT.shape[:2], *student.grid)
+    attention = class_attention(student, images)
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])
