@@ -52,6 +52,11 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path, 
                 axes.set_box_aspect(image.shape[0] / image.shape[1])
 
 
+def heat_pixels(weight: np.ndarray) -> np.ndarray:
+    """One head's map (rows, columns), scaled to its largest value, as colours uint8 (rows, columns, 3)."""
+    return np.rint(255 * HEAT(weight / max(weight.max(), 1e-12))[..., :3]).astype(np.uint8)
+
+
 def lit(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The image (H, W, 3), dark where the weight (rows, columns) is small."""
     height, width = image.shape[:2]
