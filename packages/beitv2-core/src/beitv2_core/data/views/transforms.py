@@ -218,10 +218,7 @@ class EvalCrop:
         return image.crop((left, top, left + width, top + height))
 
     def region(self, full_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what the crop shows of an image of `full_size` (width, height), in its pixels.
-
-        Just outside of the image where it is smaller than the crop.
-        """
+        """(left, top, right, bottom) of what the crop shows of an image of `full_size` (width, height), in its pixels."""
         height, width = self.size
         resized, left, top = self._place(*full_size)
         across, down = full_size[0] / resized[0], full_size[1] / resized[1]
