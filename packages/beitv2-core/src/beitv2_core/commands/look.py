@@ -20,7 +20,7 @@ def look(
     output: Path = typer.Option(..., "--output", "-o", help="folder of the pictures: components.png, similarity.png, "
                                                             "attention.png"),
     patch: Optional[tuple[int, int]] = typer.Option(
-        None, "--patch", metavar="ROW COLUMN", help="patch that the others are compared with, counted from 0; default: "
+        None, "--patch", metavar="ROW COLUMN", help="patch that the others are compared with, counted from 1; default: "
                                                     "the central one"
     ),
     at: Optional[tuple[float, float]] = typer.Option(
@@ -62,7 +62,7 @@ def look(
     features = loaded.features(pixels, what="patches", block=block)
     grid = loaded.grid
     features = features.reshape(len(files), *grid, -1)
-    patches = [patch or (grid[0] // 2, grid[1] // 2) if at is None else _patch_at(loaded, file, at) for file in files]
+    patches = [_patch(loaded, patch) if at is None else _patch_at(loaded, file, at) for file in files]
     similarity = patch_similarity(features, patches, across=across)
     components = component_colours(features, foreground=foreground)
 
@@ -78,8 +78,19 @@ def look(
         typer.echo(f"written: {path}")
 
 
+def _patch(loaded: Any, patch: Optional[tuple[int, int]]) -> tuple[int, int]:
+    """(row, column) from 0 of a patch given from 1, or of the central one; ConfigError outside of the grid."""
+    rows, columns = loaded.grid
+    if patch is None:
+        return rows // 2, columns // 2
+    if not (1 <= patch[0] <= rows and 1 <= patch[1] <= columns):
+        raise ConfigError(f"--patch {patch[0]} {patch[1]}: an image has {rows} rows and {columns} columns of patches. "
+                          f"Give numbers from 1 1 to {rows} {columns}.")
+    return patch[0] - 1, patch[1] - 1
+
+
 def _patch_at(loaded: Any, file: Any, at: tuple[float, float]) -> tuple[int, int]:
-    """(row, column) of the patch under a point of a file's image; ConfigError outside of what the model sees."""
+    """(row, column) from 0 of the patch under a point of a file's image; ConfigError outside of what the model sees."""
     from ..data.views.transforms import EvalCrop
 
     left, top, right, bottom = EvalCrop(loaded.image_size, loaded.crop_share).region(file.image.size)

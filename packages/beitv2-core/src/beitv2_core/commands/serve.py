@@ -22,6 +22,7 @@ from . import options
 log = logging.getLogger("beitv2_core")
 STOP_SECONDS = 5  # time that running requests get when the server is stopped
 CONNECTIONS = 128  # open at once
+WITH_FEATURES = ("pretrain", "backbone")  # kinds of live models whose features are shown
 EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are no host names
 
 
@@ -48,7 +49,7 @@ def serve(
     runtime: Optional[str] = options.RUNTIME,
     precision: str = options.PRECISION,
 ) -> None:
-    """Serve a page and a JSON API that show the results of a run for an image: its classes, or its codes."""
+    """Serve a page and a JSON API that show the results of a run for an image: classes, features, codes, nearest images."""
     try:
         import uvicorn
 
@@ -119,14 +120,14 @@ def build_views(
     if is_exported(run):
         exported = load_exported(run, runtime=runtime, precision=precision)
         kind = exported.kind
-        own = _exported_view(exported)
+        own = _exported_view(exported, runtime, precision)
         model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
         source: Any = tokenizer
         computing = contextlib.nullcontext
     else:
         config = read_config(run)
         kind = config.kind
-        own = find_view(run, kind)
+        own = _features_view(run, None, precision) if kind in WITH_FEATURES else find_view(run, kind)
         model, source = _load_tokenizer(run, kind, config, tokenizer, name)
         computing = functools.partial(options.live_model, run, runtime=runtime, precision=precision)
     if own is not None:
@@ -151,10 +152,19 @@ def _computed(view: Any, computing: Callable[[], Any]) -> Any:
     return view._replace(show=show)
 
 
-def _exported_view(model: Exported) -> Any:
-    """What an exported model shows; None for features."""
+def _features_view(source: str, runtime: Optional[str], precision: str) -> Any:
+    from ..inference.loaded import load_model
+    from ..serve.features import features_view
+
+    return features_view(load_model(source, runtime=runtime, precision=precision))
+
+
+def _exported_view(model: Exported, runtime: Optional[str], precision: str) -> Any:
+    """What an exported model shows."""
     from ..serve.views import codes_view, find_view
 
+    if model.kind == "features":
+        return _features_view(str(model.folder), runtime, precision)
     if model.kind != "tokenizer":
         return find_view(model, f"exported_{model.kind}", named=str(model.folder))
     log.info("%s: an exported tokenizer gives codes, no features: there is no gallery of patches.", model.folder)
