@@ -31,11 +31,7 @@ def transfer_trunk(model: Any, weights: Mapping[str, np.ndarray], source: str, *
     given = {name: array for name, array in weights.items() if not name.startswith(tuple(drop))}
     if f"blocks.0.attn.{TABLE}" in state:
         given = expand_shared_bias(given, model.depth)
-    for name in list(given):
-        if name.endswith(TABLE):
-            given[name] = resize_rel_pos_bias(given[name], source_grid, model.grid)
-    if "pos_embed" in given and "pos_embed" in state:
-        given["pos_embed"] = resize_pos_embed(given["pos_embed"], source_grid, model.grid)
+    given = resized_positions(given, source_grid, model.grid)
     missing = sorted(name for name in set(state) - set(given) if not name.startswith(tuple(fresh)))
     extra = sorted(set(given) - set(state))
     wrong = [f"{name} {tuple(given[name].shape)} instead of {tuple(state[name].shape)}" for name in sorted(given)
@@ -57,6 +53,21 @@ def _advice(given: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     if not set(given) & set(state):
         return "No name of the two is the same: it is another network, or its names were changed."
     return "Use the width, depth, patch size, layer scale and position scheme it was pretrained with."
+
+
+def resized_positions(weights: Mapping[str, np.ndarray], source: tuple[int, int], target: tuple[int, int],
+                      prefix: str = "") -> dict[str, np.ndarray]:
+    """Weights with the position tables of the trunk whose names begin with `prefix` made for another grid.
+
+    Source: official run_class_finetuning.py.
+    """
+    out = dict(weights)
+    for name in (name for name in weights if name.startswith(prefix)):
+        if name.endswith(TABLE):
+            out[name] = resize_rel_pos_bias(weights[name], source, target)
+        elif name == f"{prefix}pos_embed":
+            out[name] = resize_pos_embed(weights[name], source, target)
+    return out
 
 
 def resize_pos_embed(table: np.ndarray, source: tuple[int, int], target: tuple[int, int]) -> np.ndarray:

@@ -10,8 +10,6 @@ from typing import Optional
 
 import typer
 
-from ..errors import ConfigError
-from ..runners import PRECISIONS
 from ..runtime import threads
 
 CONFIG = typer.Argument(..., help="YAML file, see configs/", show_default=False)
@@ -55,12 +53,9 @@ def live_model(run: str | Path, *, runtime: Optional[str], precision: str) -> It
     Raises ConfigError for --runtime and int8, which are of exported models, and for bf16 where this device does not
     compute it.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}.")
-    if runtime is not None or precision == "int8":
-        asked = f"--runtime {runtime}" if runtime is not None else f"--precision {precision}"
-        raise ConfigError(f"{asked}: {run} is no exported model. Export it first: beitv2 export {run} --format onnx"
-                          f"{'' if precision != 'int8' else ' --quantize int8 --calibrate FOLDER'}")
+    from ..inference.loaded import check_live
+
+    check_live(str(run), runtime=runtime, precision=precision)
     from ..layers.fast.products import mixed_precision
 
     with mixed_precision("bf16" if precision == "bf16" else "off"):

@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 from ..data import SampleRng
 from ..data.views.transforms import normalise
 from ..engine.metrics import perplexity
+from ..models.features import block_tokens, feature_of
 from .codes import encode
 
 
@@ -121,17 +122,18 @@ def masked_code_accuracy(
 def pooled_features(
     backbone: Any, batches: Iterable[Any], feature: str = "mean"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One raw feature of the last block for each image, float32 (images, width), and the labels (images,).
+    """One feature of the last block for each image, float32 (images, width), and the labels (images,).
 
-    feature: "mean" of the patch tokens, "cls" (class token) or "concat" (both, class token first).
+    feature: "mean" of the patch tokens, "cls" (class token) or "concat" (both, class token first), as
+    `models.features.feature_of` defines them: raw for a pretrained backbone, what the head reads for a fine-tuned one.
     """
+    parts = ("cls", "mean") if feature == "concat" else (feature,)
     features, labels = [], []
     with paddle.no_grad():
         for images, label, *_ in batches:
-            tokens_BTD, _ = backbone.forward_tokens(paddle.to_tensor(normalise(images)))
-            parts = {"cls": [tokens_BTD[:, 0]], "mean": [tokens_BTD[:, 1:].mean(axis=1)]}
-            parts["concat"] = parts["cls"] + parts["mean"]
-            features.append(paddle.concat(parts[feature], axis=-1).astype("float32").numpy())
+            tokens_BTD = block_tokens(backbone, paddle.to_tensor(normalise(images)))
+            found = [feature_of(backbone, tokens_BTD, part) for part in parts]
+            features.append(paddle.concat(found, axis=-1).numpy())
             labels.append(label)
     return np.concatenate(features), np.concatenate(labels)
 

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 from beitv2_core.errors import WeightsError
 from beitv2_core.files.cache import cache_folder
 from beitv2_core.files.hashing import sha256_of
-from beitv2_core.weights.published.registry import MIRROR, mirrored, model_at
+from beitv2_core.weights.published.registry import MIRROR, PublishedModel, mirrored, model_at
 
 logger = logging.getLogger("beitv2_core")
 
@@ -73,6 +73,12 @@ def cached_path(url: str) -> Path:
     """Where the download of a URL is kept; a file put there by hand is used like a download."""
     name = Path(unquote(urlparse(url).path)).name or "weights"
     return cache_folder() / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
+def downloaded(model: PublishedModel) -> Path | None:
+    """The file of a published model where `beitv2 download` left it: converted, or as published; None: not there."""
+    places = (cache_folder() / f"{model.name}.safetensors", cached_path(model.url), cache_folder() / model.filename)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _fetch(url: str, expected: Expected) -> Path:
