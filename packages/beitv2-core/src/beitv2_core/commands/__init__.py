@@ -10,6 +10,7 @@ from .codebook import codebook
 from .convert import convert, verify
 from .export import export
 from .inspect import inspect
+from .look import look
 from .models import download, models
 from .plan import plan
 from .report import report
@@ -22,6 +23,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, serve, export, bench, inspect,
+    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, look, serve, export, bench, inspect,
                      convert, verify, models, download, config, make_shards, init_tokenizer):
         app.command()(function)

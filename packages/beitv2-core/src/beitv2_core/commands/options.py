@@ -25,6 +25,14 @@ NAME = typer.Option(
     None, "--name", help="published tokenizer that a weights file must be (default: recognised from the file), "
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
+MODEL = typer.Option(
+    ..., "--model", "-m", help="run folder, .pdckpt checkpoint, file of weights, exported folder, or name of a published "
+                               "model that `beitv2 download` has fetched"
+)
+IMAGE_SIZE = typer.Option(
+    None, "--image-size", metavar="PIXELS", help="size the images are cut to, 448 or HEIGHT,WIDTH; position tables are "
+                                                 "resized; default: the model's"
+)
 BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images per batch; does not change the result")
 MAX_PIXELS = typer.Option(
     None, "--max-pixels", min=1, help="refuse image files of more pixels; default: the run's data.max_pixels"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import paddle
 
 from ..assembly import (
     build_dataset,
@@ -22,6 +23,7 @@ from ..assembly import (
 from ..assembly.held_out import data_of_run, has_classes, named_images
 from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
+from ..data.views.transforms import normalise
 from ..datasets import DRAWN, SOURCES
 from ..pixels.size import pair
 from .attention import class_attention
@@ -153,7 +155,8 @@ def draw(
     chosen = list(dict.fromkeys(used[:GALLERY_CODES] + used[-GALLERY_CODES:]))
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])
     codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
-    attention = class_attention(student, images)
+    with paddle.no_grad():
+        attention = class_attention(student, paddle.to_tensor(normalise(images)))
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])
