@@ -59,10 +59,8 @@ def look(
         typer.echo(f"{len(dataset)} of {len(paths)} images are drawn (--limit {limit}).")
     files = [dataset.load(i) for i in range(len(dataset))]
     pixels = loaded.preprocess([file.image for file in files])
-    features = loaded.features(pixels, what="patches", block=block)
-    grid = loaded.grid
-    features = features.reshape(len(files), *grid, -1)
     patches = [_patch(loaded, patch) if at is None else _patch_at(loaded, file, at) for file in files]
+    features = loaded.features(pixels, what="patches", block=block).reshape(len(files), *loaded.grid, -1)
     similarity = patch_similarity(features, patches, across=across)
     components = component_colours(features, foreground=foreground)
 

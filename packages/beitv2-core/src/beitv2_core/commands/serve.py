@@ -15,7 +15,7 @@ from typing import Any, Optional
 import typer
 
 from ..errors import ConfigError, MissingDependencyError
-from ..exported_model import Exported, is_exported, load_exported
+from ..exported_model import Exported, is_exported, load_exported, read_description
 from ..runtime import threads
 from . import options
 
@@ -118,9 +118,9 @@ def build_views(
     views: list[Any] = []
     computing: Any
     if is_exported(run):
-        exported = load_exported(run, runtime=runtime, precision=precision)
-        kind = exported.kind
-        own = _exported_view(exported, runtime, precision)
+        kind = read_description(Path(run)).kind
+        own = (_features_view(run, runtime, precision) if kind == "features" else
+               _exported_view(load_exported(run, runtime=runtime, precision=precision)))
         model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
         source: Any = tokenizer
         computing = contextlib.nullcontext
@@ -159,12 +159,10 @@ def _features_view(source: str, runtime: Optional[str], precision: str) -> Any:
     return features_view(load_model(source, runtime=runtime, precision=precision))
 
 
-def _exported_view(model: Exported, runtime: Optional[str], precision: str) -> Any:
-    """What an exported model shows."""
+def _exported_view(model: Exported) -> Any:
+    """What an exported tokenizer shows, or a model of an installed package."""
     from ..serve.views import codes_view, find_view
 
-    if model.kind == "features":
-        return _features_view(str(model.folder), runtime, precision)
     if model.kind != "tokenizer":
         return find_view(model, f"exported_{model.kind}", named=str(model.folder))
     log.info("%s: an exported tokenizer gives codes, no features: there is no gallery of patches.", model.folder)
