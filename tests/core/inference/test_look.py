@@ -133,10 +133,11 @@ def test_what_cannot_be_drawn_is_said_and_nothing_is_written(pretraining_run, ph
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pretrained_backbone_is_served_with_its_features_live_and_exported(pretraining_run, exported):
+def test_a_pretrained_backbone_is_served_with_its_features_live_and_exported(pretraining_run, exported, caplog):
     pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (50, 40, 3)).astype(np.uint8))
     (live,), (graph,) = (build_views(str(source), None, None, None, 0) for source in (pretraining_run, exported))
+    assert f"{pretraining_run}: no codes are shown" in caplog.text  # its tokenizer is not there
     assert live.name == graph.name == "features"
     shown, without = live.show(image), graph.show(image)
     assert (shown.rows, shown.columns, len(shown.attention), without.attention) == (4, 4, 3, [])

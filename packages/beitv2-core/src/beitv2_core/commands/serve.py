@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 import typer
 
-from ..errors import ConfigError, MissingDependencyError
+from ..errors import CheckpointError, ConfigError, MissingDependencyError
 from ..exported_model import Exported, is_exported, load_exported, read_description
 from ..runtime import threads
 from . import options
@@ -180,7 +180,10 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
     if kind == "pretrain" and config.tokenizer is not None:
         source = config.tokenizer
         log.info("%s: codes of the tokenizer it was pretrained with, %s.", run, source.weights)
-        return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
+        try:
+            return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
+        except CheckpointError as error:  # a run that was copied without its tokenizer still has features to show
+            log.warning("%s: no codes are shown: %s Give --tokenizer to see them.", run, error)
     return None, None
 
 
