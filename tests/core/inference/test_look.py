@@ -72,7 +72,7 @@ def test_three_pictures_are_written(pretraining_run, photographs, tmp_path):
 def test_pictures_show_the_features_of_the_block_and_the_size_that_are_asked_for(pretraining_run, photographs, tmp_path,
                                                                                 drawn):
     paths = sorted(photographs.iterdir())[:3]
-    look(*paths, "-m", pretraining_run, "-o", tmp_path, "--block", 2, "--image-size", "64,32", "--patch", 8, 1)
+    look(*paths, "-m", pretraining_run, "-o", tmp_path, "--block", 2, "--image-size", 64, 32, "--patch", 8, 1)
     model = load_model(pretraining_run, image_size=(64, 32))
     features = model.features(paths, what="patches", block=2).reshape(3, 8, 4, -1)
     (pixels, components, _), _ = drawn["feature_components"]
@@ -124,7 +124,7 @@ def test_of_an_exported_model_the_attention_is_left_out_and_that_is_said(exporte
     (["--patch", 0, 1], "Give numbers from 1 1 to 4 4"),
     (["--patch", 1, 1, "--at", 3, 3], "--patch and --at both choose the patch"),
     (["--block", 9], "--block 9: this model has the blocks 1 .. 3"),
-    (["--image-size", "33"], "--image-size 33,33: no whole number of patches"),
+    (["--image-size", 33, 33], "--image-size 33,33: no whole number of patches"),
     (["--runtime", "openvino"], "is no exported model"),
     (["--max-pixels", 9], "data.max_pixels"),
 ])

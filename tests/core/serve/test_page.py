@@ -252,7 +252,8 @@ def test_a_patch_is_chosen_by_mouse_or_arrow_keys_and_all_are_compared_with_it(l
 
     expect(words).to_contain_text("the patch in row 2, column 2")  # the central one, of 2 x 3
     labels = cells.evaluate_all("all => all.map(cell => cell.ariaLabel)")
-    assert labels[:3] == [f"row 1, column {c}: cosine {cosine}" for c, cosine in ((1, "0.00"), (2, "0.00"), (3, "0.80"))]
+    cosines = ("0.00", "0.00", "0.80")
+    assert labels[:3] == [f"row 1, column {c}: cosine {cosine}" for c, cosine in enumerate(cosines, 1)]
     dark, light = "rgb(6, 51, 46)", "rgb(244, 249, 248)"
     assert shades()[:2] == [light] * 2 and shades()[3:] == [dark] * 3
     cells.nth(4).focus()
@@ -293,7 +294,8 @@ def test_without_similarities_the_page_says_why(browser, monkeypatch):
     with Running(create_app(LEARNT[:1])) as server, faultless_page(browser, server) as page:
         give(page, upload())
         done(page)
-        expect(page.get_by_text("With 2 x 3 patches, the similarities of all pairs are too many to send.")).to_be_visible()
+        why = "With 2 x 3 patches, the similarities of all pairs are too many to send."
+        expect(page.get_by_text(why)).to_be_visible()
         assert page.get_by_role("gridcell").count() == 0
 
 

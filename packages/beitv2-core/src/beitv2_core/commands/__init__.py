@@ -8,6 +8,7 @@ import typer
 from .bench import bench
 from .codebook import codebook
 from .convert import convert, verify
+from .embed import embed
 from .export import export
 from .inspect import inspect
 from .look import look
@@ -23,6 +24,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (plan, train_tokenizer, pretrain, tokenize, codebook, report, look, serve, export, bench, inspect,
-                     convert, verify, models, download, config, make_shards, init_tokenizer):
+    for function in (plan, train_tokenizer, pretrain, tokenize, embed, look, codebook, report, serve, export, bench,
+                     inspect, convert, verify, models, download, config, make_shards, init_tokenizer):
         app.command()(function)

@@ -10,7 +10,6 @@ import typer
 
 from ..errors import ConfigError
 from . import options
-from .convert import size_of
 
 
 def look(
@@ -33,7 +32,8 @@ def look(
     ),
     block: Optional[int] = typer.Option(None, "--block", min=1, help="features and attention of this block, from 1; "
                                                                      "default: the last"),
-    image_size: Optional[str] = options.IMAGE_SIZE,
+    image_size: Optional[tuple[int, int]] = options.IMAGE_SIZE,
+    crop_share: Optional[float] = options.CROP_SHARE,
     limit: int = typer.Option(16, min=1, help="most images in a picture; of more, so many are taken evenly"),
     name: Optional[str] = options.NAME,
     max_pixels: Optional[int] = options.MAX_PIXELS,
@@ -50,8 +50,9 @@ def look(
     from ..viz.features import component_colours, feature_components, patch_similarity, similarity_maps
 
     paths = list_images([str(path) for path in images])
-    loaded = load_model(model, name=name, runtime=runtime, precision=precision,
-                        image_size=size_of(image_size, "--image-size"))
+    loaded = load_model(model, name=name, runtime=runtime, precision=precision, image_size=image_size)
+    if crop_share is not None:
+        loaded.cut_to(crop_share)
     loaded.check("patches", block)
     reading = loaded.reading if max_pixels is None else loaded.reading._replace(max_pixels=max_pixels)
     dataset = spread(ImageFiles(paths, reading), limit)

@@ -49,7 +49,7 @@ def serve(
     runtime: Optional[str] = options.RUNTIME,
     precision: str = options.PRECISION,
 ) -> None:
-    """Serve a page and a JSON API that show the results of a run for an image: classes, features, codes, nearest images."""
+    """Serve a page and a JSON API that show the results of a run for an image: classes, features, codes and others."""
     try:
         import uvicorn
 

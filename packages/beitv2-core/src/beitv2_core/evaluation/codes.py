@@ -1,19 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From image files to codes, in a stream that can be stopped and continued.
 
-Codes are written in parts beside the output while the work goes on; a second run reads the finished parts instead of
-computing them, and the parts become one .npz at the end.
+They are written by `parts.in_parts`, as one .npz at the end.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import shutil
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +18,8 @@ from ..data.sources.image_file import EXTENSIONS, OFFICIAL
 from ..data.sources.lists import is_list
 from ..errors import DataError
 from ..exported_model import Exported
-from ..files.atomic import write_atomically, write_text_atomically
+from .parts import Column, Rows, files_key, in_parts, join_npz, text_of
 
-log = logging.getLogger("beitv2_core")
 PART_SIZE = 256
 # Two codes whose cosines differ by less are decided by the image alone: rounding depends on the batch it is in.
 TIE_TOLERANCE = 2e-5
@@ -115,91 +107,20 @@ def encode_files(
     the tokenizer computes here (files without this entry, of version 0.2 and before: f32).
     Raises DataError for a folder of the parts' name that holds other files: it is somebody's.
     """
-    parts = output.with_name(output.name + ".parts")
     made = {"precision": precision, "runtime": tokenizer.runtime if isinstance(tokenizer, Exported) else "paddle"}
-    key = {**_key(paths, tokenizer, fingerprint, part_size, crop_share, reading), **made}
-    _open_parts(parts, key)
-    names = []
-    with eval_reader(ImageFiles(paths, reading), tokenizer.image_size, batch_size=batch_size, crop_share=crop_share,
-                     num_workers=num_workers) as reader:
-        for start in range(0, len(paths), part_size):
-            numbers = range(start, min(start + part_size, len(paths)))
-            name = parts / f"part_{start // part_size:06d}.npy"
-            names.append(name)
-            if not name.exists():
-                codes = np.concatenate([encode(tokenizer, batch.images)
-                                        for batch in reader.in_order(numbers, batch_size)])
-                table = codes.reshape(len(codes), *tokenizer.grid).astype(code_dtype(tokenizer.num_codes))
-                with write_atomically(name) as temporary, open(temporary, "wb") as file:
-                    np.save(file, table)
-            yield numbers.stop
-    _join(output, names, paths, tokenizer, made)
-    shutil.rmtree(parts)
+    key = {**files_key(paths), "tokenizer": fingerprint,
+           "image_size": list(np.atleast_1d(tokenizer.image_size).tolist()), "part_size": part_size,
+           "crop_share": crop_share, "upright": reading.upright, **made}
+    codes = Column(code_dtype(tokenizer.num_codes), tuple(int(side) for side in tokenizer.grid))
+    facts = [("paths", [text_of(path) for path in paths]), ("num_codes", tokenizer.num_codes), *made.items()]
 
+    def compute(numbers: Sequence[int]) -> Iterator[Rows]:
+        with eval_reader(ImageFiles(paths, reading), tokenizer.image_size, batch_size=batch_size,
+                         crop_share=crop_share, num_workers=num_workers) as reader:
+            for batch in reader.in_order(numbers, batch_size):
+                yield {"codes": encode(tokenizer, batch.images).reshape(-1, *codes.shape).astype(codes.dtype)}
 
-def _key(paths: Sequence[str], tokenizer: Any, fingerprint: str, part_size: int, crop_share: float,
-         reading: Reading) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for path in paths:
-        stat = os.stat(path)
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return {
-        "images": len(paths),
-        "files": digest.hexdigest(),
-        "tokenizer": fingerprint,
-        "image_size": list(np.atleast_1d(tokenizer.image_size).tolist()),
-        "part_size": part_size,
-        "crop_share": crop_share,
-        "upright": reading.upright,
-    }
+    def join(path: Path, parts: Sequence[Path]) -> None:
+        join_npz(path, parts, len(paths), {"codes": codes}, facts, compress=True)
 
-
-def _open_parts(parts: Path, key: dict[str, Any]) -> None:
-    """Keep the parts of the same work, drop those of another."""
-    manifest = parts / "manifest.json"
-    if parts.is_dir():
-        try:
-            same = json.loads(manifest.read_text(encoding="utf-8")) == key
-        except (OSError, ValueError):
-            same = False
-        if same:
-            log.info("%s: continuing with %d finished part(s).", parts, len(list(parts.glob("part_*.npy"))))
-            return
-        strange = [path.name for path in parts.iterdir() if not _is_part(path.name)]
-        if strange:
-            raise DataError(f"{parts}: holds {strange[0]}, which is no part of codes; it is left alone. Give another "
-                            "--output, or move the folder away.")
-        log.warning("%s: parts of other images or another tokenizer; they are computed anew.", parts)
-        shutil.rmtree(parts)
-    write_text_atomically(manifest, json.dumps(key))
-
-
-def _is_part(name: str) -> bool:
-    return name == "manifest.json" or (name.startswith(("part_", ".part_", ".manifest.json."))
-                                      and name.endswith((".npy", ".tmp")))
-
-
-def _join(output: Path, names: Sequence[Path], paths: Sequence[str], tokenizer: Any,
-          made: Mapping[str, str]) -> None:
-    """Copy the parts into one .npz, a part at a time, and put it in place when it is complete."""
-    rows, columns = tokenizer.grid
-    header = {
-        "descr": np.lib.format.dtype_to_descr(code_dtype(tokenizer.num_codes)),
-        "fortran_order": False,
-        "shape": (len(paths), int(rows), int(columns)),
-    }
-    with write_atomically(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("codes.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for name in names:
-                file.write(np.ascontiguousarray(np.load(name)).tobytes())
-        for key, value in _facts(paths, tokenizer, made):
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, value, allow_pickle=False)
-
-
-def _facts(paths: Sequence[str], tokenizer: Any, made: Mapping[str, str]) -> Iterable[tuple[str, np.ndarray]]:
-    yield "paths", np.asarray([os.fsencode(path).decode("utf-8", "replace") for path in paths])
-    yield "num_codes", np.asarray(tokenizer.num_codes)
-    for name, value in made.items():
-        yield name, np.asarray(value)
+    yield from in_parts(output, key, len(paths), part_size, compute, join)

@@ -77,6 +77,13 @@ class LoadedModel:
         """(rows, columns) of patches of one image; ConfigError of an exported classifier, which does not tell it."""
         return self.model.grid if self._grid is None else self._grid
 
+    def cut_to(self, crop_share: float) -> None:
+        """Keep this share of the short side; ConfigError of a model that was exported for another one."""
+        if self.exported and crop_share != self.crop_share:
+            raise ConfigError(f"--crop-share {crop_share}: this model was exported for {self.crop_share}. Leave it "
+                              "out.")
+        self.crop_share = crop_share
+
     def fingerprint(self) -> str:
         """SHA-256 of all weights, or of the exported files: of equal ones features are equal."""
         if self._fingerprint is None:

@@ -218,7 +218,7 @@ class EvalCrop:
         return image.crop((left, top, left + width, top + height))
 
     def region(self, full_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """(left, top, right, bottom) of what the crop shows of an image of `full_size` (width, height), in its pixels."""
+        """(left, top, right, bottom) of what the crop shows of an image of `full_size` (width, height) pixels."""
         height, width = self.size
         resized, left, top = self._place(*full_size)
         across, down = full_size[0] / resized[0], full_size[1] / resized[1]
