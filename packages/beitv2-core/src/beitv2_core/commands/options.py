@@ -26,12 +26,13 @@ NAME = typer.Option(
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
 MODEL = typer.Option(
-    ..., "--model", "-m", help="run folder, .pdckpt checkpoint, file of weights in any known format, exported folder, or "
-                               "the name of a downloaded published model", show_default=False
+    ..., "--model", "-m", help="run folder, .pdckpt checkpoint, file of weights in any known format, exported folder, "
+                               "or the name of a downloaded published model", show_default=False
 )
 IMAGE_SIZE = typer.Option(
-    None, "--image-size", metavar="HEIGHT WIDTH", help="pixels that images are cut to, multiples of the patch; position "
-                                                       "tables are resized; default: what the model was made for"
+    None, "--image-size", metavar="HEIGHT WIDTH", help="pixels that images are cut to, multiples of the patch; "
+                                                       "position tables are resized; default: what the model was made "
+                                                       "for"
 )
 CROP_SHARE = typer.Option(
     None, "--crop-share", min=0.1, max=1.0, help="share of the short side that the central crop keeps; default: 0.875, "
