@@ -148,3 +148,13 @@ def test_codes_of_a_tokenizer_stand_beside_the_features(pretraining_run, tokeniz
     pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
     views = build_views(str(pretraining_run), str(tokenizer_run), None, None, 0)
     assert [view.name for view in views] == ["features", "codes"]
+
+
+def test_features_are_served_at_the_size_that_is_asked_for_and_of_others_the_size_is_refused(pretraining_run,
+                                                                                             tokenizer_run):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    (view,) = build_views(str(pretraining_run), None, None, None, 0, image_size=(64, 32))
+    shown = view.show(Image.new("RGB", (20, 30), "red"))
+    assert (shown.rows, shown.columns) == (8, 4)
+    with pytest.raises(ConfigError, match="--image-size 64 32: it is for the features"):
+        build_views(str(tokenizer_run), None, None, None, 0, image_size=(64, 32))

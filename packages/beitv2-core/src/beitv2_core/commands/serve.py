@@ -22,7 +22,9 @@ from . import options
 log = logging.getLogger("beitv2_core")
 STOP_SECONDS = 5  # time that running requests get when the server is stopped
 CONNECTIONS = 128  # open at once
-WITH_FEATURES = ("pretrain", "backbone")  # kinds of live models whose features are shown
+# kinds of live and of exported models whose features are shown
+WITH_FEATURES: tuple[str, ...] = ("pretrain", "backbone")
+EXPORTED_WITH_FEATURES: tuple[str, ...] = ("features",)
 EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are no host names
 
 
@@ -46,6 +48,7 @@ def serve(
     max_pixels: int = typer.Option(50_000_000, min=1, help="largest image in pixels"),
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
+    image_size: Optional[tuple[int, int]] = options.IMAGE_SIZE,
     runtime: Optional[str] = options.RUNTIME,
     precision: str = options.PRECISION,
 ) -> None:
@@ -66,7 +69,8 @@ def serve(
             pass  # refused before anything is opened or loaded
     listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
-        views = build_views(run, tokenizer, name, data, gallery, runtime=runtime, precision=precision)
+        views = build_views(run, tokenizer, name, data, gallery, image_size=image_size, runtime=runtime,
+                            precision=precision)
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
                          hosts=names_of_server(host, allow_host or [], LOOPBACK))
@@ -103,33 +107,43 @@ def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) 
 
 def build_views(
     run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int, *,
-    runtime: Optional[str] = None, precision: str = "f32"
+    image_size: Optional[tuple[int, int]] = None, runtime: Optional[str] = None, precision: str = "f32"
 ) -> list[Any]:
     """The views of a run or an exported model, and of a tokenizer, each tried once on a grey image.
 
-    runtime: of an exported model; precision: of the run or the exported model, in whatever thread a view computes.
+    image_size: (height, width) that features are shown at; runtime: of an exported model; precision: of the run or the
+    exported model, in whatever thread a view computes.
     Raises ConfigError when there is nothing to show.
     """
     from PIL import Image
 
     from ..assembly.restore import load_tokenizer, read_config
+    from ..inference.loaded import load_model
+    from ..serve.features import features_view
     from ..serve.views import find_view
 
     views: list[Any] = []
     computing: Any
+    own: Any
     if is_exported(run):
-        kind = read_description(Path(run)).kind
-        own = (_features_view(run, runtime, precision) if kind == "features" else
-               _exported_view(load_exported(run, runtime=runtime, precision=precision)))
+        kind, with_features = read_description(Path(run)).kind, EXPORTED_WITH_FEATURES
         model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
         source: Any = tokenizer
         computing = contextlib.nullcontext
     else:
         config = read_config(run)
-        kind = config.kind
-        own = _features_view(run, None, precision) if kind in WITH_FEATURES else find_view(run, kind)
+        kind, with_features = config.kind, WITH_FEATURES
         model, source = _load_tokenizer(run, kind, config, tokenizer, name)
         computing = functools.partial(options.live_model, run, runtime=runtime, precision=precision)
+    if kind in with_features:
+        own = features_view(load_model(run, image_size=image_size, runtime=runtime, precision=precision))
+    elif image_size is not None:
+        raise ConfigError(f"--image-size {image_size[0]} {image_size[1]}: it is for the features of a pretraining run "
+                          f"or backbone; {run} is a {kind}. Leave it out.")
+    elif is_exported(run):
+        own = _exported_view(load_exported(run, runtime=runtime, precision=precision))
+    else:
+        own = find_view(run, kind)
     if own is not None:
         views.append(own)
     if model is not None:
@@ -150,13 +164,6 @@ def _computed(view: Any, computing: Callable[[], Any]) -> Any:
             return view.show(image)
 
     return view._replace(show=show)
-
-
-def _features_view(source: str, runtime: Optional[str], precision: str) -> Any:
-    from ..inference.loaded import load_model
-    from ..serve.features import features_view
-
-    return features_view(load_model(source, runtime=runtime, precision=precision))
 
 
 def _exported_view(model: Exported) -> Any:
