@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from PIL import Image
 from beitv2_core.data.sources.image_file import Reading
 from beitv2_core.errors import ShapeError
 from beitv2_core.serve import results
-from beitv2_core.serve.features import features_view
+from beitv2_core.serve import features as serve_features
+from beitv2_core.serve.features import features_view, neighbours_view
 from beitv2_core.serve.results import features_result
 from beitv2_core.viz.features import component_colours
 
@@ -80,3 +82,40 @@ def test_the_view_shows_what_the_model_saw_and_no_attention_of_an_exported_model
     exported = Model()
     exported.exported = True
     assert features_view(exported).show(SEEN).attention == []
+
+
+class Found(NamedTuple):
+    number: int
+    path: str
+    cosine: float
+
+
+class File:
+    """Three images below one folder, of which one is gone."""
+
+    def __init__(self, folder):
+        self.meta, self.paths = {"folder": str(folder)}, ["all/a/1.png", "all/b/gone.png", "all/b/2.png"]
+        for path in (self.paths[0], self.paths[2]):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (300, 100), "red").save(folder / path)
+
+    def place(self, number):
+        return f"{self.meta['folder']}/{self.paths[number]}"
+
+
+def test_the_nearest_images_have_names_below_their_folder_and_small_copies(tmp_path, caplog):
+    asked = []
+
+    def search(file, model, images, *, count):
+        asked.append((images.shape, count))
+        return [Found(2, "", 1.0000001), Found(1, "", 0.5), Found(0, "", -0.25)]
+
+    view = neighbours_view(Model(), File(tmp_path), search)
+    result = view.show(SEEN)
+    assert asked == [((1, 3, 16, 24), serve_features.NEIGHBOURS)] and view.upright
+    assert [(one.name, one.similarity) for one in result.neighbours] == [
+        ("b/2.png", 1.0), ("b/gone.png", 0.5), ("a/1.png", -0.25)]
+    assert str(tmp_path) not in result.model_dump_json()
+    shown = [one.image for one in result.neighbours]
+    assert pixels(shown[0]).shape[:2] == (53, 160) and shown[1] is None
+    assert "gone.png" in caplog.text and result.images == 3

@@ -34,6 +34,9 @@ def serve(
     tokenizer: Optional[str] = typer.Option(
         None, "--tokenizer", "-t", help="also show this tokenizer's codes (a pretraining run knows its own)"
     ),
+    in_: Optional[Path] = typer.Option(
+        None, "--in", help="also show the nearest images of this file, which `beitv2 embed` wrote with the same model"
+    ),
     name: Optional[str] = options.NAME,
     data: Optional[str] = typer.Option(
         None, help="images whose patches explain the codes: folder, or digit_scenes; default: the tokenizer's own"
@@ -69,8 +72,8 @@ def serve(
             pass  # refused before anything is opened or loaded
     listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
-        views = build_views(run, tokenizer, name, data, gallery, image_size=image_size, runtime=runtime,
-                            precision=precision)
+        views = build_views(run, tokenizer, name, data, gallery, embeddings=in_, image_size=image_size,
+                            runtime=runtime, precision=precision)
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
                          hosts=names_of_server(host, allow_host or [], LOOPBACK))
@@ -107,12 +110,13 @@ def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) 
 
 def build_views(
     run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int, *,
-    image_size: Optional[tuple[int, int]] = None, runtime: Optional[str] = None, precision: str = "f32"
+    embeddings: Optional[Path] = None, image_size: Optional[tuple[int, int]] = None, runtime: Optional[str] = None,
+    precision: str = "f32"
 ) -> list[Any]:
     """The views of a run or an exported model, and of a tokenizer, each tried once on a grey image.
 
-    image_size: (height, width) that features are shown at; runtime: of an exported model; precision: of the run or the
-    exported model, in whatever thread a view computes.
+    embeddings: file of features whose nearest images are shown; image_size: (height, width) that features are shown at;
+    runtime: of an exported model; precision: of the run or the exported model, in whatever thread a view computes.
     Raises ConfigError when there is nothing to show.
     """
     from PIL import Image
@@ -150,6 +154,8 @@ def build_views(
         with computing():
             views.append(_codes_view(model, source, data, gallery))
     views = [_computed(view, computing) for view in views]
+    if embeddings is not None:
+        views.append(_neighbours_view(embeddings, run))
     if not views:
         raise ConfigError(f"{run}: nothing to show of a {kind!r} run. Add --tokenizer RUN to see codes.")
     for view in views:
@@ -164,6 +170,15 @@ def _computed(view: Any, computing: Callable[[], Any]) -> Any:
             return view.show(image)
 
     return view._replace(show=show)
+
+
+def _neighbours_view(embeddings: Path, run: str) -> Any:
+    from ..inference.embedding_file import read_embeddings
+    from ..inference.search import model_of, search
+    from ..serve.features import neighbours_view
+
+    file = read_embeddings(embeddings)
+    return neighbours_view(model_of(file, run), file, search)
 
 
 def _exported_view(model: Exported) -> Any:
