@@ -13,8 +13,8 @@ from PIL import Image
 
 from beitv2_core.data.sources.image_file import Reading
 from beitv2_core.errors import ShapeError
-from beitv2_core.serve import results
 from beitv2_core.serve import features as serve_features
+from beitv2_core.serve import results
 from beitv2_core.serve.features import features_view, neighbours_view
 from beitv2_core.serve.results import features_result
 from beitv2_core.viz.features import component_colours
