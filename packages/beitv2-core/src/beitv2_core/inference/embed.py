@@ -45,7 +45,7 @@ def embed_files(model: LoadedModel, paths: Sequence[str], output: Path, *, what:
                           "image, too many for the columns of a CSV file. Use a name ending in .parquet or .npz.")
     columns = {CODES if what == "codes" else FEATURES: column}
     if output.suffix != ".csv":
-        columns.update({THUMBNAILS: Column(np.dtype(np.uint8), (SIDE, SIDE, 3)), SIZES: Column(np.dtype(np.int32), (2,))})
+        columns.update({THUMBNAILS: Column(np.dtype(np.uint8), (SIDE, SIDE)), SIZES: Column(np.dtype(np.int32), (2,))})
     meta = description(model, what, block)
     part_size = _part_size(column, batch_size)
     key = {**files_key(paths), **meta, "batch_size": batch_size, "part_size": part_size,

@@ -24,7 +24,7 @@ class Embeddings(NamedTuple):
     """What a file of features holds.
 
     meta: model, fingerprint, what, block, image_size, crop_share, precision, runtime, version, folder (that relative
-    paths are below).  features: float32 (images, ...) or codes; thumbnails: uint8 (images, 16, 16, 3) of whole images,
+    paths are below).  features: float32 (images, ...) or codes; thumbnails: uint8 (images, 32, 32), grey, of whole images,
     sizes: (height, width) of them; None in a CSV file.
     """
 
@@ -34,6 +34,11 @@ class Embeddings(NamedTuple):
     features: np.ndarray
     thumbnails: Optional[np.ndarray] = None
     sizes: Optional[np.ndarray] = None
+
+    def same_space_as(self, other: Embeddings) -> bool:
+        """Whether features of both files can be compared: of one model, block, kind and size."""
+        keys = ("fingerprint", "what", "block", "image_size")
+        return [self.meta.get(key) for key in keys] == [other.meta.get(key) for key in keys]
 
     def place(self, number: int) -> str:
         """Where the file of an image lies: as it was given, or below the folder the features were made in."""
