@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from beitv2_core import cli
 from beitv2_core.commands.serve import build_views
 from beitv2_core.data.views.transforms import normalise
-from beitv2_core.errors import ConfigError, ShapeError
+from beitv2_core.errors import CheckpointError, ConfigError, ShapeError
 from beitv2_core.exported_model import Description, Exported
 from beitv2_core.inference import loaded
+from beitv2_core.inference.embed import embed_files
 from beitv2_core.inference.loaded import load_model
 from beitv2_core.viz import attention as viz_attention
 from beitv2_core.viz import features as viz_features
@@ -142,6 +143,23 @@ def test_a_pretrained_backbone_is_served_with_its_features_live_and_exported(pre
     shown, without = live.show(image), graph.show(image)
     assert (shown.rows, shown.columns, len(shown.attention), without.attention) == (4, 4, 3, [])
     assert without.components == shown.components and without.similarity == shown.similarity
+
+
+@pytest.mark.parametrize("ending", [".npz", ".csv"])
+def test_the_nearest_images_of_a_file_of_features_are_served(pretraining_run, tokenizer_run, photographs, tmp_path,
+                                                             ending):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    paths = [str(path) for path in sorted(photographs.iterdir())]
+    output = tmp_path / f"features{ending}"
+    list(embed_files(load_model(pretraining_run), paths, output))
+    views = build_views(str(pretraining_run), None, None, None, 0, embeddings=output)
+    assert [view.name for view in views] == ["features", "neighbours"]
+    result = views[1].show(Image.open(paths[3]))
+    assert (result.neighbours[0].name, result.images, len(result.neighbours)) == ("3.png", 7, 7)
+    assert result.neighbours[0].similarity == pytest.approx(1, abs=1e-5)
+    assert all(one.image for one in result.neighbours)
+    with pytest.raises(CheckpointError, match="not the model that made the features"):
+        build_views(str(tokenizer_run), None, None, None, 0, embeddings=output)
 
 
 def test_codes_of_a_tokenizer_stand_beside_the_features(pretraining_run, tokenizer_run):
