@@ -8,6 +8,7 @@ import typer
 from .bench import bench
 from .codebook import codebook
 from .convert import convert, verify
+from .duplicates import duplicates
 from .embed import embed
 from .export import export
 from .inspect import inspect
@@ -15,6 +16,7 @@ from .look import look
 from .models import download, models
 from .plan import plan
 from .report import report
+from .search import search
 from .serve import serve
 from .shards import make_shards
 from .show_config import config
@@ -24,6 +26,7 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (plan, train_tokenizer, pretrain, tokenize, embed, look, codebook, report, serve, export, bench,
-                     inspect, convert, verify, models, download, config, make_shards, init_tokenizer):
+    for function in (plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook, report,
+                     serve, export, bench, inspect, convert, verify, models, download, config, make_shards,
+                     init_tokenizer):
         app.command()(function)

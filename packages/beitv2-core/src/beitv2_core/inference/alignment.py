@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import correlate1d, uniform_filter1d
 
-#: the whole picture
-WHOLE = (1.0, 0.0, 1.0, 0.0)
 #: windows that are tried of one axis: the whole, and nine tenths of it at the start, in the middle, at the end
 TRIED = ((1.0, 0.0), (0.9, -0.05), (0.9, 0.0), (0.9, 0.05))
 #: how far a window may go: smallest and largest scale, largest shift as a share of the side
@@ -67,9 +65,9 @@ def align(first_PYX: np.ndarray, second_PYX: np.ndarray, window: np.ndarray, *, 
     window, best = window.astype(np.float32), window.astype(np.float32)
     highest = np.full(len(window), -1.0, np.float32)
     from_middle = (np.arange(side) - (side - 1) / 2).astype(np.float32)
-    least = np.float32([SCALES[0], -SHIFT * side] * 2)
-    most = np.float32([SCALES[1], SHIFT * side] * 2)
-    limit = np.float32([0.08, side / 16] * 2)
+    least = np.asarray([SCALES[0], -SHIFT * side] * 2, np.float32)
+    most = np.asarray([SCALES[1], SHIFT * side] * 2, np.float32)
+    limit = np.asarray([0.08, side / 16] * 2, np.float32)
     for step in range(steps + 1):
         seen, mask = through(first_PYX, window)
         score = correlation(seen, second_PYX, mask) * np.minimum(1, mask.mean((1, 2)) / COVERED)
@@ -107,7 +105,7 @@ def _centred(x_PYX: np.ndarray, mask_PYX: np.ndarray) -> np.ndarray:
 
 def smooth(x_PYX: np.ndarray) -> np.ndarray:
     """Pictures, smoothed by one pixel each way."""
-    weights = np.float32([0.25, 0.5, 0.25])
+    weights = np.asarray([0.25, 0.5, 0.25], np.float32)
     return np.asarray(correlate1d(correlate1d(x_PYX, weights, axis=1, mode="nearest"), weights, axis=2, mode="nearest"))
 
 
@@ -121,7 +119,7 @@ class Crops:
     """Unit vectors of pictures and of the windows in `TRIED`, to see quickly whether aligning a pair is worth it."""
 
     def __init__(self, side: int) -> None:
-        scale, shift = np.float32(TRIED).T
+        scale, shift = np.asarray(TRIED, np.float32).T
         weights, _ = axis_weights(scale, shift * side, side)
         self.side = side
         self.weights = weights.reshape(len(TRIED), side // 2, 2, side).mean(2)
@@ -141,7 +139,8 @@ class Crops:
         chosen = both.argmax(1)
         count = len(TRIED)
         number = chosen % count**2
-        rows, columns = np.float32(TRIED)[number // count], np.float32(TRIED)[number % count]
+        tried = np.asarray(TRIED, np.float32)
+        rows, columns = tried[number // count], tried[number % count]
         window = np.stack([rows[:, 0], rows[:, 1] * self.side, columns[:, 0], columns[:, 1] * self.side], axis=1)
         turned = np.stack([1 / window[:, 0], -window[:, 1] / window[:, 0], 1 / window[:, 2],
                            -window[:, 3] / window[:, 2]], axis=1)

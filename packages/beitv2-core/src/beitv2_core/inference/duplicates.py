@@ -8,16 +8,17 @@ Memory grows with the number of images, not with its square; features of a model
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..data import ImageFiles, Reading, ordered_reader
+from ..data import BatchReader, ImageFiles, Reading, ordered_reader
 from ..errors import DataError
 from .alignment import Crops, Match, align, compare, smooth, through
 from .embedding_file import Embeddings
-from .thumbnails import ThumbnailTransform
+from .thumbnails import SIDE, ThumbnailTransform
 
 #: what pairs must reach (`Pair.similarity`), and must not exceed (`Pair.change`), unless told otherwise
 LEAST, MOST = 0.98, 0.45
@@ -57,14 +58,14 @@ def find_duplicates(files: Sequence[Embeddings], *, least: float = LEAST, most: 
     candidates of an image, each way round.  num_workers: processes that read images.  progress: called with a line.
     Pictures without contrast are never pairs.  Raises DataError for an image that cannot be read any more.
     """
-    reader = _Pictures(files, num_workers)
-    thumbnails = reader.thumbnails()
-    owner = np.repeat(np.arange(len(files)), [len(file.paths) for file in files])
-    pairs = _candidates(thumbnails, owner if between else None, neighbours)
-    progress(f"{len(thumbnails)} images, {len(pairs)} candidate pairs")
-    pairs, found = _alike(thumbnails, pairs, least)
-    progress(f"{len(pairs)} pairs are alike; their files are read")
-    changes = _changes(reader, pairs, found.window)
+    with _Pictures(files, num_workers) as reader:
+        thumbnails = reader.thumbnails()
+        owner = np.repeat(np.arange(len(files)), [len(file.paths) for file in files])
+        pairs = _candidates(thumbnails, owner if between else None, neighbours)
+        progress(f"{len(thumbnails)} images, {len(pairs)} candidate pairs")
+        pairs, found = _alike(thumbnails, pairs, least)
+        progress(f"{len(pairs)} pairs are alike; their files are read")
+        changes = _changes(reader, pairs, found.window)
     kept = np.flatnonzero(changes <= most)
     best: dict[tuple[int, int], Pair] = {}
     for at in kept[np.argsort(-_similarity(found)[kept], kind="stable")].tolist():
@@ -160,7 +161,7 @@ def _changes(reader: _Pictures, pairs: np.ndarray, windows: np.ndarray) -> np.nd
             at = np.flatnonzero(common == side)
             for some in np.array_split(at, -(-len(at) // 32)):
                 one, other = (_shrunk(pictures[places[some]], side) for places in (first, second))
-                scale = np.float32([1, side / reader.side, 1, side / reader.side])
+                scale = np.asarray([1, side / SIDE, 1, side / SIDE], np.float32)
                 changes[start + some] = largest_change(_turned(one, part[some, 2]), other, window[some] * scale)
     return changes
 
@@ -171,7 +172,7 @@ def largest_change(first_PYX: np.ndarray, second_PYX: np.ndarray, window: np.nda
     window: to begin from.  Brightness and contrast of the whole are fitted; parts that only one picture has are left
     out.
     """
-    window = align(first_PYX, second_PYX, window)
+    window = align(first_PYX, second_PYX, window, steps=3)
     seen, mask = through(first_PYX, window)
     seen, other = smooth(seen), smooth(second_PYX)
     pixels = np.maximum(mask.sum((1, 2)), 1)
@@ -197,42 +198,53 @@ def _shrunk(pictures: np.ndarray, side: int) -> np.ndarray:
 
 
 class _Pictures:
-    """Grey pictures of the images of several files."""
+    """Grey pictures of the images of several files; a context that ends the processes that read them."""
 
     def __init__(self, files: Sequence[Embeddings], num_workers: int) -> None:
         self.files, self.num_workers = files, num_workers
         self.places = [file.place(number) for file in files for number in range(len(file.paths))]
-        self.upright = [bool(file.meta.get("upright")) for file in files for _ in file.paths]
-        self.side = 0
+        self.upright = np.concatenate([np.full(len(file.paths), bool(file.meta.get("upright"))) for file in files])
+        self._open = contextlib.ExitStack()
+        self._readers: dict[tuple[bool, int], BatchReader] = {}
+
+    def __enter__(self) -> _Pictures:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open.close()
 
     def thumbnails(self) -> np.ndarray:
         """uint8 (N, side, side) of all images, from the files, or read where a file has none."""
-        found = [file.thumbnails if file.thumbnails is not None else
-                 self._read([file.place(number) for number in range(len(file.paths))], bool(file.meta.get("upright")),
-                            ThumbnailTransform())[0] for file in self.files]
-        self.side = found[0].shape[1]
-        if any(one.shape[1:] != found[0].shape[1:] for one in found):
-            raise DataError(f"{self.files[0].source}: thumbnails of {self.side} pixels, another file has others. Write "
-                            "both files with one version of `beitv2 embed`.")
+        found, start = [], 0
+        for file in self.files:
+            numbers = np.arange(start, start := start + len(file.paths))
+            found.append(self._read(numbers, SIDE)[0] if file.thumbnails is None else file.thumbnails)
+            if found[-1].shape[1:] != (SIDE, SIDE):
+                raise DataError(f"{file.source}: thumbnails of {found[-1].shape[1]} pixels, this version has {SIDE}. "
+                                "Write the file again with `beitv2 embed`.")
         return np.concatenate(found)
 
     def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pictures uint8 (P, LARGE, LARGE), and the rows that each really has: 32, 64, 128 or 256."""
-        pictures, sides = np.empty((len(numbers), LARGE, LARGE), np.uint8), np.empty(len(numbers), np.int64)
-        for upright in (False, True):
-            at = [row for row, number in enumerate(numbers.tolist()) if self.upright[number] == upright]
-            if at:
-                places = [self.places[number] for number in numbers[at].tolist()]
-                pictures[at], sizes = self._read(places, upright, ThumbnailTransform(LARGE))
-                sides[at] = np.clip(2 ** np.floor(np.log2(sizes.min(1))), self.side, LARGE)
-        return pictures, sides
+        pictures, sizes = self._read(numbers, LARGE)
+        return pictures, np.clip(2 ** np.floor(np.log2(sizes.min(1))), SIDE, LARGE).astype(np.int64)
 
-    def _read(self, places: list[str], upright: bool, transform: ThumbnailTransform) -> tuple[np.ndarray, np.ndarray]:
-        batches = -(-len(places) // 16)
-        with ordered_reader(ImageFiles(places, Reading(upright=upright)), transform, batches=batches,
-                            num_workers=self.num_workers) as reader:
-            rows = list(reader.in_order(range(len(places)), 16))
-        return (np.concatenate([row["thumbnail"] for row in rows]), np.concatenate([row["size"] for row in rows]))
+    def _read(self, numbers: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        pictures, sizes = np.empty((len(numbers), side, side), np.uint8), np.empty((len(numbers), 2), np.int64)
+        for upright in (False, True):
+            at = np.flatnonzero(self.upright[numbers] == upright)
+            start = 0
+            for batch in self._reader(upright, side).in_order(numbers[at].tolist(), 16) if len(at) else ():
+                some = at[start : (start := start + len(batch["size"]))]
+                pictures[some], sizes[some] = batch["thumbnail"], batch["size"]
+        return pictures, sizes
+
+    def _reader(self, upright: bool, side: int) -> BatchReader:
+        if (upright, side) not in self._readers:
+            files = ImageFiles(self.places, Reading(upright=upright))
+            self._readers[upright, side] = self._open.enter_context(ordered_reader(
+                files, ThumbnailTransform(side), batches=-(-len(files) // 16), num_workers=self.num_workers))
+        return self._readers[upright, side]
 
 
 def _cosine(files: Sequence[Embeddings], first: int, second: int) -> Optional[float]:

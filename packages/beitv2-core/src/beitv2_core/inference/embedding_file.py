@@ -24,8 +24,8 @@ class Embeddings(NamedTuple):
     """What a file of features holds.
 
     meta: model, fingerprint, what, block, image_size, crop_share, precision, runtime, version, folder (that relative
-    paths are below).  features: float32 (images, ...) or codes; thumbnails: uint8 (images, 32, 32), grey, of whole images,
-    sizes: (height, width) of them; None in a CSV file.
+    paths are below).  features: float32 (images, ...) or codes.  thumbnails: uint8 (images, 32, 32), the grey of whole
+    images, sizes: (height, width) of them; None in a CSV file.
     """
 
     source: str

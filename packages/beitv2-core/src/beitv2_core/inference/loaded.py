@@ -105,7 +105,7 @@ class LoadedModel:
         single = isinstance(images, (str, Path, Image.Image)) or isinstance(images, np.ndarray) and images.ndim < 4
         listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
         cut = EvalTransform(self.image_size, crop_share=self.crop_share, interpolation=self.interpolation)
-        rows = [cut(Sample(self._read(one), None, "")) for one in listed]
+        rows = [cut(Sample(self.open(one), None, "")) for one in listed]
         if not rows:
             raise ShapeError("preprocess: no images were given. Give at least one.")
         return cut.batch({"image": np.stack([row["image"] for row in rows]), "label": None, "path": []}).images
@@ -204,7 +204,11 @@ class LoadedModel:
 
         return mixed_precision(self.precision)
 
-    def _read(self, image: Picture) -> Image.Image:
+    def open(self, image: Picture) -> Image.Image:
+        """An RGB image of its own size: of a path, of a PIL image of any mode, or of a uint8 array.
+
+        Raises DataError for a file that is no image, ShapeError for another array.
+        """
         if isinstance(image, (str, Path)):
             try:
                 return decode(image, upright=self.reading.upright, max_pixels=self.reading.max_pixels)
