@@ -62,6 +62,18 @@ def test_the_last_attention_map_is_a_distribution_over_tokens():
     np.testing.assert_allclose(attention.sum(-1).numpy(), 1, atol=1e-5)
 
 
+def test_attention_of_a_block_is_that_of_a_model_that_ends_with_it():
+    model, short = (BEiTBackbone(image_size=8, use_rel_pos_bias=True, **{**SMALL, "depth": depth}) for depth in (3, 2))
+    short.set_state_dict({key: model.state_dict()[key] for key in short.state_dict()})
+    for one in (model, short):
+        one.eval()
+    np.testing.assert_array_equal(model.attention(images(8, 8), 2).numpy(), short.last_attention(images(8, 8)).numpy())
+    np.testing.assert_array_equal(model.attention(images(8, 8)).numpy(), model.attention(images(8, 8), 3).numpy())
+    for block in (0, 4):
+        with pytest.raises(ShapeError, match=rf"block {block}: this model has the blocks 1 \.\. 3"):
+            model.attention(images(8, 8), block)
+
+
 def test_a_hidden_patch_has_no_influence():
     model = BEiTBackbone(image_size=8, use_mask_token=True, use_abs_pos_emb=True, **SMALL)
     model.eval()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
 import shutil
@@ -20,12 +21,16 @@ uvicorn = pytest.importorskip("uvicorn", reason="the extra 'serve' is not instal
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from beitv2_core.commands.serve import open_port  # noqa: E402
+from beitv2_core.serve import results  # noqa: E402
 from beitv2_core.serve.app import Limits, create_app  # noqa: E402
 from beitv2_core.serve.results import (  # noqa: E402
     ClassesResult,
     ClassShare,
     CodeSeen,
     CodesResult,
+    Neighbour,
+    NeighboursResult,
+    features_result,
     image_url,
     label_map_result,
     png_url,
@@ -65,6 +70,23 @@ VIEWS = [View("classes", "Classes", "The likeliest classes.", show_classes),
          View("codes", "Codes", "The codes.", show_codes)]
 
 
+def show_features(image):
+    features = np.zeros((2, 3, 4))
+    features[0, :, 0] = features[1, :, 1] = 1
+    features[0, 2] = (3, 4, 0, 0)
+    return features_result(image.resize((48, 32)), features, np.ones((2, 2, 3)))
+
+
+def show_neighbours(image):
+    return NeighboursResult(seen=image_url(image), images=9, neighbours=[
+        Neighbour(name="cats/1.png", similarity=0.98765, image=png_url(Image.new("RGB", (40, 20), "red"))),
+        Neighbour(name=HOSTILE, similarity=-0.2, image=None)])
+
+
+LEARNT = [View("features", "Features", "Patches.", show_features),
+          View("neighbours", "Nearest images", "Of a file.", show_neighbours)]
+
+
 class Running:
     """An application on a port of its own while the block runs."""
 
@@ -102,6 +124,27 @@ def server():
 
 @pytest.fixture
 def page(browser, server):
+    with faultless_page(browser, server) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def learnt_server():
+    with Running(create_app(LEARNT)) as running:
+        yield running
+
+
+@pytest.fixture
+def learnt(browser, learnt_server):
+    """The page of a server of features and neighbours, with an image."""
+    with faultless_page(browser, learnt_server) as page:
+        give(page, upload())
+        done(page)
+        yield page
+
+
+@contextlib.contextmanager
+def faultless_page(browser, server):
     """A page that fails the test for requests to other servers, script errors and broken content policies."""
     context = browser.new_context(viewport={"width": 1100, "height": 800})
     page = context.new_page()
@@ -198,6 +241,62 @@ def test_the_codes_are_a_grid_that_arrow_keys_walk_through(page):
     page.get_by_role("button", name="code 5").click()
     expect(page.get_by_text("Code 5 of 16")).to_be_visible()
     assert page.get_by_role("button", pressed=True).count() == 1
+
+
+def test_a_patch_is_chosen_by_mouse_or_arrow_keys_and_all_are_compared_with_it(learnt):
+    cells = learnt.get_by_role("gridcell")
+    words = learnt.locator("#view-features [aria-live]")
+
+    def shades():
+        return cells.evaluate_all("all => all.map(cell => cell.style.backgroundColor)")
+
+    expect(words).to_contain_text("the patch in row 2, column 2")  # the central one, of 2 x 3
+    labels = cells.evaluate_all("all => all.map(cell => cell.ariaLabel)")
+    cosines = ("0.00", "0.00", "0.80")
+    assert labels[:3] == [f"row 1, column {c}: cosine {cosine}" for c, cosine in enumerate(cosines, 1)]
+    dark, light = "rgb(6, 51, 46)", "rgb(244, 249, 248)"
+    assert shades()[:2] == [light] * 2 and shades()[3:] == [dark] * 3
+    cells.nth(4).focus()
+    learnt.keyboard.press("ArrowUp")
+    expect(words).to_contain_text("the patch in row 1, column 2")
+    assert shades() == [dark, dark, shades()[2], light, light, light]
+    learnt.keyboard.press("ArrowUp")  # leads out of the grid
+    expect(words).to_contain_text("the patch in row 1, column 2")
+    for where, column in (("the part of your image that the model saw", 3),
+                          ("patches coloured by the principal components of their features", 1)):
+        box = learnt.locator("#view-features").get_by_alt_text(where).bounding_box()
+        learnt.mouse.click(box["x"] + box["width"] * (column - 0.5) / 3, box["y"] + box["height"] * 0.25)
+        expect(words).to_contain_text(f"the patch in row 1, column {column}")
+    chosen = cells.evaluate_all("all => all.map(cell => cell.ariaSelected)")
+    assert chosen == ["true"] + ["false"] * 5
+    marked = learnt.locator(".marks").evaluate_all("all => all.map(one => one.querySelectorAll('.on').length)")
+    assert marked == [1, 1]
+    assert " ".join(learnt.locator("#view-features .scale").first.inner_text().split()) == "0.00 1.00"
+
+
+def test_images_of_patches_have_the_shape_of_what_the_model_saw(learnt):
+    images = learnt.locator("#view-features img")
+    shapes = images.evaluate_all("all => all.map(one => one.offsetWidth / one.offsetHeight)")
+    assert len(shapes) == 4 and shapes == pytest.approx([1.5] * 4, rel=0.03)
+    assert learnt.get_by_alt_text("attention of the class token, head 1").count() == 1
+    assert learnt.locator("img:not([alt]), img[alt='']").count() == 0
+
+
+def test_the_nearest_images_are_listed_with_their_names_and_cosines(learnt):
+    items = learnt.get_by_role("list", name="nearest of 9 images, nearest first").get_by_role("listitem")
+    assert [item.split() for item in items.all_inner_texts()] == [
+        ["cats/1.png", "0.988"], ["no", "image", *HOSTILE.split(), "-0.200"]]
+    assert items.first.get_by_role("img", name="cats/1.png").evaluate("image => image.naturalWidth") == 40
+
+
+def test_without_similarities_the_page_says_why(browser, monkeypatch):
+    monkeypatch.setattr(results, "MAX_PATCHES", 5)
+    with Running(create_app(LEARNT[:1])) as server, faultless_page(browser, server) as page:
+        give(page, upload())
+        done(page)
+        why = "With 2 x 3 patches, the similarities of all pairs are too many to send."
+        expect(page.get_by_text(why)).to_be_visible()
+        assert page.get_by_role("gridcell").count() == 0
 
 
 def drop(page, script):

@@ -64,6 +64,21 @@ def test_eval_crop_is_the_centre_and_needs_no_randomness(size):
     assert 7 <= row <= 8 and 7 <= column <= 8
 
 
+@pytest.mark.parametrize("size", [(100, 40), (40, 90), (64, 64), (33, 21)])
+@pytest.mark.parametrize(("target", "share"), [(16, 0.875), ((16, 24), 0.5), (8, 1.0)])
+def test_the_region_of_an_eval_crop_is_what_it_shows(size, target, share):
+    ramp = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])) + [np.zeros(size[::-1])], -1).astype(np.uint8)
+    crop = T.EvalCrop(target, share, "bilinear")
+    shown = np.asarray(crop(Image.fromarray(ramp)), dtype=float)
+    left, top, right, bottom = crop.region(size)
+    assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+    centre = shown[shown.shape[0] // 4:-(shown.shape[0] // 4), shown.shape[1] // 4:-(shown.shape[1] // 4)]
+    np.testing.assert_allclose(centre[..., 0].mean() + 0.5, (left + right) / 2, atol=1)
+    np.testing.assert_allclose(centre[..., 1].mean() + 0.5, (top + bottom) / 2, atol=1)
+    step = (right - left) / shown.shape[1]
+    np.testing.assert_allclose(np.diff(centre[0, :, 0]).mean(), step, atol=0.15 * step + 0.05)
+
+
 def test_eval_crop_keeps_a_image_that_already_has_the_size():
     image = noise(32, 32)
     assert T.EvalCrop(32, crop_share=1.0)(image).tobytes() == image.tobytes()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
 from ..engine.progress import Progress, showing
-from ..errors import ConfigError
 from ..inference.embedding_file import Embeddings, read_embeddings, writer_for
 from .arguments import Paths, paths_of, workers
 
@@ -53,10 +52,7 @@ def write_features(images: Paths, model: Union[str, Path], file: Path, *, what: 
     paths = list_images(paths_of(images))
     loaded = load_model(model, name=name, runtime=runtime, precision=precision, image_size=image_size)
     if crop_share is not None:
-        if loaded.exported and crop_share != loaded.crop_share:
-            raise ConfigError(f"--crop-share {crop_share}: this model was exported for {loaded.crop_share}. Leave it "
-                              "out.")
-        loaded.crop_share = crop_share
+        loaded.cut_to(crop_share)
     if max_pixels is not None:
         loaded.reading = loaded.reading._replace(max_pixels=max_pixels)
     with showing(progress), Progress("embed", len(paths), 0, images_per_step=1) as shown:

@@ -12,6 +12,7 @@ from .duplicates import duplicates
 from .embed import embed
 from .export import export
 from .inspect import inspect
+from .look import look
 from .models import download, models
 from .plan import plan
 from .report import report
@@ -25,6 +26,7 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, codebook, report, serve,
-                     export, bench, inspect, convert, verify, models, download, config, make_shards, init_tokenizer):
+    for function in (plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook, report,
+                     serve, export, bench, inspect, convert, verify, models, download, config, make_shards,
+                     init_tokenizer):
         app.command()(function)

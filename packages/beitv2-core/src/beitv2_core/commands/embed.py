@@ -15,23 +15,15 @@ from . import options
 def embed(
     images: list[Path] = typer.Argument(..., help="images, folders of images, or lists of them (.txt, .csv)",
                                         show_default=False),
-    model: str = typer.Option(..., "--model", "-m", help="run folder, .pdckpt checkpoint, file of weights in any known "
-                              "format, exported folder, or the name of a downloaded published model",
-                              show_default=False),
+    model: str = options.MODEL,
     output: Path = typer.Option(..., "--output", "-o", help="file to write: .parquet (pip install "
                                 "'beitv2-core[parquet]'), .npz or .csv", show_default=False),
     what: str = typer.Option("mean", help="mean (of the patch tokens), cls (class token), patches, or codes (of a "
                                           "tokenizer)"),
     block: Optional[int] = typer.Option(None, min=1, help="raw tokens after this block, from 1; default: the last "
                                                           "block, as what follows the backbone reads it"),
-    image_size: Optional[tuple[int, int]] = typer.Option(
-        None, metavar="HEIGHT WIDTH", help="pixels that images are cut to, multiples of the patch; position tables are "
-        "resized; default: what the model was made for"
-    ),
-    crop_share: Optional[float] = typer.Option(
-        None, min=0.1, max=1.0, help="share of the short side that the central crop keeps; default: 0.875, of "
-        "tokenizers 1, of exported models their own"
-    ),
+    image_size: Optional[tuple[int, int]] = options.IMAGE_SIZE,
+    crop_share: Optional[float] = options.CROP_SHARE,
     name: Optional[str] = options.NAME,
     batch_size: int = typer.Option(16, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,

@@ -24,6 +24,19 @@ NAME = typer.Option(
     None, "--name", help="published tokenizer that a weights file must be (default: recognised from the file), "
                          "e.g. vqkd_encoder_base_decoder_3x768x12_clip"
 )
+MODEL = typer.Option(
+    ..., "--model", "-m", help="run folder, .pdckpt checkpoint, file of weights in any known format, exported folder, "
+                               "or the name of a downloaded published model", show_default=False
+)
+IMAGE_SIZE = typer.Option(
+    None, "--image-size", metavar="HEIGHT WIDTH", help="pixels that images are cut to, multiples of the patch; "
+                                                       "position tables are resized; default: what the model was made "
+                                                       "for"
+)
+CROP_SHARE = typer.Option(
+    None, "--crop-share", min=0.1, max=1.0, help="share of the short side that the central crop keeps; default: 0.875, "
+                                                 "of tokenizers 1, of exported models their own"
+)
 BATCH = typer.Option(16, "--batch-size", "-b", min=1, help="images per batch; does not change the result")
 MAX_PIXELS = typer.Option(
     None, "--max-pixels", min=1, help="refuse image files of more pixels; default: the run's data.max_pixels"

@@ -14,14 +14,17 @@ from typing import Any, Optional
 
 import typer
 
-from ..errors import ConfigError, MissingDependencyError
-from ..exported_model import Exported, is_exported, load_exported
+from ..errors import CheckpointError, ConfigError, MissingDependencyError
+from ..exported_model import Exported, is_exported, load_exported, read_description
 from ..runtime import threads
 from . import options
 
 log = logging.getLogger("beitv2_core")
 STOP_SECONDS = 5  # time that running requests get when the server is stopped
 CONNECTIONS = 128  # open at once
+# kinds of live and of exported models whose features are shown
+WITH_FEATURES: tuple[str, ...] = ("pretrain", "backbone")
+EXPORTED_WITH_FEATURES: tuple[str, ...] = ("features",)
 EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen on that are no host names
 
 
@@ -30,6 +33,9 @@ def serve(
                               show_default=False),
     tokenizer: Optional[str] = typer.Option(
         None, "--tokenizer", "-t", help="also show this tokenizer's codes (a pretraining run knows its own)"
+    ),
+    in_: Optional[Path] = typer.Option(
+        None, "--in", help="also show the nearest images of this file, which `beitv2 embed` wrote with the same model"
     ),
     name: Optional[str] = options.NAME,
     data: Optional[str] = typer.Option(
@@ -45,10 +51,11 @@ def serve(
     max_pixels: int = typer.Option(50_000_000, min=1, help="largest image in pixels"),
     timeout: float = typer.Option(30.0, min=0.1, help="seconds for receiving an image, and for its result"),
     queue: int = typer.Option(8, min=0, help="requests that may wait while one is computed"),
+    image_size: Optional[tuple[int, int]] = options.IMAGE_SIZE,
     runtime: Optional[str] = options.RUNTIME,
     precision: str = options.PRECISION,
 ) -> None:
-    """Serve a page and a JSON API that show the results of a run for an image: its classes, or its codes."""
+    """Serve a page and a JSON API that show the results of a run for an image: classes, features, codes and others."""
     try:
         import uvicorn
 
@@ -65,7 +72,8 @@ def serve(
             pass  # refused before anything is opened or loaded
     listener = open_port(host, port)  # before the models: a busy port is an error at once
     try:
-        views = build_views(run, tokenizer, name, data, gallery, runtime=runtime, precision=precision)
+        views = build_views(run, tokenizer, name, data, gallery, embeddings=in_, image_size=image_size,
+                            runtime=runtime, precision=precision)
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
                          hosts=names_of_server(host, allow_host or [], LOOPBACK))
@@ -102,39 +110,52 @@ def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) 
 
 def build_views(
     run: str, tokenizer: Optional[str], name: Optional[str], data: Optional[str], gallery: int, *,
-    runtime: Optional[str] = None, precision: str = "f32"
+    embeddings: Optional[Path] = None, image_size: Optional[tuple[int, int]] = None, runtime: Optional[str] = None,
+    precision: str = "f32"
 ) -> list[Any]:
     """The views of a run or an exported model, and of a tokenizer, each tried once on a grey image.
 
+    embeddings: file of features whose nearest images are shown; image_size: (height, width) that features are shown at;
     runtime: of an exported model; precision: of the run or the exported model, in whatever thread a view computes.
     Raises ConfigError when there is nothing to show.
     """
     from PIL import Image
 
     from ..assembly.restore import load_tokenizer, read_config
+    from ..inference.loaded import load_model
+    from ..serve.features import features_view
     from ..serve.views import find_view
 
     views: list[Any] = []
     computing: Any
+    own: Any
     if is_exported(run):
-        exported = load_exported(run, runtime=runtime, precision=precision)
-        kind = exported.kind
-        own = _exported_view(exported)
+        kind, with_features = read_description(Path(run)).kind, EXPORTED_WITH_FEATURES
         model = None if tokenizer is None else load_tokenizer(tokenizer, name=name)
         source: Any = tokenizer
         computing = contextlib.nullcontext
     else:
         config = read_config(run)
-        kind = config.kind
-        own = find_view(run, kind)
+        kind, with_features = config.kind, WITH_FEATURES
         model, source = _load_tokenizer(run, kind, config, tokenizer, name)
         computing = functools.partial(options.live_model, run, runtime=runtime, precision=precision)
+    if kind in with_features:
+        own = features_view(load_model(run, image_size=image_size, runtime=runtime, precision=precision))
+    elif image_size is not None:
+        raise ConfigError(f"--image-size {image_size[0]} {image_size[1]}: it is for the features of a pretraining run "
+                          f"or backbone; {run} is a {kind}. Leave it out.")
+    elif is_exported(run):
+        own = _exported_view(load_exported(run, runtime=runtime, precision=precision))
+    else:
+        own = find_view(run, kind)
     if own is not None:
         views.append(own)
     if model is not None:
         with computing():
             views.append(_codes_view(model, source, data, gallery))
     views = [_computed(view, computing) for view in views]
+    if embeddings is not None:
+        views.append(_neighbours_view(embeddings, run))
     if not views:
         raise ConfigError(f"{run}: nothing to show of a {kind!r} run. Add --tokenizer RUN to see codes.")
     for view in views:
@@ -151,8 +172,17 @@ def _computed(view: Any, computing: Callable[[], Any]) -> Any:
     return view._replace(show=show)
 
 
+def _neighbours_view(embeddings: Path, run: str) -> Any:
+    from ..inference.embedding_file import read_embeddings
+    from ..inference.search import model_of, search
+    from ..serve.features import neighbours_view
+
+    file = read_embeddings(embeddings)
+    return neighbours_view(model_of(file, run), file, search)
+
+
 def _exported_view(model: Exported) -> Any:
-    """What an exported model shows; None for features."""
+    """What an exported tokenizer shows, or a model of an installed package."""
     from ..serve.views import codes_view, find_view
 
     if model.kind != "tokenizer":
@@ -176,7 +206,10 @@ def _load_tokenizer(run: str, kind: str, config: Any, tokenizer: Optional[str], 
         if beside != stage_of(run):  # a run of both stages, wherever it lies now
             return load_tokenizer(beside), str(beside)
         log.info("%s: codes of the tokenizer it was pretrained with, %s.", run, source.weights)
-        return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
+        try:
+            return load_tokenizer(source.weights, name=source.name, sha256=source.sha256), source.weights
+        except CheckpointError as error:  # a run that was copied without its tokenizer still has features to show
+            log.warning("%s: no codes are shown: %s Give --tokenizer to see them.", run, error)
     return None, None
 
 

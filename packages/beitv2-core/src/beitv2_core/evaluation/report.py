@@ -26,6 +26,7 @@ from ..data import Reading, SampleRng, eval_batches
 from ..data.views.transforms import normalise
 from ..datasets import DRAWN, SOURCES
 from ..pixels.size import pair
+from .attention import class_attention
 from .codes import encode
 from .evaluate import linear_probe, masked_code_accuracy, nearest_patches, pooled_features
 
@@ -155,9 +156,7 @@ def draw(
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])
     codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
     with paddle.no_grad():
-        attention_BHTT = student.last_attention(paddle.to_tensor(normalise(images))).numpy()
-    # what the class token looks at, as an image for each head
-    attention = attention_BHTT[:, :, 0, 1:].reshape(*attention_BHTT.shape[:2], *student.grid)
+        attention = class_attention(student, paddle.to_tensor(normalise(images)))
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])

@@ -84,6 +84,13 @@ class LoadedModel:
         """(rows, columns) of patches of one image; ConfigError of an exported classifier, which does not tell it."""
         return self.model.grid if self._grid is None else self._grid
 
+    def cut_to(self, crop_share: float) -> None:
+        """Keep this share of the short side; ConfigError of a model that was exported for another one."""
+        if self.exported and crop_share != self.crop_share:
+            raise ConfigError(f"--crop-share {crop_share}: this model was exported for {self.crop_share}. Leave it "
+                              "out.")
+        self.crop_share = crop_share
+
     def fingerprint(self) -> str:
         """SHA-256 of all weights, or of the exported files: of equal ones features are equal."""
         if self._fingerprint is None:
@@ -175,17 +182,13 @@ class LoadedModel:
         another size.
         """
         self.check(what, block)
-        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
-            images = self.preprocess(images)
-        if images.ndim != 4 or images.shape[1:] != (3, *self.image_size):
-            raise ShapeError(f"{self.source}: images have shape {images.shape}; expected (images, 3, "
-                             f"{self.image_size[0]}, {self.image_size[1]}).")
+        batch = self._checked(images)
         with self._computing():
             if what == "codes":
-                return encode(self.model, images)
+                return encode(self.model, batch)
             if self.exported:
-                return np.asarray(self.model.run(images)[what], dtype=np.float32)
-            return self._live_features(images, what, block)
+                return np.asarray(self.model.run(batch)[what], dtype=np.float32)
+            return self._live_features(batch, what, block)
 
     def check(self, what: str, block: Optional[int] = None) -> None:
         """Raise what `features` would raise for these, before any image is read."""
@@ -208,17 +211,48 @@ class LoadedModel:
         elif block is not None and not 1 <= block <= self.backbone.depth:
             raise ShapeError(f"{self.source}: --block {block}: this model has the blocks 1 .. {self.backbone.depth}.")
 
+    def attention(self, images: Union[Picture, Sequence[Picture]], *, block: Optional[int] = None) -> np.ndarray:
+        """The class token's attention to every patch, float32 (B, heads, rows, columns), of a live model.
+
+        images: as `features` takes them; block: which block's, from 1; None: the last one's.  A map sums to what the
+        class token does not give to itself.
+        Raises ConfigError of an exported model, ShapeError for a block that is not there and for other images.
+        """
+        if self.exported:
+            raise ConfigError(f"{self.source}: an exported model gives no attention. Give the run.")
+        batch = self._checked(images)
+        import paddle
+
+        from ..evaluation.attention import class_attention
+
+        with self._computing(), paddle.no_grad():
+            return class_attention(self.backbone, self._entering(batch), block)
+
     def _live_features(self, images: np.ndarray, what: str, block: Optional[int]) -> np.ndarray:
         import paddle
 
         from ..models.features import block_tokens, feature_of
 
         with paddle.no_grad():
-            batch = paddle.to_tensor(images if self._unit_range else normalise(images))
-            if self._unit_range:
-                batch = self.model.preprocess(batch)
-            tokens_BTD = block_tokens(self.backbone, batch, block)
+            tokens_BTD = block_tokens(self.backbone, self._entering(images), block)
             return feature_of(self.backbone, tokens_BTD, what, normalised=None if block is None else False).numpy()
+
+    def _checked(self, images: Union[Picture, Sequence[Picture]]) -> np.ndarray:
+        """Images as `preprocess` gives them; ShapeError for arrays of another size."""
+        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+            images = self.preprocess(images)
+        if images.ndim != 4 or images.shape[1:] != (3, *self.image_size):
+            raise ShapeError(f"{self.source}: images have shape {images.shape}; expected (images, 3, "
+                             f"{self.image_size[0]}, {self.image_size[1]}).")
+        return images
+
+    def _entering(self, images: np.ndarray) -> Any:
+        """The tensor that enters the trunk."""
+        import paddle
+
+        if self._unit_range:
+            return self.model.preprocess(paddle.to_tensor(images))
+        return paddle.to_tensor(normalise(images))
 
     def _computing(self) -> Any:
         if self.exported or self.precision == "f32":

@@ -133,10 +133,21 @@ class BEiTBackbone(nn.Layer):
 
     def last_attention(self, images: paddle.Tensor, mask: paddle.Tensor | None = None) -> paddle.Tensor:
         """Attention map (B, H, T, T) of the last block.  Source: official `get_last_selfattention`."""
-        name = f"block{self.depth - 1:02d}.norm1"
+        return self.attention(images, mask=mask)
+
+    def attention(self, images: paddle.Tensor, block: int | None = None, *,
+                  mask: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Attention map (B, H, T, T) of block `block`, counted from 1; None: of the last.
+
+        Raises ShapeError for a block that is not there.
+        """
+        number = self.depth if block is None else block
+        if not 1 <= number <= self.depth:
+            raise ShapeError(f"block {number}: this model has the blocks 1 .. {self.depth}.")
+        name = f"block{number - 1:02d}.norm1"
         with self.intermediates(name) as out:
             self.forward_tokens(images, mask)
-        return self.blocks[-1].attn.probabilities(out[name], self.shared_bias())
+        return self.blocks[number - 1].attn.probabilities(out[name], self.shared_bias())
 
     def intermediates(self, *names: str) -> AbstractContextManager[dict[str, paddle.Tensor]]:
         """Inside this context every forward pass of the model writes what its layers give into the dictionary.

@@ -32,6 +32,7 @@ from .worker import Worker
 
 log = logging.getLogger("beitv2_core")
 PAGE = "page.html"
+STYLES, SCRIPTS = ("page.css",), ("draw.js", "page.js")  # put into the page: it is one answer
 DOCS = "/docs"
 DOCS_FILES = "/docs-files"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -195,7 +196,7 @@ def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
 
 
 def _add_pages(app: FastAPI) -> None:
-    page = resources.files(__package__).joinpath(PAGE).read_text(encoding="utf-8")
+    page = _page()
     headers = {"Content-Security-Policy": content_policy(page), "Cache-Control": "no-cache"}
 
     @app.get("/", include_in_schema=False)
@@ -211,6 +212,15 @@ def _add_pages(app: FastAPI) -> None:
     @app.get(DOCS, include_in_schema=False)
     async def read_api_page() -> HTMLResponse:
         return HTMLResponse(api_page, headers=api_headers)
+
+
+def _page() -> str:
+    """The page with its styles and scripts inside."""
+    def read(*names: str) -> str:
+        return "".join(resources.files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
+
+    styled = read(PAGE).replace("<style></style>", f"<style>\n{read(*STYLES)}</style>")
+    return styled.replace("<script></script>", f"<script>\n{read(*SCRIPTS)}</script>")
 
 
 def _add_error_answers(app: FastAPI) -> None:

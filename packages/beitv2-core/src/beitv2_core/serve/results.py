@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results a view can have: the likeliest classes, a class for every pixel, or codes. The page draws these three."""
+"""The results a view can have: classes, a class for every pixel, codes, features, or the nearest images of a file.
+
+The page draws these (`draw.js`).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from ..errors import ShapeError
+from ..viz.attention import heat_pixels
 from ..viz.codebook import palette
+from ..viz.features import all_similarities, component_colours
 
 SHOWN_SIDE = 1024  # pixels of the longest side of an image that is sent back
 PNG_SIDE = 320  # up to this size images are sent back exactly
+MAX_PATCHES = 1024  # of one image, to send the similarities of all pairs: 32 x 32 patches give about 4 MB
 _DATA_URL = "PNG or JPEG as a data URL"
 
 
@@ -77,7 +83,65 @@ class CodesResult(BaseModel):
     codes: list[CodeSeen] = Field(description="the codes that occur, commonest first")
 
 
-Result = Annotated[Union[ClassesResult, LabelMapResult, CodesResult], Field(discriminator="kind")]
+class FeaturesResult(BaseModel):
+    """The patch features of an image, and where the class token looks."""
+
+    kind: Literal["features"] = "features"
+    seen: str = Field(description=f"what the model saw, {_DATA_URL}")
+    rows: int = Field(description="rows of patches")
+    columns: int = Field(description="columns of patches")
+    components: str = Field(description="the first three principal components of the patch features as red, green and "
+                                        "blue, one pixel a patch, PNG as a data URL")
+    explained: list[float] = Field(description="the three components' shares of the variance")
+    similarity: Optional[list[list[int]]] = Field(
+        description="cosine of every two patches in hundredths, patches counted row by row; null with more than "
+                    f"{MAX_PATCHES:,} patches"
+    )
+    attention: list[str] = Field(description="attention of the class token to the patches in the last block, an image "
+                                             "for every head, one pixel a patch, light to dark, each scaled to its "
+                                             "largest value, PNG as a data URL; empty for exported models")
+
+
+class Neighbour(BaseModel):
+    """An image of the file of features, and how near it is."""
+
+    name: str = Field(description="its path below the folder that all images of the file have in common")
+    similarity: float = Field(description="cosine of its features with those of the image that was sent")
+    image: Optional[str] = Field(description=f"a small copy, {_DATA_URL}; null where the image cannot be read any more")
+
+
+class NeighboursResult(BaseModel):
+    """The images of a file of features that are nearest to the image."""
+
+    kind: Literal["neighbours"] = "neighbours"
+    seen: str = Field(description=f"what the model saw, {_DATA_URL}")
+    images: int = Field(description="images in the file")
+    neighbours: list[Neighbour] = Field(description="nearest first")
+
+
+Result = Annotated[Union[ClassesResult, LabelMapResult, CodesResult, FeaturesResult, NeighboursResult],
+                   Field(discriminator="kind")]
+
+
+def features_result(seen: Image.Image, features: np.ndarray, attention: np.ndarray | None = None) -> FeaturesResult:
+    """Components and similarities of the patch features of one image.
+
+    seen: what the model saw; features: (rows, columns, width); attention: (heads, rows, columns), None: unknown.
+    Raises ShapeError for another shape and for values that are not finite.
+    """
+    found = component_colours(np.asarray(features)[None])
+    rows, columns = found.colours.shape[1:3]
+    similarity = None
+    if rows * columns <= MAX_PATCHES:
+        similarity = np.rint(100 * all_similarities(features)).astype(int).tolist()
+    maps = [] if attention is None else [png_url(Image.fromarray(heat_pixels(one))) for one in attention]
+    return FeaturesResult(
+        seen=image_url(seen), rows=rows, columns=columns, components=png_url(Image.fromarray(_bytes(found.colours[0]))),
+        explained=list(found.explained), similarity=similarity, attention=maps)
+
+
+def _bytes(colours: np.ndarray) -> np.ndarray:
+    return np.rint(255 * colours).astype(np.uint8)
 
 
 def label_map_result(

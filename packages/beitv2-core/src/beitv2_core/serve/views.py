@@ -21,15 +21,13 @@ from .results import CodeSeen, CodesResult, Result, hex_colour, image_url, png_u
 
 log = logging.getLogger("beitv2_core")
 ENTRY_POINTS = "beitv2.views"
-#: kinds of run that have no view of their own, and whose codes a tokenizer can show
-CODES_ONLY = ("tokenizer", "pretrain", "exported_features")
 
 
 class View(NamedTuple):
     """One result that a run can show for an image.
 
     name: word in the address (a-z, 0-9, -); title and about: heading and one sentence; show: RGB image of any size ->
-    ClassesResult, LabelMapResult or CodesResult.  It is called by one thread at a time.  upright: whether the run
+    one of `results.Result`.  It is called by one thread at a time.  upright: whether the run
     turns images as their EXIF data say; the image is read likewise.
     """
 
@@ -41,12 +39,12 @@ class View(NamedTuple):
 
 
 def find_view(run: Any, kind: str, *, named: str | None = None) -> View | None:
-    """The view an installed package offers for this kind of run; None for the kinds only a tokenizer can show.
+    """The view an installed package offers for this kind of run; None for a tokenizer, which shows its codes.
 
     run: what the function is given, a run or an exported model; named: what errors call it.
     Raises ConfigError for a kind that has no view in any installed package.
     """
-    offered = _entry_points.load(ENTRY_POINTS, kind, dict.fromkeys(CODES_ONLY),
+    offered = _entry_points.load(ENTRY_POINTS, kind, {"tokenizer": None},
                                  f"{named or run}: what to show of a kind of run")
     return None if offered is None else offered(run)
 

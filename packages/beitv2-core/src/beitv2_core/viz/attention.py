@@ -14,11 +14,12 @@ from beitv2_core.viz.canvas import HEAT, Canvas, as_images, cell_width, show
 HEADS_IN_A_ROW = 8
 
 
-def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path) -> None:
+def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path, *, block: int | None = None) -> None:
     """Each image, the mean over its heads as light on it, and every head's map.
 
     images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; attention: (B, heads, rows, columns), what the class
-    token gives to every patch.  Each map is scaled to its own largest value.  Raises ShapeError where they do not fit.
+    token gives to every patch.  block: whose attention it is, None for the last.  Each map is scaled to its own largest
+    value.  Raises ShapeError where they do not fit.
     """
     pixels = as_images(images, "attention_maps")
     attention = np.asarray(attention, dtype=np.float64)
@@ -35,7 +36,8 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path) 
     side = 1.15 if lines == 1 else 0.9
     width = cell_width(pixels.shape, side)
     with Canvas(path, width * columns + 0.3, side * lines * len(pixels) + 0.9,
-                title="Attention of the class token, last block; each map scaled to its own maximum") as figure:
+                title=f"Attention of the class token, {'last block' if block is None else f'block {block}'}; each map "
+                      "scaled to its own maximum") as figure:
         grid = figure.add_gridspec(lines * len(pixels), columns)
         for i, image in enumerate(pixels):
             rows = slice(i * lines, (i + 1) * lines)
@@ -48,6 +50,11 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path) 
                 show(axes, attention[i, head], f"head {head}" if i == 0 or lines > 1 else None, cmap=HEAT, vmin=0,
                      vmax=max(attention[i, head].max(), 1e-12), aspect="auto")
                 axes.set_box_aspect(image.shape[0] / image.shape[1])
+
+
+def heat_pixels(weight: np.ndarray) -> np.ndarray:
+    """One head's map (rows, columns), scaled to its largest value, as colours uint8 (rows, columns, 3)."""
+    return np.rint(255 * HEAT(weight / max(weight.max(), 1e-12))[..., :3]).astype(np.uint8)
 
 
 def lit(image: np.ndarray, weight: np.ndarray) -> np.ndarray:

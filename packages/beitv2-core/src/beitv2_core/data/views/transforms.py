@@ -212,16 +212,27 @@ class EvalCrop:
     def __call__(self, image: Image.Image, rng: SampleRng | None = None) -> Image.Image:
         """Return the central crop; `rng` is not used."""
         height, width = self.size
-        if height == width:
-            resized = resized_short_side(image.width, image.height, int(height / self.crop_share))
-        else:
-            factor = max(height / self.crop_share / image.height, width / self.crop_share / image.width)
-            resized = (max(width, int(image.width * factor)), max(height, int(image.height * factor)))
+        resized, left, top = self._place(image.width, image.height)
         if resized != image.size:
             image = image.resize(resized, self.filter)
-        top = int(round((image.height - height) / 2.0))
-        left = int(round((image.width - width) / 2.0))
         return image.crop((left, top, left + width, top + height))
+
+    def region(self, full_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) of what the crop shows of an image of `full_size` (width, height) pixels."""
+        height, width = self.size
+        resized, left, top = self._place(*full_size)
+        across, down = full_size[0] / resized[0], full_size[1] / resized[1]
+        return left * across, top * down, (left + width) * across, (top + height) * down
+
+    def _place(self, full_width: int, full_height: int) -> tuple[tuple[int, int], int, int]:
+        """(width, height) the image is resized to, and left and top of the crop in it."""
+        height, width = self.size
+        if height == width:
+            resized = resized_short_side(full_width, full_height, int(height / self.crop_share))
+        else:
+            factor = max(height / self.crop_share / full_height, width / self.crop_share / full_width)
+            resized = (max(width, int(full_width * factor)), max(height, int(full_height * factor)))
+        return resized, int(round((resized[0] - width) / 2.0)), int(round((resized[1] - height) / 2.0))
 
 
 def check_range(what: str, bounds: tuple[float, float]) -> tuple[float, float]:
