@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor measures and changes nothing: same weights with it and without, and after a resume; it refuses nonsense."""
+"""The monitor measures and changes nothing: same weights with it, without it and after a resume."""
 
 from __future__ import annotations
 
