@@ -32,6 +32,8 @@ TOO_EASY = 0.95
 LEAST_RANK, RANK_OF_ONE_IMAGE = 2.0, 1.2
 #: nats by which the loss has to be below that of guessing, in the first half of a run and in the second
 BETTER_THAN_GUESSING = (0.01, 0.05)
+#: nats by which the loss of such a run jumps from one line to the next if its steps are too long, not too short
+JUMP = 0.05
 #: log lines that are averaged, so that one of them decides nothing
 WINDOWS = 3
 #: share of a run before which it is too early to say that it learns nothing
@@ -197,9 +199,9 @@ def _no_better_than_guessing(config: Mapping[str, Any], rows: Sequence[Row], war
     now = sum(losses[-WINDOWS:]) / WINDOWS
     since = next((row["step"] for row, more in zip(lines, above) if more > -margin), lines[-1]["step"])
     what = f"the loss {now:.2f} is no better than that of guessing, {entropies[-1]:.2f}"
-    if now > min(losses[:-WINDOWS] or losses) - 0.02:
-        return Finding("learning rate too high", since, f"{what}, and does not fall", _lower_rate(config))
-    return Finding("learns too slowly", since, f"{what}, though it falls",
+    if max((after - before for before, after in zip(losses, losses[1:])), default=0.0) > JUMP:
+        return Finding("learning rate too high", since, f"{what}, and jumps", _lower_rate(config))
+    return Finding("learns too slowly", since, f"{what}, though it falls steadily",
                    f"Raise optim.lr (now {config['optim']['lr']:g}), or train longer")
 
 
