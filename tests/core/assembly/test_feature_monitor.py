@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The monitor measures and changes nothing: same weights with it and without, and after a resume; it refuses nonsense."""
+"""The monitor measures and changes nothing: same weights with it, without it and after a resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from beitv2_core.assembly import build_training, training
 from beitv2_core.assembly.restore import save_untrained
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import load_config
-from beitv2_core.config.sections import MonitorConfig
+from beitv2_core.config.monitor import MonitorConfig
 from beitv2_core.engine.feature_monitor import MOST_COST, PASSES_OF_A_STEP, affordable_every
 from beitv2_core.errors import ConfigError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from beitv2_core.engine.neighbours import leave_one_out_accuracy
-from beitv2_core.engine.spectrum import EPS, alpha_req, rankme
+from beitv2_core.engine.spectrum import EPS, alpha_req, effective_rank, rankme
 
 
 def with_singular_values(values, images=40, seed=0):
@@ -44,6 +44,16 @@ def test_alpha_is_the_exponent_of_a_power_law_in_the_stated_range():
     x = np.concatenate([x, -x])  # centred
     assert alpha_req(x) == pytest.approx(1.8, abs=1e-5)
     assert np.isnan(alpha_req(np.ones((20, 8)))) and np.isnan(alpha_req(np.full((4, 3), np.nan)))
+
+
+def test_the_effective_rank_is_that_of_the_correlation_matrix_and_knows_no_scale_of_a_channel():
+    x = np.random.RandomState(0).randn(300, 12) @ np.random.RandomState(1).randn(12, 12) + 5
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(x.T))
+    shares = eigenvalues / eigenvalues.sum()
+    assert effective_rank(x) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-5)
+    scaled = np.concatenate([x * np.logspace(-2, 2, 12), np.full((300, 2), 7.0)], axis=1)  # two channels do not vary
+    assert effective_rank(scaled) == pytest.approx(effective_rank(x), rel=1e-5)
+    assert effective_rank(np.ones((5, 3))) == 0 and np.isnan(effective_rank(np.full((4, 3), np.nan)))
 
 
 def test_an_image_is_never_its_own_neighbour():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trackers get every line of metrics; a continued run continues theirs; a missing package is one line.
 
-The packages are stood in for by modules that record the calls, which were checked against TensorBoardX 2.6.5, wandb 0.31
-and MLflow 3.17.
+The packages are stood in for by modules that record the calls, which were checked against TensorBoardX 2.6.5, wandb
+0.31 and MLflow 3.17.
 """
 
 from __future__ import annotations

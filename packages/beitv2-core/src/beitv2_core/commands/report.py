@@ -14,8 +14,8 @@ from . import options
 
 def report(
     tokenizer_run: str = typer.Argument(
-        ..., metavar="RUN", help="tokenizer run folder or checkpoint; or, alone, a pretraining run or the folder of both "
-        "stages", show_default=False),
+        ..., metavar="RUN", help="tokenizer run folder or checkpoint; or, alone, a pretraining run or the folder of "
+        "both stages", show_default=False),
     pretrain_run: Optional[str] = typer.Argument(
         None, help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 from pydantic import Field, model_validator
 
 from ..datasets import SOURCES
+from .monitor import MonitorConfig
 from .sections import (
     SIZES,
     DataConfig,
@@ -18,7 +19,6 @@ from .sections import (
     HealthConfig,
     MaskConfig,
     MimModelConfig,
-    MonitorConfig,
     OptimConfig,
     Pixels,
     QuantizerConfig,

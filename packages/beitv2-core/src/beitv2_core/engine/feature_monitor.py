@@ -17,7 +17,7 @@ from paddle import nn
 
 from beitv2_core.engine.metrics import perplexity
 from beitv2_core.engine.neighbours import leave_one_out_accuracy
-from beitv2_core.engine.spectrum import alpha_req, rankme
+from beitv2_core.engine.spectrum import alpha_req, effective_rank, rankme
 from beitv2_core.layers.collective import all_reduce_sum
 
 #: forward passes of an image that one step costs for each of its images: forward, backward, and the tokenizer
@@ -57,9 +57,10 @@ class FeatureMonitor:
         return (step + 1) % self.every == 0 or step + 1 == self.total_steps
 
     def measure(self, model: Any) -> dict[str, float]:
-        """rankme and alpha_req of the features of the held-out images; acc_knn where there are labelled ones."""
+        """rankme, effective_rank and alpha_req of the features of the held-out images; acc_knn of labelled ones."""
         features = self.features(model, self.images.pixels)
-        values = {"rankme": rankme(features), "alpha_req": alpha_req(features)}
+        values = {"rankme": rankme(features), "effective_rank": effective_rank(features),
+                  "alpha_req": alpha_req(features)}
         if self.labelled is not None and self.labelled.labels is not None:
             own = self.features(model, self.labelled.pixels)
             values["acc_knn"] = leave_one_out_accuracy(own, self.labelled.labels)

@@ -20,8 +20,7 @@ log = logging.getLogger("beitv2_core")
 _FAMILIES: tuple[tuple[str, str, tuple[str, ...], float], ...] = (
     ("Loss", "", ("loss",), 1),
     ("Accuracy", "%", ("acc", "accuracy"), 100),
-    ("Effective rank (RankMe)", "directions", ("rankme",), 1),
-    ("Effective rank, standardised", "directions", ("rank",), 1),
+    ("Effective rank", "directions", ("rankme", "rank"), 1),
     ("alpha-ReQ", "", ("alpha",), 1),
     ("Codes used", "% of the codebook", ("usage",), 100),
     ("Perplexity of the codes", "codes", ("perplexity",), 1),
