@@ -11,12 +11,16 @@ not repeated, one that was killed is continued.  Nothing is left out of the tabl
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+#: images the probe is fitted to and tested on; held-out images the numbers without labels are computed from
+PROBE, HELD_OUT = (4000, 4000), 512
 #: what all runs have in common: positions in a table and no [CLS] head learn most in few steps
 SHORT = ["model.positions=absolute", "model.early_layers=null", "optim.steps=150", "optim.warmup_steps=20",
          "optim.lr=3e-3", "optim.min_lr=1e-4", "train.batch_size=32", "train.save_every=10000", "train.log_every=20"]
@@ -54,11 +58,8 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "mask_10": ("hog_64", ["mask.num_masked=10"]),
     "decay_1": ("hog_64", ["optim.weight_decay=1.0"]),
     "depth_5": ("hog_64", ["model.depth=5"]),
-    "steps_400": ("hog_64", ["optim.steps=400"]),
     "rate_1e-1": ("hog_64", ["optim.lr=1e-1"]),
-    "teacher_colour": ("hog_colour", []),
     "random_mask": ("hog_64", ["mask={kind: random, num_masked: 6}"]),
-    "width_192": ("hog_64", ["model.width=192"]),
     "rate_1e-3": ("hog_64", ["optim.lr=1e-3"]),
     "drop_path_0.3": ("hog_64", ["model.drop_path=0.3"]),
     "crops_0.2": ("hog_64", ["data.crop_scale=[0.2, 1.0]"]),
@@ -67,6 +68,9 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "batch_16": ("hog_64", ["train.batch_size=16"]),
     "jitter": ("hog_64", ["data.color_jitter=0.4"]),
     "teacher_fine": ("hog_fine", []),
+    "steps_400": ("hog_64", ["optim.steps=400"]),
+    "teacher_colour": ("hog_colour", []),
+    "width_192": ("hog_64", ["model.width=192"]),
 }
 
 
@@ -92,11 +96,106 @@ def train(folder: Path) -> None:
                    f"tokenizer.weights={source}", *SHORT, *changes)
 
 
+def measure(folder: Path) -> None:
+    """Features of held-out images and the linear probe on them, of every run that ended; both stay in its folder."""
+    import numpy as np
+    import paddle
+
+    from beitv2_core.assembly import build_dataset, load_mim
+    from beitv2_core.config.sections import DataConfig
+    from beitv2_core.data import eval_batches
+    from beitv2_core.data.views.transforms import normalise
+    from beitv2_core.evaluation.evaluate import linear_probe
+
+    data = DataConfig(dataset="digit_scenes", size=PROBE[0], image_size=32)
+    sets = [list(eval_batches(build_dataset(data, split=split, size=size), 32))
+            for split, size in zip(("train", "test"), PROBE)]
+    labels = [np.concatenate([batch.labels for batch in batches]) for batches in sets]
+
+    def mean_features(model: Any, batches: list[Any]) -> list[Any]:
+        """Mean patch feature of every block, (images, width) each."""
+        parts = []
+        with paddle.no_grad():
+            for batch in batches:
+                taps = tuple(range(model.depth))
+                tapped = model.forward_tokens(paddle.to_tensor(normalise(batch.images)), taps=taps)[1]
+                parts.append([tapped[i][:, 1:].mean(axis=1).numpy() for i in taps])
+        return [np.concatenate(part) for part in zip(*parts)]
+
+    for run in sorted((folder / "runs").glob("*/")):
+        made = run / "features.npz"
+        if made.is_file() or not (run / "summary.json").is_file():
+            continue
+        model, _ = load_mim(str(run))
+        trained, tested = (mean_features(model, batches) for batches in sets)
+        probe = linear_probe((trained[-1], labels[0]), (tested[-1], labels[1]))
+        np.savez(made, probe=probe, **{f"block{i}": block[:HELD_OUT] for i, block in enumerate(tested)})
+        print(f"{run.name}: linear probe {probe:.3f}", flush=True)
+
+
+def numbers(run: Path) -> dict[str, float]:
+    """Numbers of a run that need no label, larger for better, and `probe`; from its files alone."""
+    import numpy as np
+
+    from beitv2_core.engine.spectrum import alpha_req, effective_rank, rankme
+
+    stored = np.load(run / "features.npz")
+    blocks = [stored[f"block{i}"] for i in range(len(stored.files) - 1)]
+    last = blocks[-1]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {"probe": float(stored["probe"]), "effective rank": effective_rank(last), "RankMe": rankme(last),
+            "RankMe, centred": rankme(last - last.mean(0)),
+            "RankMe, block before": rankme(blocks[-2]), "-alpha-ReQ": -alpha_req(last),
+            "-alpha-ReQ, ranks 1-10": -alpha_req(last, (1, 10)), "accuracy on codes": lines[-1]["acc_mim"],
+            "-loss": -lines[-1]["loss_mim"]}
+
+
+def write_table(folder: Path) -> None:
+    """table.md and health.png: every run with its numbers, and how each number ranks them (Spearman)."""
+    import numpy as np
+    from scipy.stats import spearmanr
+
+    from beitv2_core.evaluation.verdict import verdict
+    from beitv2_core.viz.canvas import ACCENT, SECOND, Canvas
+
+    runs = {name: folder / "runs" / name for name in RUNS if (folder / "runs" / name / "features.npz").is_file()}
+    found = {name: numbers(run) for name, run in runs.items()}
+    states = {name: verdict(run).state for name, run in runs.items()}
+    columns = [name for name in next(iter(found.values())) if name != "probe"]
+    probes = np.array([values["probe"] for values in found.values()])
+    well = np.array([states[name] == "healthy" for name in found])
+    lines = ["| number | Spearman, all runs | runs with the verdict healthy |", "|---|---|---|"]
+    for column in columns:
+        values = np.array([one[column] for one in found.values()])
+        every, some = (spearmanr(probes[kept], values[kept])[0] for kept in (np.ones(len(well), bool), well))
+        lines.append(f"| {column} | {every:.2f} ({len(well)}) | {some:.2f} ({well.sum()}) |")
+    lines += ["", "| run | probe | " + " | ".join(columns) + " | verdict |", "|---|" + "---|" * (len(columns) + 2)]
+    for name in sorted(found, key=lambda name: -found[name]["probe"]):
+        cells = [f"{100 * found[name]['probe']:.1f} %", *(f"{found[name][column]:.2f}" for column in columns)]
+        lines.append(f"| {name} | {' | '.join(cells)} | {states[name]} |")
+    text = "\n".join(lines) + "\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    with Canvas(folder / "health.png", 10.5, 3.2) as figure:
+        for axes, column in zip(figure.subplots(1, 3), ("effective rank", "RankMe", "-alpha-ReQ")):
+            values = np.array([one[column] for one in found.values()])
+            for kept, colour, label in ((well, ACCENT, "healthy"), (~well, SECOND, "another verdict")):
+                axes.plot(values[kept], 100 * probes[kept], "o", color=colour, markersize=4, label=label)
+            axes.set(title=f"{column}: Spearman {spearmanr(probes, values)[0]:.2f}", xlabel=column,
+                     ylabel="linear probe, %")
+            axes.grid()
+            axes.legend()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/health"), help="folder of the runs")
+    parser.add_argument("--only-measure", action="store_true", help="train nothing")
     options = parser.parse_args()
-    train(options.output.resolve())
+    if not options.only_measure:
+        train(options.output.resolve())
+    measure(options.output.resolve())
+    write_table(options.output.resolve())
     return 0
 
 

@@ -30,10 +30,13 @@ def test_words_and_claims_are_no_curves(tmp_path):
 
 def test_every_metric_of_both_stages_has_its_panel():
     names = ("loss", "rec_loss", "loss_mim", "acc_mim", "acc_cls", "usage", "perplexity", "position_perplexity_min",
-             "revived", "grad_norm", "lr", "weight_decay", "epoch", "images_per_second", "mIoU")
+             "revived", "grad_norm", "lr", "weight_decay", "epoch", "images_per_second", "mIoU", "rankme",
+             "effective_rank", "alpha_req", "acc_knn", "usage_targets", "acc_commonest")
     panels = {title: found for title, _, _, found in families({n: (np.arange(2), np.arange(2.0)) for n in names})}
     assert panels == {
-        "Loss": ["loss", "rec_loss", "loss_mim"], "Accuracy": ["acc_mim", "acc_cls"], "Codes used": ["usage"],
+        "Loss": ["loss", "rec_loss", "loss_mim"], "Accuracy": ["acc_mim", "acc_cls", "acc_knn", "acc_commonest"],
+        "Effective rank": ["rankme", "effective_rank"], "alpha-ReQ": ["alpha_req"],
+        "Codes used": ["usage", "usage_targets"],
         "Perplexity of the codes": ["perplexity", "position_perplexity_min"], "Codes replaced": ["revived"],
         "Gradient norm": ["grad_norm"], "Learning rate": ["lr"], "Weight decay": ["weight_decay"],
         "Speed": ["images_per_second"], "mIoU": ["mIoU"]}

@@ -9,13 +9,17 @@ from typing import Any, Optional
 
 import typer
 
+from ..errors import ConfigError
 from ..files.atomic import write_text_atomically
 from . import options
 
 
 def report(
-    tokenizer_run: str = typer.Argument(..., help="tokenizer run folder or checkpoint", show_default=False),
-    pretrain_run: str = typer.Argument(..., help="pretraining run folder or checkpoint", show_default=False),
+    tokenizer_run: str = typer.Argument(
+        ..., metavar="RUN", help="tokenizer run folder or checkpoint; or, alone, a pretraining run or the folder of "
+        "both stages", show_default=False),
+    pretrain_run: Optional[str] = typer.Argument(
+        None, help="pretraining run folder or checkpoint", show_default=False),
     data: Optional[str] = typer.Option(
         None, help="folder of test images, or digit_scenes (default of a run trained on them: its test split); with "
         "class folders a linear probe is fitted too"
@@ -30,15 +34,49 @@ def report(
     max_pixels: Optional[int] = options.MAX_PIXELS,
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
-    """Evaluate both stages on test images; write summary.json and figures; print a table."""
+    """Evaluate both stages on test images; write summary.json and figures; print a table and a verdict."""
     from ..evaluation.report import Settings, make_report
 
+    if pretrain_run is None:
+        whole = Path(tokenizer_run)
+        tokenizer_run, pretrain_run = both_stages(tokenizer_run)
+        output = output or (whole if Path(pretrain_run).parent == whole else None)
     settings = Settings(tokenizer_run, pretrain_run, data, images, train_images, batch_size, train, max_pixels,
                         options.workers(num_workers))
     folder = output or run_folder_of(pretrain_run)
     summary = make_report(settings, folder)
+    judged = verdict_of(tokenizer_run, pretrain_run)
+    if judged is not None:
+        summary["verdict"] = {"state": judged.state, "sentences": judged.sentences}
     write_summary(folder / "summary.json", summary)
     print_table(summary, folder)
+    if judged is not None:
+        typer.echo(judged.text())
+
+
+def both_stages(run: str) -> tuple[str, str]:
+    """Tokenizer and pretraining run of a folder of both stages, or of a pretraining run, whose settings name the first.
+
+    Raises ConfigError for another run.
+    """
+    stages = Path(run) / "tokenizer", Path(run) / "pretrain"
+    if all(stage.is_dir() for stage in stages):
+        return str(stages[0]), str(stages[1])
+    from ..assembly.restore import read_config
+
+    config = read_config(run)
+    if config.kind != "pretrain" or config.tokenizer is None:
+        raise ConfigError(f"{run}: a {config.kind!r} run alone; expected a pretraining run or a folder of both stages. "
+                          "Give the tokenizer's run and the pretraining run.")
+    return config.tokenizer.weights, run
+
+
+def verdict_of(*runs: str) -> Any:
+    """The verdict on runs, in order; None where they are no run folders (a checkpoint, a file of weights)."""
+    from ..evaluation.verdict import together, verdict
+
+    folders = [Path(run) for run in runs if (Path(run) / "metrics.jsonl").is_file()]
+    return together([verdict(folder) for folder in folders]) if folders else None
 
 
 def run_folder_of(run: str) -> Path:

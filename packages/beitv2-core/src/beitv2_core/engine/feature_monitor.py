@@ -6,6 +6,7 @@ Shape suffixes: `layers/__init__.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from paddle import nn
 
 from beitv2_core.engine.metrics import perplexity
 from beitv2_core.engine.neighbours import leave_one_out_accuracy
-from beitv2_core.engine.spectrum import alpha_req, rankme
+from beitv2_core.engine.spectrum import alpha_req, effective_rank, rankme
 from beitv2_core.layers.collective import all_reduce_sum
 
 #: forward passes of an image that one step costs for each of its images: forward, backward, and the tokenizer
@@ -34,7 +35,7 @@ class Pictures(NamedTuple):
 
 def affordable_every(images: int, images_per_step: int) -> int:
     """Steps between two measurements of so many images that cost at most `MOST_COST` of a run, by their passes."""
-    return max(1, -(-images // max(1, int(PASSES_OF_A_STEP * images_per_step * MOST_COST))))
+    return math.ceil(images / (PASSES_OF_A_STEP * images_per_step * MOST_COST))
 
 
 class FeatureMonitor:
@@ -56,9 +57,10 @@ class FeatureMonitor:
         return (step + 1) % self.every == 0 or step + 1 == self.total_steps
 
     def measure(self, model: Any) -> dict[str, float]:
-        """rankme and alpha_req of the features of the held-out images; acc_knn where there are labelled ones."""
+        """rankme, effective_rank and alpha_req of the features of the held-out images; acc_knn of labelled ones."""
         features = self.features(model, self.images.pixels)
-        values = {"rankme": rankme(features), "alpha_req": alpha_req(features)}
+        values = {"rankme": rankme(features), "effective_rank": effective_rank(features),
+                  "alpha_req": alpha_req(features)}
         if self.labelled is not None and self.labelled.labels is not None:
             own = self.features(model, self.labelled.pixels)
             values["acc_knn"] = leave_one_out_accuracy(own, self.labelled.labels)

@@ -29,9 +29,9 @@ NOTHING_LEFT = 0.02
 #: accuracy above which hidden codes are known without learning
 TOO_EASY = 0.95
 #: effective rank below which features count as collapsed, and below which the images themselves are alike
-LEAST_RANK, RANK_OF_ONE_IMAGE = 3.5, 1.2
-#: nats by which the loss has to be below that of guessing
-BETTER_THAN_GUESSING = 0.01
+LEAST_RANK, RANK_OF_ONE_IMAGE = 2.0, 1.2
+#: nats by which the loss has to be below that of guessing, in the first half of a run and in the second
+BETTER_THAN_GUESSING = (0.01, 0.05)
 #: log lines that are averaged, so that one of them decides nothing
 WINDOWS = 3
 #: share of a run before which it is too early to say that it learns nothing
@@ -176,7 +176,7 @@ def _pretraining(config: Mapping[str, Any], rows: Sequence[Row], tokenizer: Sequ
     if stuck is not None:
         yield stuck
     flat = _since(warm, lambda row: row["rankme"] < LEAST_RANK, named=("rankme",))
-    if flat is not None:
+    if flat is not None and sum("rankme" in row and row["step"] >= flat["step"] for row in warm) >= WINDOWS:
         yield Finding("features collapsed", flat["step"], f"effective rank {_last(warm, 'rankme'):.1f} of "
                       f"{config['model']['width']}", _lower_rate(config))
 
@@ -190,11 +190,12 @@ def _no_better_than_guessing(config: Mapping[str, Any], rows: Sequence[Row], war
         return None
     entropies = [math.log(row.get("perplexity_targets") or known) for row in lines]
     above = [row["loss_mim"] - entropy for row, entropy in zip(lines, entropies)]
-    if sum(above[-WINDOWS:]) / WINDOWS < -BETTER_THAN_GUESSING:
+    margin = BETTER_THAN_GUESSING[2 * lines[-1]["step"] >= steps_of(config, rows)]
+    if sum(above[-WINDOWS:]) / WINDOWS < -margin:
         return None
     losses = [row["loss_mim"] for row in rows if "loss_mim" in row]
     now = sum(losses[-WINDOWS:]) / WINDOWS
-    since = next((row["step"] for row, more in zip(lines, above) if more > -BETTER_THAN_GUESSING), lines[-1]["step"])
+    since = next((row["step"] for row, more in zip(lines, above) if more > -margin), lines[-1]["step"])
     what = f"the loss {now:.2f} is no better than that of guessing, {entropies[-1]:.2f}"
     if now > min(losses[:-WINDOWS] or losses) - 0.02:
         return Finding("learning rate too high", since, f"{what}, and does not fall", _lower_rate(config))

@@ -31,6 +31,27 @@ def rankme(features: NDArray[Any]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+def effective_rank(features: NDArray[Any]) -> float:
+    """Effective rank of standardised features (images, width): exp of the entropy of their correlations' eigenvalues.
+
+    Every channel is centred and divided by its standard deviation; channels that do not vary count for nothing.  Where
+    RankMe weighs directions by their singular values, this one does by their squares, so noise in many of them counts
+    less.  Between 1 and min(images, width); 0 where nothing varies, NaN where a feature is not finite.
+    Source: Roy and Vetterli 2007 (the effective rank), on the correlation matrix.
+    """
+    if not np.isfinite(features).all():
+        return float("nan")
+    x_MD = np.asarray(features, dtype=np.float64)
+    x_MD = x_MD - x_MD.mean(0)
+    deviation = x_MD.std(0)
+    varying = deviation > np.abs(np.asarray(features)).max() * np.finfo(np.float32).eps
+    if not varying.any():
+        return 0.0
+    eigenvalues = np.linalg.svd(x_MD[:, varying] / deviation[varying], compute_uv=False) ** 2
+    shares = eigenvalues / eigenvalues.sum() + np.finfo(np.float64).tiny
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
 def alpha_req(features: NDArray[Any], ranks: tuple[int, int] = ALPHA_RANGE) -> float:
     """Exponent a of the power law i ** -a that the eigenvalues of the features' covariance follow.
 

@@ -20,6 +20,8 @@ log = logging.getLogger("beitv2_core")
 _FAMILIES: tuple[tuple[str, str, tuple[str, ...], float], ...] = (
     ("Loss", "", ("loss",), 1),
     ("Accuracy", "%", ("acc", "accuracy"), 100),
+    ("Effective rank", "directions", ("rankme", "rank"), 1),
+    ("alpha-ReQ", "", ("alpha",), 1),
     ("Codes used", "% of the codebook", ("usage",), 100),
     ("Perplexity of the codes", "codes", ("perplexity",), 1),
     ("Codes replaced", "codes", ("revived",), 1),
