@@ -38,6 +38,7 @@ class _Timed:
         self.parts = build_parts(config, tokenizer=tokenizer)
         self.build = time.monotonic() - began
         task = self.parts.task
+        distributed.barrier_on_cpu()
         task.network = paddle.DataParallel(task.model) if distributed.world_size() > 1 else task.model
         self.parts.optimizer.set_lr(SMALL_RATE)
         self.precision, self.clip_norm = Precision(config.train.amp), config.optim.clip_norm

@@ -127,7 +127,7 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
         "tokenizer.teacher.name": taught.reason, "pretrain.model.width": size.reason,
         "tokenizer.encoder.width": encoder.reason, "tokenizer.quantizer.num_codes": codes.reason,
         "pretrain.mask.num_masked": hidden.reason,
-        "train.batch_size": size_of_batch.reason,
+        "train.batch_size": at_once["pretrain"].reason,
         "tokenizer.optim.lr": rates[0].reason, "pretrain.optim.lr": rates[1].reason,
     }
     return Recipe(settings, reasons)

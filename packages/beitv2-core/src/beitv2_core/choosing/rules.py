@@ -96,8 +96,8 @@ def patch_and_image(short_side: int, tflop: float) -> tuple[Choice, Choice]:
     why = (f"{seen}; images are enlarged" if short_side < SMALLEST_SIDE else
            f"{seen}: images are read as they are" if image == side else
            f"{seen}; the largest image of such patches that the time allows")
-    return Choice(patch, f"{rows} x {rows} patches of at most {LARGEST_PATCH} pixels: a grid for {_round(tflop):,} TFLOP "
-                         "in the time"), Choice(image, why)
+    return (Choice(patch, f"{rows} x {rows} patches of at most {LARGEST_PATCH} pixels: a grid for {_round(tflop):,} "
+                          "TFLOP in the time"), Choice(image, why))
 
 
 def model_size(patches: int, tflop: float) -> Choice:

@@ -77,6 +77,7 @@ def all_values(value: int) -> list[int]:
     """The values of all processes, in order of their ranks."""
     if world_size() == 1:
         return [value]
+    barrier_on_cpu()
     found: list[paddle.Tensor] = []
     dist.all_gather(found, paddle.to_tensor([value], dtype="int64"))
     return [int(one) for one in found]

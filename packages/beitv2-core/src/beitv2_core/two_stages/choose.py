@@ -22,8 +22,8 @@ from ..errors import ConfigError, DataError
 
 #: share of the minutes that the timed steps of one stage may take, and its limits in seconds
 TIMED_SHARE, TIMED_LEAST, TIMED_MOST = 0.02, 1.0, 40.0
-#: seconds of the end: figures, the verdict, closing files
-CLOSING_S = 8.0
+#: seconds of the end: figures, the probe's regression, the verdict, closing files
+CLOSING_S = 12.0
 #: share of the training time that measurements of the features (at most 2 %), checkpoints and log lines take
 ASIDE = 0.025
 #: teachers whose published weights may be on this machine -> TFLOP of the features of 64 images for each patch
