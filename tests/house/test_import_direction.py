@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "conversion": {"assembly", "errors", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
                    "pixels", "viz"},
-    "inference": {"__init__", "assembly", "data", "errors", "evaluation", "exported_model", "layers", "models",
+    "inference": {"assembly", "data", "errors", "evaluation", "exported_model", "layers", "models",
                   "pixels", "runners", "runtime", "weights"},
     "export": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
                "runtime"},
