@@ -35,8 +35,8 @@ class Report(NamedTuple):
     verdict: Optional[Verdict] = None
 
 
-def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path, None] = None, *, data: Optional[str] = None,
-             train: Optional[str] = None, images: int = 1000, train_images: int = 3000,
+def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path, None] = None, *,
+             data: Optional[str] = None, train: Optional[str] = None, images: int = 1000, train_images: int = 3000,
              out: Union[str, Path, None] = None, batch_size: int = 128, max_pixels: Optional[int] = None,
              num_workers: Optional[int] = None, progress: Optional[bool] = None) -> Report:
     """Evaluate both stages on test images; write summary.json and figures.  The command is `beitv2 report`.
