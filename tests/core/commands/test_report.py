@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from beitv2_core.api.evaluate import both_stages, verdict_of
 from beitv2_core.assembly import restore
-from beitv2_core.commands.report import both_stages, verdict_of
 from beitv2_core.errors import ConfigError
 
 
