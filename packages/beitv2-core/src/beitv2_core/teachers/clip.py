@@ -17,6 +17,7 @@ from paddle import nn
 
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.attention import attention_weights, split_heads
+from beitv2_core.pixels.clip import CLIP_MEAN, CLIP_STD
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
 from beitv2_core.weights.architecture import HEADS, ShapeReader
@@ -148,8 +149,7 @@ class CLIPTeacher(Teacher):
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForClip.
     """
 
-    mean = (0.48145466, 0.4578275, 0.40821073)
-    std = (0.26862954, 0.26130258, 0.27577711)
+    mean, std = CLIP_MEAN, CLIP_STD
 
     def __init__(self, visual: CLIPVisual, *, image_size: int | Sequence[int] = 224,
                  patch_size: int | Sequence[int] = 16):
