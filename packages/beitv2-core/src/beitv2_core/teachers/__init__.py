@@ -16,11 +16,11 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.teachers.base import Teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
-from beitv2_core.teachers.dinov2 import build_dinov2
-from beitv2_core.teachers.dinov3 import build_dinov3
-from beitv2_core.teachers.eva_clip import build_eva_clip
+from beitv2_core.teachers.dinov2 import DINOV2, build_dinov2
+from beitv2_core.teachers.dinov3 import DINOV3, build_dinov3
+from beitv2_core.teachers.eva_clip import EVA_CLIP, build_eva_clip
 from beitv2_core.teachers.hog import HOGTeacher, build_hog
-from beitv2_core.teachers.siglip2 import build_siglip2
+from beitv2_core.teachers.siglip2 import SIGLIP2, build_siglip2
 from beitv2_core.teachers.vit import TeacherViT, ViTTeacher
 
 ENTRY_POINTS = "beitv2.teachers"
@@ -28,11 +28,13 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "clip": build_clip, "dino": build_dino, "dinov2": build_dinov2, "dinov3": build_dinov3, "eva_clip": build_eva_clip,
     "hog": build_hog, "siglip2": build_siglip2,
 }
+#: published models whose sizes are read from their files
+FAMILIES = {family.name: family for family in (DINOV2, DINOV3, EVA_CLIP, SIGLIP2)}
 _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
-    "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
-    "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
+    "ENTRY_POINTS", "FAMILIES", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer",
+    "HOGTeacher", "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
 ]
 
 

@@ -114,7 +114,8 @@ class Turn:
     def __call__(self, x_BHTE: paddle.Tensor) -> paddle.Tensor:
         leading = x_BHTE.shape[2] - self.cos_NE.shape[0]
         patches = x_BHTE[:, :, leading:]
-        return paddle.concat([x_BHTE[:, :, :leading], patches * self.cos_NE + self.rotate(patches) * self.sin_NE], axis=2)
+        turned = patches * self.cos_NE + self.rotate(patches) * self.sin_NE
+        return paddle.concat([x_BHTE[:, :, :leading], turned], axis=2)
 
 
 ROTATIONS = {"centred": Rotation(centred_angles, _turn_halves), "counted": Rotation(counted_angles, _turn_neighbours)}
