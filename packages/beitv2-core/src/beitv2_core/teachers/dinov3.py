@@ -46,7 +46,7 @@ _RELEASED = Form(
            "attn.proj": "attn.proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"},
     gated={"mlp.fc1": ("mlp.w1", "mlp.w2"), "mlp.fc2": "mlp.w3"},
     # The norm of the 7B model's local crops is for training; the periods are those of `positions.centred_angles`.
-    beside=("mask_token", "rope_embed.periods", "local_cls_norm."),
+    beside=("mask_token", "rope_embed.periods", "local_cls_norm.", "attn.qkv.bias_mask"),
     masked_keys=True,
 )
 DINOV3 = Family(
