@@ -102,8 +102,7 @@ def test_every_teacher_resizes_to_the_tokenizers_grid_and_is_frozen(teachers):
 
 
 def test_other_towers_and_prefixes_of_a_file_are_passed_over(teachers, tmp_path):
-    state = {f"vision_model.{name}": array for name, array in small_state("siglip").items()
-             if not name.startswith("vision_model.")} or small_state("siglip")
+    state = {f"vision_model.{name}": array for name, array in small_state("siglip").items()}
     state.update({"text_model.embeddings.token_embedding.weight": np.zeros((3, 4), np.float32),
                   "logit_scale": np.zeros(1, np.float32)})
     write_torch(tmp_path / "both.pth", state)
@@ -131,6 +130,14 @@ def test_a_file_of_another_family_lists_the_names_that_are_known(tmp_path):
     write_torch(tmp_path / "m.pth", small_state("dinov2"))
     with pytest.raises(WeightsError, match="no model of 'dinov3'.*storage_tokens.*DINOv3 License"):
         built(tmp_path / "m.pth", "dinov3")
+
+
+def test_a_dinov2_file_is_not_taken_for_dino():
+    from beitv2_core.assembly.loaded_weights import identify_weights
+    from beitv2_core.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="no kind of model was recognised"):
+        identify_weights(small_state("dinov2_released"))
 
 
 def test_heads_that_no_tensor_tells_are_asked_for(tmp_path):
