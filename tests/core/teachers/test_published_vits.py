@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DINOv2, DINOv3, SigLIP 2, CLIP and EVA-CLIP: files of others are recognised, and give the features of their references.
+"""DINOv2, DINOv3, SigLIP 2, CLIP and EVA-CLIP: files of others are recognised, and give their references' features.
 
 Recorded from transformers, timm and the authors' code (`reference_vits.py`); the peers are run by `make test-peers`.
 """
@@ -81,7 +81,7 @@ def test_the_names_and_shapes_of_a_published_file_tell_its_architecture(key):
 
 
 @pytest.mark.parametrize("key", ["clip-vit-base-patch16", "clip-vit-large-patch14"])
-def test_transformers_clip_has_openais_architecture(key, tmp_path):
+def test_transformers_clip_has_openais_architecture(key):
     from beitv2_core.assembly.from_architecture import shapes_of
     from beitv2_core.teachers.clip import CLIP, _read
     from beitv2_core.weights.architecture import ShapeReader
@@ -90,7 +90,7 @@ def test_transformers_clip_has_openais_architecture(key, tmp_path):
     model = {**RECORD["published"][key], "depth": 2}
     ours = from_clip({name: np.broadcast_to(np.float32(0), shape) for name, shape in expanded(model).items()})
     found = _read(ShapeReader(ours))
-    assert (found["num_heads"], found["patch_size"]) == (model["expected"]["num_heads"], model["expected"]["patch_size"])
+    assert {name: found[name] for name in model["expected"]} == model["expected"]
     assert {name: array.shape for name, array in ours.items()} == shapes_of(CLIP, found)
 
 
@@ -168,6 +168,39 @@ def test_satellite_images_have_their_own_normalisation(tmp_path):
     assert built(tmp_path / "m.pth", "dinov3", trained_on="satellite").mean == (0.430, 0.411, 0.296)
     with pytest.raises(ConfigError, match="trained_on is 'moon', expected web or satellite"):
         built(tmp_path / "m.pth", "dinov3", trained_on="moon")
+
+
+@pytest.mark.parametrize("key", ["dinov2_gated", "dinov3", "siglip", "clip", "eva02"])
+def test_a_plan_counts_the_network_in_the_file(tmp_path, key):
+    from beitv2_core.assembly.costs import planned_run
+    from beitv2_core.config import parse_config
+    from beitv2_core.planning.cost import LayerCosts
+
+    write_torch(tmp_path / "m.pth", small_state(key))
+    network = built(tmp_path / "m.pth", MODELS[key]["teacher"])
+    trunk = {"width": 48, "depth": 1, "num_heads": 3}
+    run = planned_run(parse_config({
+        "kind": "tokenizer", "output": "none", "optim": {"lr": 1.0, "steps": 1}, "train": {"batch_size": 2},
+        "data": {"dataset": "digit_scenes", "size": 8, "image_size": 24}, "encoder": {**trunk, "patch_size": 8},
+        "decoder": trunk, "teacher": {"name": MODELS[key]["teacher"], "weights": str(tmp_path / "m.pth"),
+                                      "options": {"num_heads": 2}}}), images=8, devices=1)
+    assert run.parameters[1] == sum(parameter.size for parameter in network.parameters())
+    assert run.costs(LayerCosts())[1].forward_flop == products_of(network, patches=9)
+
+
+def products_of(network, patches: int) -> float:
+    """FLOP of all products of one image, from the shapes of the weights."""
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    blocks, width = 2, 32
+    leading = sum(shape[-2] if len(shape) == 3 else 1 for name, shape in shapes.items()
+                  if name.endswith(("cls_token", "class_embedding", "register_tokens")))
+    tokens, flop = patches + leading, 4.0 * blocks * (patches + leading) ** 2 * width
+    for name, shape in shapes.items():
+        if len(shape) == 4 or name.endswith(("head.weight", "visual.proj")):
+            flop += 2.0 * patches * np.prod(shape)
+        elif len(shape) == 2 and name.endswith("weight"):
+            flop += 2.0 * tokens * np.prod(shape)
+    return flop
 
 
 @pytest.mark.peers

@@ -234,8 +234,9 @@ class HealthConfig(Section):
 class TeacherConfig(Section):
     """The frozen network whose features the tokenizer learns to reconstruct."""
 
-    name: str = Field(description="clip, dino, hog, or a name from the entry points 'beitv2.teachers'")
-    weights: Optional[str] = Field(default=None, description="path or URL of the weights (clip, dino)")
+    name: str = Field(description="clip, dino, dinov2, dinov3, eva_clip, siglip2, hog, or a name from the entry points "
+                                  "'beitv2.teachers'")
+    weights: Optional[str] = Field(default=None, description="path or URL of the weights (all but hog)")
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash the weights must have")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
 

@@ -36,9 +36,8 @@ class Form:
     label: whose names they are.  marks: names that such a file has; what stands before the first is taken off all
     names.  outer: our names, or those of our layers, outside the blocks -> theirs.  block: beginning of a block's
     names, {} for its number.  inner: as outer, within a block, a tuple where theirs are joined to ours.  gated: instead
-    of inner where the MLP is gated, its gate first.  beside: beginnings or ends of names that are no part of
-    the encoder.
-    flat_table: the position table has no axis of length 1.  masked_keys: the bias of the keys counts as zero.
+    of inner where the MLP is gated, its gate first.  beside: beginnings or ends of names that are no part of the
+    encoder.  flat_table: the position table has no axis of length 1.  masked_keys: the bias of the keys counts as zero.
     """
 
     label: str
@@ -180,7 +179,8 @@ def check_file(form: Form, settings: ViTSettings, state: Arrays, source: str) ->
     """WeightsError listing what is missing, unexpected or of another shape, under the file's names."""
     expected = schema(form, settings)
     missing = sorted(set(expected) - set(state))
-    unexpected = sorted(name for name in set(state) - set(expected) if not name.startswith(form.beside) and not name.endswith(form.beside))
+    unexpected = sorted(name for name in set(state) - set(expected)
+                        if not (name.startswith(form.beside) or name.endswith(form.beside)))
     shapes = [f"{name} is {tuple(state[name].shape)}, expected {shape}" for name, shape in expected.items()
               if name in state and tuple(state[name].shape) != shape]
     parts = [f"{kind}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
