@@ -231,13 +231,36 @@ class HealthConfig(Section):
     )
 
 
+class TeacherCacheConfig(Section):
+    """The teacher's features kept on the disk, so that it reads a view once.
+
+    Departs: every image has `views` fixed crops and flips that come round again; the official code draws new ones in
+    every epoch. float32 features are those that the teacher gives, bit for bit.
+    """
+
+    path: str = Field(description="folder of the features; made where it is missing, shared by all processes")
+    views: int = Field(gt=0, description="fixed views of an image; epoch e shows view e mod views")
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="type on the disk; float16 halves it, and rounds what the tokenizer learns from"
+    )
+
+
 class TeacherConfig(Section):
     """The frozen network whose features the tokenizer learns to reconstruct."""
 
-    name: str = Field(description="clip, dino, hog, or a name from the entry points 'beitv2.teachers'")
-    weights: Optional[str] = Field(default=None, description="path or URL of the weights (clip, dino)")
+    name: str = Field(
+        description="clip, dino, efficientnet_lite0, file (any network as an ONNX file or Paddle graph), hog, or a "
+        "name from the entry points 'beitv2.teachers'"
+    )
+    weights: Optional[str] = Field(
+        default=None, description="path or URL of the weights, or of the graph (file); null: those of an installed "
+        "package (efficientnet_lite0)"
+    )
     sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash the weights must have")
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the teacher as they are; docs/teachers.md lists each one's"
+    )
+    cache: Optional[TeacherCacheConfig] = Field(default=None, description="features kept on the disk; null: none")
 
 
 class CodeCacheConfig(Section):
