@@ -17,8 +17,8 @@ from beitv2_core.assembly.training import build_parts
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import ImageFolder, ShardSet
-from beitv2_core.data.view_cache import CODES
 from beitv2_core.data.sources.shard_writer import write_shards
+from beitv2_core.data.view_cache import CODES
 from beitv2_core.errors import ConfigError
 
 TRUNK = {"width": 24, "depth": 1, "num_heads": 2}

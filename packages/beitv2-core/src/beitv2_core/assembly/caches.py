@@ -61,6 +61,6 @@ def _of_views(config: Union[PretrainConfig, TokenizerConfig], dataset: Any, view
         "seed": config.seed, "views": views, "images": len(dataset),
         "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
         "draft": list(pair(data.image_size)) if data.draft else None,  # the larger view decides how much is decoded
-        **data.model_dump(mode="json", include={"dataset", "crop_scale", "exif_orientation", "scene_size", "scene_digits",
-                                                "scene_seed", *settings}),
+        **data.model_dump(mode="json", include={"dataset", "crop_scale", "exif_orientation", "scene_size",
+                                                "scene_digits", "scene_seed", *settings}),
     }

@@ -17,6 +17,7 @@ from ..planning.cost import FLOAT32_BYTES, Cost, LayerCosts, total
 from ..planning.run import PlannedRun, Schedule
 from ..teachers.clip import CLIPVisual
 from ..teachers.dino import DINOVisionTransformer
+from ..teachers.efficientnet_lite import EfficientNetLite, EfficientNetLiteTeacher
 from .batches import plan_batches
 from .data import build_dataset
 from .from_architecture import count_parameters
@@ -203,13 +204,17 @@ def _teacher_network(config: TokenizerConfig) -> Any:
     name = config.teacher.name
     if name in published:
         return published[name]()
+    if name == "efficientnet_lite0":  # without its weights
+        return EfficientNetLiteTeacher(EfficientNetLite(), image_size=config.data.image_size,
+                                       patch_size=config.encoder.patch_size, **config.teacher.options)
     return build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
 
 
 def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
     """Cost of the teacher: the published ViT-B/16 of that name, on as many patches as the tokenizer has.
 
-    HOG counts as nothing; a teacher of another package gives its own by a method `planned_cost(layers) -> Cost`.
+    HOG counts as nothing, and so does a file, which does not say; other teachers, also of other packages, give theirs by
+    a method `planned_cost(layers) -> Cost`.
     """
     name, grid = config.teacher.name, config.grid
     if name not in TEACHER_WIDTHS:

@@ -165,7 +165,8 @@ class ViewCache:
             changed = [f"{IDENTITY} cannot be read"]
         if changed:
             raise ConfigError(f"{self.kept.setting}.path: {self.folder} holds {self.kept.noun} made otherwise "
-                              f"({'; '.join(changed)}). Use the settings they were made with, another folder, or delete this one.")
+                              f"({'; '.join(changed)}). Use the settings they were made with, another folder, or "
+                              "delete this one.")
 
     def _failed(self, error: OSError) -> DataError:
         size = self.rows * self._row.itemsize / 1e6

@@ -17,6 +17,7 @@ from beitv2_core.teachers.base import Teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
 from beitv2_core.teachers.efficientnet_lite import EfficientNetLiteTeacher, build_efficientnet_lite0
+from beitv2_core.teachers.file import FileTeacher, build_file
 from beitv2_core.teachers.hog import HOGTeacher, build_hog
 
 ENTRY_POINTS = "beitv2.teachers"
@@ -24,13 +25,14 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "clip": build_clip,
     "dino": build_dino,
     "efficientnet_lite0": build_efficientnet_lite0,
+    "file": build_file,
     "hog": build_hog,
 }
 _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
     "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer",
-    "EfficientNetLiteTeacher", "HOGTeacher", "Teacher", "build_teacher",
+    "EfficientNetLiteTeacher", "FileTeacher", "HOGTeacher", "Teacher", "build_teacher",
 ]
 
 
