@@ -213,8 +213,8 @@ def _teacher_network(config: TokenizerConfig) -> Any:
 def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
     """Cost of the teacher: the published ViT-B/16 of that name, on as many patches as the tokenizer has.
 
-    HOG counts as nothing, and so does a file, which does not say; other teachers, also of other packages, give theirs by
-    a method `planned_cost(layers) -> Cost`.
+    HOG counts as nothing, and so does a file, which does not say; others, also of other packages, give theirs by a
+    method `planned_cost(layers) -> Cost`.
     """
     name, grid = config.teacher.name, config.grid
     if name not in TEACHER_WIDTHS:
