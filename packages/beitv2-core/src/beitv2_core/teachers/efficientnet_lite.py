@@ -16,8 +16,10 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import ConfigError, MissingDependencyError, WeightsError
+from beitv2_core.layers.fast import onednn
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, grid_of, load_strict
+from beitv2_core.teachers.efficientnet_lite_cpu import FoldedLite
 from beitv2_core.teachers.maps import check_fit, fit_map
 from beitv2_core.weights.keymaps.efficientnet_lite import from_efficientnet_lite
 from beitv2_core.weights.published.download import resolve_weights
@@ -131,6 +133,7 @@ class EfficientNetLiteTeacher(Teacher):
     block: whose output is taken; 15, the last, has 320 channels and one place for 32 x 32 pixels of its input, 10 has
     112 and one for 16 x 16.  input_size: pixels that images are resized to (bicubic); None: those that give the
     tokenizer's grid.  fit: what to do where the map has another grid (`maps.fit_map`); "exact": an error.
+    On the CPU it computes by oneDNN where Paddle's wheel has it (`efficientnet_lite_cpu`).
     Raises ConfigError for a block that is not there, an input of no whole number of places and a grid that does not
     fit.
     """
@@ -149,13 +152,21 @@ class EfficientNetLiteTeacher(Teacher):
                               f"of the {stride} x {stride} pixels that a place of block {block} stands for. Choose "
                               "multiples of it.")
         super().__init__(image_size=image_size, patch_size=patch_size, width=net.channels[block], input_size=pixels)
-        self.net, self.block, self.fit = net, block, fit
+        self.net, self.block = net, block
+        self._folded: FoldedLite | None = None
         check_fit("efficientnet_lite0", (pixels[0] // stride, pixels[1] // stride), self.grid, fit,
                   f"Set teacher.options.input_size=[{wanted[0] * stride}, {wanted[1] * stride}]")
         self.freeze()
 
     def features(self, images: paddle.Tensor) -> paddle.Tensor:
-        return fit_map(self.net.map(images, self.block), self.grid).flatten(2).transpose([0, 2, 1])
+        return fit_map(self._map(images), self.grid).flatten(2).transpose([0, 2, 1])
+
+    def _map(self, images: paddle.Tensor) -> paddle.Tensor:
+        if not images.place.is_cpu_place() or not onednn.usable():
+            return self.net.map(images, self.block)
+        if self._folded is None:  # not when it is built: `beitv2 plan` builds it without values
+            self._folded = FoldedLite(self.net, self.block)
+        return self._folded(images)
 
     def planned_cost(self, layers: Any) -> Any:
         """Work of one image (`planning.cost.LayerCosts`)."""
