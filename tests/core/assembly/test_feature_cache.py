@@ -123,6 +123,21 @@ def test_features_made_otherwise_are_refused_and_named(settings, tmp_path):
             build_parts(settings("run", **more))
 
 
+def test_a_network_that_is_there_as_a_graph_teaches_and_another_graph_is_another_teacher(settings, tmp_path):
+    def graph(name, seed):
+        paddle.seed(seed)
+        layer = paddle.nn.Conv2D(3, 6, 4, 4)
+        paddle.jit.save(layer, str(tmp_path / name), [paddle.static.InputSpec([None, 3, 16, 16], "float32", "images")])
+        return {"name": "file", "weights": str(tmp_path / name), "options": {"mean": 0.5, "std": 0.5, "input_size": 16}}
+
+    first = graph("first", 0)
+    last = build_training(settings("run", steps=6, **first)).run()["last"]
+    assert last["rec_loss"] < 1.2 and last["features_cached"] > 0
+    build_parts(settings("again", **first))
+    with pytest.raises(ConfigError, match="features made otherwise .file: "):
+        build_parts(settings("other", **graph("other", 1)))
+
+
 def test_a_dry_run_keeps_no_features(settings, tmp_path):
     run_one_step(settings("run"))
     assert not (tmp_path / "features").exists()
