@@ -33,9 +33,11 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"_entry_points", "datasets", "errors", "pixels"},
     "engine": {"errors", "files", "layers", "runtime"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
-    "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
     "runners": {"errors", "runtime"},
     "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
+    # built from weights and their hash; runners and exported_model: networks that are there as a graph
+    "teachers": {"_entry_points", "errors", "exported_model", "files", "layers", "pixels", "runners", "runtime",
+                 "weights"},
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
                  "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},

@@ -21,7 +21,6 @@ ALLOWED = {
     "construct_mapping": "PyYAML's loader calls it",
     "find_class": "pickle.Unpickler calls it",
     "persistent_load": "pickle.Unpickler calls it",
-    "read_tensors": "docs/weights.md offers it to users",
 }
 
 

@@ -19,6 +19,7 @@ from ..planning.run import PlannedRun, Schedule
 from ..teachers import FAMILIES
 from ..teachers.clip import CLIPVisual, clip_architecture
 from ..teachers.dino import DINOVisionTransformer
+from ..teachers.efficientnet_lite import EfficientNetLite, EfficientNetLiteTeacher
 from ..teachers.published import published_settings
 from ..teachers.vit import TeacherViT, ViTSettings
 from .batches import plan_batches
@@ -221,6 +222,9 @@ def _published_sizes(config: TokenizerConfig) -> Optional[ViTSettings]:
 def _teacher_network(config: TokenizerConfig) -> Any:
     """The network of the teacher's sizes, or the teacher itself where it is no published vision transformer."""
     sizes = _published_sizes(config)
+    if config.teacher.name == "efficientnet_lite0":  # without its weights
+        return EfficientNetLiteTeacher(EfficientNetLite(), image_size=config.data.image_size,
+                                       patch_size=config.encoder.patch_size, **config.teacher.options)
     if sizes is None:
         return build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
     if config.teacher.name == "dino":
@@ -234,7 +238,8 @@ def _teacher_network(config: TokenizerConfig) -> Any:
 def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
     """Cost of the teacher, a published vision transformer, on as many patches as the tokenizer has.
 
-    HOG counts as nothing; a teacher of another package gives its own by a method `planned_cost(layers) -> Cost`.
+    HOG counts as nothing, and so does a file, which does not say; others, also of other packages, give theirs by a
+    method `planned_cost(layers) -> Cost`.
     """
     vit, grid = _published_sizes(config), config.grid
     if vit is None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union
 
 from pydantic import Field, model_validator
 
+from .frozen import TeacherConfig, TokenizerSourceConfig
 from .sections import (
     SIZES,
     DataConfig,
@@ -21,8 +22,6 @@ from .sections import (
     Pixels,
     QuantizerConfig,
     Section,
-    TeacherConfig,
-    TokenizerSourceConfig,
     TrainConfig,
     TrunkConfig,
     impossible,

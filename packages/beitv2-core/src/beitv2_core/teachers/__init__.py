@@ -18,15 +18,24 @@ from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
 from beitv2_core.teachers.dinov2 import DINOV2, build_dinov2
 from beitv2_core.teachers.dinov3 import DINOV3, build_dinov3
+from beitv2_core.teachers.efficientnet_lite import EfficientNetLiteTeacher, build_efficientnet_lite0
 from beitv2_core.teachers.eva_clip import EVA_CLIP, build_eva_clip
+from beitv2_core.teachers.file import FileTeacher, build_file
 from beitv2_core.teachers.hog import HOGTeacher, build_hog
 from beitv2_core.teachers.siglip2 import SIGLIP2, build_siglip2
 from beitv2_core.teachers.vit import TeacherViT, ViTTeacher
 
 ENTRY_POINTS = "beitv2.teachers"
 TEACHERS: dict[str, Callable[..., Teacher]] = {
-    "clip": build_clip, "dino": build_dino, "dinov2": build_dinov2, "dinov3": build_dinov3, "eva_clip": build_eva_clip,
-    "hog": build_hog, "siglip2": build_siglip2,
+    "clip": build_clip,
+    "dino": build_dino,
+    "dinov2": build_dinov2,
+    "dinov3": build_dinov3,
+    "efficientnet_lite0": build_efficientnet_lite0,
+    "eva_clip": build_eva_clip,
+    "file": build_file,
+    "hog": build_hog,
+    "siglip2": build_siglip2,
 }
 #: published models whose sizes are read from their files
 FAMILIES = {family.name: family for family in (DINOV2, DINOV3, EVA_CLIP, SIGLIP2)}
@@ -34,7 +43,7 @@ _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
     "ENTRY_POINTS", "FAMILIES", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer",
-    "HOGTeacher", "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
+    "EfficientNetLiteTeacher", "FileTeacher", "HOGTeacher", "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
 ]
 
 
