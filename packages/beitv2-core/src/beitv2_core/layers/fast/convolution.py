@@ -56,7 +56,8 @@ class Convolution:
                  added_BhwC: paddle.Tensor | None = None) -> paddle.Tensor:
         """The output (B, h, w, out), with `added_BhwC` where given, which has that shape.
 
-        padding: before and after the rows, before and after the columns.  The last bits of an output may depend on the number of images.
+        padding: before and after the rows, before and after the columns.  The last bits of an output may
+        depend on the number of images.
         """
         key = (*x_BhwC.shape, padding, added_BhwC is None)
         if key not in self._made:
