@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite0 as a teacher: a small network for small images, trained with the labels of ImageNet-1k.
 
-Shape suffixes: B batch, D channels of a map, H and W its rows and columns.
+Shape suffixes: B batch, C channels of a map, h and w its rows and columns.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class _Conv(nn.Conv2D):
         super().__init__(channels, out, kernel, stride=stride, groups=groups, bias_attr=False)
         self.side, self.step = kernel, stride
 
-    def forward(self, x_BDHW: paddle.Tensor) -> paddle.Tensor:
-        (top, bottom), (left, right) = (self.around(size) for size in x_BDHW.shape[2:])
+    def forward(self, x_BChw: paddle.Tensor) -> paddle.Tensor:
+        (top, bottom), (left, right) = (self.around(size) for size in x_BChw.shape[2:])
         # Paddle wants [top, bottom, left, right] for a convolution.
-        return F.conv2d(x_BDHW, self.weight, None, self.step, [top, bottom, left, right], 1, self._groups)
+        return F.conv2d(x_BChw, self.weight, None, self.step, [top, bottom, left, right], 1, self._groups)
 
     def around(self, size: int) -> tuple[int, int]:
         """Pixels of padding before and after an axis of `size`."""
@@ -78,11 +78,11 @@ class _Block(nn.Layer):
         self.project_conv, self.bn2 = _Conv(wide, stage.out, 1), nn.BatchNorm2D(stage.out, epsilon=EPSILON)
         self.widens, self.adds = stage.expand != 1, stride == 1 and channels == stage.out
 
-    def forward(self, x_BDHW: paddle.Tensor) -> paddle.Tensor:
-        y_BDHW = F.relu6(self.bn0(self.expand_conv(x_BDHW))) if self.widens else x_BDHW
-        y_BDHW = F.relu6(self.bn1(self.depthwise_conv(y_BDHW)))
-        y_BDHW = self.bn2(self.project_conv(y_BDHW))
-        return y_BDHW + x_BDHW if self.adds else y_BDHW
+    def forward(self, x_BChw: paddle.Tensor) -> paddle.Tensor:
+        y_BChw = F.relu6(self.bn0(self.expand_conv(x_BChw))) if self.widens else x_BChw
+        y_BChw = F.relu6(self.bn1(self.depthwise_conv(y_BChw)))
+        y_BChw = self.bn2(self.project_conv(y_BChw))
+        return y_BChw + x_BChw if self.adds else y_BChw
 
 
 class EfficientNetLite(nn.Layer):
@@ -111,20 +111,20 @@ class EfficientNetLite(nn.Layer):
         self.fc = nn.Linear(head, classes)
 
     def maps(self, images: paddle.Tensor) -> Iterator[paddle.Tensor]:
-        """Maps (B, D, H, W) after each block, one after the other, of normalised images."""
-        x_BDHW = F.relu6(self.bn0(self.conv_stem(images)))
+        """Maps (B, C, h, w) after each block, one after the other, of normalised images."""
+        x_BChw = F.relu6(self.bn0(self.conv_stem(images)))
         for block in self.blocks:
-            x_BDHW = block(x_BDHW)
-            yield x_BDHW
+            x_BChw = block(x_BChw)
+            yield x_BChw
 
     def map(self, images: paddle.Tensor, block: int) -> paddle.Tensor:
         """The map after that block; later ones are not computed."""
-        return next(x_BDHW for number, x_BDHW in enumerate(self.maps(images)) if number == block)
+        return next(x_BChw for number, x_BChw in enumerate(self.maps(images)) if number == block)
 
     def forward(self, images: paddle.Tensor) -> paddle.Tensor:
         """Logits (B, classes)."""
-        x_BDHW = F.relu6(self.bn1(self.conv_head(self.map(images, len(self.blocks) - 1))))
-        return self.fc(x_BDHW.mean([2, 3]))
+        x_BChw = F.relu6(self.bn1(self.conv_head(self.map(images, len(self.blocks) - 1))))
+        return self.fc(x_BChw.mean([2, 3]))
 
 
 class EfficientNetLiteTeacher(Teacher):

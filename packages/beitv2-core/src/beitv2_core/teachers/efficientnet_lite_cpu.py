@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite on the CPU: batch norms folded into convolutions of oneDNN, 7 times as fast as Paddle's layers.
 
-Shape suffixes: B batch, D channels of a map, H and W its rows and columns.
+Shape suffixes: B batch, C channels of a map, h and w its rows and columns.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class FoldedLite:
         self.blocks = [_FoldedBlock(one) for one in net.blocks[:block + 1]]
 
     def __call__(self, images: paddle.Tensor) -> paddle.Tensor:
-        """The map (B, D, H, W) after the last of the blocks, of normalised images (B, 3, H, W)."""
-        x_BHWD = self.stem(images.transpose([0, 2, 3, 1]))
+        """The map (B, C, h, w) after the last of the blocks, of normalised images (B, 3, h, w)."""
+        x_BhwC = self.stem(images.transpose([0, 2, 3, 1]))
         for block in self.blocks:
-            x_BHWD = block(x_BHWD)
-        return x_BHWD.transpose([0, 3, 1, 2])
+            x_BhwC = block(x_BhwC)
+        return x_BhwC.transpose([0, 3, 1, 2])
 
 
 class _FoldedBlock:
@@ -37,9 +37,9 @@ class _FoldedBlock:
         self.project = _Folded(block.project_conv, block.bn2)
         self.adds = block.adds
 
-    def __call__(self, x_BHWD: paddle.Tensor) -> paddle.Tensor:
-        y_BHWD = x_BHWD if self.expand is None else self.expand(x_BHWD)
-        return self.project(self.depthwise(y_BHWD), x_BHWD if self.adds else None)
+    def __call__(self, x_BhwC: paddle.Tensor) -> paddle.Tensor:
+        y_BhwC = x_BhwC if self.expand is None else self.expand(x_BhwC)
+        return self.project(self.depthwise(y_BhwC), x_BhwC if self.adds else None)
 
 
 class _Folded:
@@ -52,5 +52,5 @@ class _Folded:
         self.around = conv.around
         self.run = Convolution(weight, bias, stride=conv.step, groups=conv._groups, most=most)
 
-    def __call__(self, x_BHWD: paddle.Tensor, added: paddle.Tensor | None = None) -> paddle.Tensor:
-        return self.run(x_BHWD, (self.around(x_BHWD.shape[1]), self.around(x_BHWD.shape[2])), added)
+    def __call__(self, x_BhwC: paddle.Tensor, added: paddle.Tensor | None = None) -> paddle.Tensor:
+        return self.run(x_BhwC, (self.around(x_BhwC.shape[1]), self.around(x_BhwC.shape[2])), added)

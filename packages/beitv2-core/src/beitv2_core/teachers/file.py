@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any network with one output of patch features as a teacher, from its file.
 
-Shape suffixes: B batch, N patches, T tokens, D channels of a feature, H and W rows and columns of a map.
+Shape suffixes: B batch, C channels of a feature, h and w rows and columns of a map.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     width: int
 
     def as_map(self, output: np.ndarray) -> paddle.Tensor:
-        """The output as a map (B, D, H, W), float32."""
+        """The output as a map (B, C, h, w), float32."""
         values = paddle.to_tensor(np.ascontiguousarray(output, dtype=np.float32))
         if self.name == "nchw":
             return values

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A teacher's feature map brought to the grid of the tokenizer's patches.
 
-Shape suffixes: B batch, D channels of a feature, H and W rows and columns of the map.
+Shape suffixes: B batch, C channels of a feature, h and w rows and columns of the map.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def check_fit(teacher: str, found: Size, wanted: Size, fit: str, advice: str) ->
 _MEANINGS = {"pool": "averages neighbours", "repeat": "gives neighbouring patches one feature"}
 
 
-def fit_map(map_BDHW: paddle.Tensor, grid: Size) -> paddle.Tensor:
-    """A map (B, D, H, W) averaged over, or repeated to, (B, D, *grid); the sizes went through `check_fit`."""
-    found = (int(map_BDHW.shape[2]), int(map_BDHW.shape[3]))
+def fit_map(map_BChw: paddle.Tensor, grid: Size) -> paddle.Tensor:
+    """A map (B, C, h, w) averaged over, or repeated to, (B, C, *grid); the sizes went through `check_fit`."""
+    found = (int(map_BChw.shape[2]), int(map_BChw.shape[3]))
     if found == tuple(grid):
-        return map_BDHW
+        return map_BChw
     if found[0] >= grid[0] and found[1] >= grid[1]:
         window = [found[0] // grid[0], found[1] // grid[1]]
-        return F.avg_pool2d(map_BDHW, window, window)
-    return map_BDHW.repeat_interleave(grid[0] // found[0], 2).repeat_interleave(grid[1] // found[1], 3)
+        return F.avg_pool2d(map_BChw, window, window)
+    return map_BChw.repeat_interleave(grid[0] // found[0], 2).repeat_interleave(grid[1] // found[1], 3)

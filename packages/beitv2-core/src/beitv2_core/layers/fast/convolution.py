@@ -3,7 +3,7 @@
 
 Paddle's own kernel for convolutions of single channels computes 1 to 3 GFLOP/s, in one thread.
 
-Shape suffixes: B batch, H and W rows and columns, D channels.
+Shape suffixes: `layers/__init__.py`.
 Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; the numbers used are equal in both.
 """
 
@@ -52,18 +52,20 @@ class Convolution:
         self._bias = paddle.to_tensor(np.ascontiguousarray(bias, dtype=np.float32))
         self._made: dict[Any, tuple[_Primitive, paddle.Tensor, tuple[int, ...]]] = {}
 
-    def __call__(self, x_BHWD: paddle.Tensor, padding: Padding, added: paddle.Tensor | None = None) -> paddle.Tensor:
-        """The output (B, h, w, out), with `added` (of that shape) where given; padding: before and after rows, columns.
+    def __call__(self, x_BhwC: paddle.Tensor, padding: Padding,
+                 added_BhwC: paddle.Tensor | None = None) -> paddle.Tensor:
+        """The output (B, h, w, out), with `added_BhwC` where given, which has that shape.
 
-        The last bits of an output may depend on the number of images.
+        padding: before and after the rows, before and after the columns.  The last bits of an output may
+        depend on the number of images.
         """
-        key = (*x_BHWD.shape, padding, added is None)
+        key = (*x_BhwC.shape, padding, added_BhwC is None)
         if key not in self._made:
-            self._made[key] = self._compile(tuple(x_BHWD.shape), padding, added is not None)
+            self._made[key] = self._compile(tuple(x_BhwC.shape), padding, added_BhwC is not None)
         primitive, weight, sizes = self._made[key]
-        y_BHWD = paddle.empty(sizes, dtype="float32") if added is None else added.clone()
-        primitive(x_BHWD, weight, self._bias, y_BHWD)
-        return y_BHWD
+        y_BhwC = paddle.empty(sizes, dtype="float32") if added_BhwC is None else added_BhwC.clone()
+        primitive(x_BhwC, weight, self._bias, y_BhwC)
+        return y_BhwC
 
     def _compile(self, sizes: tuple[int, ...], padding: Padding,
                  adds: bool) -> tuple[_Primitive, paddle.Tensor, tuple[int, ...]]:
@@ -73,7 +75,7 @@ class Convolution:
                          for size, around in zip((height, width), padding))
         x, y = _channels_last(batch, height, width, channels), _channels_last(batch, rows, columns, self.out)
         shape = tuple(self._weight.shape)
-        after = _after(0.0 if adds else None, self.most)
+        after = _after(adds, self.most)
         try:
             description = _describe(
                 "convolution_forward", _loaded().engine, _INFERENCE, _DIRECT, x, _any_order(shape), _shape((self.out,)),
@@ -110,14 +112,14 @@ def _pair(first: int, second: int) -> Any:
     return (ctypes.c_int64 * 12)(first, second)
 
 
-def _after(added: float | None, most: float | None) -> Any:
+def _after(adds: bool, most: float | None) -> Any:
     """What follows the sums: the addition of what the output holds, clipping."""
     calls, attributes, chain = _loaded().calls, _Handle(), _Handle()
-    if added is not None and most is not None:
+    if adds and most is not None:
         raise OneDnnError("a convolution is clipped or added to another tensor, not both.")
     _check(calls.dnnl_primitive_attr_create(ctypes.byref(attributes)), "attributes")
     _check(calls.dnnl_post_ops_create(ctypes.byref(chain)), "operations that follow")
-    if added is not None:
+    if adds:
         _check(calls.dnnl_post_ops_append_sum(chain, ctypes.c_float(1), 0, _FLOAT32), "an addition that follows")
     if most is not None:
         _check(calls.dnnl_post_ops_append_eltwise(chain, _CLIP, ctypes.c_float(0), ctypes.c_float(most)), "clipping")
