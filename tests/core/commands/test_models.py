@@ -88,7 +88,7 @@ def test_the_table_names_every_model_and_whose_numbers_they_are():
     for model in registry.published_models().values():
         assert model.name in text and model.url in text
     assert "top-1 85.5 % [" in text and "microsoft/unilm beit2/README.md" in text
-    assert "measured none of these 21 files" in text
+    assert "measured none of these 31 files" in text
 
 
 def test_what_is_not_published_is_said_to_be_so():
@@ -155,6 +155,17 @@ def test_a_download_is_converted_once_and_holds_the_published_tensors(mirror, ca
     np.testing.assert_array_equal(weights["blocks.0.attn.qkv.weight"], tensors["blocks.0.attn.qkv.weight"].T)
     again = run("download", model.name, "--output", str(tmp_path / "dino.safetensors"))
     assert again.exit_code == 0 and (tmp_path / "dino.safetensors").read_bytes() == converted.read_bytes()
+
+
+def test_a_teacher_that_is_read_as_published_is_kept_so(mirror, cache):
+    folder, _, _ = mirror
+    model = registry.find_model("dinov2_vits14_reg4")
+    path = folder / registry.urlparse(model.url).path.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(CONTENT)
+    done = run("download", model.name)
+    assert done.exit_code == 0 and str(cached_path(model.url)) in done.output
+    assert list(cache.iterdir()) == [cached_path(model.url)]
 
 
 def test_a_file_that_is_no_model_is_not_converted(mirror, cache):

@@ -101,6 +101,11 @@ def test_errors_are_named(monkeypatch, tmp_path, arguments, message):
     assert message in shown(result)
 
 
+def test_the_work_of_a_teacher_is_planned_without_its_weights():
+    result = run(CONFIGS / "tokenizer/digit_scenes.yml", "teacher.name=efficientnet_lite0")
+    assert result.exit_code == 0 and "+ 0.24 (teacher efficientnet_lite0)" in shown(result)
+
+
 def toy(kept: float = 100.0, amp: str = "off", frozen_flop: float = 0.0, **more) -> PlannedRun:
     cost = Cost(forward_flop=1e9, backward_flop=2e9, kept_bytes=kept, recomputed_bytes=0.8 * kept,
                 largest_recomputed_bytes=0.1 * kept, largest_tensor_bytes=5.0, replayed_flop=5e8)

@@ -27,7 +27,7 @@ NUMBERS = {
 
 def test_every_model_of_the_paper_is_listed():
     counts = {kind: sum(model.kind == kind for model in MODELS) for kind in published_kinds()}
-    assert counts == {"tokenizer": 3, "pretraining": 4, "classifier": 8, "segmentation": 4, "teacher": 2}
+    assert counts == {"tokenizer": 3, "pretraining": 4, "classifier": 8, "segmentation": 4, "teacher": 12}
     assert {model.name for model in MODELS if model.kind == "tokenizer"} == set(PUBLISHED)
 
 
@@ -37,7 +37,7 @@ def test_names_and_urls_are_unique_and_well_formed():
         parts = urlparse(model.url)
         assert parts.scheme == "https" and parts.netloc and not parts.query and " " not in model.url
         assert model.filename.endswith((".pth", ".pt")) and model_at(model.url) is model
-        assert model.size in ("base", "large") and model.trained and model.page
+        assert model.size in ("small", "base", "large", "giant") and model.trained and model.page
         assert model.kind == "teacher" or model.filename.startswith(model.name)
 
 
@@ -55,7 +55,7 @@ def test_numbers_are_the_published_ones(name, value):
 
 
 def test_each_number_has_a_source_and_nothing_is_claimed_as_measured():
-    assert sum(bool(model.published) for model in MODELS) == len(NUMBERS) + 1  # DINO's own
+    assert sum(bool(model.published) for model in MODELS) == len(NUMBERS) + 1 + 8  # DINO's own and DINOv2's
     assert all(number.source for model in MODELS for number in model.published)
     assert not any(model.measured or model.bytes for model in MODELS)
 

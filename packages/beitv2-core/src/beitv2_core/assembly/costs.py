@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -15,8 +16,12 @@ from ..models.vqkd import PUBLISHED, build_published
 from ..pixels.size import pair
 from ..planning.cost import FLOAT32_BYTES, Cost, LayerCosts, total
 from ..planning.run import PlannedRun, Schedule
-from ..teachers.clip import CLIPVisual
+from ..teachers import FAMILIES
+from ..teachers.clip import CLIPVisual, clip_architecture
 from ..teachers.dino import DINOVisionTransformer
+from ..teachers.efficientnet_lite import EfficientNetLite, EfficientNetLiteTeacher
+from ..teachers.published import published_settings
+from ..teachers.vit import TeacherViT, ViTSettings
 from .batches import plan_batches
 from .data import build_dataset
 from .from_architecture import count_parameters
@@ -26,8 +31,6 @@ from .restore import read_config
 
 ENTRY_POINTS = "beitv2.plans"
 STATES = {"adamw": 2, "adam": 2, "sgd": 1}
-#: teachers of the published tokenizers, all ViT-B/16: width of their features, and of CLIP's last projection
-TEACHER_WIDTHS = {"clip": 512, "dino": 768}
 
 
 def planned_run(config: Any, *, images: Optional[int], devices: int) -> PlannedRun:
@@ -200,30 +203,60 @@ def _find_tokenizer(config: PretrainConfig) -> TokenizerPlan:
 
 
 def _teacher_width(config: TokenizerConfig) -> int:
-    name = config.teacher.name
-    return TEACHER_WIDTHS[name] if name in TEACHER_WIDTHS else int(_teacher_network(config).width)
+    network = _published_sizes(config)
+    return network.features if network is not None else int(_teacher_network(config).width)
+
+
+def _published_sizes(config: TokenizerConfig) -> Optional[ViTSettings]:
+    """The sizes of the teacher's vision transformer, None for a teacher that is none.
+
+    Read from the weights file; clip and dino have those of the published ViT-B/16 where there is no such file here.
+    """
+    teacher, heads = config.teacher, config.teacher.options.get("num_heads")
+    if teacher.name in FAMILIES:
+        return published_settings(FAMILIES[teacher.name], teacher.weights, teacher.sha256, heads)
+    if teacher.name not in ("clip", "dino"):
+        return None
+    base = ViTSettings(patch_size=16, width=768, depth=12, num_heads=12, hidden=3072, side=14,
+                       out_width=512 if teacher.name == "clip" else None)
+    if teacher.name == "dino" or not teacher.weights or not Path(teacher.weights).is_file():
+        return base
+    found = clip_architecture(teacher.weights, heads)
+    sizes = {name: found[name] for name in ("patch_size", "width", "depth", "num_heads", "out_width")}
+    return replace(base, **sizes, hidden=4 * found["width"], side=found["image_size"] // found["patch_size"])
 
 
 def _teacher_network(config: TokenizerConfig) -> Any:
-    """The network of the published ViT-B/16 of that name, or the teacher itself where it is another one."""
-    published: dict[str, Callable[[], Any]] = {"clip": CLIPVisual, "dino": DINOVisionTransformer}
-    name = config.teacher.name
-    if name in published:
-        return published[name]()
-    return build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
+    """The network of the teacher's sizes, or the teacher itself where it is no published vision transformer."""
+    sizes = _published_sizes(config)
+    if config.teacher.name == "efficientnet_lite0":  # without its weights
+        return EfficientNetLiteTeacher(EfficientNetLite(), image_size=config.data.image_size,
+                                       patch_size=config.encoder.patch_size, **config.teacher.options)
+    if sizes is None:
+        return build_teacher(config.teacher, image_size=config.data.image_size, patch_size=config.encoder.patch_size)
+    if config.teacher.name == "dino":
+        return DINOVisionTransformer()
+    if config.teacher.name == "clip":
+        return CLIPVisual(image_size=(sizes.side or 1) * sizes.patch_size, patch_size=sizes.patch_size,
+                          width=sizes.width, depth=sizes.depth, num_heads=sizes.num_heads, out_width=sizes.features)
+    return TeacherViT(sizes)
 
 
 def _teacher_cost(layers: LayerCosts, config: TokenizerConfig) -> Cost:
-    """Cost of the teacher: the published ViT-B/16 of that name, on as many patches as the tokenizer has.
+    """Cost of the teacher, a published vision transformer, on as many patches as the tokenizer has.
 
-    HOG counts as nothing; a teacher of another package gives its own by a method `planned_cost(layers) -> Cost`.
+    HOG counts as nothing, and so does a file, which does not say; others, also of other packages, give theirs by a
+    method `planned_cost(layers) -> Cost`.
     """
-    name, grid = config.teacher.name, config.grid
-    if name not in TEACHER_WIDTHS:
+    vit, grid = _published_sizes(config), config.grid
+    if vit is None:
         planned_cost = getattr(_teacher_network(config), "planned_cost", None)
         return Cost() if planned_cost is None else planned_cost(layers).frozen()
-    width = 768
-    trunk = layers.trunk(grid, patch=256, channels=3, width=width, depth=12, heads=12, hidden=4 * width,
-                         positions="absolute")
-    projection = layers.product(grid[0] * grid[1], width, TEACHER_WIDTHS["clip"]) if name == "clip" else Cost()
-    return (trunk + projection).frozen()
+    patches = grid[0] * grid[1]
+    tokens = patches + vit.class_token + vit.registers
+    block = layers.block(tokens, vit.width, vit.num_heads, vit.hidden)
+    if vit.gated:
+        block += layers.product(tokens, vit.width, vit.hidden)
+    projection = layers.product(patches, vit.width, vit.out_width) if vit.out_width else Cost()
+    return (total(layers.product(patches, 3 * vit.patch_size**2, vit.width, first=True), *[block] * vit.depth)
+            + projection).frozen()

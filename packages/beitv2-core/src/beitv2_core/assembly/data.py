@@ -70,7 +70,8 @@ def build_transform(config: AnyConfig) -> Any:
     data = config.data
     if isinstance(config, TokenizerConfig):
         return TokenizerTransform(data.image_size, scale=data.crop_scale, interpolation=data.interpolation,
-                                  draft=data.draft)
+                                  draft=data.draft,
+                                  views=config.teacher.cache.views if config.teacher.cache is not None else None)
     return MimTransform(
         data.image_size,
         build_masking(config.mask, config.grid),

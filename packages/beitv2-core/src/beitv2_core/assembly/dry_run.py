@@ -88,8 +88,9 @@ def run_one_step(config: Any, build: Callable[[Any], Any] | None = None) -> DryR
     from .training import build_parts
 
     notes = []
-    if getattr(getattr(config, "tokenizer", None), "cache", None) is not None:  # it would be written to
-        config = _changed(config, "tokenizer", cache=None)
+    for section in ("tokenizer", "teacher"):
+        if getattr(getattr(config, section, None), "cache", None) is not None:  # it would be written to
+            config = _changed(config, section, cache=None)
     for section in ("train", "tokenizer"):
         amp = getattr(getattr(config, section, None), "amp", "off")
         reason = why_not(amp)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import TokenizerConfig
-from ..config.sections import MimModelConfig, Pixels, TeacherConfig, TrunkConfig
+from ..config.frozen import TeacherConfig
+from ..config.sections import MimModelConfig, Pixels, TrunkConfig
 from ..models.backbone import BEiTBackbone
 from ..models.mim import BEiTForMaskedImageModeling
 from ..models.skip_unread import SkipUnread

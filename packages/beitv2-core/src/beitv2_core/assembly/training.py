@@ -13,7 +13,6 @@ from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, RunConfig, TokenizerConfig, parse_config
 from ..config.schema import grid_of
 from ..config.sections import OptimConfig
-from ..data.code_cache import CodeCache
 from ..engine import distributed
 from ..engine.health import HealthWatch
 from ..engine.loop import TrainLoop
@@ -27,10 +26,11 @@ from ..engine.trackers import ENTRY_POINTS, TRACKERS, TrackedRun, Tracker
 from ..errors import ConfigError
 from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
+from .caches import build_code_cache, build_feature_cache
 from .data import build_dataset, build_loader, build_transform
 from .feature_monitor import build_monitor
 from .models import build_mim, build_teacher, build_tokenizer
-from .restore import fingerprint, load_tokenizer
+from .restore import load_tokenizer
 
 log = logging.getLogger("beitv2_core")
 AnyConfig = Union[TokenizerConfig, PretrainConfig]
@@ -153,6 +153,7 @@ def build_task(config: AnyConfig, dataset: Any, plan: BatchPlan, tokenizer: Any 
             unquantized_steps=config.health.unquantized_steps,
             kmeans_batches=config.health.kmeans_batches,
             revive_after=config.health.revive_after,
+            cache=None if config.teacher.cache is None else build_feature_cache(config, teacher, dataset),
         )
     source = config.tokenizer
     if tokenizer is None:
@@ -169,28 +170,6 @@ def build_task(config: AnyConfig, dataset: Any, plan: BatchPlan, tokenizer: Any 
     cache = None if source.cache is None else build_code_cache(config, tokenizer, dataset)
     monitor = None if config.monitor.every is None else build_monitor(config, tokenizer.num_codes, plan)
     return MimTask(student, tokenizer, batch_size=source.batch_size, amp=source.amp, cache=cache, monitor=monitor)
-
-
-def build_code_cache(config: PretrainConfig, tokenizer: Any, dataset: Any) -> CodeCache:
-    """The cache of codes of the settings; its identity holds everything that the codes depend on."""
-    data, asked = config.data, config.tokenizer.cache
-    if asked is None:
-        raise ConfigError("tokenizer.cache: it is null; expected a path and the number of views. Set "
-                          "tokenizer.cache.path and tokenizer.cache.views.")
-    pixels = pair(data.token_image_size or data.image_size)
-    identity = {
-        "tokenizer": fingerprint(tokenizer), "grid": list(tokenizer.grid),
-        "precision": "f32" if config.tokenizer.amp == "off" else config.tokenizer.amp, "runtime": "paddle",
-        "seed": config.seed, "views": asked.views, "images": len(dataset),
-        "names": dataset.fingerprint() if hasattr(dataset, "fingerprint") else None,
-        "token_image_size": list(pixels),
-        "draft": list(pair(data.image_size)) if data.draft else None,  # the larger view decides how much is decoded
-        **data.model_dump(mode="json", include={"dataset", "crop_scale", "token_interpolation", "color_jitter",
-                                                "scene_size", "scene_digits", "scene_seed"}),
-    }
-    rows, columns = tokenizer.grid
-    return CodeCache(asked.path, identity, rows=len(dataset) * asked.views, patches=rows * columns,
-                     num_codes=tokenizer.num_codes)
 
 
 def check_tokenizer_fits(config: PretrainConfig, tokenizer: Any) -> None:

@@ -53,14 +53,14 @@ def download(
     """Download published weights, check the hash if one is published, convert them to our format.
 
     Files in the cache (`BEITV2_CACHE`) are not downloaded again.  `BEITV2_MIRROR=URL` names a mirror of
-    the same paths.
+    the same paths.  Teachers that are read as they were published (DINOv2) are kept so.
     """
     from ..files.cache import cache_folder
     from ..weights.published.download import resolve_weights
 
     model = registry.find_model(name)
     path = resolve_weights(model.url)
-    if not convert:
+    if not convert or model.as_published:
         _report(model, path if output is None else _copy(path, output / model.filename if output.is_dir() else output))
         return
     from ..conversion.convert import convert_file

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union
 from pydantic import Field, model_validator
 
 from ..datasets import SOURCES
+from .frozen import TeacherConfig, TokenizerSourceConfig
 from .monitor import MonitorConfig
 from .sections import (
     SIZES,
@@ -23,8 +24,6 @@ from .sections import (
     Pixels,
     QuantizerConfig,
     Section,
-    TeacherConfig,
-    TokenizerSourceConfig,
     TrainConfig,
     TrunkConfig,
     impossible,

@@ -234,50 +234,6 @@ class HealthConfig(Section):
     )
 
 
-class TeacherConfig(Section):
-    """The frozen network whose features the tokenizer learns to reconstruct."""
-
-    name: str = Field(description="clip, dino, hog, or a name from the entry points 'beitv2.teachers'")
-    weights: Optional[str] = Field(default=None, description="path or URL of the weights (clip, dino)")
-    sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash the weights must have")
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the teacher as they are")
-
-
-class CodeCacheConfig(Section):
-    """Codes kept on the disk, so that a view is tokenized once.
-
-    Departs: every image has `views` fixed crops, flips and colours that come round again; the official code draws new
-    ones in every epoch. Masks are drawn anew all the same.
-    """
-
-    path: str = Field(description="folder of the codes; made where it is missing, shared by all processes")
-    views: int = Field(gt=0, description="fixed views of an image; epoch e shows view e mod views")
-
-
-class TokenizerSourceConfig(Section):
-    """The trained tokenizer whose codes are predicted."""
-
-    weights: str = Field(description="a tokenizer run folder, a .pdckpt checkpoint, or a file of published weights")
-    name: Optional[str] = Field(
-        default=None, description="architecture of a lone weights file, e.g. vqkd_encoder_base_decoder_3x768x12_clip"
-    )
-    sha256: Optional[str] = Field(default=None, pattern="^[0-9a-f]{64}$", description="hash a weights file must have")
-    num_codes: Optional[int] = Field(
-        default=None, gt=1, description="expected number of codes; null takes what is there"
-    )
-    code_dim: Optional[int] = Field(
-        default=None, gt=0, description="expected channels of a code; null takes what is there"
-    )
-    batch_size: Optional[int] = Field(
-        default=None, gt=0, description="images the tokenizer reads at once; null: the whole batch"
-    )
-    amp: Amp = Field(
-        default="off",
-        description="mixed precision of the tokenizer's encoder, where train.amp is possible; not the official codes",
-    )
-    cache: Optional[CodeCacheConfig] = Field(default=None, description="codes kept on the disk; null: none")
-
-
 class MaskConfig(Section):
     """Which patches are hidden."""
 

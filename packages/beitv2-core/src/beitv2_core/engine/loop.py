@@ -37,7 +37,7 @@ log = logging.getLogger("beitv2_core")
 FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
                  "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "train.trackers",
                  "train.other_data", "data.num_workers", "data.root", "data.max_corrupt", "data.max_pixels",
-                 "tokenizer.weights", "tokenizer.cache.path", "teacher.weights", "monitor.")
+                 "tokenizer.weights", "tokenizer.cache.path", "teacher.weights", "teacher.cache.path", "monitor.")
 
 
 class TrainingInterrupted(BEiTError):

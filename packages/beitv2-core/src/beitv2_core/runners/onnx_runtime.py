@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, MissingDependencyError
-from .runtime import Runtime
+from .runtime import Runtime, only_input, sizes
 
 
 class OnnxRuntime(Runtime):
@@ -29,8 +29,10 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors; files of version 0.2 hold constants it would warn of
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
-        (entry,) = self._session.get_inputs()
-        self._input = entry.name
+        entries = self._session.get_inputs()
+        self._input = only_input(graph, [entry.name for entry in entries])
+        self.input_shape = sizes(entries[0].shape)
+        self.outputs = tuple(one.name for one in self._session.get_outputs())
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         return self._session.run(None, {self._input: images})

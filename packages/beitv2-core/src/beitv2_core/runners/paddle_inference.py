@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, ExportError
 from ..runtime import require_paddle
-from .runtime import Runtime
+from .runtime import Runtime, only_input
 
 
 class PaddleInference(Runtime):
@@ -35,7 +35,8 @@ class PaddleInference(Runtime):
             config.disable_mkldnn()  # Paddle 3.3 cannot run a resize through oneDNN
             config.set_cpu_math_library_num_threads(threads)
         self._predictor = inference.create_predictor(config)
-        (self._input,) = self._predictor.get_input_names()
+        self._input = only_input(graph, self._predictor.get_input_names())
+        self.outputs = tuple(self._predictor.get_output_names())
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         self._predictor.get_input_handle(self._input).copy_from_cpu(images)

@@ -16,15 +16,34 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.teachers.base import Teacher
 from beitv2_core.teachers.clip import CLIPTeacher, CLIPVisual, build_clip
 from beitv2_core.teachers.dino import DINOTeacher, DINOVisionTransformer, build_dino
+from beitv2_core.teachers.dinov2 import DINOV2, build_dinov2
+from beitv2_core.teachers.dinov3 import DINOV3, build_dinov3
+from beitv2_core.teachers.efficientnet_lite import EfficientNetLiteTeacher, build_efficientnet_lite0
+from beitv2_core.teachers.eva_clip import EVA_CLIP, build_eva_clip
+from beitv2_core.teachers.file import FileTeacher, build_file
 from beitv2_core.teachers.hog import HOGTeacher, build_hog
+from beitv2_core.teachers.siglip2 import SIGLIP2, build_siglip2
+from beitv2_core.teachers.vit import TeacherViT, ViTTeacher
 
 ENTRY_POINTS = "beitv2.teachers"
-TEACHERS: dict[str, Callable[..., Teacher]] = {"clip": build_clip, "dino": build_dino, "hog": build_hog}
+TEACHERS: dict[str, Callable[..., Teacher]] = {
+    "clip": build_clip,
+    "dino": build_dino,
+    "dinov2": build_dinov2,
+    "dinov3": build_dinov3,
+    "efficientnet_lite0": build_efficientnet_lite0,
+    "eva_clip": build_eva_clip,
+    "file": build_file,
+    "hog": build_hog,
+    "siglip2": build_siglip2,
+}
+#: published models whose sizes are read from their files
+FAMILIES = {family.name: family for family in (DINOV2, DINOV3, EVA_CLIP, SIGLIP2)}
 _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
-    "ENTRY_POINTS", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer", "HOGTeacher",
-    "Teacher", "build_teacher",
+    "ENTRY_POINTS", "FAMILIES", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer",
+    "EfficientNetLiteTeacher", "FileTeacher", "HOGTeacher", "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
 ]
 
 
@@ -33,7 +52,7 @@ def build_teacher(name: str, *, weights: str | None = None, sha256: str | None =
                   **options: Any) -> Teacher:
     """The frozen teacher `name` for images of `image_size` and a tokenizer with patches of `patch_size` pixels.
 
-    weights: path or URL (clip, dino); sha256: hash they must have; options: the teacher's own settings.
+    weights: path or URL (all but hog); sha256: hash they must have; options: the teacher's own settings.
     Raises ConfigError for an unknown name or option, WeightsError for missing or wrong weights, ShapeError where the
     image is no whole number of patches.  Our names come first: an entry point cannot replace them.
     """

@@ -72,6 +72,10 @@ class Teacher(nn.Layer):
         shift = paddle.to_tensor(self.mean, dtype="float32").reshape([1, 3, 1, 1])
         return (images - shift) / paddle.to_tensor(self.std, dtype="float32").reshape([1, 3, 1, 1])
 
+    def identity(self) -> dict[str, Any]:
+        """What the features depend on beside weights, options and sizes, in plain values: for a cache of features."""
+        return {}
+
     def train(self) -> None:
         """Stay in eval mode: a teacher is never trained."""
         self.eval()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP's vision transformer as a teacher (OpenAI's weights).
+"""CLIP's vision transformer as a teacher (OpenAI's weights, MIT licence, as OpenAI or transformers publish them).
 
 Shape suffixes: B batch, N patches, T tokens = 1 + N, D width, H heads.
 """
@@ -17,6 +17,7 @@ from paddle import nn
 
 from beitv2_core.errors import WeightsError
 from beitv2_core.layers.attention import attention_weights, split_heads
+from beitv2_core.pixels.clip import CLIP_MEAN, CLIP_STD
 from beitv2_core.pixels.size import pair
 from beitv2_core.teachers.base import Teacher, file_state, grid_of, load_strict, resize_positions, square_side
 from beitv2_core.weights.architecture import HEADS, ShapeReader
@@ -148,8 +149,7 @@ class CLIPTeacher(Teacher):
     Source: official modeling_vqkd.py, VQKD.get_regress_target, ScalingLayerForClip.
     """
 
-    mean = (0.48145466, 0.4578275, 0.40821073)
-    std = (0.26862954, 0.26130258, 0.27577711)
+    mean, std = CLIP_MEAN, CLIP_STD
 
     def __init__(self, visual: CLIPVisual, *, image_size: int | Sequence[int] = 224,
                  patch_size: int | Sequence[int] = 16):
@@ -176,7 +176,8 @@ def visual_from_state(state: dict[str, np.ndarray], *, source: str = "CLIP weigh
     except (KeyError, IndexError):
         raise WeightsError(
             f"{source}: no CLIP vision transformer in this file (visual.conv1.weight, visual.positional_embedding and "
-            f"visual.proj are needed). Expected OpenAI's ViT-B-16.pt, {find_model(PUBLISHED).url}."
+            "visual.proj are needed, or vision_model.embeddings and visual_projection.weight). Expected OpenAI's "
+            f"ViT-B-16.pt, {find_model(PUBLISHED).url}, ViT-L-14.pt, or transformers' model.safetensors of them."
         ) from None
     blocks = {name.split(".")[2] for name in ours if name.startswith("transformer.resblocks.")}
     visual = CLIPVisual(image_size=side * patch, patch_size=patch, width=width, depth=len(blocks),
@@ -185,10 +186,18 @@ def visual_from_state(state: dict[str, np.ndarray], *, source: str = "CLIP weigh
     return visual
 
 
+def clip_architecture(weights: str, num_heads: int | None = None) -> dict[str, Any]:
+    """The keyword arguments of the CLIPVisual of a weights file, from the shapes of its tensors."""
+    return _read(ShapeReader(from_clip(file_state(CLIP, resolve_weights(weights), to_clip)),
+                             hints={"num_heads": num_heads}))
+
+
 def build_clip(*, weights: str | None, sha256: str | None = None, image_size: int | Sequence[int] = 224,
                patch_size: int | Sequence[int] = 16, num_heads: int | None = None) -> CLIPTeacher:
-    """The CLIP teacher from a path or URL of OpenAI's weights file (.pt); nothing in the file is executed.
+    """The CLIP teacher from a path or URL of OpenAI's weights file (.pt), or of transformers' (model.safetensors).
 
+    Any size of patch and trunk; the activation is OpenAI's, which no tensor tells: weights trained with another (some
+    of LAION's) are not for this teacher.  Nothing in the file is executed.
     sha256: checked when given; OpenAI's own URL brings its own.  Raises WeightsError where weights are missing, cannot
     be fetched, have another hash or belong to another model.
     """

@@ -132,7 +132,7 @@ def _build(architecture: Mapping[str, Any]) -> DINOVisionTransformer:
 
 DINO = Kind(
     name="dino", package="beitv2-core", marks=("blocks.0.attn.qkv.bias", "pos_embed", "norm.weight"),
-    unlike=("head.weight", "blocks.0.attn.q_bias"), read=read_trunk, build=_build,
+    unlike=("head.weight", "blocks.0.attn.q_bias", "blocks.0.ls1.gamma"), read=read_trunk, build=_build,
     outputs=lambda model, inputs: {"features": model(inputs[0])}, official="dino", nest=None, noun="teacher")
 
 

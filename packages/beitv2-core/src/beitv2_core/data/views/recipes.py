@@ -29,10 +29,12 @@ from .transforms import (
 
 
 class TokenizerBatch(NamedTuple):
-    """images: float32 (B, 3, H, W) in [0, 1]; paths: B strings."""
+    """images: float32 (B, 3, H, W) in [0, 1]; paths: B strings; rows: int64 (B,), image * views + view where the views
+    are fixed, else empty."""
 
     images: np.ndarray
     paths: list[str]
+    rows: np.ndarray = np.zeros(0, dtype=np.int64)
 
 
 class MimBatch(NamedTuple):
@@ -55,32 +57,56 @@ class LabelledBatch(NamedTuple):
     paths: list[str]
 
 
+def of_view(rng: SampleRng, views: int | None) -> SampleRng:
+    """The generators a view is drawn from: the epoch's, or with `views` fixed ones those of epoch mod views."""
+    if views is None or rng.key is None:
+        return rng
+    seed, epoch, index = rng.key
+    return SampleRng.for_sample(seed, epoch % views, index)
+
+
+def row_of_view(rng: SampleRng, views: int) -> int:
+    """Number of the view that `of_view` made these generators for: image * views + view."""
+    _, number, index = rng.key  # type: ignore[misc]
+    return index * views + number
+
+
+def _rows(stacked: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {"rows": stacked["row"].astype(np.int64)} if "row" in stacked else {}
+
+
 class TokenizerTransform:
     """Random resized crop (bicubic), then a flip; no colour change (recipe of the tokenizer).
 
-    draft: images may be decoded smaller, `shrink(full size, rng)` says how much. Gives {"image": uint8 (H, W, 3),
-    "path": str}. Source: official `datasets.py: build_vqkd_dataset`.
+    draft: images may be decoded smaller, `shrink(full size, rng)` says how much.  views: number of fixed views of an
+    image; None draws new ones in every epoch.  With fixed ones epoch e shows the view of epoch e mod views, and "row"
+    says which view of which image it is.  Gives {"image": uint8 (H, W, 3), "path": str}. Source: official
+    `datasets.py: build_vqkd_dataset`.
     Departs: crop and flip draw from the sample's python generator; torchvision draws them from torch's.
+    Departs: fixed views, where asked for; the official code has none.
     """
 
     def __init__(
         self, image_size: Size, *, scale: tuple[float, float] = (0.08, 1.0), interpolation: str = "bicubic",
-        draft: bool = False,
+        draft: bool = False, views: int | None = None,
     ) -> None:
         self.crop = RandomResizedCrop(image_size, scale=scale, interpolation=interpolation)
         self.flip = RandomHorizontalFlip()
         self.shrink = self._shrink if draft else None
+        self.views = views
 
     def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
-        return self.crop.reduction(self.crop.draw(*size, rng))
+        return self.crop.reduction(self.crop.draw(*size, of_view(rng, self.views)))
 
     def __call__(self, sample: Sample, rng: SampleRng) -> dict[str, Any]:
         """Augment one sample."""
-        return {"image": np.asarray(self.flip(self.crop.read_sample(sample, rng)[0], rng)), "path": sample.path}
+        rng = of_view(rng, self.views)
+        made = {"image": np.asarray(self.flip(self.crop.read_sample(sample, rng)[0], rng)), "path": sample.path}
+        return made if self.views is None else {**made, "row": row_of_view(rng, self.views)}
 
     def batch(self, stacked: dict[str, Any]) -> TokenizerBatch:
         """Turn the stacked samples into floats."""
-        return TokenizerBatch(to_unit_floats(stacked["image"]), stacked["path"])
+        return TokenizerBatch(to_unit_floats(stacked["image"]), stacked["path"], **_rows(stacked))
 
 
 class MimTransform:
@@ -127,19 +153,11 @@ class MimTransform:
         if self.views is None:
             return self._sample(sample, rng, rng)
         masks = rng.fork("mask")  # another stream: the view's must not depend on the mask, nor look like it
-        view = self._of_view(rng)
-        _, number, index = view.key  # type: ignore[misc]
-        return {**self._sample(sample, view, masks), "row": index * self.views + number}
-
-    def _of_view(self, rng: SampleRng) -> SampleRng:
-        """The generators the view is drawn from: the epoch's, or with fixed views those of the view's number."""
-        if self.views is None or rng.key is None:
-            return rng
-        seed, epoch, index = rng.key
-        return SampleRng.for_sample(seed, epoch % self.views, index)
+        view = of_view(rng, self.views)
+        return {**self._sample(sample, view, masks), "row": row_of_view(view, self.views)}
 
     def _shrink(self, size: tuple[int, int], rng: SampleRng) -> int:
-        rng = self._of_view(rng)
+        rng = of_view(rng, self.views)
         if self.jitter is not None:
             self.jitter.draw(rng)
         self.flip.draw(rng)
@@ -169,8 +187,7 @@ class MimTransform:
         """Turn the stacked samples into floats."""
         patch_view = to_unit_floats(stacked["patch_view"])
         token_view = to_unit_floats(stacked["token_view"]) if "token_view" in stacked else patch_view
-        rows = {"rows": stacked["row"].astype(np.int64)} if "row" in stacked else {}
-        return MimBatch(normalise(patch_view), token_view, stacked["mask"], stacked["path"], **rows)
+        return MimBatch(normalise(patch_view), token_view, stacked["mask"], stacked["path"], **_rows(stacked))
 
 
 class EvalTransform:

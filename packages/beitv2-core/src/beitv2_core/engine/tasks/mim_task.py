@@ -25,7 +25,7 @@ class MimTask(Task):
 
     `student(patch_view, mask) -> {head: logits (M, K)}` takes the mask as the array that the loader made, so that no
     GPU is waited for to know which patches it hides.  `tokenizer.tokenize(token_view) -> codes (B, N)`, frozen and in
-    eval mode, reads `batch_size` images at once (None: all).  cache: a CodeCache or the like; the tokenizer reads only
+    eval mode, reads `batch_size` images at once (None: all).  cache: a ViewCache or the like; the tokenizer reads only
     those parts of a batch of which some view's codes are missing, but these whole, so that codes do not depend on what
     the cache held.  monitor: a FeatureMonitor, which measures and changes nothing.
     Departs: amp "bf16" or "fp16" lets the tokenizer's encoder use mixed precision; a code then depends on it.
@@ -89,17 +89,9 @@ class MimTask(Task):
             if self.cache is None:
                 parts.append(self._tokenize(view))
                 continue
-            if rows is None or len(rows) != len(token_view):
-                raise ShapeError(f"MimTask: {len(token_view)} views came with the numbers of "
-                                 f"{0 if rows is None else len(rows)}; a cache needs one for each. Give "
-                                 "MimTransform the number of views.")
-            numbers = rows[start:start + size]
-            codes_BN, found_B = self.cache.read(numbers)
-            if not found_B.all():
-                fresh_BN = self._tokenize(view).numpy()
-                self.cache.write(numbers[~found_B], fresh_BN[~found_B])
-                codes_BN = np.where(found_B[:, None], codes_BN, fresh_BN)
-            parts.append(paddle.to_tensor(codes_BN))
+            numbers = None if rows is None else rows[start:start + size]
+            parts.append(paddle.to_tensor(self.cache.read_or_compute(
+                numbers, view, lambda images: self._tokenize(images).numpy(), whole_batches=True)))
         return parts[0] if len(parts) == 1 else paddle.concat(parts)
 
     def _tokenize(self, view: NDArray[Any]) -> paddle.Tensor:

@@ -34,17 +34,20 @@ class VQKDTask(Task):
     `kmeans_batches` steps starts the codebook; codes unused for `revive_after` steps are replaced by current features,
     drawn from those of all processes by a generator of (`seed`, step), so that the codebook stays one.
 
+    cache: a ViewCache or the like, where the teacher's features of fixed views are kept.  It then reads one image at a
+    time: a product's last bits can depend on the place in a batch, and what is kept must depend on the view alone.
     `usage` counts the codes of all processes since the last log line, `last_usage` those of the window before it.
     Raises ConfigError for a negative or impossible measure.
     """
 
     def __init__(self, model: nn.Layer, teacher: nn.Layer, *, seed: int, unquantized_steps: int = 0,
-                 kmeans_batches: int = 1, revive_after: int | None = None):
+                 kmeans_batches: int = 1, revive_after: int | None = None, cache: Any = None):
         for name, value, least in (("unquantized_steps", unquantized_steps, 0), ("kmeans_batches", kmeans_batches, 1),
                                    ("revive_after", revive_after, 1)):
             if value is not None and value < least:
                 raise ConfigError(f"VQKDTask: {name} is {value}; expected at least {least}.")
         self.model, self.network, self.teacher, self.seed = model, model, teacher, seed
+        self.cache = cache
         self.unquantized_steps, self.kmeans_batches, self.revive_after = unquantized_steps, kmeans_batches, revive_after
         self.usage, self.last_usage = self._window(), self._window()
         # Steps, not calls: a step of several accumulated batches must not age a code several times.
@@ -55,8 +58,7 @@ class VQKDTask(Task):
     def loss(self, batch: Any, *, step: int) -> tuple[paddle.Tensor, dict[str, paddle.Tensor]]:
         """Loss and its parts for one `TokenizerBatch` of numpy arrays; in eval mode nothing is counted or replaced."""
         images = paddle.to_tensor(batch.images)
-        with paddle.no_grad():
-            target_BNV = self.teacher(images)
+        target_BNV = self._targets(images, batch)
         quantized = step >= self.unquantized_steps
         out = self.network(images, target_BNV, quantized)
         if quantized and self.model.training:
@@ -68,6 +70,16 @@ class VQKDTask(Task):
         elif self.model.training and step >= self.unquantized_steps - self.kmeans_batches:
             self._collected.append(all_gather(out["features"]).numpy().reshape(-1, self.model.code_dim))
         return out["loss"], {"rec_loss": out["rec_loss"].detach(), "quant_loss": out["quant_loss"].detach()}
+
+    @paddle.no_grad()
+    def _targets(self, images: paddle.Tensor, batch: Any) -> paddle.Tensor:
+        """The teacher's features (B, N, V), computed or kept."""
+        if self.cache is None:
+            return self.teacher(images)
+        return paddle.to_tensor(self.cache.read_or_compute(batch.rows, batch.images, self._one_by_one))
+
+    def _one_by_one(self, images: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([self.teacher(paddle.to_tensor(image[None])).numpy() for image in images])
 
     def before_step(self, batch: Any, *, step: int) -> None:
         """Start the codebook from the collected features when the unquantised steps are over."""
@@ -81,19 +93,20 @@ class VQKDTask(Task):
         quantize.cluster_size.set_value(paddle.zeros_like(quantize.cluster_size))
 
     def log_values(self) -> dict[str, float]:
-        """Usage and perplexity of the codebook since the last call, over all processes."""
+        """Usage and perplexity of the codebook since the last call, over all processes; with a cache also its share."""
+        cached = {} if self.cache is None else {"features_cached": self.cache.share_read()}
         window = self.last_usage = self.usage
         self.usage = self._window()
         seen = int(window.counts.sum())
         if seen == 0:  # still unquantised
-            return {}
+            return cached
         if window.usage < COLLAPSED and seen >= 4 * self.model.num_codes and distributed.is_main():
             log.warning(
                 "codebook: only %.0f %% of %d codes were used since the last log line. Advice: train longer before "
                 "quantising (health.unquantized_steps), replace dead codes (health.revive_after), or use fewer codes.",
                 100 * window.usage, self.model.num_codes)
         values = {"usage": window.usage, "perplexity": window.perplexity,
-                  "position_perplexity_min": float(window.position_perplexity().min())}
+                  "position_perplexity_min": float(window.position_perplexity().min()), **cached}
         if self.revive_after is not None:
             values["revived"], self.revived = float(self.revived), 0
         return values

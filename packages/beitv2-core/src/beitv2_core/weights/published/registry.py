@@ -27,7 +27,10 @@ class Number(NamedTuple):
 
 
 class PublishedModel(NamedTuple):
-    """A published file.  None, and an empty tuple, mean: not published (`measured`: not measured by us)."""
+    """A published file.  None, and an empty tuple, mean: not published (`measured`: not measured by us).
+
+    as_published: a teacher reads the file as it is; there is no conversion to our format.
+    """
 
     name: str
     kind: str
@@ -40,6 +43,7 @@ class PublishedModel(NamedTuple):
     page: str
     published: tuple[Number, ...]
     measured: tuple[Number, ...]
+    as_published: bool = False
 
     @property
     def filename(self) -> str:
