@@ -148,6 +148,9 @@ def test_as_many_broken_files_are_allowed_as_twice_those_found():
 
 def test_a_real_teacher_is_taken_where_its_weights_are_here_and_it_fits_the_time():
     assert rules.teacher({}, 1e9).value == ("hog", None)
-    assert rules.teacher({"clip": ("w.pt", 0.1)}, 61).value == ("clip", "w.pt")
-    slow = rules.teacher({"clip": ("w.pt", 0.1)}, 59)
+    here = {"clip": rules.Installed("w.pt", 0.1)}
+    assert rules.teacher(here, 61).value == ("clip", "w.pt")
+    slow = rules.teacher(here, 59)
     assert slow.value == ("hog", None) and "do not fit" in slow.reason
+    labels = rules.teacher({**here, "efficientnet_lite0": rules.Installed(None, 0.09, "the labels of X")}, 59)
+    assert labels.value == ("efficientnet_lite0", None) and labels.reason.endswith("it learnt from the labels of X")

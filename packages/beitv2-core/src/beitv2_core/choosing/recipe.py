@@ -19,8 +19,8 @@ class Facts(NamedTuple):
     """What the rules read.
 
     images: of the data set; short_side: pixels, in the middle; broken_share: of the files; seconds: for training, as
-    far as known; tflops: of the device's matrix products; teachers: as `rules.teacher`, but the cost in TFLOP of 64
-    images for each patch; given: dotted key -> value that the user has set.
+    far as known; tflops: of the device's matrix products; teachers: by name, their cost in TFLOP of 64 images for each
+    patch; given: dotted key -> value that the user has set.
     """
 
     images: int
@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     tflops: float
     gpu: bool
     processes: int
-    teachers: Mapping[str, tuple[str, float]]
+    teachers: Mapping[str, rules.Installed]
     given: Mapping[str, Any]
 
 
@@ -74,8 +74,8 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
     backbone: Size = size.value
     width = int(given.get("pretrain.model.width") or backbone.width)
     encoder = rules.tokenizer_size(backbone)
-    taught = rules.teacher({name: (path, cost * patches / facts.tflops / rules.SHARE_OF_PEAK)
-                            for name, (path, cost) in facts.teachers.items()}, rules.TOKENIZER_SHARE * facts.seconds)
+    taught = rules.teacher({name: one._replace(cost=one.cost * patches / facts.tflops / rules.SHARE_OF_PEAK)
+                            for name, one in facts.teachers.items()}, rules.TOKENIZER_SHARE * facts.seconds)
     hog = taught.value[0] == "hog" and given.get("tokenizer.teacher.name", "hog") == "hog"
     # a tokenizer step costs about a third of the backbone's, of which it is smaller in width and depth
     cost = 72.0 * encoder.value[0] ** 2 * (encoder.value[1] + 1)

