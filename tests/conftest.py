@@ -176,3 +176,22 @@ def pytest_terminal_summary(terminalreporter):
         cells = (worst.get((fixture, kind)) for kind in kinds)
         terminalreporter.write_line(f"{fixture:<32}" + "".join(f"{'-' if v is None else f'{v:.3f}':>10}"
                                                                for v in cells))
+
+
+@pytest.fixture(scope="session")
+def importable_torchvision() -> None:
+    """timm imports torchvision, whose PyPI wheel is built for CUDA: beside a CPU PyTorch its operators do not load.
+
+    Its Python code then fails for the two operators it asks for by name, so those names are declared, without any
+    kernel; no test calls them.
+    """
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-peers`")
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError as error:
+        assert "torchvision::nms" in str(error)
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision  # noqa: F401

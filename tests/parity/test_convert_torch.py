@@ -16,26 +16,8 @@ from beitv2_core.conversion.verify import build, fixed_inputs, outputs_of, verif
 from beitv2_core.weights.writers import write_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-peers`")
-pytestmark = [pytest.mark.slow, pytest.mark.peers]
+pytestmark = [pytest.mark.slow, pytest.mark.peers, pytest.mark.usefixtures("importable_torchvision")]
 LIMIT = 1e-4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def importable_torchvision():
-    """timm imports torchvision, whose PyPI wheel is built for CUDA: beside a CPU PyTorch its operators do not load.
-
-    Its Python code then fails for the two operators it asks for by name, so those names are declared, without any
-    kernel; nothing here calls them.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        pass
-    except RuntimeError as error:
-        assert "torchvision::nms" in str(error)
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -204,6 +204,7 @@ def products_of(network, patches: int) -> float:
 
 
 @pytest.mark.peers
+@pytest.mark.usefixtures("importable_torchvision")
 @pytest.mark.parametrize("key", SMALL)
 def test_the_reference_of_today_gives_the_recorded_features_and_ours(key, tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed: `make test-peers`")
