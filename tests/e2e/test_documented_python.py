@@ -28,6 +28,9 @@ PYTHON = {"README.md": (1, "test_the_five_lines_of_the_readme_give_codes_and_fea
           "docs/api.md": (1, "test_the_lines_of_the_api_page_run"),
           "docs/deployment.md": (1, "test_the_lines_of_the_deployment_page_give_codes"),
           "docs/extension.md": (4, "tests/e2e/test_extension.py"),
+          "docs/features.md": (1, "test_the_lines_of_the_features_page_read_a_file_of_features"),
+          "docs/look.md": (1, "test_the_lines_of_the_look_page_write_the_images"),
+          "docs/teachers.md": (2, "test_the_lines_of_the_teachers_page_are_python"),
           "docs/weights.md": (1, "test_the_lines_of_the_weights_page_give_an_equal_model"),
           "docs/models/BEiTv2.md": (1, "test_the_lines_of_the_model_page_build_the_model")}
 
@@ -88,6 +91,24 @@ def test_the_lines_of_the_deployment_page_give_codes(folder):
     [code] = snippets("docs/deployment.md")
     images = "import numpy; images = numpy.full((2, 3, 32, 32), 0.5, numpy.float32)\n"
     assert python(images + code + "print(codes.shape)", folder).strip() == "(2, 16)"
+
+
+def test_the_lines_of_the_features_page_read_a_file_of_features(folder):
+    beitv2_core.embed(folder / "IMAGES", folder / "runs/digit_scenes/pretrain", folder / "features.npz", num_workers=0)
+    [code] = snippets("docs/features.md")
+    assert python(code + "print(features.shape, len(paths), description[0])", folder).strip() == "(24, 24) 24 {"
+
+
+def test_the_lines_of_the_look_page_write_the_images(folder):
+    [code] = snippets("docs/look.md")
+    python(code, folder)
+    assert len(list((folder / "digits").glob("*.png"))) == 8
+
+
+def test_the_lines_of_the_teachers_page_are_python():
+    """They download weights and need PyTorch, so they are not run here."""
+    for code in snippets("docs/teachers.md"):
+        compile(code, "docs/teachers.md", "exec")
 
 
 def test_the_lines_of_the_weights_page_give_an_equal_model(folder):

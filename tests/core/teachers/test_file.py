@@ -107,9 +107,8 @@ def test_a_paddle_graph_gives_its_patches(tmp_path, images, ending):
 
 
 def test_a_folder_that_was_exported_says_everything_itself(tmp_path, images):
-    from beitv2_core.export.sources import exportable_features
-    from beitv2_core.export.writer import export_model
-
+    from beitv2_core.exporting.sources import exportable_features
+    from beitv2_core.exporting.writer import export_model
     from beitv2_core.models.backbone import BEiTBackbone
 
     paddle.seed(0)
