@@ -36,7 +36,7 @@ def images(tmp_path):
 @pytest.mark.parametrize(("make", "measure", "least"), [
     (lambda: exportable_tokenizer(tokenizer()), "codes_equal", 0.8),
     (lambda: exportable_features(student()), "cosine", 0.99)])
-def test_int8_is_beside_float32_with_its_measured_agreement(tmp_path, images, make, measure, least):
+def test_int8_is_beside_float32_with_its_measured_agreement(tmp_path, images, make, measure, least, caplog):
     written = export_model(make(), tmp_path / "model", form="onnx", calibration=Calibration(images, 4))
     assert left_over(tmp_path / "model") == ["graph.onnx", "graph_int8.bin", "graph_int8.xml", "model.json"]
     assert written.int8 is not None and (written.int8.calibrated_on, written.int8.measured_on) == (4, 4)
@@ -44,6 +44,7 @@ def test_int8_is_beside_float32_with_its_measured_agreement(tmp_path, images, ma
     exact, eight = load_exported(tmp_path / "model"), load_exported(tmp_path / "model", precision="int8")
     assert (eight.runtime, eight.precision, eight.description) == ("openvino", "int8", written)
     assert exact.fingerprint() != eight.fingerprint()
+    assert caplog.handler.level == 0  # what listens to the program's log still hears it
     tried = np.random.default_rng(0).random((3, 3, 32, 24), dtype=np.float32)
     found, expected = eight.run(tried), exact.run(tried)
     assert found.keys() == expected.keys()

@@ -67,7 +67,7 @@ def write_int8(model: Exported, calibration: Calibration) -> Int8:
 
     facts = model.description.model_dump()
     ranges, others = _two_halves(facts, calibration)
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would silence the program's own handlers too
     graph = openvino.Core().read_model(str(model.folder / GRAPH_FILES["onnx"][0]))
     parts = [ranges[i : i + BATCH] for i in range(0, len(ranges), BATCH)]
     scope = nncf.IgnoredScope(names=_kept_exact(graph, model.kind))
