@@ -67,7 +67,7 @@ def test_eval_crop_is_the_centre_and_needs_no_randomness(size):
 @pytest.mark.parametrize("size", [(100, 40), (40, 90), (64, 64), (33, 21)])
 @pytest.mark.parametrize(("target", "share"), [(16, 0.875), ((16, 24), 0.5), (8, 1.0)])
 def test_the_region_of_an_eval_crop_is_what_it_shows(size, target, share):
-    ramp = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])) + [np.zeros(size[::-1])], -1).astype(np.uint8)
+    ramp = np.stack([*np.meshgrid(np.arange(size[0]), np.arange(size[1])), np.zeros(size[::-1])], -1).astype(np.uint8)
     crop = T.EvalCrop(target, share, "bilinear")
     shown = np.asarray(crop(Image.fromarray(ramp)), dtype=float)
     left, top, right, bottom = crop.region(size)
