@@ -17,8 +17,8 @@ from beitv2_seg.config.translate import KEYS, train_settings
 ARGUMENTS = {"model.backbone.recompute", "train_dataset.dataset_root"}
 
 
-def test_every_training_setting_of_core_but_keep_every_has_its_counterpart():
-    assert {f"train.{name}" for name in TrainConfig.model_fields} - set(KEYS) == {"train.keep_every"}
+def test_every_training_setting_of_core_but_keep_every_and_trackers_has_its_counterpart():
+    assert {f"train.{name}" for name in TrainConfig.model_fields} - set(KEYS) == {"train.keep_every", "train.trackers"}
     known = {"output", *(f"train.{name}" for name in TrainConfig.model_fields),
              *(f"data.{name}" for name in DataConfig.model_fields)}
     ours = {*SegmentConfig.model_fields, *(f"run.{name}" for name in RunSection.model_fields), *ARGUMENTS}
