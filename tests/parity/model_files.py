@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +50,6 @@ class Model(NamedTuple):
         return path
 
 
-@functools.cache  # one answer from collection to the end
 def missing(kind: str) -> str:
     """The package that a model of this kind is built by, where it is not installed, as a reason; else empty."""
     package = PACKAGES.get(kind)
