@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import paddle
 import pytest
 
+from beitv2_core.evaluation import evaluate
 from beitv2_core.evaluation.evaluate import codebook_stats, cut_patches, linear_probe, masked_code_accuracy
 from beitv2_core.models.mim import BEiTForMaskedImageModeling
 
@@ -90,3 +93,13 @@ def test_a_probe_reads_a_linear_label_and_nothing_else():
     assert linear_probe((features[split[0]], labels[split[0]]), (features[split[1]], labels[split[1]])) > 0.9
     noise = draws.randint(0, 2, 400)
     assert linear_probe((features[split[0]], noise[split[0]]), (features[split[1]], noise[split[1]])) < 0.7
+
+
+def test_a_probe_that_does_not_converge_is_one_line_of_the_log(monkeypatch, caplog, recwarn):
+    monkeypatch.setattr(evaluate, "PROBE_ROUNDS", 1)
+    draws = np.random.RandomState(0)
+    part = draws.randn(60, 8), draws.randint(0, 3, 60)
+    with caplog.at_level(logging.INFO, "beitv2_core"):
+        linear_probe(part, part)
+    assert "1 rounds did not reach the optimum" in caplog.text
+    assert not [one for one in recwarn if one.category.__name__ == "ConvergenceWarning"]
