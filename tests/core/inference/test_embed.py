@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from beitv2_core.evaluation.codes import list_images
 from beitv2_core.inference import embed as module
 from beitv2_core.inference import embedding_file
 from beitv2_core.inference.embed import embed_files
-from beitv2_core.inference.embedding_file import read_embeddings
+from beitv2_core.inference.embedding_file import read_embeddings, writer_for
 from beitv2_core.inference.loaded import load_model
 from beitv2_core.inference.search import model_of, nearest, search
 
@@ -115,7 +116,7 @@ def test_what_cannot_be_written_or_read_is_told_in_one_line(model, photographs, 
     for name, said in (("no.npz", "cannot be read"), ("other.npz", "no features that"), ("gone.npz", "no such file")):
         with pytest.raises(DataError, match=said):
             read_embeddings(tmp_path / name)
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'beitv2-core\[parquet\]'"):
         embedding_file.writer_for(tmp_path / "f.parquet")
 
@@ -145,3 +146,11 @@ def test_a_search_orders_by_cosine_and_refuses_another_model(model, tokenizer_ru
     with pytest.raises(DataError, match="the query's is"):
         nearest(file, np.zeros(3, np.float32))
     json.dumps(file.meta)
+
+
+def test_a_pyarrow_that_cannot_be_imported_is_named_with_its_reason(tmp_path, monkeypatch):
+    (tmp_path / "pyarrow.py").write_text("raise ImportError('pyarrow requires NumPy 2.0 or newer')")
+    monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported \(pyarrow requires NumPy 2.0.*core\[parquet\]"):
+        writer_for(tmp_path / "features.parquet")

@@ -226,7 +226,8 @@ def description_of(source: Path) -> Optional[dict[str, Any]]:
 def _pyarrow(where: str) -> Any:
     try:
         import pyarrow
-    except ImportError:
-        raise MissingDependencyError(f"{where}: Parquet is written and read by pyarrow, which is not installed. Type: "
-                                     "pip install 'beitv2-core[parquet]', or use a name ending in .npz.") from None
+    except ImportError as error:
+        raise MissingDependencyError(f"{where}: Parquet is written and read by pyarrow, which cannot be imported "
+                                     f"({error}). Type: pip install 'beitv2-core[parquet]', or use a name ending in "
+                                     ".npz.") from None
     return pyarrow
