@@ -152,5 +152,6 @@ def test_a_pyarrow_that_cannot_be_imported_is_named_with_its_reason(tmp_path, mo
     (tmp_path / "pyarrow.py").write_text("raise ImportError('pyarrow requires NumPy 2.0 or newer')")
     monkeypatch.delitem(sys.modules, "pyarrow", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(MissingDependencyError, match=r"cannot be imported \(pyarrow requires NumPy 2.0.*core\[parquet\]"):
+    words = r"cannot be imported \(pyarrow requires NumPy 2.0.*core\[parquet\]"
+    with pytest.raises(MissingDependencyError, match=words):
         writer_for(tmp_path / "features.parquet")
