@@ -140,19 +140,31 @@ def test_a_fixture_without_its_arrays_fails(tmp_path):
 
 
 def test_what_needs_a_peer_is_marked_for_the_environment_that_has_it():
-    def needs(node: ast.AST) -> bool:
+    """A peer is needed by what asks for it itself, or through a fixture of tests/conftest.py that does."""
+    def asks(node: ast.AST) -> bool:
         return any(isinstance(one, ast.Call) and ast.unparse(one.func) == "pytest.importorskip"
                    and ast.literal_eval(one.args[0]) in PEERS for one in ast.walk(node))
 
-    def marked(node: ast.AST) -> bool:
-        return any("mark.peers" in ast.unparse(one) for one in getattr(node, "decorator_list", []))
+    def decorated(node: ast.AST, mark: str) -> bool:
+        return any(mark in ast.unparse(one) for one in getattr(node, "decorator_list", []))
+
+    def parsed(path: Path) -> list[ast.stmt]:
+        return ast.parse(path.read_text(encoding="utf-8")).body
+
+    fixtures = {node.name for node in parsed(ROOT / "tests/conftest.py")
+                if isinstance(node, ast.FunctionDef) and asks(node) and decorated(node, "pytest.fixture")}
+
+    def needs(node: ast.AST) -> bool:
+        named = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+        named |= {one.arg for one in ast.walk(node) if isinstance(one, ast.arg)}
+        return asks(node) or bool(fixtures & named)
 
     found = 0
-    for path in sorted((ROOT / "tests").rglob("*.py")):
-        body = ast.parse(path.read_text(encoding="utf-8")).body
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        body = parsed(path)
         whole = any("mark.peers" in ast.unparse(one) for one in body
                     if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "pytestmark")
         for node in filter(needs, body):
-            assert whole or marked(node), f"{path}, line {node.lineno}: needs @pytest.mark.peers"
+            assert whole or decorated(node, "mark.peers"), f"{path}, line {node.lineno}: needs @pytest.mark.peers"
             found += 1
-    assert found >= 3
+    assert fixtures and found >= 5
