@@ -184,8 +184,8 @@ def _from_colours(image: Image.Image, raw: str, label_map: Mapping[str, int], pa
             twice = here & known & (found != target)
             if twice.any():
                 raise LabelError(f"{path}: pixels of label {level} have the colour "
-                                 f"{','.join(map(str, pixels[twice][0].tolist()))}, and label_map makes {target} of the "
-                                 f"one and {int(found[twice][0])} of the other. Leave one of them out.")
+                                 f"{','.join(map(str, pixels[twice][0].tolist()))}, and label_map makes {target} of "
+                                 f"the one and {int(found[twice][0])} of the other. Leave one of them out.")
             found[here], known = target, known | here
     if not known.all() and isinstance(unlisted, int):
         found[~known], known = unlisted, np.ones_like(known)

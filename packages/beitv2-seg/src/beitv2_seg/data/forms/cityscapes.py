@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beitv2_core.data.sources.folder import find_images
 from beitv2_core.errors import DataError
-from beitv2_seg.data.forms.found import Asked, FoundSamples, check_paired, folders_in, some
+from beitv2_seg.data.forms.found import Asked, FoundSamples, check_paired, folders_in, some, void_map
 
 IMAGES, LABELS = "leftImg8bit", "gtFine"
 KINDS = ("labelTrainIds", "labelIds")
@@ -16,7 +16,6 @@ CLASSES = {"road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "p
            "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26,
            "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33}
 VOID_IDS = tuple(number for number in range(34) if number not in CLASSES.values())
-VOID = 255
 
 
 def is_cityscapes(root: Path) -> bool:
@@ -24,9 +23,9 @@ def is_cityscapes(root: Path) -> bool:
     return (root / IMAGES).is_dir() and (root / LABELS).is_dir()
 
 
-def label_ids() -> dict[str, int]:
-    """labelId -> trainId, void (255) for those that are not trained."""
-    return {**{str(number): VOID for number in VOID_IDS},
+def label_ids(ignored: int = 255) -> dict[str, int]:
+    """labelId -> trainId, or the ignored label for those that are not trained."""
+    return {**{str(number): ignored for number in VOID_IDS},
             **{str(number): train_id for train_id, number in enumerate(CLASSES.values())}}
 
 
@@ -52,8 +51,11 @@ def read_cityscapes(root: Path, asked: Asked) -> FoundSamples:
                         "gtFine_trainvaltest.zip into dataset_root.")
     check_paired(images, maps[kind], where)
     files = [(images[name], maps[kind][name]) for name in sorted(images)]
-    return FoundSamples("cityscapes", root, files, asked.part, list(CLASSES),
-                        label_ids() if kind == "labelIds" else {}, "refuse" if kind == "labelIds" else "keep")
+    if kind == "labelIds":
+        return FoundSamples("cityscapes", root, files, asked.part, list(CLASSES), label_ids(asked.ignored), "refuse",
+                            asked.ignored)
+    return FoundSamples("cityscapes", root, files, asked.part, list(CLASSES), void_map(asked.ignored),
+                        ignored=asked.ignored)
 
 
 def _named(folder: Path, end: str) -> dict[str, str]:

@@ -67,7 +67,7 @@ def read_coco(root: Path, asked: Asked) -> FoundSamples:
     drawn = DrawnCoco(file, images, tree["annotations"], place, background=background)
     files = sorted((image, str(file)) for image in drawn.shapes)
     return FoundSamples("coco", root, files, None if asked.list_file else _part(root, asked), names,
-                        {str(key): number for key, number in numbers.items()}, "refuse", drawn)
+                        {str(key): number for key, number in numbers.items()}, "refuse", asked.ignored, drawn)
 
 
 class DrawnCoco:

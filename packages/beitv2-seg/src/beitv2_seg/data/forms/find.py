@@ -83,4 +83,5 @@ def _listed(root: Path, asked: Asked) -> FoundSamples:
         raise ConfigError(f"Dataset: {asked.part}_path is missing; with mode {asked.part} it names the list of images "
                           f"and label maps. Add {asked.part}_path: FILE, a line `image.jpg label.png` for each sample.")
     pairs = read_pairs(asked.list_file, root, separator=asked.separator, setting=f"{asked.part}_path")
-    return FoundSamples(LIST, root, [(pair.image, str(pair.label_map)) for pair in pairs], asked.part)
+    return FoundSamples(LIST, root, [(pair.image, str(pair.label_map)) for pair in pairs], asked.part,
+                        ignored=asked.ignored)

@@ -65,7 +65,8 @@ def read_folders(root: Path, asked: Asked) -> FoundSamples:
         raise DataError(f"{layout.images if not images else layout.labels}: no image file is there; expected "
                         f"{'images' if not images else 'label maps'}. Was the data set unpacked to the end?")
     check_paired(images, labels, where)
-    return FoundSamples("folders", root, [(images[name], labels[name]) for name in sorted(images)], layout.part)
+    return FoundSamples("folders", root, [(images[name], labels[name]) for name in sorted(images)], layout.part,
+                        ignored=asked.ignored)
 
 
 def suffix_layouts(root: Path, asked: Asked) -> list[Layout]:
@@ -90,7 +91,8 @@ def read_suffixes(root: Path, asked: Asked) -> FoundSamples:
         raise DataError(f"{layout.images}: {some(twins[0])} differ in the ending only. Remove or rename one.")
     images = {name: several[0] for name, several in plain.items()}
     check_paired(images, labels, str(layout.images))
-    return FoundSamples("suffix", root, [(images[name], labels[name]) for name in sorted(images)], layout.part)
+    return FoundSamples("suffix", root, [(images[name], labels[name]) for name in sorted(images)], layout.part,
+                        ignored=asked.ignored)
 
 
 def chosen(layouts: list[Layout], root: Path, asked: Asked, what: str) -> Layout:

@@ -13,7 +13,7 @@ import numpy as np
 from beitv2_core.data.sources.folder import find_images
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import DataError
-from beitv2_seg.data.label_files import read_label
+from beitv2_seg.data.label_files import Unlisted, read_label
 
 PathLike = Union[str, Path]
 #: mode of a data set -> names of its part's folders and files
@@ -24,8 +24,11 @@ MOST_NAMED = 5
 class Drawn(Protocol):
     """Label maps that lie in no files of their own: drawn from annotations."""
 
-    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int) -> np.ndarray:
+    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted) -> np.ndarray:
         """The label map (H, W) of an image file, mapped as `read_label` maps."""
+
+    def content(self, image: str) -> bytes:
+        """What tells these annotations of an image from others."""
 
 
 class Asked(NamedTuple):
@@ -33,7 +36,8 @@ class Asked(NamedTuple):
 
     part: train, val or test; list_file: the list of pairs, of names (VOC) or the JSON (COCO) of that part; images,
     labels: folders below the data's, or of Cityscapes the kind of label file; label_suffix: what a label map's name has
-    behind its image's; separator: of lists; unlabelled: of COCO, what a pixel without annotation is.
+    behind its image's; separator: of lists; unlabelled: of COCO, what a pixel without annotation is; classes: names
+    that its categories must have; ignored: the label of pixels without a class.
     """
 
     part: str = "train"
@@ -44,6 +48,7 @@ class Asked(NamedTuple):
     separator: Optional[str] = None
     unlabelled: Optional[str] = None
     classes: Optional[Sequence[str]] = None
+    ignored: int = 255
 
 
 class FoundSamples(NamedTuple):
@@ -51,7 +56,8 @@ class FoundSamples(NamedTuple):
 
     form: the form's name; root: the data's folder; files: (image, label map) as they can be opened, sorted by image;
     part: of a data set that comes in parts, or None for all there is; classes: names found in the data, by number;
-    label_map, unlisted: as in `read_label`, of the form itself; drawn: where label maps are drawn from annotations.
+    label_map, unlisted, ignored: as in `read_label`, of the settings or else the form; drawn: where label maps are
+    drawn from annotations; beside: where images are held out, the pairs of the other side.
     """
 
     form: str
@@ -60,21 +66,27 @@ class FoundSamples(NamedTuple):
     part: Optional[str] = None
     classes: Optional[list[str]] = None
     label_map: Mapping[str, int] = {}
-    unlisted: Union[str, int] = "keep"
+    unlisted: Unlisted = "keep"
+    ignored: int = 255
     drawn: Optional[Drawn] = None
+    beside: Sequence[tuple[str, str]] = ()
 
-    def label(self, index: int, *, ignored: int = 255, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    def label(self, index: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """The label map (H, W) of a sample; raises what `read_label` raises, DataError for wrong annotations."""
         image, label = self.files[index]
         if self.drawn is not None:
-            return self.drawn.label(image, self.label_map, ignored=ignored)
-        return read_label(label, self.label_map, ignored=ignored, unlisted=self.unlisted, max_pixels=max_pixels)
+            return self.drawn.label(image, self.label_map, ignored=self.ignored, unlisted=self.unlisted)
+        return read_label(label, self.label_map, ignored=self.ignored, unlisted=self.unlisted, max_pixels=max_pixels)
 
     def names(self) -> list[str]:
         """The images below the data's folder, with slashes on every machine."""
-        root = self.root.absolute()
-        return [Path(image).absolute().relative_to(root).as_posix()
-                if Path(image).absolute().is_relative_to(root) else Path(image).as_posix() for image, _ in self.files]
+        return [below(self.root, image) for image, _ in self.files]
+
+
+def below(root: Path, file: str) -> str:
+    """A file's path below the data's folder, with slashes; an absolute one where it is not below it."""
+    path, folder = Path(file).absolute(), root.absolute()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def part_of(word: str) -> Optional[str]:
@@ -115,6 +127,11 @@ def check_paired(images: Mapping[str, str], labels: Mapping[str, str], where: st
             files = [{**images, **labels}[name] for name in missing]
             raise DataError(f"{where}: {len(missing)} of {len(images)} {what} no {other}: {some(files)}. Expected one "
                             f"{other} of the same name each: {remedy}, or name the pairs in a list (train_path).")
+
+
+def void_map(ignored: int) -> dict[str, int]:
+    """The map of label maps whose void is 255, for a run that ignores `ignored`."""
+    return {} if ignored == 255 else {"255": ignored}
 
 
 def words_of(name: str) -> list[str]:

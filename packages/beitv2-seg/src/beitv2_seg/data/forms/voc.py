@@ -8,7 +8,7 @@ from typing import Optional
 
 from beitv2_core.data.sources.lists import read_words
 from beitv2_core.errors import DataError
-from beitv2_seg.data.forms.found import Asked, FoundSamples, folders_in, some, stems_below
+from beitv2_seg.data.forms.found import Asked, FoundSamples, folders_in, some, stems_below, void_map
 
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 CLASSES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -59,7 +59,8 @@ def read_voc(root: Path, asked: Asked) -> FoundSamples:
         files.append((images[name], labels[name]))
     if not files:
         raise DataError(f"{names}: names no image; expected a name a line.")
-    return FoundSamples("voc", root, sorted(files), asked.part, list(CLASSES))
+    return FoundSamples("voc", root, sorted(files), asked.part, list(CLASSES), void_map(asked.ignored),
+                        ignored=asked.ignored)
 
 
 def _is_voc(folder: Path) -> bool:
