@@ -3,5 +3,6 @@
 
 from beitv2_seg.data.forms.find import FORMS, find_samples
 from beitv2_seg.data.forms.found import PARTS, FoundSamples
+from beitv2_seg.data.forms.of_settings import FILE_KEYS, SPLIT, samples_of, write_split
 
-__all__ = ["FORMS", "PARTS", "FoundSamples", "find_samples"]
+__all__ = ["FILE_KEYS", "FORMS", "PARTS", "SPLIT", "FoundSamples", "find_samples", "samples_of", "write_split"]
