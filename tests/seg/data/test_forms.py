@@ -136,7 +136,7 @@ def test_the_official_label_ids_are_mapped_to_the_official_train_ids():
 
 def test_cityscapes_that_lacks_label_maps_and_labels_it_does_not_know_are_named(tmp_path):
     forms.write_cityscapes(tmp_path)
-    file = next((tmp_path / "gtFine" / "val").rglob("*.png"))
+    file = sorted((tmp_path / "gtFine" / "val").rglob("*.png"))[0]
     as_png(np.full((40, 48), 77, np.uint8), file)
     with pytest.raises(DataError, match=f"{file.name}: labels 77 "):
         find_samples(tmp_path, part="val").label(0)
