@@ -73,7 +73,8 @@ def test_a_run_writes_its_lists_and_repeats_them_on_resume_and_in_evaluation(tmp
     assert lists["val"].count("\n") == 3 and "\tmasks/p" in lists["val"]
     listed = settings(data, tmp_path / "lists", train_dataset__train_path=str(run / "split" / "train.txt"),
                       val_dataset__val_path=str(run / "split" / "val.txt"))
-    assert [Path(image).name for image, _ in samples_of(listed, "val_dataset").files] == parts(data, tmp_path / "drawn")[1]
+    again = [Path(image).name for image, _ in samples_of(listed, "val_dataset").files]
+    assert again == parts(data, tmp_path / "drawn")[1]
     segment("evaluate", "--model_path", run)
     before = np.load(run / "confusion.npy")
     write(data, 7, first=10)  # a new draw would take others
