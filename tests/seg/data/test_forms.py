@@ -298,13 +298,13 @@ def test_a_run_on_voc_without_lists_learns_and_names_its_classes_in_every_result
     config = config_file(tmp_path / "data", tmp_path, train_dataset__train_path=None, val_dataset__val_path=None)
     segment("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval", "--opts",
             "model.num_classes=21", "test_config.window_weights=gaussian")
-    segment("evaluate", "--model_path", tmp_path / "run", "--window_weights", "uniform")
+    segment("evaluate", "--model_path", tmp_path / "run", "--window_weights", "uniform", "--num_workers", 0)
     rows = (tmp_path / "run" / "per_class_iou.csv").read_text().splitlines()
     assert rows[2].startswith("1,aeroplane,") and int(rows[2].split(",")[2]) > 0 and rows[21].startswith("20,tvmon")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["final"]["classes_labelled"] == 3
     shutil.rmtree(tmp_path / "data" / "ImageSets")  # the names are the run's: prediction needs no data
     segment("predict", "--model_path", tmp_path / "run", "--image_path", tmp_path / "data" / "JPEGImages", "--save_dir",
-            tmp_path / "found", "--window_weights", "gaussian")
+            tmp_path / "found", "--window_weights", "gaussian", "--num_workers", 0)
     names = [row.split(",")[1] for row in (tmp_path / "found" / "legend.csv").read_text().splitlines()[1:]]
     assert names and set(names) <= set(VOC_CLASSES)
 
@@ -314,7 +314,8 @@ def test_a_coco_run_trains_and_does_not_go_on_with_classes_in_another_order(tmp_
                          train_dataset__unlabelled="background", val_dataset__unlabelled="background")
     train = ("train", "--config", config, "--device", "cpu", "--save_dir", tmp_path / "run", "--do_eval")
     segment(*train)
-    assert "3 of 3 classes measured" in segment("evaluate", "--model_path", tmp_path / "run")
+    assert "3 of 3 classes measured" in segment("evaluate", "--model_path", tmp_path / "run", "--num_workers",
+                                                     0)
     assert segment(*train, "--resume_model", "auto")
     output = segment(*train, "--resume_model", "auto", "--opts", "classes=[background, green, red]", code=2)
     assert "classes" in output and "green" in output

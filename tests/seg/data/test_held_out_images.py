@@ -61,6 +61,7 @@ def test_all_images_and_other_files_of_validation_are_refused(tmp_path):
         parts(tmp_path / "data", tmp_path, val_dataset__dataset_root="elsewhere")
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_lists_and_repeats_them_on_resume_and_in_evaluation(tmp_path, command_log):
     data, run = tmp_path / "data", tmp_path / "run"
     write(data)
@@ -75,13 +76,13 @@ def test_a_run_writes_its_lists_and_repeats_them_on_resume_and_in_evaluation(tmp
                       val_dataset__val_path=str(run / "split" / "val.txt"))
     again = [Path(image).name for image, _ in samples_of(listed, "val_dataset").files]
     assert again == parts(data, tmp_path / "drawn")[1]
-    segment("evaluate", "--model_path", run)
+    segment("evaluate", "--model_path", run, "--num_workers", 0)
     before = np.load(run / "confusion.npy")
     write(data, 7, first=10)  # a new draw would take others
     assert parts(data, tmp_path / "drawn")[1] != parts(data, tmp_path / "drawn", run)[1]
     with command_log.at_level("WARNING", "beitv2_seg"):
         segment(*train, "--resume_model", "auto", "--iters", 3)
-        segment("evaluate", "--model_path", run)
+        segment("evaluate", "--model_path", run, "--num_workers", 0)
     assert any("7 images are in neither list" in record.getMessage() for record in command_log.records)
     np.testing.assert_array_equal(np.load(run / "confusion.npy"), before)
     assert {part: (run / "split" / f"{part}.txt").read_text() for part in lists} == lists
