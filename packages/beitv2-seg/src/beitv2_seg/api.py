@@ -112,12 +112,14 @@ def evaluate(run: Folder, *, config: Union[str, Path, None] = None, set: Changes
              device: Optional[str] = None, aug_eval: Optional[bool] = None, scales: Optional[Sequence[float]] = None,
              flip_horizontal: Optional[bool] = None, flip_vertical: Optional[bool] = None,
              is_slide: Optional[bool] = None, crop_size: Optional[Sequence[int]] = None,
-             stride: Optional[Sequence[int]] = None, windows: int = 4, num_workers: Optional[int] = None,
-             runtime: Optional[str] = None, precision: str = "f32", progress: Optional[bool] = None) -> Evaluation:
+             stride: Optional[Sequence[int]] = None, window_weights: Optional[str] = None, windows: int = 4,
+             num_workers: Optional[int] = None, runtime: Optional[str] = None, precision: str = "f32",
+             progress: Optional[bool] = None) -> Evaluation:
     """Measure a segmentor: mIoU, mAcc, aAcc and the IoU of every class; write tables and an image.
 
     run: run folder, .pdckpt, .pdparams or exported folder.  config: the YAML whose val_dataset and test_config are
-    used; default: the run's.  out: folder of the files; default: the run's.  aug_eval to stride: test_config's values
+    used; default: the run's.  out: folder of the files; default: the run's.  aug_eval to window_weights:
+    test_config's values
     of those names, of the run where they are not given; sizes are (width, height) in pixels.  windows: sliding windows
     computed together.  num_workers: processes that read images; does not change the result.  runtime, precision: what
     runs an exported model, and in which numbers.  set, device, progress: as for `finetune`.
@@ -131,7 +133,7 @@ def evaluate(run: Folder, *, config: Union[str, Path, None] = None, set: Changes
 
     distributed.init()
     changes = reading(aug_eval=aug_eval, scales=scales, flip_horizontal=flip_horizontal, flip_vertical=flip_vertical,
-                      is_slide=is_slide, crop_size=crop_size, stride=stride)
+                      is_slide=is_slide, crop_size=crop_size, stride=stride, window_weights=window_weights)
     computing: Any = contextlib.nullcontext()
     if is_exported(run):
         found = _exported_segmentor(run, config, overrides_of(set), changes, exported(run, device, runtime, precision))
@@ -140,9 +142,9 @@ def evaluate(run: Folder, *, config: Union[str, Path, None] = None, set: Changes
         computing = live_model(run, runtime=runtime, precision=precision)
     settings, classes = found.config, found.classes
     with computing, showing(progress):
-        result = measure(found.model, build_dataset(settings, "val_dataset"), settings.test_config,
-                         ignored=settings.ignored, num_classes=settings.model.num_classes, window_batch=windows,
-                         num_workers=workers(num_workers))
+        result = measure(found.model, build_dataset(settings, "val_dataset", run_folder_of(run)),
+                         settings.test_config, ignored=settings.ignored, num_classes=settings.model.num_classes,
+                         window_batch=windows, num_workers=workers(num_workers))
     scores, folder = result.scores, Path(out) if out is not None else run_folder_of(run)
     return Evaluation(miou=scores.miou, macc=scores.macc, aacc=scores.aacc, images=result.images, classes=classes,
                       iou=scores.iou, accuracy=scores.accuracy, confusion=result.counts,
@@ -154,7 +156,8 @@ def predict(run: Folder, images: Paths, out: Folder = "output/result", *, config
             set: Changes = (), device: Optional[str] = None, aug_pred: Optional[bool] = None,
             scales: Optional[Sequence[float]] = None, flip_horizontal: Optional[bool] = None,
             flip_vertical: Optional[bool] = None, is_slide: Optional[bool] = None,
-            crop_size: Optional[Sequence[int]] = None, stride: Optional[Sequence[int]] = None, windows: int = 4,
+            crop_size: Optional[Sequence[int]] = None, stride: Optional[Sequence[int]] = None,
+            window_weights: Optional[str] = None, windows: int = 4,
             max_pixels: int = MAX_PIXELS, custom_color: Optional[Sequence[int]] = None,
             num_workers: Optional[int] = None, runtime: Optional[str] = None, precision: str = "f32",
             on_image: Optional[Callable[[Written], None]] = None, progress: Optional[bool] = None) -> LabelledFiles:
@@ -171,7 +174,7 @@ def predict(run: Folder, images: Paths, out: Folder = "output/result", *, config
     folder = Path(out)
     paths = named_images(paths_of(images), leave_out=folder)
     changes = reading(aug_eval=aug_pred, scales=scales, flip_horizontal=flip_horizontal, flip_vertical=flip_vertical,
-                      is_slide=is_slide, crop_size=crop_size, stride=stride)
+                      is_slide=is_slide, crop_size=crop_size, stride=stride, window_weights=window_weights)
     model, transforms, test, classes, computing = _reader(run, config, overrides_of(set), changes, device, runtime,
                                                           precision)
     colours = class_colours(len(classes), custom_color)
@@ -254,12 +257,14 @@ def _exported_segmentor(run: Folder, config: Union[str, Path, None], opts: Seque
                         model: Any) -> Segmentor:
     """An exported segmenter with the settings of a YAML file: it knows neither images nor labels of its own."""
     from beitv2_seg.assembly import Segmentor
+    from beitv2_seg.assembly.data import with_known_classes
     from beitv2_seg.config import read_config_file
 
     if not config:
         raise ConfigError(f"--model_path {run}: an exported model names no images to measure on. Add "
                           "--config YAML, whose val_dataset and test_config are used.")
-    settings = read_config_file(str(config), opts=opts, flags=_of_test_config(changes))
+    settings = with_known_classes(read_config_file(str(config), opts=opts, flags=_of_test_config(changes)),
+                                  model.description.classes)
     if settings.model.num_classes != model.num_classes:
         raise ConfigError(f"--config {config}: {settings.model.num_classes} classes, the exported model has "
                           f"{model.num_classes}. Give the settings it was trained with.")

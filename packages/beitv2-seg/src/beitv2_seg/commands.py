@@ -127,7 +127,8 @@ def compare(context: typer.Context) -> None:
 
 def _reading_flags(flags: argparse.Namespace) -> dict[str, Any]:
     """The flags that change how images are read; those that were given."""
-    names = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride")
+    names = ("aug_eval", "scales", "flip_horizontal", "flip_vertical", "is_slide", "crop_size", "stride",
+             "window_weights")
     return {key: getattr(flags, key) for key in names if getattr(flags, key, None) is not None}
 
 

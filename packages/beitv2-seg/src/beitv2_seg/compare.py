@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from beitv2_core.commands.trials import run_side_by_side, run_trial
+from beitv2_core.config import parse_config
 from beitv2_core.config.load import flatten, read_tree
 from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
@@ -66,7 +67,8 @@ def _run(start: str, config: str, pretrained: str, output: Path, given: dict[str
 
 def _check_same(config: SegmentConfig, output: Path) -> None:
     """ConfigError where a finished run was made with other settings than these."""
-    made, _ = read_tree(output / "config.yml")
+    made = parse_config(read_tree(output / "config.yml")[0], SegmentConfig, source=str(output / "config.yml"),
+                        written_by="").resolved()
     before, now = flatten(made), flatten(config.resolved())
     changed = [key for key in sorted({*before, *now})
                if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)]
@@ -109,7 +111,7 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
     segmentors = {start: load_segmentor(str(folder / start)) for start in STARTS}
     config, names = segmentors["pretrained"].config, segmentors["pretrained"].classes
     colours = class_colours(len(names))
-    dataset = build_dataset(config, "val_dataset")
+    dataset = build_dataset(config, "val_dataset", folder / STARTS[0])
     images = LabelledImages(dataset, (1.0,), num_classes=len(names), ignored=config.ignored)
     numbers = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int).tolist()  # neighbours look alike
     with Canvas(path, 1.5 * len(numbers) + 1.0, 6.9, title=f"IoU is measured on all {len(dataset)} images") as figure:

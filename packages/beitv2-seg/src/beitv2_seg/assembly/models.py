@@ -11,7 +11,7 @@ from beitv2_core.assembly.kinds import kinds_trained_by
 from beitv2_core.assembly.loaded_weights import read_weights_for
 from beitv2_core.assembly.restore import read_checkpoint, settings_of
 from beitv2_core.errors import CheckpointError, ConfigError
-from beitv2_seg.assembly.data import class_names
+from beitv2_seg.assembly.data import class_names, with_known_classes
 from beitv2_seg.config import SegmentConfig
 from beitv2_seg.paddleseg.components import build_component
 
@@ -48,7 +48,8 @@ def load_segmentor(source: str, config: SegmentConfig | None = None) -> Segmento
         if config is not None and _architecture(config) != _architecture(kept):
             log.warning("%s: the model is the run's; the section model of --config differs and is ignored.",
                         found.path)
-        config = kept if config is None else config.model_copy(update={"model": kept.model})
+        config = kept if config is None else with_known_classes(config.model_copy(update={"model": kept.model}),
+                                                                kept.classes)
     if config is None:
         raise ConfigError(f"{found.path}: weights without settings. Give --config, the YAML they were trained with.")
     model = build_model(config, pretrained=False)

@@ -14,18 +14,21 @@ from beitv2_core.assembly import build_loader, seed_everything
 from beitv2_core.assembly.batches import batches_per_update
 from beitv2_core.assembly.training import draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.config import parse_config
 from beitv2_core.engine import distributed
 from beitv2_core.engine.loop import FREE_SETTINGS as CORE_FREE_SETTINGS
 from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.engine.step import SettingNames
-from beitv2_seg.assembly.data import build_dataset, class_names, with_ignored
+from beitv2_seg.assembly.data import build_dataset, class_names, with_found_classes, with_ignored
 from beitv2_seg.assembly.models import build_model
 from beitv2_seg.assembly.pretrained import with_pretrained_settings
 from beitv2_seg.config import SegmentConfig
 from beitv2_seg.config.translate import KEYS, train_settings
 from beitv2_seg.data.coverage import SeenLabels
 from beitv2_seg.data.dataset import TrainSamples
+from beitv2_seg.data.file_samples import ListedSamples
+from beitv2_seg.data.forms import write_split
 from beitv2_seg.paddleseg.installed import profiler_step
 from beitv2_seg.paddleseg.training_parts import build_loss, build_optimizer, learning_rates, warmup_of
 from beitv2_seg.reading.evaluate import Evaluation, evaluate
@@ -53,9 +56,10 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     run, train = config.run, train_settings(config)
     processes, folder = distributed.world_size(), Path(config.output)
     accumulate = plan_accumulation(config, processes)
+    train_set = build_dataset(config, "train_dataset", folder)
+    config = with_found_classes(config, train_set)
     num_classes, names = config.model.num_classes, class_names(config)
-    train_set = build_dataset(config, "train_dataset")
-    validation = build_dataset(config, "val_dataset") if run.do_eval else None
+    validation = build_dataset(config, "val_dataset", folder) if run.do_eval else None
     samples = TrainSamples(train_set, num_classes=num_classes, ignored=config.ignored, max_corrupt=run.max_corrupt,
                            repeats=run.repeats, report=folder / "corrupt_files.txt")
     loader = build_loader(samples, samples, batch_size=train.batch_size, accumulate=accumulate, seed=run.seed,
@@ -92,12 +96,25 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     def finish(_: RunFolder, summary: dict[str, Any]) -> None:
         write_pdparams(model, folder / f"iter_{summary['steps']}" / "model.pdparams")
 
+    def start(run: RunFolder) -> None:
+        if isinstance(train_set, ListedSamples):
+            write_split(train_set.samples, run.path)
+
     return TrainLoop(task, loader, optimizer, lr=rates, weight_decay=decay, run=folders, config=config.resolved(),
                      seed=run.seed, store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
                      images_per_step=total, accumulate=accumulate, amp=train.amp, log_every=train.log_every,
-                     save_every=train.save_every, title="segment", on_finish=[finish, draw_curves],
-                     at_end=task.final_values, free_settings=FREE_SETTINGS, sharding=train.sharding, names=NAMES,
+                     save_every=train.save_every, title="segment", on_start=[start],
+                     on_finish=[finish, draw_curves], at_end=task.final_values,
+                     free_settings=free_settings(train_set),
+                     reread=lambda saved: parse_config(saved, SegmentConfig, source="the checkpoint's settings",
+                                                       written_by="").resolved(), sharding=train.sharding, names=NAMES,
                      other_data=train.other_data)
+
+
+def free_settings(train_set: Any) -> tuple[str, ...]:
+    """The settings a resumed run may change: names of classes only where they do not number them, as COCO's do."""
+    drawn = getattr(train_set, "drawn", None)
+    return FREE_SETTINGS if drawn is None else tuple(key for key in FREE_SETTINGS if key != "classes")
 
 
 def batch_lines(config: SegmentConfig, processes: int, samples: int) -> list[str]:

@@ -28,7 +28,9 @@ PACKAGED = _packaged_folder()
 NOT_PADDLESEGS = {
     "ignore_index": "ignore_index of train_dataset, val_dataset, the losses, BEiTv2RandomCrop and BEiTv2Pad",
     "label_map": "label files that hold the numbers of the classes",
+    "unlisted_labels": "label files that hold the numbers of the classes",
     "classes": "nothing: it has no names of classes",
+    "held_out": "train_path and val_path: lists of both",
 }
 #: settings whose flag has another name than their key
 FLAGS = {"output": "save_dir", "run.windows_at_once": "windows", "lr_scheduler.total_iters": "iters"}

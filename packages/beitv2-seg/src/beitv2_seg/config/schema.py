@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, Union
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -14,6 +14,7 @@ from beitv2_core.config.schema import grid_of
 from beitv2_core.config.sections import Section, Sharding, impossible, pair, required
 from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import DataError
+from beitv2_seg.config.class_table import read_table
 
 #: arguments of data sets, losses and transforms, ours and PaddleSeg's, that say which label is ignored
 IGNORED_KEYS = ("ignore_index", "label_padding_value")
@@ -66,6 +67,9 @@ class TestConfig(Section):
     is_slide: bool = Field(default=False, description="sliding windows")
     crop_size: Optional[tuple[int, int]] = Field(default=None, description="(width, height) of a window, pixels")
     stride: Optional[tuple[int, int]] = Field(default=None, description="(width, height) between windows, pixels")
+    window_weights: Literal["uniform", "gaussian"] = Field(
+        default="uniform", description="of a window's pixels in the mean over windows: gaussian trusts its middle more "
+        "than its edges, and seams get fainter")
     aug_eval: bool = Field(default=False, description="several scales and mirrored images, probabilities averaged")
     scales: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="scales of aug_eval")
     flip_horizontal: bool = Field(default=False, description="aug_eval: also mirrored left to right")
@@ -140,9 +144,17 @@ class SegmentConfig(Section):
                                         "losses, crops and padding alike; null: what one of them says, or 255")
     label_map: Optional[dict[str, int]] = Field(
         default=None, description="labels of the files -> labels of the model, at reading: {11: 255}, {255: 1}; keys "
-        "are numbers, or colours 'R,G,B' of coloured label maps")
-    classes: Optional[list[str]] = Field(default=None, description="names of the classes, by number; or a text file "
-                                         "with a name a line; null: the data set's own, or numbers")
+        "are numbers, or colours 'R,G,B' of coloured label maps and palettes")
+    unlisted_labels: Union[Literal["keep", "refuse"], int] = Field(
+        default="keep", description="what becomes of numbers that label_map does not name: they stay, are an error, or "
+        "become that class")
+    classes: Optional[list[str]] = Field(
+        default=None, description="names of the classes, by number; or a text file with a name a line; or a table "
+        "{name: number or colour of the files, or a list of them}, with `ignore` for those without a class and `rest` "
+        "for all others; null: the data set's own, or numbers")
+    held_out: Optional[Union[int, float]] = Field(
+        default=None, description="images of train_dataset that val_dataset has instead: a share below 1 or a count, "
+        "chosen by their names; the run's folder has the lists (split/)")
     batch_size: int = Field(gt=0, description="images of one process in one forward pass")
     total_batch: Optional[int] = Field(default=None, gt=0, description="images behind one update: batch_size x "
                                        "processes x accumulation; null: no accumulating")
@@ -158,9 +170,19 @@ class SegmentConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _names_of_a_file(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("classes"), str):
+    def _names_of_a_file_or_table(cls, values: Any) -> Any:
+        """A file of names becomes a list; a table of classes the list and the map of labels it stands for."""
+        if not isinstance(values, dict):
+            return values
+        if isinstance(values.get("classes"), str):
             return {**values, "classes": read_names(values["classes"])}
+        if isinstance(values.get("classes"), dict):
+            if values.get("label_map"):
+                raise impossible("label_map", "classes is a table that says which labels are which class, and "
+                                 "label_map says it too; expected one of them. Write all into classes, or "
+                                 "label_map=null")
+            table = read_table(values["classes"], next(iter(_ignored_labels(values).values()), 255))
+            return {**values, "classes": table.names, "label_map": table.label_map, "unlisted_labels": table.unlisted}
         return values
 
     @model_validator(mode="after")
@@ -171,9 +193,6 @@ class SegmentConfig(Section):
             if value != said[first]:
                 raise impossible(key, f"{value}, but {first} is {said[first]}: pixels without a class have one label "
                                  "in all parts. Set ignore_index once, at the top, and leave it out elsewhere")
-        colours = [key for key in self.label_map or {} if "," in key]
-        if colours and len(colours) < len(self.label_map or {}):
-            raise impossible("label_map", f"{colours[0]!r} is a colour, other keys are numbers; expected one kind")
         for source, target in (self.label_map or {}).items():
             if not re.fullmatch(r"\d+|\d+, ?\d+, ?\d+", source):
                 raise impossible("label_map", f"{source!r} is no label; expected a number, or a colour as 'R,G,B'")
@@ -183,14 +202,23 @@ class SegmentConfig(Section):
         if self.classes is not None and len(set(self.classes)) != self.model.num_classes:
             raise impossible("classes", f"{len(set(self.classes))} different names, but model.num_classes is "
                              f"{self.model.num_classes}; expected a name for each class")
+        if isinstance(self.unlisted_labels, int) and not 0 <= self.unlisted_labels < self.model.num_classes and (
+                self.unlisted_labels != self.ignored):
+            raise impossible("unlisted_labels", f"{self.unlisted_labels}, but the model has {self.model.num_classes} "
+                             f"classes (0 .. {self.model.num_classes - 1}) and {self.ignored} is ignored")
+        if self.unlisted_labels != "keep" and not self.label_map:
+            raise impossible("unlisted_labels", f"{self.unlisted_labels}, but there is no label_map. Add one, or leave "
+                             "unlisted_labels out")
+        if self.held_out is not None and (self.held_out <= 0 or isinstance(self.held_out, float)
+                                          and self.held_out >= 1):
+            raise impossible("held_out", f"{self.held_out}; expected a share of the images above 0 and below 1 (0.2), "
+                             "or how many (100)")
         return self
 
     def _ignored_labels(self) -> dict[str, int]:
-        """{dotted key: ignored label} of every place that sets one, the top's first."""
-        tree = {"loss": self.loss.model_dump(), "train_dataset": self.train_dataset.model_dump(),
-                "val_dataset": self.val_dataset.model_dump()}
-        top = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
-        return {**top, **dict(_settings_named(IGNORED_KEYS, tree, ""))}
+        return _ignored_labels({"ignore_index": self.ignore_index, "loss": self.loss.model_dump(),
+                                "train_dataset": self.train_dataset.model_dump(),
+                                "val_dataset": self.val_dataset.model_dump()})
 
     @property
     def ignored(self) -> int:
@@ -228,6 +256,13 @@ class SegmentConfig(Section):
     def resolved(self) -> dict[str, Any]:
         """All settings as plain values, every default written out; `parse_config` reads it back unchanged."""
         return self.model_dump(mode="json")
+
+
+def _ignored_labels(tree: Mapping[str, Any]) -> dict[str, int]:
+    """{dotted key: ignored label} of every place of plain settings that sets one, the top's first."""
+    top = {} if tree.get("ignore_index") is None else {"ignore_index": tree["ignore_index"]}
+    return {**top, **dict(_settings_named(IGNORED_KEYS, {key: tree.get(key) for key in (
+        "loss", "train_dataset", "val_dataset")}, ""))}
 
 
 def _settings_named(names: Sequence[str], value: Any, where: str) -> Iterator[tuple[str, int]]:

@@ -66,8 +66,12 @@ class TrainSamples:
     def content(self, index: int) -> bytes:
         """The bytes of a sample's files; raises OSError where they cannot be read."""
         pairs = getattr(self.dataset, "file_list", None)
-        files = () if pairs is None else pairs[index % len(self.dataset)]
-        return b"".join(Path(path).read_bytes() for path in files if path is not None)
+        if pairs is None:
+            return b""
+        drawn = getattr(self.dataset, "drawn", None)
+        image = pairs[index % len(self.dataset)][0]
+        return b"".join(Path(path).read_bytes() for path in _files_of(self.dataset, index % len(self.dataset))) + (
+            b"" if drawn is None else drawn.content(image))
 
     def load(self, index: int) -> Any:
         """The number itself: decoding and augmenting are one call, below."""
@@ -131,7 +135,16 @@ def label_path_of(dataset: Any, index: int) -> str:
     """The label map's file where the data set names one, else `path_of`."""
     files = getattr(dataset, "file_list", None)
     label = files[index][1] if files is not None and len(files[index]) > 1 else None
-    return path_of(dataset, index) if label is None else str(label)
+    if label is None:
+        return path_of(dataset, index)
+    return f"{label}: {path_of(dataset, index)}" if getattr(dataset, "drawn", None) is not None else str(label)
+
+
+def _files_of(dataset: Any, index: int) -> list[str]:
+    """The files of a sample alone: annotations of all are none."""
+    files = getattr(dataset, "file_list", {index: ()})[index]
+    own = files[:1] if getattr(dataset, "drawn", None) is not None else files
+    return [path for path in own if path is not None]
 
 
 def named(error: BEiTError, dataset: Any, index: int) -> DataError:
@@ -143,10 +156,9 @@ def named(error: BEiTError, dataset: Any, index: int) -> DataError:
 
 def undecodable(dataset: Any, index: int) -> tuple[str, str] | None:
     """(file, reason) of a sample's first file that cannot be decoded; None where all can."""
-    for path in getattr(dataset, "file_list", {index: ()})[index]:
+    for path in _files_of(dataset, index):
         try:
-            if path is not None:
-                decode(path)
+            decode(path)
         except Exception as error:  # decoders raise anything on broken input
             return str(path), f"{type(error).__name__}: {error}".replace("\n", " ")
     return None

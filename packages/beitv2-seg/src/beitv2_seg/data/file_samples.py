@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from beitv2_core.data.sources.image_file import MAX_PIXELS, decode, explain, reason_of
-from beitv2_core.data.sources.lists import read_pairs
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_seg.data import transforms as ours
-from beitv2_seg.data.label_files import LabelError, read_label
+from beitv2_seg.data.forms.find import find_samples
+from beitv2_seg.data.forms.found import Drawn, FoundSamples
+from beitv2_seg.data.label_files import LabelError, Unlisted, read_label
 
 Data = dict[str, Any]
 
@@ -71,7 +72,8 @@ class FileSamples:
     image's own size, "trans_info", "path"}.
 
     files: [image, label] paths; reduce_zero: number labels as ADE20K does (0 is ignored, 1 .. 150 are 0 .. 149);
-    label_map: as in `read_label`.  Reading raises BrokenFile, or another DataError naming the file.
+    label_map, unlisted: as in `read_label`; drawn: where label maps are drawn from annotations.  Reading raises
+    BrokenFile, or another DataError naming the file.
     """
 
     def __init__(self, files: Sequence[Sequence[str | None]], transforms: Sequence[Any], *, mode: str, num_classes: int,
@@ -81,6 +83,8 @@ class FileSamples:
         self.num_classes, self.ignore_index, self.img_channels = num_classes, ignore_index, img_channels
         self.reduce_zero = reduce_zero
         self.label_map: Mapping[str, int] = {}
+        self.unlisted: Unlisted = "keep"
+        self.drawn: Drawn | None = None
         self.max_pixels = MAX_PIXELS
 
     def __len__(self) -> int:
@@ -91,8 +95,12 @@ class FileSamples:
         path = self.file_list[index][1]
         if path is None:
             raise DataError(f"{self.file_list[index][0]}: has no label map. Give one, or leave the image out.")
+        if self.drawn is not None:
+            return self.drawn.label(str(self.file_list[index][0]), self.label_map, ignored=self.ignore_index,
+                                    unlisted=self.unlisted)
         try:
-            label = read_label(path, self.label_map, ignored=self.ignore_index, max_pixels=self.max_pixels)
+            label = read_label(path, self.label_map, ignored=self.ignore_index, unlisted=self.unlisted,
+                               max_pixels=self.max_pixels)
         except LabelError:
             raise
         except Exception as error:  # decoders raise anything on broken input
@@ -117,15 +125,19 @@ class FileSamples:
 
 
 class ListedSamples(FileSamples):
-    """PaddleSeg's `type: Dataset` with its arguments: samples of a list with an image and a label file a line.
+    """`type: Dataset`: PaddleSeg's arguments, and the forms of data that need no list.
 
-    The list may be written in any of the ways people write them (`beitv2_core.data.sources.lists`); train_path,
-    val_path, test_path: the list of each mode; separator: between the two names, where the line does not tell.
+    dataset_root: the data's folder; train_path, val_path, test_path: the list of each mode (`image label` lines in any
+    of the ways people write them, `beitv2_core.data.sources.lists`), or its COCO JSON, or its names of VOC; separator:
+    between the two names of a list, where the line does not tell.  form, images, labels, label_suffix, unlabelled: see
+    `beitv2_seg.data.forms.find_samples`.  samples: what was found before; then nothing is looked for.
     """
 
     def __init__(self, mode: str, dataset_root: str, transforms: Sequence[Any], num_classes: int, img_channels: int = 3,
                  train_path: str | None = None, val_path: str | None = None, test_path: str | None = None,
-                 separator: str = " ", ignore_index: int = 255, edge: bool = False):
+                 separator: str = " ", ignore_index: int = 255, edge: bool = False, form: str | None = None,
+                 images: str | None = None, labels: str | None = None, label_suffix: str | None = None,
+                 unlabelled: str | None = None, samples: FoundSamples | None = None):
         lists = {"train": train_path, "val": val_path, "test": test_path}
         if mode not in lists:
             raise ConfigError(f"Dataset: mode is {mode!r}; expected one of {', '.join(lists)}.")
@@ -133,13 +145,11 @@ class ListedSamples(FileSamples):
             raise ConfigError("Dataset: edge is true, but none of the losses here reads edges. Leave it out.")
         if img_channels not in (1, 3):
             raise ConfigError(f"Dataset: img_channels is {img_channels}; expected 1 or 3.")
-        chosen = lists[mode]
-        if chosen is None:
-            raise ConfigError(f"Dataset: {mode}_path is missing; with mode {mode} it names the list of images and label"
-                              f" maps. Add {mode}_path: FILE, a line `image.jpg label.png` for each sample.")
-        if not Path(dataset_root).is_dir():
-            raise DataError(f"Dataset: dataset_root: {dataset_root}: no such folder; expected the one the list's paths "
-                            "are relative to.")
-        pairs = read_pairs(chosen, dataset_root, separator=separator, setting=f"{mode}_path")
-        super().__init__([[pair.image, pair.label_map] for pair in pairs], transforms, mode=mode,
-                         num_classes=num_classes, ignore_index=ignore_index, img_channels=img_channels)
+        if samples is None:
+            samples = find_samples(dataset_root, form=form, part=mode, list_file=lists[mode], images=images,
+                                   labels=labels, label_suffix=label_suffix, separator=separator,
+                                   unlabelled=unlabelled, ignored=ignore_index)
+        super().__init__(samples.files, transforms, mode=mode, num_classes=num_classes, ignore_index=ignore_index,
+                         img_channels=img_channels)
+        self.samples = samples
+        self.label_map, self.unlisted, self.drawn = samples.label_map, samples.unlisted, samples.drawn

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,8 @@ OTHER_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV")
 #: what Pillow multiplies the grey levels of few bits by; label maps mean the numbers themselves
 SPREAD = {"L;2": 85, "L;4": 17, "L;2I": 85, "L;4I": 17}
 MOST_SHOWN = 10
+#: what becomes of labels that a map does not name: "keep", "refuse", or the number that they become
+Unlisted = Union[str, int]
 
 
 class LabelError(DataError):
@@ -31,12 +33,14 @@ class LabelError(DataError):
 
 
 def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, ignored: int = 255,
-               max_pixels: int = MAX_PIXELS) -> np.ndarray:
+               unlisted: Unlisted = "keep", max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The label map of a file as integers (H, W), uint8 where they and `ignored` fit: what the file says, mapped.
 
-    Read are one channel of 1, 2, 4, 8, 16 or 32 bits, whole numbers in floats, the indices of a palette (never its
-    colours), and colour files whose channels are equal.  label_map: label of the file -> label; others stay.  With
-    colours as its keys ("128,0,0") the file's colours are mapped, and every one must be in it.
+    Read are one channel of 1, 2, 4, 8, 16 or 32 bits, whole numbers in floats, the indices of a palette (its colours
+    only where label_map has some), and colour files whose channels are equal.  label_map: label of the file -> label,
+    for numbers ("11") and colours ("128,0,0"; a palette's too).  unlisted: what becomes of labels that are not in it:
+    they stay ("keep"), are an error ("refuse"), or become that number.  An ignored label stays in any case.  Where
+    label_map has colours, "keep" refuses others too.
     Raises LabelError naming the file, what was found, what is expected and what to do, and what Pillow raises for a
     broken file.
     """
@@ -53,9 +57,10 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
         image.load()
         image = turned(image, orientation_of(image))
         if any("," in key for key in label_map):
-            label = _from_colours(np.asarray(image.convert("RGB")), label_map, path)
+            label = _from_colours(image, raw, label_map, path, ignored=ignored, unlisted=unlisted)
         else:
-            label = _mapped(_one_channel(np.asarray(image), image.mode, raw, path), label_map)
+            label = mapped_numbers(_one_channel(np.asarray(image), image.mode, raw, path), label_map, ignored=ignored,
+                                   unlisted=unlisted, path=path)
     small = 0 <= ignored <= 255 and label.size and 0 <= int(label.min()) <= int(label.max()) <= 255
     return label.astype(np.uint8 if small else np.int32)
 
@@ -129,34 +134,73 @@ def _equal_channels(label: np.ndarray, mode: str, path: str | Path) -> np.ndarra
                     "the files.")
 
 
-def _mapped(label: np.ndarray, label_map: Mapping[str, int]) -> np.ndarray:
+def mapped_numbers(label: np.ndarray, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted,
+                   path: str | Path) -> np.ndarray:
+    """Labels of any shape by a map of numbers; `unlisted` as in `read_label`."""
     if not label_map:
         return label
     if label.dtype == np.uint8:
+        every = np.flatnonzero(np.bincount(label.reshape(-1), minlength=256))
+    else:
+        label = label.astype(np.int64)
+        every = np.unique(label)
+    known = {int(source): target for source, target in label_map.items()}
+    if unlisted != "keep":
+        others = [number for number in every.tolist() if number not in known and number != ignored]
+        if others and unlisted == "refuse":
+            raise _unlisted(path, f"labels {_listed(np.asarray(others))}", known)
+        known.update((number, int(unlisted)) for number in others)
+    if label.dtype == np.uint8:
         table = np.arange(256)
-        for source, target in label_map.items():
-            if int(source) < 256:
-                table[int(source)] = target
+        for source, target in known.items():
+            if source < 256:
+                table[source] = target
         return table[label]
-    found = label.astype(np.int64)
-    for source, target in label_map.items():
-        found[label == int(source)] = target
+    found = label.copy()
+    for source, target in known.items():
+        found[label == source] = target
     return found
 
 
-def _from_colours(pixels: np.ndarray, label_map: Mapping[str, int], path: str | Path) -> np.ndarray:
+def _from_colours(image: Image.Image, raw: str, label_map: Mapping[str, int], path: str | Path, *, ignored: int,
+                  unlisted: Unlisted) -> np.ndarray:
+    """Labels by a map of colours, or of colours and numbers: a number is a palette's index or a grey level."""
+    pixels = np.asarray(image.convert("RGB"))
     numbers = pixels.astype(np.int64) @ np.array([65536, 256, 1])
     found = np.full(numbers.shape, -1)
     known = np.zeros(numbers.shape, bool)
     for colour, target in label_map.items():
-        red, green, blue = (int(part) for part in re.split(r", ?", colour))
-        here = numbers == red * 65536 + green * 256 + blue
-        found[here], known = target, known | here
+        if "," in colour:
+            red, green, blue = (int(part) for part in re.split(r", ?", colour))
+            here = numbers == red * 65536 + green * 256 + blue
+            found[here], known = target, known | here
+    plain = {int(key): target for key, target in label_map.items() if "," not in key}
+    if plain:
+        levels = np.asarray(image)
+        grey = np.where((pixels == pixels[..., :1]).all(-1), pixels[..., 0].astype(np.int64), -1)
+        levels = grey if levels.ndim == 3 else _one_channel(levels, image.mode, raw, path)
+        for level, target in plain.items():
+            here = levels == level
+            twice = here & known & (found != target)
+            if twice.any():
+                raise LabelError(f"{path}: pixels of label {level} have the colour "
+                                 f"{','.join(map(str, pixels[twice][0].tolist()))}, and label_map makes {target} of "
+                                 f"the one and {int(found[twice][0])} of the other. Leave one of them out.")
+            found[here], known = target, known | here
+    if not known.all() and isinstance(unlisted, int):
+        found[~known], known = unlisted, np.ones_like(known)
     if not known.all():
         unknown = np.unique(pixels[~known], axis=0)[:MOST_SHOWN].tolist()
         raise LabelError(f"{path}: {np.count_nonzero(~known)} pixels have colours that label_map does not name: "
-                        f"{'; '.join(','.join(map(str, colour)) for colour in unknown)}. Add them to label_map.")
+                         f"{'; '.join(','.join(map(str, colour)) for colour in unknown)}. Add them to label_map (or to "
+                         "the table classes).")
     return found
+
+
+def _unlisted(path: str | Path, what: str, known: Mapping[int, int]) -> LabelError:
+    return LabelError(f"{path}: {what} are neither in the table of classes nor in label_map, which have "
+                      f"{_listed(np.asarray(sorted(known)))}. Add them (the table's entry `ignore` takes those without "
+                      "a class), or let them all become one class: NAME: rest.")
 
 
 def label_counts(label: np.ndarray, num_classes: int, ignored: int, path: str) -> np.ndarray:

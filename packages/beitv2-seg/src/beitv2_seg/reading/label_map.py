@@ -48,9 +48,9 @@ def predict_label_map(model: Any, data: Sequence[Data], test: TestConfig, *, win
         tables, crop = tuple(model.backbone.image_size), _height_first(test.crop_size)
     windows, stride = None, _height_first(test.stride)
     if test.is_slide and crop and stride:
-        windows = Windows(crop, stride, window_batch)
+        windows = Windows(crop, stride, window_batch, test.window_weights)
     elif any(image.shape[2:] != tables for image in images):
-        windows = default_windows(tables, window_batch)
+        windows = default_windows(tables, window_batch, test.window_weights)
     return predict_labels(segmenter, inputs, size=(int(height), int(width)), flips=test.flips, windows=windows)
 
 

@@ -28,6 +28,10 @@ class PaddleSegmenter:
         """float32 zeros where the model computes."""
         return paddle.zeros(shape)
 
+    def array(self, values: np.ndarray) -> paddle.Tensor:
+        """The values where the model computes."""
+        return paddle.to_tensor(values)
+
     def side_by_side(self, images: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """One batch."""
         return paddle.concat(images)

@@ -15,6 +15,8 @@ from beitv2_core.errors import ShapeError
 
 #: of resized logits that are held at once
 STRIPE_BYTES = 32 * 2**20
+#: standard deviation of `gaussian_weights`, of a window's side
+GAUSSIAN_SHARE = 0.125
 #: axes of (1, C, H, W) along which an image is mirrored before it is read and its logits afterwards
 Flip = tuple[int, ...]
 
@@ -27,6 +29,9 @@ class Segmenter(Protocol):
 
     def zeros(self, shape: Sequence[int]) -> Any:
         """A float32 array of zeros."""
+
+    def array(self, values: np.ndarray) -> Any:
+        """Values of numpy."""
 
     def side_by_side(self, images: Sequence[Any]) -> Any:
         """Images (1, 3, H, W) as one batch."""
@@ -50,17 +55,28 @@ class Segmenter(Protocol):
 class Windows(NamedTuple):
     """How an image is read: windows of `crop` (height, width) pixels every `stride` pixels, `batch_size` at once.
 
-    The batch size does not change the result.
+    The batch size does not change the result.  weights: of a window's pixels, "uniform" or "gaussian".
     """
 
     crop: tuple[int, int]
     stride: tuple[int, int]
     batch_size: int = 4
+    weights: str = "uniform"
 
 
-def default_windows(crop: tuple[int, int], batch_size: int = 4) -> Windows:
+def default_windows(crop: tuple[int, int], batch_size: int = 4, weights: str = "uniform") -> Windows:
     """Windows two thirds of a window apart, as the recipe's 512 and 341 pixels."""
-    return Windows(crop, (crop[0] * 2 // 3, crop[1] * 2 // 3), batch_size)
+    return Windows(crop, (crop[0] * 2 // 3, crop[1] * 2 // 3), batch_size, weights)
+
+
+def gaussian_weights(crop: tuple[int, int]) -> np.ndarray:
+    """float32 (1, 1, height, width): a Gaussian around a window's middle, 1 there, of an eighth of its sides.
+
+    Source: nnU-Net (Isensee et al. 2021), sliding windows; MONAI's `sliding_window_inference(mode="gaussian")` has the
+    same width.
+    """
+    by_side = [np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (GAUSSIAN_SHARE * side)) ** 2) for side in crop]
+    return np.outer(*by_side).astype(np.float32)[None, None]
 
 
 def window_corners(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[tuple[int, int]]:
@@ -83,9 +99,11 @@ def slide_logits(segmenter: Segmenter, image: Any, windows: Windows) -> Any:
 
     An image smaller than the crop is padded with zeros (the mean colour) on the right and below.
     Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.  Departs: mmsegmentation does not pad; its backbone
-    then fails, as the position tables have one size.
+    then fails, as the position tables have one size.  With `gaussian` weights the mean is weighted by
+    `gaussian_weights`; mmsegmentation's windows all count alike, as ours do by default.
     """
-    crop, stride, batch_size = windows
+    crop, stride, batch_size, weights = windows
+    weight = None if weights == "uniform" else segmenter.array(gaussian_weights(crop))
     height, width = image.shape[2:]
     below, right = max(crop[0] - height, 0), max(crop[1] - width, 0)
     if below or right:
@@ -100,8 +118,9 @@ def slide_logits(segmenter: Segmenter, image: Any, windows: Windows) -> Any:
         if total is None:
             total = segmenter.zeros([1, logits.shape[1], *size])
         for i, (top, left) in enumerate(part):
-            total[:, :, top:top + crop[0], left:left + crop[1]] += logits[i:i + 1]
-            count[:, :, top:top + crop[0], left:left + crop[1]] += 1
+            part_of_sum = logits[i:i + 1] if weight is None else logits[i:i + 1] * weight
+            total[:, :, top:top + crop[0], left:left + crop[1]] += part_of_sum
+            count[:, :, top:top + crop[0], left:left + crop[1]] += 1 if weight is None else weight
     return (total / count)[:, :, :height, :width]
 
 
