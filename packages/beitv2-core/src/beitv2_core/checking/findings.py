@@ -12,7 +12,7 @@ import numpy as np
 from ..choosing.survey import MOSTLY, PLAIN_LEVELS
 from .gather import Found
 from .parts import OTHER, TEST, TRAIN, Finding, Part, Plan, Use
-from .twins import AGAIN, SAME_FILE, SAME_PIXELS, Twin, groups
+from .twins import ALIKE, SAME_FILE, SAME_PIXELS, Twin, groups
 
 #: classes with fewer training images than this are named
 FEW_IMAGES = 10
@@ -61,7 +61,7 @@ def judge(plan: Plan, found: Sequence[Found], twins: Sequence[Twin], folder: Opt
 def kept_list(part: Part, folder: Optional[Path]) -> str:
     """How to go on without the images that are not worth keeping."""
     if not part.list_setting:
-        return "Write the images anew without them (`beitv2 make-shards`); findings.csv, written with -o, names them"
+        return "Take them out of the data (write tar files anew); findings.csv, which -o FOLDER writes, names them"
     if folder is None:
         return (f"Run the check with -o FOLDER: it writes FOLDER/{part.name}.txt without them, for "
                 f"{part.list_setting.replace('LIST', f'FOLDER/{part.name}.txt')}")
@@ -112,8 +112,8 @@ def _turned(part: Part, found: Found) -> Iterator[Finding]:
     turned = np.flatnonzero(found.turn > 1)
     if len(turned) and not part.upright:
         yield Finding("turned", True, part.name, len(turned),
-                      f"{part.name}: {len(turned)} of {part.images:,} images are turned by their EXIF data, and are read "
-                      f"as they are stored (the first: {part.looks.path(int(turned[0]))})",
+                      f"{part.name}: {len(turned)} of {part.images:,} images are turned by their EXIF data, and are "
+                      f"read as they are stored (the first: {part.looks.path(int(turned[0]))})",
                       f"Read them as viewers show them: {part.turn_setting}, in training and for this check",
                       [(part.name, int(number)) for number in turned],
                       [f"EXIF orientation {found.turn[number]}" for number in turned])
@@ -144,11 +144,15 @@ def _classes(part: Part, found: Found) -> Iterator[Finding]:
     what = "image" if part.labels is not None else "labelled pixel"
     if part.role != TRAIN or counts is None or names is None:
         return
+    if part.labels is None and np.count_nonzero(counts) < 2 and "one-class" in part.remedies:
+        words, do = part.remedies["one-class"]
+        yield Finding("one-class", True, part.name, 1, f"{part.name}: {words}", do, of_classes=True)
     empty = [str(names[number]) for number in np.flatnonzero(counts == 0)]
     if empty:
         yield Finding("empty-class", True, part.name, len(empty),
                       f"{part.name}: no {what} of class {_few(empty)} ({len(empty)} of {len(names)} classes)",
-                      "Add some, or take the class out (its folder, its number, the number of classes)", of_classes=True)
+                      part.remedies["empty-class"][1] if "empty-class" in part.remedies else
+                      "Add some, or take the class out (its folder, or its number)", of_classes=True)
     few = [f"{names[number]} ({counts[number]})" for number in np.flatnonzero((counts > 0) & (counts < FEW_IMAGES))]
     if few:
         yield Finding("few-images", False, part.name, len(few),
@@ -242,8 +246,8 @@ def _unseen(plan: Plan) -> Iterator[Finding]:
         if unseen:
             yield Finding("unseen-class", True, f"{trained.name}, {part.name}", len(unseen),
                           f"{part.name}: class {_few(unseen)} is not in {trained.name} ({len(unseen)} classes): the "
-                          "commands refuse such images", f"Take these images out of {part.name}, or add training images "
-                          "of the class", of_classes=True)
+                          "commands refuse such images",
+                          f"Take these images out of {part.name}, or add training images of the class", of_classes=True)
         if missing:
             yield Finding("untested-class", False, f"{trained.name}, {part.name}", len(missing),
                           f"{part.name}: no image of class {_few(missing)} ({len(missing)} of {len(known)} classes): "
@@ -252,7 +256,7 @@ def _unseen(plan: Plan) -> Iterator[Finding]:
 
 def _batch(plan: Plan, use: Use) -> Iterator[Finding]:
     steps = steps_per_epoch(plan, use)
-    if steps == 0:
+    if steps == 0 and use.batch_setting:
         part = next(part for part in plan.parts if part.name in use.reads)
         yield Finding("batch", True, part.name, part.images,
                       f"{use.command}: {part.images} images do not fill one update of {use.batch}",
@@ -270,7 +274,7 @@ def counted(part: Part, found: Found) -> tuple[Optional[np.ndarray], Optional[Se
 
 def copies(judged: Judged, part: Part) -> dict[str, int]:
     """How many images of a split equal an earlier one of it, by how."""
-    found = dict.fromkeys((SAME_FILE, SAME_PIXELS, AGAIN), 0)
+    found = dict.fromkeys((SAME_FILE, SAME_PIXELS, ALIKE), 0)
     for twin in judged.twins:
         (one, _), (other, _) = judged.place(twin.first), judged.place(twin.second)
         if one is part and other is part:

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from ..data import Reading
-from ..data.sources.image_file import SIDEWAYS, check_pixels, open_image, orientation_of, reason_of, rgb_of, turned
+from ..data.sources.image_file import SIDEWAYS, check_pixels, open_image, orientation_of, reason_of, rgb_of
 
 #: bytes of a digest: two files of one digest are equal
 DIGEST = 16
@@ -65,6 +65,14 @@ def look_at(dataset: Any, index: int, reading: Reading, quick: bool) -> Look:
                 return found if quick else _with_pixels(found, image, reading, content)
     except Exception as error:  # broken input: OSError, SyntaxError, struct.error, ...
         return Look(broken=reason_of(error))
+
+
+def grey_of(image: Image.Image) -> np.ndarray:
+    """uint8 (32, 32): the greys of a whole RGB image, whatever its shape.
+
+    Bicubic, which Pillow widens where it makes smaller: with mean greys of whole pixels a picture of two sizes differs.
+    """
+    return np.asarray(image.convert("L").resize((GREY, GREY), Image.Resampling.BICUBIC))
 
 
 def fingerprint(grey: np.ndarray) -> int:
@@ -127,13 +135,7 @@ def _header(image: Image.Image, reading: Reading) -> Look:
 
 def _with_pixels(found: Look, image: Image.Image, reading: Reading, content: bytes) -> Look:
     rgb = rgb_of(image, reading.upright)
-    if not reading.upright and found.turn > 1:  # a copy that was turned has the same pixels for a viewer
-        shown = turned(rgb, found.turn)
-    else:
-        shown = rgb
     levels = [high - low for low, high in rgb.getextrema()]
-    how = Image.Resampling.BICUBIC if min(shown.size) < GREY else Image.Resampling.BOX
-    grey = np.asarray(shown.convert("L").resize((GREY, GREY), how))
     digest = hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=DIGEST).digest()
     return found._replace(width=rgb.width, height=rgb.height, spread=max(levels), content=content, pixels=digest,
-                          print=fingerprint(grey))
+                          print=fingerprint(grey_of(rgb)))

@@ -47,9 +47,9 @@ class Part(NamedTuple):
 class Use(NamedTuple):
     """A command that would read the splits named in `reads`.
 
-    command: as it is typed.  batch: images of one update; None: the command takes them one after the other.
-    total_steps: updates of the whole run, None: not known.  repeats: times an image is used in an epoch.
-    batch_setting: the setting that changes the batch.
+    command: as it is typed.  classes: None: it reads none; 0: as many as labels of pixels have.  batch: images of one
+    update; None: not known.  total_steps, epochs: length of the run, None: not known.  repeats: times an image is used
+    in an epoch.  batch_setting: the setting that changes the batch, "": the batch is no setting yet.
     """
 
     command: str

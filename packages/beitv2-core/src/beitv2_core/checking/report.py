@@ -57,7 +57,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             for number, one in enumerate(chosen, 1):
                 text += [f"  {number}. {one['what']}.", f"     {one['do']}."]
     faults = sum(one["fault"] for one in found["findings"])
-    looked = "headers only were read: pixels, labels of pixels and copies were not looked at; " if found["quick"] else ""
+    looked = "headers only were read, no pixels, labels of pixels and copies; " if found["quick"] else ""
     text += ["", f"{looked}ready" if not faults else f"{looked}not ready: {faults} thing(s) to be done"]
     return text
 

@@ -150,7 +150,7 @@ def _of_images(asked: Asked, commands: Sequence[str]) -> Plan:
     first = _named(train, "train", TRAIN, asked, "DATA")
     parts = [first]
     if test is not None:
-        parts.append(_named(test, "test", TEST, asked, "--test"))
+        parts.append(_named(test, "test", TEST, asked, "--test", known=first.labels is not None))
     settings = "".join(f" {text}" for text in asked.overrides)
     held = asked_data(train, asked.overrides)[0].held_out is not None
     if held and test is None:
@@ -160,7 +160,7 @@ def _of_images(asked: Asked, commands: Sequence[str]) -> Plan:
     names = tuple(part.name for part in parts)
     if first.labels is not None:
         uses += [Use(text.format(data=_typed(train), test=_validation(test)) + settings, names,
-                     len(first.classes or ()), asked.batch, batch_setting="--batch-size, and train.batch_size,")
+                     len(first.classes or ()), asked.batch, batch_setting="")
                  for text in commands]
     return Plan(asked.path if asked.test is None else f"{asked.path}, {asked.test}", parts, uses)
 
@@ -183,11 +183,14 @@ def asked_data(path: str, overrides: Sequence[str]) -> tuple[DataConfig, bool]:
     return data, labelled
 
 
-def _named(path: str, name: str, role: str, asked: Asked, setting: str, split: str = "train") -> Part:
+def _named(path: str, name: str, role: str, asked: Asked, setting: str, split: str = "train",
+           known: bool = False) -> Part:
+    """known: the training images have classes; then folders are classes here too, be it one that has images."""
     if not Path(path).exists() and not any(mark in path for mark in "{,"):
-        raise DataError(f"{setting}: {path} does not exist. Give a folder of images, a list (.txt, .csv), tar files, or "
-                        "a YAML file of settings.")
+        raise DataError(f"{setting}: {path} does not exist. Give a folder of images, a list (.txt, .csv), tar files, "
+                        "or a YAML file of settings.")
     data, labelled = asked_data(path, asked.overrides)
+    labelled = labelled or (known and os.path.isdir(path) and any(entry.is_dir() for entry in os.scandir(path)))
     key = "data" if role == TRAIN else "validation"
     cut = any(text.startswith("data.image_size=") for text in asked.overrides)
     return image_part(data, name, role, labelled=labelled, quick=asked.quick, setting=setting, list_setting=setting,

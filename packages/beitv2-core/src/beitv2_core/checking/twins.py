@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that are there twice: equal files, equal pixels, and the same picture compressed again or resized."""
+"""Images that are there twice: equal files, equal pixels, and those that look the same: compressed again, resized."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from ..choosing.survey import PLAIN_LEVELS
-from ..inference.alignment import compare
-from ..inference.duplicates import LEAST, largest_change, similarity
-from ..inference.thumbnails import SIDE, thumbnail_of
+from ..inference.alignment import smooth
 from .gather import Found
+from .look import grey_of
 from .parts import Part
 
 #: how two images are the same, the strictest first
-SAME_FILE, SAME_PIXELS, AGAIN = "same file", "same pixels", "compressed again or resized"
+SAME_FILE, SAME_PIXELS, ALIKE = "same file", "same pixels", "looks the same"
 #: bits in which fingerprints of one picture may differ; cut into BITS + 1 pieces, two such have a piece in common
 BITS, WORD = 3, 16
 #: images of one piece that each one is compared with
 MOST_NEAR = 4096
-#: side of the pictures that are compared at last, and their largest local difference as a share of the contrast
-CLOSE, CHANGE = 64, 0.25
+#: parts of a side of the greys that are compared at last, and the largest difference of a part as a share of the contrast
+PIECES, CHANGE = 8, 0.1
 _PAIRS = 256
 
 
@@ -37,8 +36,8 @@ class Twin(NamedTuple):
 def find_twins(parts: Sequence[Part], found: Sequence[Found], compared: Sequence[int]) -> list[Twin]:
     """The images of all splits that are there more than once: each with the first one that it equals.
 
-    Images of one colour are equal only as files.  Pictures that were compressed again are candidates by their
-    fingerprints, read once more and judged as `beitv2 duplicates` judges a pair, but for mirroring.
+    Images of one colour are equal only as files.  Pictures that look the same are candidates by their fingerprints, and
+    are read once more and compared; for mirrored and cropped ones there is `beitv2 duplicates`.
     compared: numbers of the splits that are compared with each other.
     """
     starts = np.cumsum([0, *(part.images for part in parts)])
@@ -56,12 +55,12 @@ def find_twins(parts: Sequence[Part], found: Sequence[Found], compared: Sequence
     shape = np.log(sides[0, near] / sides[1, near])
     near = near[np.abs(shape[:, 0] - shape[:, 1]) < 0.1]  # another aspect ratio is another picture
 
-    def thumbnails(numbers: np.ndarray, side: int) -> np.ndarray:
+    def greys(numbers: np.ndarray) -> np.ndarray:
         owners = np.searchsorted(starts, numbers, side="right") - 1
-        return np.stack([thumbnail_of(parts[owner].looks.picture(int(number - starts[owner])), side)
+        return np.stack([grey_of(parts[owner].looks.picture(int(number - starts[owner])))
                          for owner, number in zip(owners.tolist(), numbers.tolist())])
 
-    return [*twins, *again, *(Twin(int(first), int(second), AGAIN) for first, second in _alike(near, thumbnails))]
+    return [*twins, *again, *(Twin(int(first), int(second), ALIKE) for first, second in _alike(near, greys))]
 
 
 def groups(twins: Sequence[Twin]) -> list[list[int]]:
@@ -90,8 +89,7 @@ def _equal(digests: np.ndarray, numbers: np.ndarray) -> Iterator[tuple[int, int]
     words, ordered = words[order], numbers[order]
     new = np.concatenate([[True], (words[1:] != words[:-1]).any(1)]) if len(words) else np.zeros(0, bool)
     firsts = ordered[new][np.cumsum(new) - 1]
-    for first, other in zip(firsts[~new].tolist(), ordered[~new].tolist()):
-        yield first, other
+    yield from zip(firsts[~new].tolist(), ordered[~new].tolist())
 
 
 def _near(prints: np.ndarray, numbers: np.ndarray) -> set[tuple[int, int]]:
@@ -117,15 +115,25 @@ def _near(prints: np.ndarray, numbers: np.ndarray) -> set[tuple[int, int]]:
     return pairs
 
 
-def _alike(pairs: np.ndarray, thumbnails: Callable[[np.ndarray, int], np.ndarray]) -> Iterator[tuple[int, int]]:
+def _alike(pairs: np.ndarray, greys: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[int, int]]:
     """The pairs that show the same where they lie over each other."""
     for start in range(0, len(pairs), _PAIRS):
         part = pairs[start : start + _PAIRS]
         numbers = np.unique(part)
-        places = [np.searchsorted(numbers, part[:, column]) for column in (0, 1)]
-        whole = np.tile(np.asarray([1, 0, 1, 0], np.float32), (len(part), 1))
-        small = thumbnails(numbers, SIDE)
-        good = similarity(compare(small[places[0]], small[places[1]], whole)) >= LEAST
-        large = thumbnails(numbers, CLOSE).astype(np.float32)
-        good &= largest_change(large[places[0]], large[places[1]], whole) <= CHANGE
+        first, second = (np.searchsorted(numbers, part[:, column]) for column in (0, 1))
+        pictures = greys(numbers).astype(np.float32)
+        good = largest_difference(pictures[first], pictures[second]) <= CHANGE
         yield from map(tuple, part[good].tolist())
+
+
+def largest_difference(first_PYX: np.ndarray, second_PYX: np.ndarray) -> np.ndarray:
+    """The largest root mean square difference (P,) of a part of grey pictures, as a share of their contrast.
+
+    Brightness and contrast of the whole are fitted; what is finer than a pixel of them does not count.
+    """
+    a_PYX, b_PYX = smooth(first_PYX), smooth(second_PYX)
+    a_PYX, b_PYX = (x - x.mean((1, 2), keepdims=True) for x in (a_PYX, b_PYX))
+    gain = (a_PYX * b_PYX).sum((1, 2), keepdims=True) / np.maximum((a_PYX**2).sum((1, 2), keepdims=True), 1e-3)
+    count, side, _ = a_PYX.shape
+    parts = ((gain * a_PYX - b_PYX) ** 2).reshape(count, PIECES, side // PIECES, PIECES, side // PIECES).mean((2, 4))
+    return np.asarray(np.sqrt(parts.max((1, 2))) / np.maximum(b_PYX.std((1, 2)), 1e-3))

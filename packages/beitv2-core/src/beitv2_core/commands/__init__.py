@@ -27,7 +27,7 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
-    for function in (check, plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook, report,
-                     serve, export, bench, inspect, convert, verify, models, download, config, make_shards,
+    for function in (check, plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook,
+                     report, serve, export, bench, inspect, convert, verify, models, download, config, make_shards,
                      init_tokenizer):
         app.command()(function)

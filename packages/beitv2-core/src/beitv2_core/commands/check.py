@@ -14,11 +14,12 @@ from . import options
 
 def check(
     data: str = typer.Argument(..., metavar="DATA", show_default=False,
-                               help="a folder of images (class folders or not; with train and test in it, both), a list "
-                                    "(.txt, .csv), tar files, or a YAML file of settings: then what its command reads"),
+                               help="a folder of images (class folders or not; with train and test in it, both), a "
+                                    "list (.txt, .csv), tar files, or a YAML file of settings: what its command "
+                                    "reads"),
     more: Optional[list[str]] = options.MORE,
     set_: Optional[list[str]] = options.SET,
-    test: Optional[str] = typer.Option(None, "--test", help="the images that are measured on: folder, list or tar files"),
+    test: Optional[str] = typer.Option(None, "--test", help="images to measure on: folder, list or tar files"),
     output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder for check.json, check.png, findings.csv "
                                                                       "and lists of the images without faults"),
     as_json: bool = typer.Option(False, "--json", help="print JSON"),

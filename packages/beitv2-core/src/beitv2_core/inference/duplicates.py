@@ -68,9 +68,9 @@ def find_duplicates(files: Sequence[Embeddings], *, least: float = LEAST, most: 
         changes = _changes(reader, pairs, found.window)
     kept = np.flatnonzero(changes <= most)
     best: dict[tuple[int, int], Pair] = {}
-    for at in kept[np.argsort(-similarity(found)[kept], kind="stable")].tolist():
+    for at in kept[np.argsort(-_similarity(found)[kept], kind="stable")].tolist():
         first, second, mirrored = pairs[at].tolist()
-        pair = Pair(first, second, bool(mirrored), float(similarity(found)[at]), float(changes[at]),
+        pair = Pair(first, second, bool(mirrored), float(_similarity(found)[at]), float(changes[at]),
                     _cosine(files, first, second))
         best.setdefault((first, second), pair)  # a symmetric picture is found both ways round
     return _grouped(list(best.values()))
@@ -133,13 +133,13 @@ def _alike(thumbnails: np.ndarray, pairs: np.ndarray, least: float) -> tuple[np.
         if not len(worth):
             continue
         match = compare(first[worth], second[worth], window[worth])
-        good = similarity(match) >= least
+        good = _similarity(match) >= least
         kept.append(part[worth][good])
         matches.append(Match(*(values[good] for values in match)))
     return np.concatenate(kept), Match(*(np.concatenate(values) for values in zip(*matches)))
 
 
-def similarity(match: Match) -> np.ndarray:
+def _similarity(match: Match) -> np.ndarray:
     """The correlation, unless what is fine differs: pictures of the same layout agree in what is coarse only."""
     return np.minimum(match.correlation, 0.9 + 0.1 * match.detail)
 
