@@ -47,6 +47,8 @@ def _draw_sizes(axes: Any, judged: Judged) -> None:
     axes.set_xlabel("width, pixels")
     axes.set_ylabel("height, pixels")
     axes.grid(True)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     if axes.collections:
         axes.legend()
 

@@ -46,7 +46,11 @@ def plan_of(path: str, *, test: Optional[str], overrides: Sequence[str], batch: 
         if test is not None or batch is not None:
             raise ConfigError(f"{'--test' if test is not None else '--batch-size'}: {path} are settings, which say it "
                               "themselves. Change them by --set.")
-        settings = explain_config(path, overrides).settings
+        explained = explain_config(path, overrides)  # what is no data, weights for example, may be missing
+        for key in explained.missing:
+            if key.rpartition(".")[2] in ("root", "dataset_root", "images"):
+                raise ConfigError(f"{path}: {key}: required: where the data are. Add --set {key}=FOLDER.")
+        settings = explained.settings
         kind = next(name for name, schema in config_kinds().items() if isinstance(settings, schema))
         check: Check = _entry_points.load(ENTRY_POINTS, kind, OURS, f"{path}: data of {kind!r} runs")
         return check.of_settings(settings, path, quick)
@@ -194,7 +198,8 @@ def _named(path: str, name: str, role: str, asked: Asked, setting: str, split: s
     key = "data" if role == TRAIN else "validation"
     cut = any(text.startswith("data.image_size=") for text in asked.overrides)
     return image_part(data, name, role, labelled=labelled, quick=asked.quick, setting=setting, list_setting=setting,
-                      set_list=f"--set {key}.root={data.root} {key}.list_file=LIST", split=split, cut=cut)
+                      set_list=("beitv2 pretrain LIST, or " if role == TRAIN else "")
+                      + f"--set {key}.root={data.root} {key}.list_file=LIST", split=split, cut=cut)
 
 
 def _dataset_of(path: str) -> str:

@@ -20,7 +20,7 @@ SAME_FILE, SAME_PIXELS, ALIKE = "same file", "same pixels", "looks the same"
 BITS, WORD = 3, 16
 #: images of one piece that each one is compared with
 MOST_NEAR = 4096
-#: parts of a side of the greys that are compared at last, and the largest difference of a part as a share of the contrast
+#: parts of a side of the greys that are compared at last; largest difference of a part as a share of the contrast
 PIECES, CHANGE = 8, 0.1
 _PAIRS = 256
 
