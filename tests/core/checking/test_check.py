@@ -179,6 +179,30 @@ def test_settings_are_checked_with_their_keys(data, tmp_path):
                                                                            ("small", "held_out", 4)]
 
 
+def test_both_stages_read_the_same_images_once(data, tmp_path):
+    path = tokenizer(data / "train", tmp_path / "t.yml")
+    first = yaml.safe_load(path.read_text())
+    del first["output"]
+    second = {**{key: first[key] for key in ("data", "optim")}, "train": {"batch_size": 8}, "tokenizer": {},
+              "model": {"size": "tiny", "patch_size": 8}, "mask": {"kind": "random", "num_masked": 4}}
+    path.write_text(yaml.safe_dump({"kind": "two_stages", "output": "runs/x", "tokenizer": first, "pretrain": second}))
+    found = check(path, status=0)
+    assert list(found["splits"]) == ["train"] and [one["steps_per_epoch"] for one in found["commands"]] == [5, 2]
+    other = check(path, f"pretrain.data.root={data / 'test'}", status=1)
+    assert {name: split["images"] for name, split in other["splits"].items()} == {"train": 20, "train_pretrain": 6}
+    assert kinds(other) == {"batch": (True, 6)}
+
+
+def test_drawn_images_are_counted_only(tmp_path):
+    path = tokenizer("", tmp_path / "t.yml")
+    tree = yaml.safe_load(path.read_text())
+    tree["data"] = {"dataset": "digit_scenes", "size": 40, "image_size": 32}
+    path.write_text(yaml.safe_dump(tree))
+    found = check(path, "-o", tmp_path / "out", status=0)
+    assert found["splits"]["train"]["drawn"] and found["splits"]["train"]["images"] == 40
+    assert found["commands"][0]["steps_per_epoch"] == 10 and (tmp_path / "out" / "check.png").is_file()
+
+
 def test_wrong_questions_are_errors(data, tmp_path):
     for arguments, words in ((["nowhere"], "does not exist"),
                              ([str(tokenizer(data, tmp_path / "t.yml")), "--test", "x"], "--test: ")):
