@@ -245,7 +245,7 @@ def _unseen(plan: Plan) -> Iterator[Finding]:
         unseen, missing = sorted(tested - set(known)), [name for name in known if name not in tested]
         if unseen:
             yield Finding("unseen-class", True, f"{trained.name}, {part.name}", len(unseen),
-                          f"{part.name}: class {_few(unseen)} is not in {trained.name} ({len(unseen)} classes): the "
+                          f"{part.name}: class {_few(unseen)} is not in {trained.name}: the "
                           "commands refuse such images",
                           f"Take these images out of {part.name}, or add training images of the class", of_classes=True)
         if missing:
