@@ -149,7 +149,8 @@ def _classes(part: Part, found: Found) -> Iterator[Finding]:
         yield Finding("one-class", True, part.name, 1, f"{part.name}: {words}", do, of_classes=True)
     empty = [str(names[number]) for number in np.flatnonzero(counts == 0)]
     if empty:
-        yield Finding("empty-class", True, part.name, len(empty),
+        fault = not part.by_labels or not counts[0]  # a gap between labels may be meant
+        yield Finding("empty-class", fault, part.name, len(empty),
                       f"{part.name}: no {what} of class {_few(empty)} ({len(empty)} of {len(names)} classes)",
                       part.remedies["empty-class"][1] if "empty-class" in part.remedies else
                       "Add some, or take the class out (its folder, or its number)", of_classes=True)

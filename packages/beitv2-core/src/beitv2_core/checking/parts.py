@@ -20,7 +20,8 @@ class Part(NamedTuple):
     name, role: what it is called, and one of the roles above.  root: where it comes from, as the user named it.
     looks: `Looks`, or a class like it; None for drawn images.  images: their number.  classes, labels: names, and the
     class of every image (int64), None without; pixel_classes: names of the classes of pixels, where every pixel has a
-    label.  upright: EXIF turns are applied; turn_setting: the setting that applies them, "": there is none to set.
+    label; by_labels: nobody says how many there are, they are the labels that come.  upright: EXIF turns are applied;
+    turn_setting: the setting that applies them, "": there is none to set.
     line: image -> its line in a list of images; list_setting: how such a list is given, with LIST for its path, "":
     there is no way.  image_size: (height, width) that images are cut to, None: not known.  size_setting: its name.
     left_out: files of kinds that are not read.  remedies: kind of a fault of the labels -> (what it is, what to do).
@@ -34,6 +35,7 @@ class Part(NamedTuple):
     classes: Optional[Sequence[str]] = None
     labels: Optional[np.ndarray] = None
     pixel_classes: Optional[Sequence[str]] = None
+    by_labels: bool = False
     upright: bool = False
     turn_setting: str = ""
     line: Optional[Callable[[int], str]] = None

@@ -63,5 +63,6 @@ def _named(parts: Sequence[Part], found: Sequence[Found]) -> list[Part]:
         if one.counts is not None and one.having is not None:
             one.counts, one.having = (np.concatenate([values[: greatest + 1], values[-1:]])
                                       for values in (one.counts, one.having))
-            named[number] = parts[number]._replace(pixel_classes=[str(label) for label in range(greatest + 1)])
+            named[number] = parts[number]._replace(
+                pixel_classes=[str(label) for label in range(greatest + 1)], by_labels=True)
     return named

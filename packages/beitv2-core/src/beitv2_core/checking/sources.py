@@ -164,7 +164,7 @@ def _of_images(asked: Asked, commands: Sequence[str]) -> Plan:
     names = tuple(part.name for part in parts)
     if first.labels is not None:
         uses += [Use(text.format(data=_typed(train), test=_validation(test)) + settings, names,
-                     len(first.classes or ()), asked.batch, batch_setting="")
+                     len(first.classes or ()), min(asked.batch, first.images), batch_setting="")
                  for text in commands]
     return Plan(asked.path if asked.test is None else f"{asked.path}, {asked.test}", parts, uses)
 

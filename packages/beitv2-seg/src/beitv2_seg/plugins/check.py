@@ -121,11 +121,11 @@ def of_path(asked: Asked) -> Optional[Plan]:
     if asked.overrides:
         raise ConfigError(f"--set: {asked.path} holds label maps; how they are read is said by settings. Check a YAML "
                           "file, e.g. configs/seg/own_data.yml.")
-    train = _find(asked.path, "train")
-    found = [("train", TRAIN, train)]
+    train = _any_part(asked.path, ("train", "val", "test"))
+    found = [(train.part or "train", TRAIN, train)]
     if asked.test is not None:
-        found.append(("test", TEST, _any_part(asked.test)))
-    elif train.part is not None and Path(asked.path).is_dir():
+        found.append(("test", TEST, _any_part(asked.test, ("val", "test", "train"))))
+    elif train.part == "train" and Path(asked.path).is_dir():
         for part in ("val", "test"):
             try:
                 found.append((part, TEST, _find(asked.path, part)))
@@ -137,11 +137,13 @@ def of_path(asked: Asked) -> Optional[Plan]:
              for name, role, samples in found for where in ["train" if role == TRAIN else "val"]]
     names = tuple(part.name for part in parts)
     command = f"beitv2 segment train --config configs/seg/own_data.yml --opts train_dataset.dataset_root={train.root}"
-    uses = [Use(command, names, len(train.classes) if train.classes else 0, asked.batch,
+    if Path(asked.path).is_file():
+        command += f" train_dataset.train_path={asked.path}"
+    uses = [Use(command, names, len(train.classes) if train.classes else 0, min(asked.batch, len(train.files)),
                 batch_setting="")]
     images = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image, _ in train.files])
     if train.drawn or not any(os.path.abspath(label).startswith(os.path.join(images, "")) for _, label in train.files):
-        uses.append(Use(f"beitv2 pretrain {images} -o RUN", ("train",)))
+        uses.append(Use(f"beitv2 pretrain {images} -o RUN", (parts[0].name,)))
     return Plan(asked.path if asked.test is None else f"{asked.path}, {asked.test}", parts, uses)
 
 
@@ -161,15 +163,15 @@ def _find(path: str, part: str) -> FoundSamples:
     return find_samples(path, part=part, unlabelled="background")
 
 
-def _any_part(path: str) -> FoundSamples:
-    """The test images of a list or a folder: its part val, test or train, or all of it."""
-    problem: Optional[DataError] = None
-    for part in ("val", "test", "train"):
+def _any_part(path: str, order: Sequence[str]) -> FoundSamples:
+    """The first part of a list or a folder that is there, or all of it; raises what the first one raises."""
+    problems = []
+    for part in order:
         try:
             return _find(path, part)
         except DataError as error:
-            problem = problem or error
-    raise problem or DataError(f"--test: {path}: nothing found.")
+            problems.append(error)
+    raise problems[0]
 
 
 def _of_section(config: SegmentConfig, where: str, name: str, role: str, quick: bool) -> Part:
