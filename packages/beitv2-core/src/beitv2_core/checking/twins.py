@@ -21,7 +21,7 @@ BITS, WORD = 3, 16
 #: images of one piece that each one is compared with
 MOST_NEAR = 4096
 #: parts of a side of the greys that are compared at last; largest difference of a part as a share of the contrast
-PIECES, CHANGE = 8, 0.1
+PIECES, CHANGE = 8, 0.08
 _PAIRS = 256
 
 
