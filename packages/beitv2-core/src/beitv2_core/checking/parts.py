@@ -68,7 +68,7 @@ class Finding(NamedTuple):
     """Something that was found.
 
     kind: a fixed word.  fault: whether something is to be done before training; else it is good to know.  part: the
-    split, or both ("train, test").  count: files or classes.  what: the sentence; do: the remedy.  files: (split,
+    split, or both ("train, test").  number: of files or classes.  what: the sentence; do: the remedy.  files: (split,
     number of the image) of every file; words: what is said about each of them.  of_classes: it matters to commands that
     read classes only.
     """
@@ -76,7 +76,7 @@ class Finding(NamedTuple):
     kind: str
     fault: bool
     part: str
-    count: int
+    number: int
     what: str
     do: str
     files: Sequence[tuple[str, int]] = ()

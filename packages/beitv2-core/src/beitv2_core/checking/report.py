@@ -32,7 +32,7 @@ def as_json(judged: Judged, *, quick: bool) -> dict[str, Any]:
         "splits": {part.name: _split(judged, part, found, quick) for part, found in zip(plan.parts, judged.found)},
         "commands": [_command(judged, use) for use in plan.uses],
         "findings": [
-            {"kind": one.kind, "fault": one.fault, "split": one.part, "count": one.count, "what": one.what,
+            {"kind": one.kind, "fault": one.fault, "split": one.part, "count": one.number, "what": one.what,
              "do": one.do, "files": [_path(judged, name, number) for name, number in one.files[:MOST_FILES]]}
             for one in judged.findings],
     }
