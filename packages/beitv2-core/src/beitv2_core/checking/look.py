@@ -135,7 +135,7 @@ def _header(image: Image.Image, reading: Reading) -> Look:
 
 def _with_pixels(found: Look, image: Image.Image, reading: Reading, content: bytes) -> Look:
     rgb = rgb_of(image, reading.upright)
-    levels = [high - low for low, high in rgb.getextrema()]
+    low, high = np.asarray(rgb.getextrema()).T  # of every channel
     digest = hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=DIGEST).digest()
-    return found._replace(width=rgb.width, height=rgb.height, spread=max(levels), content=content, pixels=digest,
+    return found._replace(width=rgb.width, height=rgb.height, spread=int((high - low).max()), content=content, pixels=digest,
                           print=fingerprint(grey_of(rgb)))
