@@ -62,8 +62,8 @@ def _draw_shares(axes: Any, judged: Judged) -> None:
                 if counted(part, found)[0] is not None]
     for number, (part, found) in enumerate(labelled):
         counts, names = counted(part, found)
-        values = found.counts[:-1] if found.counts is not None else counts
-        share = dict(zip(map(str, names or ()), 100 * values / max(int(np.sum(values)), 1)))
+        values = np.asarray(counts if found.counts is None else found.counts[:-1])
+        share = dict(zip(map(str, names or ()), 100 * values / max(int(values.sum()), 1)))
         axes.barh(np.arange(len(shown)) + (number + 0.5) / len(labelled) - 0.5, [share.get(name, 0) for name in shown],
                   height=0.8 / len(labelled), color=SERIES[number % len(SERIES)], label=part.name)
         drawn = True
@@ -86,7 +86,7 @@ def _tiles(judged: Judged) -> list[tuple[Optional[np.ndarray], str]]:
         chosen = [(part.name, int(number), part.name) for part in judged.plan.parts if part.looks is not None
                   for number in np.unique(np.linspace(0, part.images - 1, TILES).astype(np.int64))]
         chosen = [chosen[int(number)] for number in _even(len(chosen), TILES)]
-    tiles = []
+    tiles: list[tuple[Optional[np.ndarray], str]] = []
     for name, number, kind in chosen[:TILES]:
         words = f"{kind}\n{Path(parts[name].looks.path(number)).name[-22:]}"
         try:

@@ -137,5 +137,5 @@ def _with_pixels(found: Look, image: Image.Image, reading: Reading, content: byt
     rgb = rgb_of(image, reading.upright)
     low, high = np.asarray(rgb.getextrema()).T  # of every channel
     digest = hashlib.blake2b(repr(rgb.size).encode() + rgb.tobytes(), digest_size=DIGEST).digest()
-    return found._replace(width=rgb.width, height=rgb.height, spread=int((high - low).max()), content=content, pixels=digest,
-                          print=fingerprint(grey_of(rgb)))
+    return found._replace(width=rgb.width, height=rgb.height, spread=int((high - low).max()), content=content,
+                          pixels=digest, print=fingerprint(grey_of(rgb)))

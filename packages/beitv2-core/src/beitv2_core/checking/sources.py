@@ -75,7 +75,7 @@ def image_part(data: DataConfig, name: str, role: str, *, labelled: bool, quick:
     source = SOURCES[data.dataset]
     everything = data.model_copy(update={"max_corrupt": 1.0})  # what is missing or broken is counted, not refused
     reading = Reading(upright=data.exif_orientation, max_pixels=data.max_pixels)
-    dataset = source.opens().of_settings(everything, Wanted(
+    dataset: Any = source.opens().of_settings(everything, Wanted(
         split, size, None, labelled, None, reading, setting, list_setting))
     if data.held_out is not None:
         keep_part(dataset, data.held_out, held_out=split == "test")
