@@ -275,12 +275,12 @@ def counted(part: Part, found: Found) -> tuple[Optional[np.ndarray], Optional[Se
 
 def copies(judged: Judged, part: Part) -> dict[str, int]:
     """How many images of a split equal an earlier one of it, by how."""
-    found = dict.fromkeys((SAME_FILE, SAME_PIXELS, ALIKE), 0)
+    found: dict[str, set[int]] = {how: set() for how in (SAME_FILE, SAME_PIXELS, ALIKE)}
     for twin in judged.twins:
-        (one, _), (other, _) = judged.place(twin.first), judged.place(twin.second)
+        (one, _), (other, number) = judged.place(twin.first), judged.place(twin.second)
         if one is part and other is part:
-            found[twin.how] += 1
-    return found
+            found[twin.how].add(number)
+    return {how: len(numbers) for how, numbers in found.items()}
 
 
 def _few(names: Sequence[str]) -> str:
