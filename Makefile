@@ -46,7 +46,7 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(if $(filter 1,$(GPU)),$(BIN)/python -m pip install --quiet $(FROM) "$(PADDLE_WHEEL)" $(PINS) || { echo "$(NO_GPU_WHEEL)"; exit 1; })
 	$(BIN)/python -m pip install --quiet "$(PADDLE_WHEEL)" $(PINS) \
-	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg]" \
+	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg,coco]" \
 	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*"
 	@touch $@
 

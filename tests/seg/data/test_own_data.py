@@ -223,7 +223,9 @@ def test_a_mapping_reaches_every_command_and_survives_in_the_run(tmp_path):
 @pytest.mark.parametrize(("changes", "fact"), [
     ({"label_map": {11: 3}}, "11 -> 3, but the model has 3 classes"),
     ({"label_map": {"red": 1}}, "'red' is no label"),
-    ({"label_map": {1: 0, "0,0,0": 1}}, "one kind"),
+    ({"label_map": {1: 0}, "unlisted_labels": 7}, "unlisted_labels: 7, but the model has 3 classes"),
+    ({"unlisted_labels": "refuse"}, "there is no label_map"),
+    ({"held_out": 1.5}, "held_out: 1.5; expected a share"),
     ({"classes": ["a", "b"]}, "2 different names, but model.num_classes is 3"),
 ])
 def test_mappings_and_names_that_cannot_hold_are_refused(tmp_path, changes, fact):
@@ -263,7 +265,8 @@ def test_a_file_of_names_that_cannot_be_read_and_another_model_for_a_run_are_ref
 
 
 def test_keys_that_paddlesegs_scripts_would_read_over_are_refused_for_them(tmp_path):
-    for key, value in (("ignore_index", 11), ("label_map", {11: 255}), ("classes", ["a", "b", "c"])):
+    for key, value in (("ignore_index", 11), ("label_map", {11: 255}), ("classes", ["a", "b", "c"]),
+                       ("held_out", 0.2)):
         with pytest.raises(ConfigError, match=f"{key}: a key of `beitv2 segment`"):
             refuse_for_paddleseg(str(config_file(tmp_path, tmp_path, **{key: value})))
     refuse_for_paddleseg(str(find_config("beitv2_upernet")))

@@ -119,10 +119,9 @@ def evaluate(run: Folder, *, config: Union[str, Path, None] = None, set: Changes
 
     run: run folder, .pdckpt, .pdparams or exported folder.  config: the YAML whose val_dataset and test_config are
     used; default: the run's.  out: folder of the files; default: the run's.  aug_eval to window_weights:
-    test_config's values
-    of those names, of the run where they are not given; sizes are (width, height) in pixels.  windows: sliding windows
-    computed together.  num_workers: processes that read images; does not change the result.  runtime, precision: what
-    runs an exported model, and in which numbers.  set, device, progress: as for `finetune`.
+    test_config's values of those names, of the run where they are not given; sizes are (width, height) in pixels.
+    windows: sliding windows computed together.  num_workers: processes that read images; does not change the result.
+    runtime, precision: what runs an exported model, and in which numbers.  set, device, progress: as for `finetune`.
     Raises ConfigError, DataError, CheckpointError, ExportError.
     """
     set_device(device)

@@ -46,8 +46,6 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")
     parser.add_argument("--repeats", type=int, help="times each sample is used in an epoch (default: 1)")
-    parser.add_argument("--window_weights", choices=["uniform", "gaussian"],
-                        help="of a window's pixels in the mean over windows (not PaddleSeg's)")
     parser.add_argument("--use_multilabel", action="store_true", help="refused: one class a pixel")
     parser.add_argument("--to_static_training", action="store_true", default=None,
                         help="refused: Paddle cannot turn the training forward into a graph")

@@ -21,7 +21,7 @@ BACKGROUND = "background"
 UNLABELLED = (BACKGROUND, "ignore")
 
 
-def coco_files(root: Path, asked: Asked) -> dict[str, list[Path]]:
+def coco_files(root: Path) -> dict[str, list[Path]]:
     """{part ("": of no part): COCO files}, looked for in the folder, its `annotations` and its parts' folders."""
     found: dict[str, list[Path]] = {}
     for folder in (root, root / "annotations", *(one for one in folders_in(root) if part_of(one.name))):
@@ -168,7 +168,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _file_of(root: Path, asked: Asked) -> Path:
-    found = coco_files(root, asked)
+    found = coco_files(root)
     files = found.get(asked.part) or found.get("", [])
     if not files:
         parts = some(file for several in found.values() for file in several)
@@ -182,7 +182,7 @@ def _file_of(root: Path, asked: Asked) -> Path:
 
 
 def _part(root: Path, asked: Asked) -> Optional[str]:
-    return asked.part if asked.part in coco_files(root, asked) else None
+    return asked.part if asked.part in coco_files(root) else None
 
 
 def _folder_of(root: Path, file: Path, names: Sequence[str], asked: Asked) -> Path:

@@ -25,7 +25,7 @@ FORMS: dict[str, tuple[str, Callable[[Path, Asked], bool], Callable[[Path, Asked
     "cityscapes": ("leftImg8bit and gtFine", lambda root, asked: is_cityscapes(root), read_cityscapes),
     "voc": ("JPEGImages, SegmentationClass and ImageSets/Segmentation",
             lambda root, asked: voc_folder(root) is not None, read_voc),
-    "coco": ("COCO's JSON of annotations", lambda root, asked: bool(coco_files(root, asked)), read_coco),
+    "coco": ("COCO's JSON of annotations", lambda root, asked: bool(coco_files(root)), read_coco),
 }
 LIST = "list"
 
@@ -49,7 +49,9 @@ def find_samples(path: PathLike, *, form: Optional[str] = None, part: str = "tra
     if part not in PARTS:
         raise ConfigError(f"Dataset: mode is {part!r}; expected one of {', '.join(PARTS)}.")
     if root.is_file() and list_file is None:
-        root, list_file = root.parent, str(root)
+        list_file = str(root)
+        inside = root.suffix.lower() == ".json" and root.parent.name == "annotations"  # beside COCO's images
+        root = root.parent.parent if inside else root.parent
     if not root.is_dir():
         raise DataError(f"Dataset: dataset_root: {root}: no such folder; expected the one the data lie in.")
     asked = Asked(part, list_file, images, labels, label_suffix, separator, unlabelled, classes, ignored)

@@ -104,8 +104,9 @@ def chosen(layouts: list[Layout], root: Path, asked: Asked, what: str) -> Layout
         if layout.part in (None, asked.part):
             return layout
     raise DataError(f"{root}: there is no part for mode {asked.part} (a folder "
-                    f"{' or '.join(PARTS[asked.part])}); found: {', '.join(str(one.part) for one in layouts)}. Add it, "
-                    "or let images of train be held out: held_out: 0.2 at the top of the YAML.")
+                    f"{' or '.join(PARTS[asked.part])}); found: {', '.join(str(one.part) for one in layouts)}. Add it"
+                    + (", or let images of train be held out: held_out: 0.2 at the top of the YAML."
+                       if asked.part == "val" else "."))
 
 
 def contents(folder: Path) -> str:

@@ -73,6 +73,7 @@ def _found(config: SegmentConfig, options: dict[str, Any], part: str) -> FoundSa
                           "FOLDER.")
     names = None if config.label_map else config.classes
     keys = {key: options.get(key) for key in ("form", "images", "labels", "label_suffix", "separator", "unlabelled")}
+    keys["separator"] = keys["separator"] or " "  # PaddleSeg's default
     found = find_samples(options["dataset_root"], part=part, list_file=options.get(f"{part}_path"), classes=names,
                          ignored=config.ignored, **keys)
     if config.label_map:
