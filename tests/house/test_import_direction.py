@@ -46,6 +46,8 @@ ALLOWED: dict[str, set[str]] = {
                    "pixels", "viz"},
     "inference": {"_entry_points", "assembly", "conversion", "data", "errors", "evaluation", "exported_model",
                   "layers", "models", "pixels", "runners", "runtime", "weights"},
+    "checking": {"_entry_points", "choosing", "config", "data", "datasets", "engine", "errors", "files", "inference",
+                 "viz"},
     "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
                   "runtime"},
     "two_stages": {"assembly", "choosing", "config", "data", "datasets", "engine", "errors", "evaluation", "files",
@@ -54,9 +56,9 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
     "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
             "inference", "layers", "runtime", "two_stages"},
-    "commands": {"api", "assembly", "bench", "config", "conversion", "data", "datasets", "errors", "evaluation",
-                 "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime", "serve", "viz",
-                 "weights"},
+    "commands": {"api", "assembly", "bench", "checking", "config", "conversion", "data", "datasets", "errors",
+                 "evaluation", "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime",
+                 "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import
@@ -72,6 +74,7 @@ FORBIDDEN = {
     "pixels": {"paddle", "numpy", "yaml", "pydantic"},
     "planning": {"paddle", "yaml", "pydantic"},
     "choosing": {"paddle", "yaml", "pydantic"},
+    "checking": {"paddle", "yaml", "pydantic"},
 }
 NEIGHBOURS = {"ppcls", "paddleclas", "paddleseg", "beitv2_cls", "beitv2_seg"}
 
