@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import real_runs
+import typer
 from real import results, sets, work
 from real.parts import CONFIGS, Part, Plan, check_changes, parts_of
 
-from beitv2_core.config import load_config
+from beitv2_core import cli
+from beitv2_core.config import explain_config, load_config
 from beitv2_core.errors import BEiTError
+from beitv2_seg.config import read_config_file
+from beitv2_seg.config.flags import compare_flags
 
 NAMES = ("cifar10", "tiny_imagenet20", "camvid")
 #: stands for Python: writes what the last argument says to the file before it, and notes that it was called
@@ -49,8 +53,6 @@ def test_all_stages_of_a_set_have_one_grid_and_its_teachers_have_it_too(name):
 
 
 def test_the_segmenter_of_camvid_fits_the_backbones_it_is_made_for():
-    from beitv2_seg.config import read_config_file
-
     config = read_config_file(str(CONFIGS / "seg" / "camvid.yml"))
     crops = [step[key] for step in config.train_dataset.options()["transforms"] for key in ("crop_size", "size")
              if key in step]
@@ -93,6 +95,19 @@ def test_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
                                                       ("tokenizer", "pretrain", "report", "look", "compare")]
     assert "--few-labels 2500" in shown[-1] and "--seeds 3" in shown[-1] and "cifar10_lite0.yml" in shown[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_is_one_of_the_command_line_and_its_settings_are_valid(tmp_path):
+    group = typer.main.get_command(cli.app)
+    for part in parts_of(plan(tmp_path)).values():
+        name, *words = part.command
+        if name == "segment":
+            flags = compare_flags(words[1:], "beitv2 segment compare")
+            assert read_config_file(flags.config, opts=flags.opts).ignored == 11
+            continue
+        found = group.commands[name].make_context(name, list(words)).params
+        if "config" in found:
+            explain_config(found["config"], [*(found["set_"] or ()), *(found["more"] or ())])
 
 
 def test_settings_are_changed_for_all_sets_or_for_one(tmp_path):
