@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from beitv2_core.files.atomic import write_text_atomically
 from real.parts import Part
 
@@ -78,7 +80,7 @@ def _run(part: Part, out: Path, identity: str, note: Mapping[str, Any], parts: M
     before, path, log = float(note.get("seconds", 0)), _note_path(part, out), out / "logs" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     if part.shares in parts:
-        _take_scratch(parts[part.shares].result.parent, part.result.parent)
+        take_scratch(parts[part.shares], part)
     began = said = time.monotonic()
     group = 0
 
@@ -137,13 +139,20 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else ""
 
 
-def _take_scratch(source: Path, target: Path) -> None:
-    """Copy a finished run from scratch: the comparison of another backbone checks that its settings are the same."""
-    if not (source / "scratch" / "evaluation.json").is_file() or (target / "scratch").exists():
+def _trunk(part: Part) -> Any:
+    """Settings of the model that a comparison starts from."""
+    run = Path(part.command[part.command.index("--pretrained") + 1])
+    return yaml.safe_load((run / "config.yml").read_text(encoding="utf-8"))["model"]
+
+
+def take_scratch(earlier: Part, part: Part) -> None:
+    """Copy a finished run from scratch, where both start from models of one shape: the comparison of another backbone
+    checks that its other settings are the same."""
+    source, target = earlier.result.parent / "scratch", part.result.parent / "scratch"
+    if not (source / "evaluation.json").is_file() or target.exists() or _trunk(earlier) != _trunk(part):
         return
-    target.mkdir(parents=True, exist_ok=True)
-    beside = target / ".scratch.copying"
-    shutil.rmtree(beside, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):  # another part of the folder went while it was copied
-        shutil.copytree(source / "scratch", beside)
-        beside.rename(target / "scratch")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(".scratch.copying")
+    shutil.rmtree(beside, ignore_errors=True)  # of a start that was killed
+    shutil.copytree(source, beside)
+    beside.rename(target)

@@ -22,8 +22,9 @@ SHORT = [f"{stage}.{key}" for stage in ("tokenizer", "pretrain")
 CHANGES = [*SHORT, "tokenizer.optim.steps=2", "tokenizer.health={unquantized_steps: 1, kmeans_batches: 1}",
            "tokenizer.quantizer={num_codes: 8, kmeans_iters: 2}", "tokenizer.encoder={width: 24, depth: 1}",
            "tokenizer.decoder.width=24", "pretrain.optim.steps=60", "pretrain.model.width=24",
-           "pretrain.train.log_every=1", "pretrain.mask={num_masked: 6, min_block: 2}", "report.images=8", "seg.iters=2",
-           "seg.lr_scheduler.warmup=1", "seg.batch_size=2", "seg.model.channels=8", "seg.model.aux_channels=4"]
+           "pretrain.train.log_every=1", "pretrain.mask={num_masked: 6, min_block: 2}", "report.images=8",
+           "seg.iters=2", "seg.lr_scheduler.warmup=1", "seg.batch_size=2", "seg.model.channels=8",
+           "seg.model.aux_channels=4"]
 
 
 def frames(folder: Path) -> None:

@@ -214,6 +214,24 @@ def test_the_time_before_a_kill_counts(stub, tmp_path):
     assert "continues" in said[0] and work.note_of(one["a/one"], tmp_path / "out")["seconds"] >= 1000
 
 
+def test_a_run_from_scratch_is_taken_from_an_earlier_comparison_of_the_same_model_only(tmp_path):
+    parts = parts_of(plan(tmp_path))
+    earlier, later, other = (parts[f"camvid/segment_{name}_seed1"]
+                             for name in ("lite0", "hog", "from_tiny_imagenet20_lite0"))
+    assert later.shares == other.shares == earlier.name and earlier.shares is None
+    for part, width in ((earlier, 24), (later, 24), (other, 48)):
+        run = Path(part.command[part.command.index("--pretrained") + 1])
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yml").write_text(f"model: {{width: {width}}}\n")
+    work.take_scratch(earlier, later)
+    assert not later.result.parent.exists()  # there is none yet
+    (earlier.result.parent / "scratch").mkdir(parents=True)
+    (earlier.result.parent / "scratch" / "evaluation.json").touch()
+    for part, taken in ((later, True), (other, False)):
+        work.take_scratch(earlier, part)
+        assert (part.result.parent / "scratch" / "evaluation.json").is_file() is taken
+
+
 def test_the_table_is_made_of_what_the_parts_left(tmp_path):
     parts, out = parts_of(plan(tmp_path, teachers=["lite0"], seeds=2)), tmp_path / "out"
 
