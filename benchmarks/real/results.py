@@ -62,7 +62,7 @@ def rows_of(parts: Mapping[str, Part], out: Path) -> list[Row]:
         if summary is None:
             continue
         if word == "report":
-            found += _of_report(TITLES[name], teacher, summary)
+            found += _of_report(TITLES[name], teacher, summary["report"])
         elif word == "compare":
             found += _of_comparison(TITLES[name], teacher, summary)
         elif word == "segment":

@@ -18,7 +18,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 SHORT = [f"{stage}.{key}" for stage in ("tokenizer", "pretrain")
-         for key in ("data.image_size=32", "optim.warmup_steps=1", "train.batch_size=4", "train.save_every=1")]
+         for key in ("data.image_size=32", "optim.warmup_steps=1", "train.batch_size=4", "train.save_every=4")]
 CHANGES = [*SHORT, "tokenizer.optim.steps=2", "tokenizer.health={unquantized_steps: 1, kmeans_batches: 1}",
            "tokenizer.quantizer={num_codes: 8, kmeans_iters: 2}", "tokenizer.encoder={width: 24, depth: 1}",
            "tokenizer.decoder.width=24", "pretrain.optim.steps=60", "pretrain.model.width=24",

@@ -286,10 +286,10 @@ def test_the_table_is_made_of_what_the_parts_left(tmp_path):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({"finished": True, "seconds": 60.0, "identity": ""}))
 
-    ended("cifar10/report_lite0", {
+    ended("cifar10/report_lite0", {"report": {
         "images": 2000, "codebook": {"num_codes": 256, "codes_used": 250, "usage": 0.97, "perplexity": 201.04},
         "masked_code_accuracy": {"heads": {"mim": 0.2}, "most_frequent_share": 0.02},
-        "linear_probe": {"pretrained": 0.5, "random": 0.3, "gain": 0.2}})
+        "linear_probe": {"pretrained": 0.5, "random": 0.3, "gain": 0.2}}})
     ended("cifar10/compare_lite0", {
         "top1": {"all": {"pretrained": [0.8, 0.82], "scratch": [0.7, 0.7]},
                  "2500": {"pretrained": [0.5, 0.5], "scratch": [0.4, 0.4]}},
