@@ -293,7 +293,8 @@ def test_the_table_is_made_of_what_the_parts_left(tmp_path):
     ended("cifar10/compare_lite0", {
         "top1": {"all": {"pretrained": [0.8, 0.82], "scratch": [0.7, 0.7]},
                  "2500": {"pretrained": [0.5, 0.5], "scratch": [0.4, 0.4]}},
-        "frozen": {"pretrained": {"kNN, k = 20": 0.45}, "random": {"kNN, k = 20": 0.25}}})
+        "frozen": {start: {"linear probe": 0.1, "kNN, k = 20": value}
+                   for start, value in (("pretrained", 0.45), ("random", 0.25))}})
     for seed, (own, other) in enumerate(((0.4, 0.36), (0.38, 0.36))):
         ended(f"camvid/segment_lite0_seed{seed}", {start: {"miou": value} for start, value in
                                                    (("pretrained", own), ("scratch", other))})
@@ -313,6 +314,7 @@ def test_the_table_is_made_of_what_the_parts_left(tmp_path):
                  "| CamVid | lite0 | mIoU | 39.0 +- 1.0 % | scratch 36.0 +- 0.0 % | +3.0 +- 1.0 |",
                  "| CamVid | lite0 | classes predicted | 2 +- 0.0 | scratch 1 +- 0.0 | +1 +- 0.0 |"):
         assert line in table.splitlines(), line
+    assert table.count("linear probe") == 1
     facts = {"commit": "abc", "machine": {"processor": "P", "cores": 2}, "versions": {"python": "3.11"}}
     picture = parts["cifar10/report_lite0"].result.parent / "figures" / "masks.png"
     picture.parent.mkdir()
