@@ -72,7 +72,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     failed = work(parts, out, lambda line: print(line, flush=True))
     facts = {"commit": machine.commit(), "machine": machine.hardware(), "versions": machine.versions(),
              "seeds": asked.seeds, "changes": asked.set}
-    page = write_results(parts, out, facts, failed)
+    page = write_results(parts, out, facts, failed, data)
     print(f"{len(parts) - len(failed)} of {len(parts)} parts are finished; {clock(time.monotonic() - began)} this time")
     print(f"written: {out / 'results.md'}\nwritten: {page}")
     for name, why in failed.items():

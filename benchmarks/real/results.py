@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from beitv2_core.files.atomic import write_atomically, write_text_atomically
-from real.parts import Part
+from real.parts import CONFIGS, Part
 from real.work import clock, note_of
 
 TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet20": "Tiny ImageNet, 20 classes", "camvid": "CamVid"}
@@ -135,7 +135,8 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_results(parts: Mapping[str, Part], out: Path, facts: Mapping[str, Any], failed: Mapping[str, str]) -> Path:
+def write_results(parts: Mapping[str, Part], out: Path, facts: Mapping[str, Any], failed: Mapping[str, str],
+                  data: Path) -> Path:
     """results.json, results.md and the page; returns the page's index."""
     rows, seconds = rows_of(parts, out), {name: note_of(part, out).get("seconds") for name, part in parts.items()}
     taken = {name: value for name, value in seconds.items() if value is not None}
@@ -150,26 +151,26 @@ def write_results(parts: Mapping[str, Part], out: Path, facts: Mapping[str, Any]
             f"{machine['cores']} cores; {versions}.\n\n## Time\n| part | time |\n|---|---|\n{times}"
             f"| all | {clock(sum(taken.values()))} |\n" + (f"\n## Not there\n{not_there}" if not_there else ""))
     write_text_atomically(out / "results.md", text)
-    return write_page(parts, out)
+    return write_page(parts, out, data)
 
 
-def write_page(parts: Mapping[str, Part], out: Path) -> Path:
-    """Copies of the parts' figures and an index, README.md, below OUT/page."""
+def write_page(parts: Mapping[str, Part], out: Path, data: Path) -> Path:
+    """Copies of the parts' figures and an index, README.md, below OUT/page; curves of the trainings are the report's."""
     page, lines = out / "page", ["# Figures of real images", "", "[All numbers](../results.md). " + LITE0]
     shown: set[str] = set()
     for part in parts.values():
         name = part.name.partition("/")[0]
-        if not note_of(part, out).get("finished"):
+        kind = part.name.partition("/")[2].partition("_")[0]
+        if not note_of(part, out).get("finished") or kind in ("tokenizer", "pretrain"):
             continue
         folder = part.result.parent
-        looked = part.name.partition("/")[2].startswith("look_")
-        pictures = sorted(folder.glob("*.png" if looked else "figures/*.png"))
+        pictures = sorted(folder.glob("*.png" if kind == "look" else "figures/*.png"))
         if not pictures:
             continue
         if name not in shown:
             shown.add(name)
             lines += ["", f"## {TITLES[name]}", "", SOURCES[name]]
-        lines += ["", f"### {folder.name}", "", f"`{_typed(part, out)}`", ""]
+        lines += ["", f"### {folder.name}", "", f"`{_typed(part, out, data)}`", ""]
         for picture in pictures:
             copy = page / part.name / picture.name
             with write_atomically(copy) as temporary:
@@ -179,6 +180,9 @@ def write_page(parts: Mapping[str, Part], out: Path) -> Path:
     return page / "README.md"
 
 
-def _typed(part: Part, out: Path) -> str:
-    """The command as one would type it, with OUT for the folder of results."""
-    return " ".join(("beitv2", *part.command)).replace(str(out), "OUT")
+def _typed(part: Part, out: Path, data: Path) -> str:
+    """The command as one would type it in the repository, with OUT and DATA for these folders."""
+    text = " ".join(("beitv2", *part.command))
+    for path, name in ((f"{CONFIGS.parent}/", ""), (str(out), "OUT"), (str(data), "DATA")):
+        text = text.replace(path, name)
+    return text

@@ -319,8 +319,10 @@ def test_the_table_is_made_of_what_the_parts_left(tmp_path):
     picture = parts["cifar10/report_lite0"].result.parent / "figures" / "masks.png"
     picture.parent.mkdir()
     picture.write_bytes(b"png")
-    page = results.write_results(parts, out, facts, {"camvid/look_lite0": "it broke"}).read_text()
+    page = results.write_results(parts, out, facts, {"camvid/look_lite0": "it broke"}, tmp_path / "data").read_text()
     assert "![masks of cifar10/report_lite0](cifar10/report_lite0/masks.png)" in page and "Krizhevsky" in page
+    assert "`beitv2 report OUT/cifar10/tokenizer_lite0 OUT/cifar10/pretrain_lite0 --data DATA/cifar10/test" in page
+    assert str(tmp_path) not in page
     assert (out / "page" / "cifar10" / "report_lite0" / "masks.png").read_bytes() == b"png"
     text = (out / "results.md").read_text()
     assert "Commit abc; P, 2 cores; python 3.11." in text and "- camvid/look_lite0: it broke" in text
