@@ -155,7 +155,7 @@ def write_results(parts: Mapping[str, Part], out: Path, facts: Mapping[str, Any]
 
 
 def write_page(parts: Mapping[str, Part], out: Path, data: Path) -> Path:
-    """Copies of the parts' figures and an index, README.md, below OUT/page; curves of the trainings are the report's."""
+    """Copies of the parts' figures and an index, README.md, below OUT/page; the report has those of the trainings."""
     page, lines = out / "page", ["# Figures of real images", "", "[All numbers](../results.md). " + LITE0]
     shown: set[str] = set()
     for part in parts.values():
