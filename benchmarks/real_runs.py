@@ -23,7 +23,7 @@ from typing import Optional
 from harness import machine
 from real.parts import STAGES, TEACHERS, Plan, check_changes, parts_of
 from real.results import write_results
-from real.sets import SETS, find, write_lists
+from real.sets import SETS, find
 from real.work import clock, work
 
 from beitv2_core.errors import BEiTError
@@ -62,8 +62,6 @@ def main(words: Optional[Sequence[str]] = None) -> int:
             for part in parts.values():
                 print(f"{part.name}: {shlex.join(['beitv2', *part.command])}")
             return 0
-        if "camvid" in folders:
-            write_lists(folders["camvid"], out / "camvid" / "lists")
     except BEiTError as error:
         print(error, file=sys.stderr)
         return 2

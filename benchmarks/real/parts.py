@@ -137,12 +137,10 @@ def _comparison(plan: Plan, name: str, teacher: str) -> Part:
 
 def _segmentations(plan: Plan, source: str, teacher: str) -> list[Part]:
     """UPerNet on CamVid from a backbone of `source` against scratch, a comparison a seed."""
-    folder, lists = plan.folders["camvid"], plan.out / "camvid" / "lists"
+    folder = plan.folders["camvid"]
     run, config = plan.out / source / f"pretrain_{teacher}", CONFIGS / "seg" / "camvid.yml"
     called = f"segment_{teacher}" if source == "camvid" else f"segment_from_{source}_{teacher}"
     data = [f"{part}.dataset_root={str(folder)!r}" for part in ("train_dataset", "val_dataset")]
-    data += [f"train_dataset.train_path={str(lists / 'train.txt')!r}",
-             f"val_dataset.val_path={str(lists / 'test.txt')!r}"]
     parts = []
     for seed in range(plan.seeds):
         output = plan.out / "camvid" / f"{called}_seed{seed}"

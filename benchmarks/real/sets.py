@@ -6,11 +6,9 @@ from __future__ import annotations
 import shutil
 import tarfile
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
-from beitv2_core.data.sources.image_file import EXTENSIONS
 from beitv2_core.errors import DataError
-from beitv2_core.files.atomic import write_text_atomically
 
 
 class RealSet(NamedTuple):
@@ -89,25 +87,3 @@ def _checked(member: tarfile.TarInfo) -> tarfile.TarInfo:
     if not (member.isfile() or member.isdir()) or path.is_absolute() or ".." in path.parts:
         raise tarfile.TarError(f"{member.name} is no file or folder inside of it")
     return member
-
-
-def write_lists(folder: Path, to: Path) -> None:
-    """`train.txt` and `test.txt`: a line `image label_map` for each frame of CamVid, paths below `folder`.
-
-    Raises DataError for a frame without a label map.
-    """
-    for part in ("train", "test"):
-        lines = []
-        for image in sorted((folder / "images" / part).iterdir()):
-            if image.suffix.lower() in EXTENSIONS:
-                label = folder / "annotations" / part / f"{image.stem}.png"
-                if not label.is_file():
-                    raise DataError(f"{image}: {label} is not there. Every frame needs its label map.")
-                lines.append(f"{image.relative_to(folder).as_posix()} {label.relative_to(folder).as_posix()}\n")
-        _write_if_changed(to / f"{part}.txt", "".join(lines))
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    before: Optional[str] = path.read_text(encoding="utf-8") if path.is_file() else None
-    if before != text:
-        write_text_atomically(path, text)
