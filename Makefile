@@ -76,8 +76,8 @@ real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA aga
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
 
-test: $(STAMP)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole suite (TESTS="tests/core tests/seg": those folders)
+	$(BIN)/python -m pytest $(TESTS)
 
 test-faults: $(STAMP)  ## faults: kills, full disks, damaged files (seven minutes); writes a table to runs/faults
 	$(BIN)/python -m pytest tests/faults

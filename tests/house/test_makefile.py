@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -89,3 +90,13 @@ def test_real_asks_for_the_folder_of_the_images_and_passes_everything_on(made):
     done, calls = made("real", "DATA=my images", "SETS=cifar10", "SEEDS=1", "OUT=there", "REAL=--dry-run")
     assert done.returncode == 0, done.stderr
     assert calls[-1] == "benchmarks/real_runs.py my images -o there --sets cifar10 --seeds 1 --dry-run"
+
+
+def test_the_halves_of_the_suite_that_ci_runs_are_the_whole_suite():
+    halves = re.findall(r'make test TESTS="([^"]+)"', (ROOT / ".ci/run").read_text(encoding="utf-8"))
+    folders = re.search(r"^testpaths = (\[.*\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert sorted(" ".join(halves).split()) == sorted(ast.literal_eval(folders[1]))
+
+
+def test_folders_of_tests_can_be_named(made):
+    assert "-m pytest tests/seg tests/cls" in made("test", "TESTS=tests/seg tests/cls")[1]
