@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: images the probe is fitted to and tested on; held-out images the numbers without labels are computed from
 PROBE, HELD_OUT = (4000, 4000), 512
 #: what all runs have in common: positions in a table and no [CLS] head learn most in few steps
-SHORT = ["model.positions=absolute", "model.early_layers=null", "optim.steps=150", "optim.warmup_steps=20",
+SHORT = ["model.positions=absolute", "model.early_layers=null", "optim.steps=500", "optim.warmup_steps=50",
          "optim.lr=3e-3", "optim.min_lr=1e-4", "train.batch_size=32", "train.save_every=10000", "train.log_every=20"]
 BRIEF = ["optim.steps=120", "health.unquantized_steps=40", "train.batch_size=32"]
 #: tokenizer -> changes to configs/tokenizer/digit_scenes.yml
@@ -37,15 +37,15 @@ TOKENIZERS: dict[str, list[str]] = {
 }
 #: run -> (tokenizer, changes to configs/pretrain/digit_scenes.yml)
 RUNS: dict[str, tuple[str, list[str]]] = {
-    "steps_240": ("hog_64", ["optim.steps=240"]),
-    "steps_600": ("hog_64", ["optim.steps=600"]),
+    "steps_200": ("hog_64", ["optim.steps=200"]),
+    "steps_1000": ("hog_64", ["optim.steps=1000"]),
     "plain": ("hog_64", []),
     "rate_3e-5": ("hog_64", ["optim.lr=3e-5", "optim.min_lr=1e-6"]),
     "mask_15": ("hog_64", ["mask.num_masked=15"]),
     "rate_3e-2": ("hog_64", ["optim.lr=3e-2"]),
     "random_codes": ("random", []),
     "cls_head": ("hog_64", ["model.early_layers=2"]),
-    "steps_60": ("hog_64", ["optim.steps=60"]),
+    "steps_100": ("hog_64", ["optim.steps=100"]),
     "relative": ("hog_64", ["model.positions=shared_relative"]),
     "rate_3e-4": ("hog_64", ["optim.lr=3e-4"]),
     "depth_2": ("hog_64", ["model.depth=2"]),
@@ -68,7 +68,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "batch_16": ("hog_64", ["train.batch_size=16"]),
     "jitter": ("hog_64", ["data.color_jitter=0.4"]),
     "teacher_fine": ("hog_fine", []),
-    "steps_400": ("hog_64", ["optim.steps=400"]),
+    "steps_2000": ("hog_64", ["optim.steps=2000"]),
     "teacher_colour": ("hog_colour", []),
     "width_192": ("hog_64", ["model.width=192"]),
 }
@@ -97,14 +97,18 @@ def train(folder: Path) -> None:
 
 
 def measure(folder: Path) -> None:
-    """Features of held-out images and the linear probe on them, of every run that ended; both stay in its folder."""
+    """Perplexity of every tokenizer; features of held-out images and the linear probe of every run that ended.
+
+    Both stay in their folders.
+    """
     import numpy as np
     import paddle
 
-    from beitv2_core.assembly import build_dataset, load_mim
+    from beitv2_core.assembly import build_dataset, load_mim, load_tokenizer
     from beitv2_core.config.sections import DataConfig
     from beitv2_core.data import eval_batches
     from beitv2_core.data.views.transforms import normalise
+    from beitv2_core.engine.metrics import perplexity
     from beitv2_core.evaluation.evaluate import linear_probe
 
     data = DataConfig(dataset="digit_scenes", size=PROBE[0], image_size=32)
@@ -122,6 +126,14 @@ def measure(folder: Path) -> None:
                 parts.append([tapped[i][:, 1:].mean(axis=1).numpy() for i in taps])
         return [np.concatenate(part) for part in zip(*parts)]
 
+    pixels = np.concatenate([batch.images for batch in sets[1]])[:1000]
+    for source in sorted((folder / "tokenizers").glob("*/")):
+        if not (source / "perplexity.json").is_file():
+            tokenizer = load_tokenizer(str(source))
+            with paddle.no_grad():
+                codes = tokenizer.tokenize(paddle.to_tensor(pixels)).numpy()
+            counts = np.bincount(codes.reshape(-1), minlength=tokenizer.num_codes)
+            (source / "perplexity.json").write_text(json.dumps(perplexity(counts)), encoding="utf-8")
     for run in sorted((folder / "runs").glob("*/")):
         made = run / "features.npz"
         if made.is_file() or not (run / "summary.json").is_file():
@@ -137,13 +149,18 @@ def numbers(run: Path) -> dict[str, float]:
     """Numbers of a run that need no label, larger for better, and `probe`; from its files alone."""
     import numpy as np
 
+    from beitv2_core.engine.health import information
     from beitv2_core.engine.spectrum import alpha_req, effective_rank, rankme
 
     stored = np.load(run / "features.npz")
     blocks = [stored[f"block{i}"] for i in range(len(stored.files) - 1)]
     last = blocks[-1]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {"probe": float(stored["probe"]), "effective rank": effective_rank(last), "RankMe": rankme(last),
+    codes = json.loads((run.parents[1] / "tokenizers" / RUNS[run.name][0] / "perplexity.json").read_text("utf-8"))
+    known = information({**lines[-1], "perplexity_targets": codes}) or 0.0
+    return {"probe": float(stored["probe"]), "information": known,
+            "information x effective rank": known * effective_rank(last), "effective rank": effective_rank(last),
+            "RankMe": rankme(last),
             "RankMe, centred": rankme(last - last.mean(0)),
             "RankMe, block before": rankme(blocks[-2]), "-alpha-ReQ": -alpha_req(last),
             "-alpha-ReQ, ranks 1-10": -alpha_req(last, (1, 10)), "accuracy on codes": lines[-1]["acc_mim"],
@@ -163,12 +180,12 @@ def write_table(folder: Path) -> None:
     states = {name: verdict(run).state for name, run in runs.items()}
     columns = [name for name in next(iter(found.values())) if name != "probe"]
     probes = np.array([values["probe"] for values in found.values()])
-    well = np.array([states[name] == "healthy" for name in found])
-    lines = ["| number | Spearman, all runs | runs with the verdict healthy |", "|---|---|---|"]
+    same = np.array([RUNS[name][0] == "hog_64" for name in found])  # the same codes: their losses can be compared
+    lines = ["| number | Spearman, runs on the same codes | all runs |", "|---|---|---|"]
     for column in columns:
         values = np.array([one[column] for one in found.values()])
-        every, some = (spearmanr(probes[kept], values[kept])[0] for kept in (np.ones(len(well), bool), well))
-        lines.append(f"| {column} | {every:.2f} ({len(well)}) | {some:.2f} ({well.sum()}) |")
+        some, every = (spearmanr(probes[kept], values[kept])[0] for kept in (same, np.ones(len(same), bool)))
+        lines.append(f"| {column} | {some:.2f} ({same.sum()}) | {every:.2f} ({len(same)}) |")
     lines += ["", "| run | probe | " + " | ".join(columns) + " | verdict |", "|---|" + "---|" * (len(columns) + 2)]
     for name in sorted(found, key=lambda name: -found[name]["probe"]):
         cells = [f"{100 * found[name]['probe']:.1f} %", *(f"{found[name][column]:.2f}" for column in columns)]
@@ -177,11 +194,11 @@ def write_table(folder: Path) -> None:
     (folder / "table.md").write_text(text, encoding="utf-8")
     print(text)
     with Canvas(folder / "health.png", 10.5, 3.2) as figure:
-        for axes, column in zip(figure.subplots(1, 3), ("effective rank", "RankMe", "-alpha-ReQ")):
+        for axes, column in zip(figure.subplots(1, 3), ("information", "effective rank", "RankMe")):
             values = np.array([one[column] for one in found.values()])
-            for kept, colour, label in ((well, ACCENT, "healthy"), (~well, SECOND, "another verdict")):
+            for kept, colour, label in ((same, ACCENT, "the same codes"), (~same, SECOND, "other codes")):
                 axes.plot(values[kept], 100 * probes[kept], "o", color=colour, markersize=4, label=label)
-            axes.set(title=f"{column}: Spearman {spearmanr(probes, values)[0]:.2f}", xlabel=column,
+            axes.set(title=f"{column}: {spearmanr(probes[same], values[same])[0]:.2f} on the same codes", xlabel=column,
                      ylabel="linear probe, %")
             axes.grid()
             axes.legend()

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import yaml
 
-from beitv2_core.engine.health import HealthWatch, findings, read_rows
+from beitv2_core.engine.health import HealthWatch, findings, information, read_rows
 from beitv2_core.engine.trackers import TrackedRun
 from beitv2_core.errors import DataError
 from beitv2_core.evaluation.verdict import verdict
@@ -126,6 +127,13 @@ def test_the_verdict_of_both_stages_names_the_first_that_is_wrong(run, tmp_path)
     healthy = verdict(second)
     assert healthy.state == "healthy" and "effective rank 8.0 of 96" in healthy.sentences[0]
     assert "1.7 x the commonest code" in healthy.sentences[0]
+    assert "0.13 of 4.03 nats of a hidden code known" in healthy.sentences[0]
+
+
+def test_information_is_the_entropy_of_the_codes_minus_the_loss():
+    assert information({"loss_mim": 3.0, "perplexity_targets": math.exp(4)}) == pytest.approx(1.0)
+    assert information({"loss_mim": 3.0}, tokens(1.0, perplexity=math.exp(3.5))) == pytest.approx(0.5)
+    assert information({"loss_mim": 3.0}) is None and information({"rankme": 3.0}, tokens(1.0)) is None
 
 
 def test_a_verdict_waits_for_a_tenth_of_the_run_and_knows_a_loss_that_was_not_finite(run, tmp_path):

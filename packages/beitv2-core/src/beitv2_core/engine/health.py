@@ -110,6 +110,18 @@ def tokenizer_of(config: Mapping[str, Any]) -> Path:
     return Path(str((config.get("tokenizer") or {}).get("weights", ""))) / "metrics.jsonl"
 
 
+def information(row: Row, tokenizer: Sequence[Row] = ()) -> Optional[float]:
+    """Nats that a pretraining run knows of a hidden patch's code: the entropy of the codes minus the loss.
+
+    A lower bound of the mutual information of a hidden code and what is visible; 0 is guessing by frequency.  Of runs
+    on the same codes, the larger one has learnt more (docs/health.md).
+    row: a line of metrics.  tokenizer: lines of its tokenizer's run, whose perplexity counts where the line has none.
+    None where no entropy is known.
+    """
+    codes = row.get("perplexity_targets") or _last(tokenizer, "perplexity")
+    return math.log(codes) - float(row["loss_mim"]) if codes and "loss_mim" in row else None
+
+
 def steps_of(config: Mapping[str, Any], rows: Sequence[Row]) -> int:
     """The length of the run in steps, from its settings; of one given in epochs, the steps done so far."""
     return int((config.get("optim") or {}).get("steps") or (rows[-1]["step"] if rows else 0))
@@ -186,19 +198,17 @@ def _pretraining(config: Mapping[str, Any], rows: Sequence[Row], tokenizer: Sequ
 def _no_better_than_guessing(config: Mapping[str, Any], rows: Sequence[Row], warm: Sequence[Row],
                              tokenizer: Sequence[Row]) -> Optional[Finding]:
     """The loss stays at that of guessing codes by their frequency: the entropy of the hidden codes."""
-    known = _last(tokenizer, "perplexity")
-    lines = [row for row in warm if "loss_mim" in row and (row.get("perplexity_targets") or known)]
+    lines = [row for row in warm if information(row, tokenizer) is not None]
     if len(lines) < WINDOWS or lines[-1]["step"] < TOO_EARLY * steps_of(config, rows):
         return None
-    entropies = [math.log(row.get("perplexity_targets") or known) for row in lines]
-    above = [row["loss_mim"] - entropy for row, entropy in zip(lines, entropies)]
+    above = [-(information(row, tokenizer) or 0.0) for row in lines]
     margin = BETTER_THAN_GUESSING[2 * lines[-1]["step"] >= steps_of(config, rows)]
     if sum(above[-WINDOWS:]) / WINDOWS < -margin:
         return None
     losses = [row["loss_mim"] for row in rows if "loss_mim" in row]
     now = sum(losses[-WINDOWS:]) / WINDOWS
     since = next((row["step"] for row, more in zip(lines, above) if more > -margin), lines[-1]["step"])
-    what = f"the loss {now:.2f} is no better than that of guessing, {entropies[-1]:.2f}"
+    what = f"the loss {now:.2f} is no better than that of guessing, {lines[-1]['loss_mim'] - above[-1]:.2f}"
     if max((after - before for before, after in zip(losses, losses[1:])), default=0.0) > JUMP:
         return Finding("learning rate too high", since, f"{what}, and jumps", _lower_rate(config))
     return Finding("learns too slowly", since, f"{what}, though it falls steadily",

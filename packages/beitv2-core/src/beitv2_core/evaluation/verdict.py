@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Union
 
 import yaml
 
-from ..engine.health import Row, findings, read_rows, steps_of, tokenizer_of
+from ..engine.health import Row, findings, information, read_rows, steps_of, tokenizer_of
 from ..errors import DataError
 
 HEALTHY, TOO_EARLY = "healthy", "too early to tell"
@@ -54,13 +54,14 @@ def _of_stage(folder: Path) -> Verdict:
         return Verdict("loss is not finite", [
             f"{config['kind']}: loss is not finite at step {step}: see {failed[-1].name}. Lower optim.lr (now "
             f"{config['optim']['lr']:g}), see docs/troubleshooting.md."])
-    found = findings(config, rows, read_rows(tokenizer_of(config)))
+    tokenizer = read_rows(tokenizer_of(config))
+    found = findings(config, rows, tokenizer)
     if found:
         return Verdict(found[0].state, [f"{config['kind']}: {one.sentence()}" for one in found])
     done, asked = (int(rows[-1]["step"]) if rows else 0), steps_of(config, rows)
     if len(rows) < 2 or done < 0.1 * asked:
         return Verdict(TOO_EARLY, [f"{config['kind']}: step {done} of {asked}. Train on, nothing is wrong so far."])
-    return Verdict(HEALTHY, [f"{config['kind']}: {text}." for text in _seen(config, rows)])
+    return Verdict(HEALTHY, [f"{config['kind']}: {text}." for text in _seen(config, rows, tokenizer)])
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
@@ -73,7 +74,7 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _seen(config: Mapping[str, Any], rows: list[Row]) -> list[str]:
+def _seen(config: Mapping[str, Any], rows: list[Row], tokenizer: list[Row]) -> list[str]:
     """What a healthy run shows, in words."""
     last: dict[str, Any] = {name: value for row in rows for name, value in row.items()}
     said = [f"step {last['step']} of {steps_of(config, rows)}"]
@@ -84,6 +85,9 @@ def _seen(config: Mapping[str, Any], rows: list[Row]) -> list[str]:
         guess = last.get("acc_commonest")
         said.append(f"{last['acc_mim']:.1%} of the hidden codes predicted"
                     + (f", {last['acc_mim'] / guess:.1f} x the commonest code" if guess else ""))
+        known = information(last, tokenizer)
+        if known is not None:
+            said.append(f"{known:.2f} of {known + last['loss_mim']:.2f} nats of a hidden code known")
     if "rankme" in last:
         said.append(f"effective rank {last['rankme']:.1f} of {config['model']['width']}, alpha-ReQ "
                     f"{last['alpha_req']:.2f}")
