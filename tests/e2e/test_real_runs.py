@@ -44,7 +44,7 @@ def test_a_killed_series_ends_as_if_it_had_not_been_and_repeats_nothing(tmp_path
                "camvid", "--teachers", "hog", "--seeds", "1", "--set", *CHANGES]
     series = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     note = out / "parts" / "camvid_pretrain_hog.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((out / "camvid" / "pretrain_hog" / "checkpoints").glob("step_*.pdckpt")):
         assert series.poll() is None and time.monotonic() < deadline, "the pretraining did not begin"
         time.sleep(0.05)
