@@ -125,7 +125,7 @@ def test_the_verdict_of_both_stages_names_the_first_that_is_wrong(run, tmp_path)
     assert found.state == "codebook collapsed" and len(found.sentences) == 2
     assert found.text().startswith("verdict: codebook collapsed\n  tokenizer: codebook collapsed at step 20: ")
     healthy = verdict(second)
-    assert healthy.state == "healthy" and "effective rank 8.0 of 96" in healthy.sentences[0]
+    assert healthy.state == "healthy" and "RankMe 8.0 of 96" in healthy.sentences[0]
     assert "1.7 x the commonest code" in healthy.sentences[0]
     assert "0.13 of 4.03 nats of a hidden code known" in healthy.sentences[0]
 

@@ -28,7 +28,7 @@ COUNTED = 4
 NOTHING_LEFT = 0.02
 #: accuracy above which hidden codes are known without learning
 TOO_EASY = 0.95
-#: effective rank below which features count as collapsed, and below which the images themselves are alike
+#: RankMe below which features count as collapsed, and below which the images themselves are alike
 LEAST_RANK, RANK_OF_ONE_IMAGE = 2.0, 1.2
 #: nats by which the loss has to be below that of guessing, in the first half of a run and in the second
 BETTER_THAN_GUESSING = (0.01, 0.05)
@@ -191,7 +191,7 @@ def _pretraining(config: Mapping[str, Any], rows: Sequence[Row], tokenizer: Sequ
         yield stuck
     flat = _since(warm, lambda row: row["rankme"] < LEAST_RANK, named=("rankme",))
     if flat is not None and sum("rankme" in row and row["step"] >= flat["step"] for row in warm) >= WINDOWS:
-        yield Finding("features collapsed", flat["step"], f"effective rank {_last(warm, 'rankme'):.1f} of "
+        yield Finding("features collapsed", flat["step"], f"RankMe {_last(warm, 'rankme'):.1f} of "
                       f"{config['model']['width']}", _lower_rate(config))
 
 

@@ -89,7 +89,7 @@ def _seen(config: Mapping[str, Any], rows: list[Row], tokenizer: list[Row]) -> l
         if known is not None:
             said.append(f"{known:.2f} of {known + last['loss_mim']:.2f} nats of a hidden code known")
     if "rankme" in last:
-        said.append(f"effective rank {last['rankme']:.1f} of {config['model']['width']}, alpha-ReQ "
+        said.append(f"RankMe {last['rankme']:.1f} of {config['model']['width']}, alpha-ReQ "
                     f"{last['alpha_req']:.2f}")
     if "acc_knn" in last:
         said.append(f"{last['acc_knn']:.1%} of labelled images are among their own class (kNN)")
