@@ -10,7 +10,7 @@ import os
 
 import pytest
 import yaml
-from check_data import check, kinds, picture, write_classes
+from check_data import APART, check, kinds, picture, write_classes
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -153,7 +153,7 @@ def test_quick_reads_headers_only_and_says_so(data):
     found = check(data, "--quick", status=0)
     train = found["splits"]["train"]
     assert found["quick"] and train["copies"] is None and train["width"]["max"] == 48
-    shown = CliRunner().invoke(app, ["check", str(data), "--quick", "--num-workers", "0"])
+    shown = CliRunner(**APART).invoke(app, ["check", str(data), "--quick", "--num-workers", "0"])
     assert "headers only" in shown.stdout and shown.stdout.rstrip().endswith("ready")
 
 
@@ -206,11 +206,11 @@ def test_drawn_images_are_counted_only(tmp_path):
 def test_wrong_questions_are_errors(data, tmp_path):
     for arguments, words in ((["nowhere"], "does not exist"),
                              ([str(tokenizer(data, tmp_path / "t.yml")), "--test", "x"], "--test: ")):
-        done = CliRunner().invoke(app, ["check", *arguments])
+        done = CliRunner(**APART).invoke(app, ["check", *arguments])
         assert done.exit_code == 2 and words in done.stderr
 
 
 def test_worker_processes_find_the_same(data):
     leak_compressed(data)
-    done = CliRunner().invoke(app, ["check", str(data), "--json", "--num-workers", "2"])
+    done = CliRunner(**APART).invoke(app, ["check", str(data), "--json", "--num-workers", "2"])
     assert json.loads(done.stdout) == check(data)
