@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from own_data import as_png, scene
+from own_data import as_png, scene, settings
 from PIL import Image
 
 #: labelId of the scenes' classes 0, 1, 2 (road, sidewalk, building) and their trainIds
@@ -139,3 +139,17 @@ def write_coco(root, *, categories=((3, "red"), (7, "green")), parts=("train", "
             {"images": images, "annotations": annotations,
              "categories": [{"id": key, "name": word} for key, word in categories]}))
     return made
+
+
+def check_equal(found, labels):
+    """The samples' label maps are these, by the names of their images."""
+    assert sorted(Path(image).stem for image, _ in found.files) == sorted(labels)
+    for number, (image, _) in enumerate(found.files):
+        np.testing.assert_array_equal(found.label(number), labels[Path(image).stem])
+
+
+def of_form(root, folder, **changes):
+    """Settings of both data sets in a folder, without lists."""
+    for part in ("train", "val"):
+        changes.setdefault(f"{part}_dataset__{part}_path", None)
+    return settings(root, folder, **changes)

@@ -99,8 +99,8 @@ def slide_logits(segmenter: Segmenter, image: Any, windows: Windows) -> Any:
 
     An image smaller than the crop is padded with zeros (the mean colour) on the right and below.
     Source: mmsegmentation 0.11, EncoderDecoder.slide_inference.  Departs: mmsegmentation does not pad; its backbone
-    then fails, as the position tables have one size.  With `gaussian` weights the mean is weighted by
-    `gaussian_weights`; mmsegmentation's windows all count alike, as ours do by default.
+    then fails, as the position tables have one size.  Departs: with "gaussian" weights (off by default) the mean is
+    weighted by `gaussian_weights`; mmsegmentation's windows all count alike.
     """
     crop, stride, batch_size, weights = windows
     weight = None if weights == "uniform" else segmenter.array(gaussian_weights(crop))
