@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/api.md from the packages themselves: python docs/make_api.py
+"""Write docs/api.md, in both languages, from the packages themselves: python docs/make_api.py
 
 Every sentence of that page but the opening is a docstring; a test compares the page with what this prints.
 """
@@ -12,8 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).with_name("api.md")
-OPENING = """# Python
+DOCS = Path(__file__).resolve().parent
+PAGES = {"en": DOCS / "api.md", "zh": DOCS / "zh/api.md"}
+EXAMPLE = """```python
+import beitv2_core as beitv2
+
+print(beitv2.__version__)
+```
+"""
+OPENINGS = {"en": f"""# Python
 
 Generated from the packages by `python docs/make_api.py`; do not edit. These are all public names; other modules may
 change in any version.
@@ -27,12 +34,20 @@ Import `beitv2_core` before `paddle`: it sets the number of threads. The import 
 also let the C library keep freed memory, which makes training on CPUs faster; a program that trains calls
 `beitv2_core.runtime.keep_freed_memory()` once.
 
-```python
-import beitv2_core as beitv2
+{EXAMPLE}""", "zh": f"""# Python
 
-print(beitv2.__version__)
-```
-"""
+本页由 `python docs/make_api.py` 从三个包生成，请勿手工修改。标题与说明取自代码的文档字符串，因此保留英文。
+这里是全部公开的名字；其他模块在任何版本中都可能改变。
+
+函数的参数和默认值与它的命令相同（[commands.md](commands.md)）：`out` 就是 `--output`，`set` 就是 `--set`
+及其后的内容，写成字典或文本。返回值是带有路径、数值和数组的对象。报错是异常，文字与命令打印的相同，
+都属于 `beitv2_core.errors.BEiTError`。函数什么都不打印；日志写到 `beitv2_core`、`beitv2_cls` 和 `beitv2_seg`
+三个 logger，用 `logging.basicConfig(level="INFO")` 显示。
+
+请在 `paddle` 之前导入 `beitv2_core`：它设置线程数。导入本身不会加载 Paddle。命令还会让 C 库保留已释放的内存，
+这使 CPU 上的训练更快；自己写训练程序时，调用一次 `beitv2_core.runtime.keep_freed_memory()`。
+
+{EXAMPLE}"""}
 PACKAGES = {"beitv2_core": "tokenizer, pretraining, features, export",
             "beitv2_cls": "classification", "beitv2_seg": "segmentation"}
 #: objects that the public functions return, and what of them is documented
@@ -47,9 +62,9 @@ RESULTS = {"beitv2_core": ("beitv2_core.inference.loaded:LoadedModel", "beitv2_c
 METHODS = ("__call__", "features", "preprocess", "save_pretrained", "fingerprint", "lines", "text")
 
 
-def page() -> str:
-    """The whole of docs/api.md."""
-    parts = [OPENING]
+def page(language: str = "en") -> str:
+    """The whole of docs/api.md; the Chinese page differs in its opening."""
+    parts = [OPENINGS[language]]
     for package, about in PACKAGES.items():
         module = importlib.import_module(package)
         parts.append(f"## {package}: {about}\n")
@@ -114,5 +129,6 @@ def prose(thing: Any) -> str:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit("usage: python docs/make_api.py (it takes no arguments)")
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"written: {PAGE}")
+    for language, path in PAGES.items():
+        path.write_text(page(language), encoding="utf-8")
+        print(f"written: {path}")

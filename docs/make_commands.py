@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/commands.md from the commands themselves: python docs/make_commands.py
+"""Write docs/commands.md, in both languages, from the commands themselves: python docs/make_commands.py
 
 Every sentence of that page is a docstring or a help text; a test compares the page with what this prints.
 """
@@ -23,8 +23,9 @@ import beitv2_cls.__main__
 import beitv2_seg.__main__
 from beitv2_core import cli
 
-PAGE = Path(__file__).with_name("commands.md")
-OPENING = """# Commands
+DOCS = Path(__file__).resolve().parent
+PAGES = {"en": DOCS / "commands.md", "zh": DOCS / "zh/commands.md"}
+OPENINGS = {"en": """# Commands
 
 Generated from the commands by `python docs/make_commands.py`; do not edit. `beitv2 COMMAND --help` prints the same.
 
@@ -33,7 +34,16 @@ and where they come from. RUN is a run folder; where a command takes a run it al
 (`.pdckpt`) or a file of weights ([weights.md](weights.md)). `beitv2 --verbose COMMAND` shows debug messages,
 `BEITV2_DEBUG=1` the traceback of an error. Exit codes: 0 done, 1 non-finite loss or failed verification, 2 an error
 whose message says what to do, 128 + n stopped by signal n after saving a checkpoint.
-"""
+""", "zh": """# Commands
+
+本页由 `python docs/make_commands.py` 从命令生成，请勿手工修改。标题与表格中的文字就是命令自己的帮助，
+因此保留英文；`beitv2 COMMAND --help` 打印同样的内容。
+
+`--set KEY=VALUE ...` 改变 YAML 文件中的配置项，以最后一次为准。`beitv2 config CONFIG` 打印全部配置项及其来源。
+RUN 是训练目录；凡接受训练目录的命令，也接受检查点（`.pdckpt`）或权重文件（[weights.md](weights.md)）。
+`beitv2 --verbose COMMAND` 显示调试信息，`BEITV2_DEBUG=1` 显示报错的完整堆栈。退出码：0 表示完成；
+1 表示损失不是有限值，或校验失败；2 表示出错，报错说明该怎么做；128 + n 表示收到信号 n，保存检查点后停止。
+"""}
 PACKAGES = (("beitv2_core", "Tokenizer, pretraining, weights, deployment (beitv2-core)"),
             ("beitv2_cls", "Classification (beitv2-cls)"))
 WORDS = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -43,14 +53,14 @@ class _Parser(Exception):
     """Carries the parser of a command that reads its flags by argparse."""
 
 
-def page() -> str:
-    """The whole of docs/commands.md."""
+def page(language: str = "en") -> str:
+    """The whole of docs/commands.md; the Chinese page differs in its opening."""
     sections = [section for package, title in PACKAGES for section in _package(package, title)]
     sections += [("## Segmentation (beitv2-seg)", "", ""), *_segment()]
     index = ["| command | what it does |", "|---|---|"]
     index += [f"| [`{title}`](#{title.replace(' ', '-')}) | {summary} |" for title, summary, _ in sections if summary]
     bodies = [f"### {title}\n\n{body}" if summary else f"{title}\n" for title, summary, body in sections]
-    return "\n".join([OPENING, *index, "", *bodies, _scripts()])
+    return "\n".join([OPENINGS[language], *index, "", *bodies, _scripts()])
 
 
 def _package(package: str, title: str) -> Iterator[tuple[str, str, str]]:
@@ -197,5 +207,6 @@ def _scripts() -> str:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit("usage: python docs/make_commands.py (it takes no arguments)")
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"written: {PAGE}")
+    for language, path in PAGES.items():
+        path.write_text(page(language), encoding="utf-8")
+        print(f"written: {path}")

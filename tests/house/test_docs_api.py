@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/api.md is what docs/make_api.py prints; public names are few, typed, and the same for type checkers."""
+"""docs/api.md is what docs/make_api.py prints, in both languages; public names are few, typed, in the type stubs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("beitv2_core", "beitv2_cls", "beitv2_seg")
 
 
-def test_the_page_of_the_api_is_the_generated_one():
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_of_the_api_is_the_generated_one(language):
     spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs/make_api.py")
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
-    written = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-    assert generator.page() == written, "a docstring or a signature changed: python docs/make_api.py"
+    written = generator.PAGES[language].read_text(encoding="utf-8")
+    assert generator.page(language) == written, "a docstring or a signature changed: python docs/make_api.py"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

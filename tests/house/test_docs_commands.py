@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/commands.md is what docs/make_commands.py prints, and it misses no command."""
+"""docs/commands.md is what docs/make_commands.py prints, in both languages, and it misses no command."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 from beitv2_core import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_of_commands_is_the_generated_one():
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_of_commands_is_the_generated_one(language):
     spec = importlib.util.spec_from_file_location("make_commands", ROOT / "docs/make_commands.py")
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
-    written = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-    assert generator.page() == written, "the help texts changed: python docs/make_commands.py"
+    written = generator.PAGES[language].read_text(encoding="utf-8")
+    assert generator.page(language) == written, "the help texts changed: python docs/make_commands.py"
 
 
 def test_every_command_has_a_section():

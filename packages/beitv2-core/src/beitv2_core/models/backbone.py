@@ -40,11 +40,12 @@ class BEiTBackbone(nn.Layer):
 
     images (B, C, h, w), already normalised -> tokens (B, T, D), class token first.
 
-    Positions: `use_abs_pos_emb` (a table, resized bicubically to other image sizes), `use_rel_pos_bias`
-    (a bias table in every block) or `use_shared_rel_pos_bias` (one for all), or none.  `norm`: "final" normalises
-    every token (`norm`), "pool" normalises the mean of the patches (`fc_norm`), "none" leaves tokens raw.
-    `init`: "finetune" or "pretrain", the two official initialisations.  `recompute` re-runs each block in the
-    backward pass instead of keeping its activations.
+    Positions are one of three, or none.  use_abs_pos_emb: a table added to the tokens, resized bicubically to other
+    image sizes; use_rel_pos_bias: a bias table in every block; use_shared_rel_pos_bias: one bias table for all blocks.
+    norm: "final" normalises every token (`norm`), "pool" the mean of the patches (`fc_norm`), "none" leaves tokens
+    raw.  init: "finetune" or "pretrain", the two official initialisations.  recompute: run each block again in the
+    backward pass instead of keeping its activations.  in_chans: channels of an image; attn_head_dim: channels of a
+    head, by default width / num_heads; use_mask_token: a learnt token that stands for masked patches.
 
     Raises ShapeError for an image that is no whole number of patches, or whose grid the positions cannot serve.
     Source: official modeling_finetune.py VisionTransformer, modeling_pretrain.py.

@@ -17,8 +17,9 @@ Data = dict[str, Any]
 class BEiTv2DigitScenes:
     """Digits over photographs, drawn on the fly: background and ten digits.  Needs no files.
 
-    mode: "train" or "val", with disjoint digits and photographs; size: images; image_size: pixels, square; digits:
-    fewest and most in an image; digit_scale: their height as a share of the image.  Items are PaddleSeg's:
+    transforms: what is done to each sample, in order; mode: "train" or "val", with disjoint digits and photographs;
+    size: number of images; image_size: side in pixels; digits: fewest and most in an image; digit_scale: [lowest,
+    highest] height of a digit as a share of the image; seed: seed of the drawn images.  Items are PaddleSeg's:
     {"img": float32 (3, H, W), "label": uint8 (H, W), in "val" (1, H, W) at the image's own size, "trans_info"}.
     """
 

@@ -127,10 +127,14 @@ class FileSamples:
 class ListedSamples(FileSamples):
     """`type: Dataset`: PaddleSeg's arguments, and the forms of data that need no list.
 
-    dataset_root: the data's folder; train_path, val_path, test_path: the list of each mode (`image label` lines in any
-    of the ways people write them, `beitv2_core.data.sources.lists`), or its COCO JSON, or its names of VOC; separator:
-    between the two names of a list, where the line does not tell.  form, images, labels, label_suffix, unlabelled: see
-    `beitv2_seg.data.forms.find_samples`.  samples: what was found before; then nothing is looked for.
+    mode: "train", "val" or "test", the part of the data; transforms: what is done to each sample, in order;
+    num_classes: number of classes; img_channels: 3, or 1 for grey images; ignore_index: label of pixels without a
+    class; edge: refused, no loss here reads edges.  dataset_root: the data's folder; train_path, val_path, test_path:
+    the list of that mode (`image label` lines, docs/data.md), or its COCO JSON, or its names of VOC; separator: between
+    the two names of a list, where the line does not tell.  form: folders, suffix, cityscapes, voc, coco or list, by
+    default what the folder holds; images, labels: folders of other names; label_suffix: what a label map's name has
+    behind its image's; unlabelled: "background" or "ignore" (coco).  samples: what was found before; then nothing is
+    looked for.
     """
 
     def __init__(self, mode: str, dataset_root: str, transforms: Sequence[Any], num_classes: int, img_channels: int = 3,

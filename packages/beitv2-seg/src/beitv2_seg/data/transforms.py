@@ -53,7 +53,10 @@ def _resize(data: Data, size: tuple[int, int]) -> Data:
 
 
 class BEiTv2RatioRangeResize:
-    """Resize into (long, short) times one random ratio, aspect kept.  Source: Resize(img_scale, ratio_range)."""
+    """Resize into a box times one random ratio, aspect kept.  Source: Resize(img_scale, ratio_range).
+
+    scale: [long, short] sides of the box, pixels; ratio_range: [lowest, highest] ratio.
+    """
 
     def __init__(self, scale: Sequence[int] = (2048, 512), ratio_range: Sequence[float] = (0.5, 2.0)):
         if len(scale) != 2 or len(ratio_range) != 2 or not 0 < ratio_range[0] <= ratio_range[1]:
@@ -73,7 +76,10 @@ class BEiTv2RatioRangeResize:
 
 
 class BEiTv2Resize:
-    """Resize into (long, short) times `ratio`, aspect kept, and note the old size for the way back ("trans_info")."""
+    """Resize into a box, aspect kept, and note the old size for the way back ("trans_info").
+
+    scale: [long, short] sides of the box, pixels; ratio: factor of both.
+    """
 
     def __init__(self, scale: Sequence[int] = (2048, 512), ratio: float = 1.0):
         self.scale, self.ratio = tuple(scale), ratio
@@ -86,8 +92,10 @@ class BEiTv2Resize:
 
 
 class BEiTv2RandomCrop:
-    """Crop (height, width); up to 10 new tries while one class has `cat_max_ratio` or more of the labelled pixels.
+    """Crop; up to 10 new tries while one class has `cat_max_ratio` or more of the labelled pixels.
 
+    crop_size: [height, width] in pixels; cat_max_ratio: largest share of one class; ignore_index: label of pixels
+    without a class, which are not counted.
     A smaller image stays as it is.  The last box is kept even if it fails.  Source: RandomCrop.
     """
 
@@ -133,8 +141,9 @@ def class_counts(label: np.ndarray, ignore_index: int) -> np.ndarray:
 
 
 class BEiTv2RandomFlip:
-    """Mirror left to right with probability `prob`, drawn from numpy's generator like the rest of the recipe.
+    """Mirror left to right, drawn from numpy's generator like the rest of the recipe.
 
+    prob: share of images that are mirrored.
     PaddleSeg's own RandomHorizontalFlip draws from Python's generator.  Source: RandomFlip.
     """
 
@@ -196,8 +205,9 @@ def scale_levels(levels: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> n
 
 
 class BEiTv2Pad:
-    """Fill up on the right and below to (height, width): the image with 0, labels with `ignore_index`.
+    """Fill up on the right and below: the image with 0, labels with `ignore_index`.
 
+    size: [height, width] in pixels; ignore_index: label of pixels without a class.
     After normalising, 0 is the mean colour.  Source: Pad(size, pad_val=0, seg_pad_val=255).
     """
 
@@ -215,7 +225,10 @@ class BEiTv2Pad:
 
 
 class BEiTv2Normalize:
-    """(level - mean) / std per channel, float32; ImageNet's values in levels.  Source: mmcv.imnormalize."""
+    """(level - mean) / std per channel, float32; by default ImageNet's values.  Source: mmcv.imnormalize.
+
+    mean: of each channel, in levels 0 .. 255; std: standard deviation of each channel, in levels.
+    """
 
     def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53),
                  std: Sequence[float] = (58.395, 57.12, 57.375)):

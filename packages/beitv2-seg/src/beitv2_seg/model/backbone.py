@@ -23,11 +23,13 @@ log = logging.getLogger("beitv2_seg")
 class BEiTv2(BEiTBackbone):
     """BEiT v2 for dense prediction: images (B, 3, H, W) -> four maps (B, width, H / s, W / s), s = 4, 8, 16, 32.
 
-    size: "tiny" .. "huge" names width, depth and heads; single values given beside it win.  out_indices: the four
+    size: "tiny" .. "huge" names width, depth and heads; single values given beside it win.  image_size: pixels of an
+    image, one side or [height, width]; in_channels: channels of an image.  out_indices: the four
     blocks that are tapped, in rising order (default: the published ones, or quarters of the depth).  pretrained: a
     pretraining or fine-tuning run, a .pdckpt or a file of published weights, strictly loaded: a shared bias is copied
-    into each block and tables are resized from `pretrained_image_size` pixels.  pretrained_ema: its averaged
-    weights (True), the others (False), or the trained ones where there are both.  Other keywords: `BEiTBackbone`'s.
+    into each block and tables are resized.  pretrained_image_size: pixels a lone weights file was pretrained with;
+    pretrained_sha256: hash a weights file must have; pretrained_ema: its averaged weights (true), the others (false),
+    or the trained ones where there are both (null).  Other keywords: `BEiTBackbone`'s.
     Images must have the size the bias tables were made for (`image_size`, height and width).
     Source: official semantic_segmentation/backbone/beit.py.  Maps are raw block outputs, without a final norm.
     """

@@ -45,6 +45,7 @@ def pixel_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_ind
 class BEiTv2CrossEntropyLoss(nn.Layer):
     """`pixel_cross_entropy` as a loss component: averaged over all pixels, ignored ones counting as 0.
 
+    ignore_index: label of pixels without a class; class_weight: factor of each class, or null.
     PaddleSeg's own divides by the labelled pixels only; its 2.8.0 wheel also fails on today's Paddle.
     """
 

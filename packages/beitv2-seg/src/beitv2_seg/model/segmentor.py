@@ -16,8 +16,10 @@ from beitv2_seg.model.heads import FCNHead, UPerHead, resize
 class BEiTv2UPerNet(nn.Layer):
     """UPerNet: images (B, 3, H, W) -> [logits] in eval mode, [logits, auxiliary logits] in training, at H x W.
 
-    backbone: gives four maps and has `feat_channels`; channels: of UPerHead (768 base, 1024 large); aux_channels: of
-    FCNHead on the third map.  Parameter names are mmsegmentation's (`decode_head.*`, `auxiliary_head.*`).
+    num_classes: number of classes; backbone: gives four maps and has `feat_channels`; channels: of UPerHead (768 base,
+    1024 large); pool_scales: sides of the pooled maps of its pyramid; aux_channels: of FCNHead on the third map;
+    dropout: share of channels left out before both classifiers; in_channels: channels of an image.
+    Parameter names are mmsegmentation's (`decode_head.*`, `auxiliary_head.*`).
     Source: official configs/_base_/models/upernet_beit.py; mmsegmentation 0.11, EncoderDecoder.
     """
 

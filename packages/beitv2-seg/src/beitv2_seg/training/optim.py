@@ -34,8 +34,10 @@ def poly_schedule(lr: float, *, total_steps: int, warmup_steps: int = 1500, warm
 class BEiTv2AdamW:
     """AdamW with layer-wise learning rates, as an optimizer component (called with the model and the schedule).
 
-    layer_decay: factor of the rate from a layer to the one below.  No decay for 1-D parameters and biases; as in the
-    official code the class token does decay.  PaddleSeg's AdamWDL fails to run, AdamWDL_CAE has other rates.
+    weight_decay: decoupled decay of the weights; layer_decay: factor of the rate from a layer to the one below; beta1:
+    decay of the mean of the gradients; beta2: decay of the mean of their squares; epsilon: Adam's epsilon.
+    No decay for 1-D parameters and biases; as in the official code the class token does decay.  PaddleSeg's AdamWDL
+    fails to run, AdamWDL_CAE has other rates.
     Source: official mmcv_custom/layer_decay_optimizer_constructor.py.
     """
 
@@ -55,8 +57,10 @@ class BEiTv2AdamW:
 
 
 class BEiTv2WarmupPoly(paddle.optimizer.lr.LRScheduler):
-    """`poly_schedule` as a Paddle scheduler: `total_iters` must be the run's `iters`.
+    """`poly_schedule` as a Paddle scheduler.
 
+    learning_rate: the peak; total_iters: must be the run's `iters`; warmup: iterations of the linear warm-up;
+    warmup_ratio: share of the rate it starts from; power: exponent of the decay; end_lr: rate at the end.
     PaddleSeg's own poly schedule with warm-up decays over iters - warm-up; the official one decays over all of them.
     """
 
