@@ -5,35 +5,30 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from docs_pages import ROOT, SHELL, WRITTEN, blocks, name_of, shell_lines
 
 from beitv2_core import cli
 from beitv2_core.config import explain_config
 from beitv2_seg.config import flags as segment_flags
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/models/*.md"),
-                                     *ROOT.glob("packages/*/README.md"))
-                   if path.name not in ("commands.md", "api.md", "CHANGELOG.md"))
 GROUP = typer.main.get_command(cli.app)
 FLAGS = {"train": segment_flags.train_flags, "evaluate": segment_flags.evaluate_flags,
          "predict": segment_flags.predict_flags, "export": segment_flags.export_flags,
          "compare": segment_flags.compare_flags}
 
 
-def command_lines(text: str) -> list[str]:
-    """The lines of the shell blocks that call `beitv2` or train.py, continued lines joined, comments removed."""
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = re.sub(r"\\\n\s*", "", "\n".join(blocks)).splitlines()
-    found = (re.search(r"(?:^|[ (])(beitv2|train\.py) (?!=)(.*)", line) for line in lines)
-    return [f"{one[1]} {re.sub(r'  +#.*', '', one[2])}".strip() for one in found if one]
+def command_lines(path) -> list[str]:
+    """The lines of the shell blocks that call `beitv2` or train.py, from that word on."""
+    lines = [line for language, code in blocks(path) if language in SHELL for line in shell_lines(code)]
+    found = (re.search(r"(?:^|[ (])(beitv2|train\.py)\)? (?!=)(.*)", line) for line in lines)
+    return [f"{one[1]} {one[2]}" for one in found if one]
 
 
-SHOWN = [pytest.param(path, line, id=f"{path.name}: {line[:60]}") for path in DOCUMENTS
-         for line in command_lines(path.read_text(encoding="utf-8"))]
+SHOWN = [pytest.param(path, line, id=f"{name_of(path)}: {line[:60]}") for path in WRITTEN
+         for line in command_lines(path)]
 
 
 @pytest.mark.parametrize(("path", "line"), SHOWN)
@@ -57,7 +52,7 @@ def test_a_command_line_of_a_block_is_accepted(path, line, monkeypatch):
 
 def test_commands_named_in_the_text_have_those_options():
     wrong = []
-    for path in DOCUMENTS:
+    for path in WRITTEN:
         prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for line in re.findall(r"`beitv2 ([a-z][^`]*)`", prose):
             words = re.split(r"[\s=|]+", line)

@@ -136,7 +136,7 @@ def test_every_room_stands_above_those_it_imports_and_no_way_is_open_for_nobody(
 def test_contributing_says_which_room_imports_which():
     lines = [f"{here:<14} <- {' '.join(sorted(below))}" for here, below in ALLOWED.items() if below]
     alone = " ".join(here for here, below in ALLOWED.items() if not below)
-    wanted = "\n".join(["```", *lines, "```", f"On no other room stand: {alone}."])
+    wanted = "\n".join(["```text", *lines, "```", f"On no other room stand: {alone}."])
     assert wanted in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), f"write there:\n{wanted}"
 
 

@@ -20,7 +20,7 @@ class BEiTv2UPerNet(nn.Layer):
     1024 large); pool_scales: sides of the pooled maps of its pyramid; aux_channels: of FCNHead on the third map;
     dropout: share of channels left out before both classifiers; in_channels: channels of an image.
     Parameter names are mmsegmentation's (`decode_head.*`, `auxiliary_head.*`).
-    Source: official configs/_base_/models/upernet_beit.py; mmsegmentation 0.11, EncoderDecoder.
+    Source: official semantic_segmentation/configs/_base_/models/upernet_beit.py; mmsegmentation 0.11, EncoderDecoder.
     """
 
     def __init__(self, num_classes: int, backbone: Any, *, channels: int = 768, aux_channels: int = 256,
