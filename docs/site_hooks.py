@@ -21,6 +21,7 @@ IMAGES = (".png", ".svg", ".jpg", ".gif", ".webp")
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 #: a line `<a id="name"></a>` directly before a heading: the id of that heading, in Chinese pages the English one
 ANCHORED = re.compile(r'^<a id="([^"]+)"></a>\n(#{1,6} .*)$', re.MULTILINE)
+WIDE = "[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"  # Chinese characters and punctuation
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -39,13 +40,24 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return f"{found[1]}{posixpath.relpath(name, posixpath.dirname(page.file.src_uri))})"
 
     def text(part: str) -> str:
-        return LINK.sub(linked, ANCHORED.sub(r"\2 {#\1}", part))
+        return joined(LINK.sub(linked, ANCHORED.sub(r"\2 {#\1}", part)))
 
     pieces, start = [], 0
     for block in FENCE.finditer(markdown):
         pieces += [text(markdown[start:block.start()]), block[0]]
         start = block.end()
     return "".join([*pieces, text(markdown[start:])])
+
+
+def joined(text: str) -> str:
+    """Lines of a Chinese paragraph put together: a browser would show the end of a line as a space."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if lines and re.match(rf" *{WIDE}", line) and re.search(rf"{WIDE}$", lines[-1]) and lines[-1][0] not in "#|<":
+            lines[-1] += line.lstrip()
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:

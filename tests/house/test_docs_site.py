@@ -62,6 +62,14 @@ def test_the_figure_of_the_method_is_what_its_script_draws():
     assert script.figure() == written, "python docs/make_method_figure.py"
 
 
+def test_lines_of_chinese_paragraphs_are_put_together_and_others_are_not():
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: make docs")
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs/site_hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    assert hooks.joined("- 一，\n  二\n## 三\n四 `x`\n五") == "- 一，二\n## 三\n四 `x`\n五"
+
+
 class Sources(html.parser.HTMLParser):
     """Collects what a page loads, and the links of its switch between the languages."""
 
