@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 #: documents with Python -> the number of blocks, and what runs them: a test here, or a file of tests
 PYTHON = {"README.md": (1, "test_the_five_lines_of_the_readme_give_codes_and_features"),
+          "README_cn.md": (1, "test_the_chinese_readme_shows_the_same_lines"),
           "docs/api.md": (1, "test_the_lines_of_the_api_page_run"),
           "docs/deployment.md": (1, "test_the_lines_of_the_deployment_page_give_codes"),
           "docs/extension.md": (4, "tests/e2e/test_extension.py"),
@@ -80,6 +81,12 @@ def test_the_five_lines_of_the_readme_give_codes_and_features(folder):
     [code] = snippets("README.md")
     assert python(code + "print(codes.shape, features.shape)", folder).strip() == "(1, 4, 4) (1, 16, 24)"
     assert (folder / "my_backbone/model.safetensors").is_file()
+
+
+def test_the_chinese_readme_shows_the_same_lines():
+    both = [[re.sub(r" *#.*", "", line) for line in snippets(one)[0].splitlines()]
+            for one in ("README.md", "README_cn.md")]
+    assert len(snippets("README_cn.md")) == 1 and both[0] == both[1]
 
 
 def test_the_lines_of_the_api_page_run(folder):
