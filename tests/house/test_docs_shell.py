@@ -12,7 +12,7 @@ import typer
 
 from beitv2_core import cli
 from beitv2_core.config import explain_config
-from beitv2_seg.config import flags as segment_flags
+from beitv2_seg import flags as segment_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/models/*.md"),

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import _entry_points, runtime  # runtime before anything loads paddle: threads and the MKL path
@@ -37,7 +38,13 @@ class _Console(logging.StreamHandler):
 
 
 class _Group(TyperGroup):
-    """Turns the errors of `beitv2_core.errors` into one message and an exit code."""
+    """Shows help texts as they are written, and turns the errors of `beitv2_core.errors` into one message and an exit
+    code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.rich_markup_mode == "rich":
+            _escape_help(self)
 
     def invoke(self, ctx: Any) -> Any:
         if os.environ.get("BEITV2_DEBUG") == "1":
@@ -54,6 +61,17 @@ class _Group(TyperGroup):
             raise typer.Exit(2) from None
 
 
+def _escape_help(command: Any) -> None:
+    """Keep rich from taking `beitv2-core[parquet]` in a help text of the command, or of one below it, for markup."""
+    for part in (command, *command.params):
+        for name in ("help", "short_help"):
+            text = getattr(part, name, None)
+            if text:
+                setattr(part, name, escape(text))
+    for inner in getattr(command, "commands", {}).values():
+        _escape_help(inner)
+
+
 def exit_code(error: BEiTError) -> int:
     """1 for a non-finite loss, 128 + n for signal n (as shells report it), 2 for errors that the user can correct."""
     stopped_by = getattr(error, "signal_number", None)
@@ -65,7 +83,6 @@ def exit_code(error: BEiTError) -> int:
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="BEiT v2 on PaddlePaddle: train a visual tokenizer, pretrain a backbone with it, evaluate and show both.",
 )
