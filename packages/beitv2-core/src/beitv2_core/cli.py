@@ -8,10 +8,13 @@ Exit codes: 0 done, 1 the loss became non-finite, 2 something the user can corre
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import platform
 import sys
+from importlib import metadata
 from typing import Any
 
 import typer
@@ -88,8 +91,25 @@ app = typer.Typer(
 )
 
 
+def _show_versions(asked: bool) -> None:
+    """Print what a report of a fault should name, and end; nothing is imported for it."""
+    if not asked:
+        return
+    names = ["beitv2-core", *sorted(name.replace("_", "-") for name in _entry_points.modules(ENTRY_POINTS)),
+             "paddlepaddle", "paddlepaddle-gpu"]
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            typer.echo(f"{name} {metadata.version(name)}")
+    typer.echo(f"Python {platform.python_version()}, {platform.platform()}")
+    raise typer.Exit
+
+
 @app.callback()
-def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
+def _start(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages"),
+    version: bool = typer.Option(False, "--version", callback=_show_versions, is_eager=True,
+                                 help="print the versions of the packages, Paddle and Python"),
+) -> None:
     runtime.keep_freed_memory()
     first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     packages = {"beitv2_core", *_entry_points.modules(ENTRY_POINTS)}
