@@ -1,7 +1,9 @@
 # The one front door. `make help` lists the targets.
 PYTHON ?= python3
 PADDLE ?= 3.3.1
-GPU ?= 0
+# `make gpu-check` installs for a GPU unless DEVICE=cpu is typed.
+DEVICE ?= gpu
+GPU ?= $(if $(filter gpu-check,$(MAKECMDGOALS)),$(if $(filter cpu,$(DEVICE)),0,1),0)
 VENV := .venv-$(PADDLE)$(if $(filter 1,$(GPU)),-gpu)
 ifeq ($(PADDLE)$(GPU),3.3.10)
 VENV := .venv
@@ -30,6 +32,10 @@ PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Of `make pythons`: interpreters and versions of Paddle (none: all that are found), smoke or full.
+PYTHONS ?=
+PADDLES ?=
+CORE ?= smoke
 # The oldest Python from 3.9 on that runs here (pyenv's shims are there for versions that are not switched on).
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
@@ -77,6 +83,9 @@ real: $(STAMP)  ## the recipes on CIFAR-10, Tiny ImageNet and CamVid in DATA aga
 wheels: $(STAMP)  ## write wheels and source archives of the three packages to dist/, for pip install (half a minute)
 	$(BIN)/python tests/house/build_alone.py --untested
 
+gpu-check: $(STAMP)  ## try everything on a GPU in 20 minutes; leaves one report to send us (DEVICE=cpu: what runs without; CHECK="--only ...")
+	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE) $(CHECK)
+
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -94,6 +103,9 @@ test-peers: $(PEERS)/.with-paddle  ## tests that need PyTorch, timm or transform
 
 parity: $(STAMP)  ## compare with values recorded from the official code
 	$(BIN)/python -m pytest tests/parity
+
+pythons:  ## core's smoke tests on Python 3.9 to 3.13 with three Paddles; writes the table of docs/installing.md (CORE=full: all)
+	$(PYTHON) tests/house/pythons.py --core $(CORE) --pythons $(PYTHONS) --paddles $(PADDLES)
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
