@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from beitv2_core.assembly.cards import facts_of_run, write_run_card
 from beitv2_core.cards import CARD, MARK, head_of, without_folders
 from beitv2_core.errors import ConfigError
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONFIG = {"kind": "pretrain", "data": {"dataset": "folder", "root": "/home/somebody/birds"}, "optim": {"lr": 1e-3}}
 SUMMARY = {"steps": 20, "seconds": 3.5, "last": {"loss": 2.25, "lr": 0.1}, "images": 4321}
 REPORT = {"images": 512, "codebook": {"codes_used": 60, "num_codes": 64, "perplexity": 41.5},
@@ -113,3 +115,36 @@ def test_a_broken_head_is_an_error_and_a_list_of_tar_files_loses_its_folders(run
     with pytest.raises(ConfigError, match="its head is no YAML"):
         head_of(f"---\na: [1\n---\n{MARK}\n")
     assert without_folders({"root": ["/a/b/x.tar", "y.tar"]}) == {"root": ["x.tar", "y.tar"]}
+
+
+def test_a_saved_model_has_the_card_of_its_run_and_hands_it_on(digit_run, tmp_path):
+    import beitv2_core as beitv2
+
+    write_run_card(digit_run, given={"license": "mit"})
+    beitv2.load(digit_run).save_pretrained(tmp_path / "saved")
+    head, text = read(tmp_path / "saved")
+    assert head["license"] == "mit" and "# saved" in text and "drawn by the code: 64 images" in text
+    beitv2.load(tmp_path / "saved").save_pretrained(tmp_path / "again")
+    assert read(tmp_path / "again") == (head, text)
+    steps = sorted((digit_run / "checkpoints").iterdir())
+    beitv2.load(steps[0]).save_pretrained(tmp_path / "earlier")  # the end of the run says nothing of it
+    assert len(steps) == 2 and "at the end: loss" in text and "at the end" not in read(tmp_path / "earlier")[1]
+
+
+@pytest.fixture(scope="module")
+def digit_run(tmp_path_factory):
+    """A tokenizer that was trained for two steps."""
+    import beitv2_core as beitv2
+
+    folder = tmp_path_factory.mktemp("runs") / "tokens"
+    beitv2.pretrain(CONFIGS / "tokenizer/digit_scenes.yml", folder, progress=False, set={
+        "data.size": 64, "train.batch_size": 8, "optim.steps": 2, "optim.warmup_steps": 1, "train.save_every": 1,
+        "encoder.width": 24, "decoder.width": 24, "quantizer.num_codes": 16, "encoder.depth": 1,
+        "health.unquantized_steps": 0, "health.kmeans_batches": 1})
+    return folder
+
+
+def test_a_run_writes_its_card_and_counts_its_images(digit_run):
+    head, text = read(digit_run)
+    assert head["tags"][-1] == "image-tokenizer" and "64 images" in text
+    assert json.loads((digit_run / "summary.json").read_text())["images"] == 64

@@ -78,11 +78,15 @@ def test_without_a_gpu_the_report_says_what_to_type(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_part_runs_on_the_cpu_as_far_as_it_goes(tmp_path):
-    done, parts = run(tmp_path, "--device", "cpu")
+def test_parts_run_on_the_cpu_as_far_as_they_go(tmp_path):
+    """Not all: agreement, speed (models of base size) and sharding take another minute; `make gpu-check DEVICE=cpu`."""
+    names = ("machine", "attention", "precision", "parity")
+    done, parts = run(tmp_path, "--device", "cpu", *(word for name in names for word in ("--only", name)))
     assert done.returncode == 0, (tmp_path / report.PAGE).read_text(encoding="utf-8")
-    assert list(parts) == list(gpu_check.PARTS)
     import paddle
     old = paddle.__version__.startswith("2.")
-    assert {name for name, part in parts.items() if part["result"] != "passed"} == ({"attention"} if old else set())
-    assert parts["precision"]["largest_difference"] < 0.05 and parts["parity"]["checks"][0]["passed"] > 0
+    assert {name: part["result"] for name, part in parts.items()} == {
+        **dict.fromkeys(names, "passed"), "attention": "not run" if old else "passed"}
+    (bf16, fp16) = parts["precision"]["checks"]
+    assert 0 < bf16["difference"] < 0.05 and fp16["reason"] == "only a GPU computes float16."
+    assert parts["parity"]["checks"][0]["passed"] > 0

@@ -27,7 +27,6 @@ UNKNOWN = "unknown"
 #: what the user gives, in the head of the card
 GIVEN = ("license", "license_name", "license_link", "datasets", "language")
 _TAGS = ("beit-v2", "vision-transformer", "paddlepaddle")
-_PACKAGES = ("beitv2-core", "beitv2-cls", "beitv2-seg", "paddlepaddle", "paddlepaddle-gpu", "numpy")
 #: settings whose values name files of the user's machine
 _PATHS = ("~", "/")
 
@@ -114,9 +113,8 @@ def _training(story: Story) -> list[str]:
         rows += [("updates", summary.get("steps")), ("seconds of the last start", summary.get("seconds"))]
         rows += [(f"at the end: {key}", value) for key, value in (summary.get("last") or {}).items()
                  if key == "loss" or key.startswith(("perplexity", "usage"))]
-    versions = environment.get("versions", {})
     rows += [("device", environment.get("device")), ("processes", environment.get("processes")),
-             ("Python", environment.get("python")), *((name, versions.get(name)) for name in _PACKAGES)]
+             ("Python", environment.get("python")), *environment.get("versions", {}).items()]
     known = [f"| {what} | {_number(value)} |" for what, value in rows if value is not None]
     return ["## Training", "\n".join(["| what | value |", "|---|---|", *known])] if known else []
 

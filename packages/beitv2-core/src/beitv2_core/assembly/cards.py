@@ -9,8 +9,9 @@ from typing import Any, Optional
 
 import yaml
 
-from ..cards import Story, read_json, write_card
+from ..cards import CARD, GIVEN, MARK, Story, head_of, read_json, write_card
 from ..errors import ConfigError
+from ..files.atomic import write_text_atomically
 from ..weights.kind import CardFacts
 from .kinds import find_kind, known_kinds
 from .loaded_weights import checkpoint_folder
@@ -84,6 +85,10 @@ def write_saved_card(folder: Path, source: str, kind: str) -> Optional[Path]:
         if checkpoint.stem != f"step_{story.summary.get('steps', -1):06d}":  # what was measured is of other weights
             story = story._replace(summary={}, results=(), notes=())
         return write_card(folder, story._replace(name=folder.resolve().name), given)
+    own = Path(source) / CARD
+    if own.is_file() and MARK in own.read_text(encoding="utf-8", errors="replace"):  # saved before: it knows the run
+        write_text_atomically(folder / CARD, own.read_text(encoding="utf-8"))
+        return folder / CARD
     try:
         facts = find_kind(kind).card
     except ConfigError:
@@ -93,8 +98,6 @@ def write_saved_card(folder: Path, source: str, kind: str) -> Optional[Path]:
 
 def _given_in(run: Path) -> dict[str, Any]:
     """What the user gave for the card of the run."""
-    from ..cards import CARD, GIVEN, MARK, head_of
-
     path = run / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return {key: value for key, value in head_of(text).items() if key in GIVEN} if MARK in text else {}
