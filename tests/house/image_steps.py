@@ -118,7 +118,7 @@ def main() -> None:
         print("no docker or podman answers: the steps run in a folder")
     for file in map(Path.resolve, options.files):
         if found:
-            tag = "beitv2:gpu" if file.suffix == ".gpu" else "beitv2"
+            tag = f"beitv2:{file.suffix[1:]}"
             subprocess.run([found, "build", "--file", file, "--tag", tag, ROOT], check=True)
         else:
             try_steps(file)
