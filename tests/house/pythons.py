@@ -109,16 +109,14 @@ def minor(result: dict[str, Any]) -> tuple[int, int]:
 
 
 def table(results: list[dict[str, Any]], chinese: bool = False) -> str:
-    """Markdown: a row for each Python, a column for each Paddle, and below it what the cells were measured at."""
+    """Markdown: a row for each promised Python, a column for each Paddle, and below it the commits that were tried."""
     words = {"passed": "通过", "failed": "失败", NO_WHEEL: "没有 wheel", "not installed": "无法安装"} if chinese else {}
-    paddles = list(dict.fromkeys(one["paddle"] for one in sorted(
-        results, key=lambda one: tuple(map(int, one["paddle"].split("."))))))
-    lines = ["| Python | " + " | ".join(f"Paddle {paddle}" for paddle in paddles) + " |",
-             "|---|" + "---|" * len(paddles)]
-    for version in sorted({minor(one) for one in results}):
-        row = [one for one in results if minor(one) == version]
-        cells = [_cell([one for one in row if one["paddle"] == paddle], words, chinese) for paddle in paddles]
-        lines.append(f"| {row[0]['python']} | " + " | ".join(cells) + " |")
+    lines = ["| Python | " + " | ".join(f"Paddle {paddle}" for paddle in PADDLES) + " |",
+             "|---|" + "---|" * len(PADDLES)]
+    for version in PYTHONS:
+        row = [one for one in results if minor(one) == tuple(map(int, version.split(".")))]
+        cells = [_cell([one for one in row if one["paddle"] == paddle], words, chinese) for paddle in PADDLES]
+        lines.append(f"| {row[0]['python'] if row else version} | " + " | ".join(cells) + " |")
     commits = ", ".join(sorted({one["commit"] for one in results}))
     said = f"提交：{commits}。" if chinese else f"Commit {commits}."
     return "\n".join([*lines, "", said]) + "\n"
@@ -133,7 +131,7 @@ def _cell(found: list[dict[str, Any]], words: dict[str, str], chinese: bool) -> 
             bad = f", {one['failed']} {words.get('failed', 'failed')}" if one.get("failed") else ""
             text = f"{text}: {one.get('passed', 0)} ({extent[one['core']]}{bad}, numpy {one['numpy']})"
         texts.append(text)
-    return "; ".join(texts)
+    return "; ".join(texts) or ("尚未尝试" if chinese else "not tried yet")
 
 
 def write_tables() -> None:

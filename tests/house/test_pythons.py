@@ -24,18 +24,18 @@ def test_the_page_holds_the_results_that_are_kept(page):
     assert pythons.BEGIN + pythons.table(results, "zh" in page.parts) + pythons.END in page.read_text(encoding="utf-8")
 
 
-def test_every_promised_python_was_tried_with_every_paddle():
-    tried = {(pythons.minor(one), one["paddle"]) for one in json.loads(pythons.RESULTS.read_text(encoding="utf-8"))}
-    assert {(tuple(map(int, python.split("."))), paddle) for python in pythons.PYTHONS
-            for paddle in pythons.PADDLES} <= tried
+def test_nothing_that_was_tried_failed():
+    results = json.loads(pythons.RESULTS.read_text(encoding="utf-8"))
+    assert results and {one["result"] for one in results} <= {"passed", pythons.NO_WHEEL}
 
 
 def test_rows_are_in_the_order_of_versions_and_say_what_failed():
     failed = {**PASSED, "python": "3.9.18", "paddle": "2.6.2", "result": "failed", "failed": 2}
     text = pythons.table([PASSED, MISSING, failed])
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 3")]
-    assert [row[0] for row in rows] == ["| 3.9.18", "| 3.10.13"]
-    assert "failed: 312 (smoke, 2 failed, numpy 2.2.6)" in rows[0][1] and "no wheel" in rows[0][2]
+    assert [row[0] for row in rows] == ["| 3.9.18", "| 3.10.13", "| 3.11", "| 3.12", "| 3.13"]
+    assert set(rows[2][1:]) == {"not tried yet", "not tried yet |"}
+    assert "failed: 312 (smoke, 2 failed, numpy 2.2.6)" in rows[0][1] and "no wheel" in rows[0][3]
     assert "Commit abc1234." in text and "没有 wheel" in pythons.table([MISSING], chinese=True)
 
 
