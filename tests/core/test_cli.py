@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +43,31 @@ def test_help_lists_every_command_and_loads_no_paddle():
     assert done.returncode == 0, done.stderr
     for command in ("train-tokenizer", "pretrain", "tokenize", "codebook", "report", "inspect", "config"):
         assert command in done.stdout
+
+
+def test_help_shows_every_sentence_of_every_command_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "4000")
+    with_brackets = 0
+    for info in cli.app.registered_commands:
+        shows = words_of(run(info.name or info.callback.__name__.replace("_", "-"), "--help").output)
+        texts = [info.callback.__doc__, *(parameter.default.help for parameter in
+                                          inspect.signature(info.callback).parameters.values())]
+        for text in texts:
+            assert words_of(text or "") in shows, info.callback
+            with_brackets += "[" in (text or "")
+    assert with_brackets > 2
+
+
+def words_of(text: str) -> str:
+    """A text without its frame, its lines as one."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+def test_version_names_packages_paddle_and_python():
+    result = run("--version")
+    assert result.exit_code == 0
+    named = [line.split()[0] for line in result.output.splitlines()]
+    assert named[0] == "beitv2-core" and named[-1] == "Python" and any("paddlepaddle" in name for name in named)
 
 
 def test_config_prints_yaml_that_reads_back_with_the_source_of_each_value():
@@ -83,7 +110,7 @@ def test_errors_made_on_purpose_have_an_exit_code(monkeypatch, error, code):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
+    monkeypatch.setattr("beitv2_core.config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == code
     assert f"error: {error}" in shown(result)
@@ -100,7 +127,7 @@ def test_a_missing_paddle_is_one_message_with_the_command_to_type(monkeypatch):
     def fail(*arguments, **options):
         raise ModuleNotFoundError("No module named 'paddle'", name="paddle")
 
-    monkeypatch.setattr("beitv2_core.commands.show_config.explain_config", fail)
+    monkeypatch.setattr("beitv2_core.config.explain_config", fail)
     result = run("config", "x.yml")
     assert result.exit_code == 2
     assert "pip install" in shown(result)

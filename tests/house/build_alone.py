@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build each package, install its wheel alone into a clean environment, and run its own fast tests there.
 
-    python build_alone.py PADDLE                        every package, with declared dependencies only (`make build`)
+    python build_alone.py PADDLE                        every package, with declared dependencies only; wheels, source
+                                                        archives and the notes of the release go to dist/ (`make build`)
+    python build_alone.py --untested                    the same files without the tests (`make wheels`)
     python build_alone.py PADDLE --oldest --python PY   core, with the lowest versions it declares (`make test-oldest`)
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import email
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,6 +21,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+DIST = ROOT / "dist"
 OWNERS = {"beitv2-core": "beitv2_core", "beitv2-cls": "beitv2_cls", "beitv2-seg": "beitv2_seg"}
 #: package -> folder of the repository whose files it holds as `configs`
 CONFIGS = {"beitv2-seg": "configs/seg"}
@@ -78,6 +82,36 @@ def lowest(wheel: Path) -> list[str]:
     return [f"{found[1]}=={found[2]}" for found in bounds if found]
 
 
+def notes(changelog: str, version: str) -> str:
+    """The text of CHANGELOG.md about a version: its own section, or what is not released yet."""
+    sections = dict(re.findall(r"^## \[([^]]+)\][^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL))
+    text = sections.get("Unreleased", "").strip() or sections.get(version, "").strip()
+    if not text:
+        raise SystemExit(f"CHANGELOG.md: neither [Unreleased] nor [{version}] says anything. Write what changed.")
+    return f"# BEiT v2 for PaddlePaddle {version}\n\n{text}\n"
+
+
+def deliver(built: Path, target: Path) -> list[Path]:
+    """Put wheels, source archives and RELEASE_NOTES.md into a folder, in place of those of an earlier build."""
+    target.mkdir(parents=True, exist_ok=True)
+    for old in [path for name in OWNERS.values() for path in target.glob(f"{name}-*")]:
+        old.unlink()
+    left = [Path(shutil.copy(path, target)) for path in sorted(built.iterdir())]
+    version = left[0].name.split("-")[1].replace(".tar.gz", "")
+    written = target / "RELEASE_NOTES.md"
+    written.write_text(notes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version), encoding="utf-8")
+    return [*left, written]
+
+
+def check_together(built: Path, home: Path) -> None:
+    """`pip install` of all wheels, then of all source archives, into an environment that has what they need."""
+    python = home / "bin/python"
+    run(python, "-m", "pip", "install", "--quiet", *sorted(built.glob("*.whl")))
+    run(python, "-m", "pip", "check")
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", *sorted(built.glob("*.tar.gz")))
+    run(home / "bin/beitv2", "--version")
+
+
 def check_alone(package: str, wheels: Path, home: Path, python: str, paddle: str, constraints: list[str]) -> None:
     """A package's own fast tests, in an environment that holds it and what it declares."""
     pins = ["numpy<2", "protobuf<7", "setuptools"] if paddle.startswith("2.") else []
@@ -95,15 +129,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paddle", nargs="?", default="3.3.1")
     parser.add_argument("--oldest", action="store_true", help="core alone, with the lowest versions it declares")
+    parser.add_argument("--untested", action="store_true", help="leave the archives in dist/ without testing them")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the clean environments")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder) / "wheels"
         built = {package: build(package, wheels) for package in (["beitv2-core"] if options.oldest else OWNERS)}
-        for package, wheel in built.items():
+        for package, wheel in ({} if options.untested else built).items():
             constraints = [*lowest(wheel), f"paddlepaddle=={options.paddle}"] if options.oldest else []
             constraints = [one for one in constraints if not one.startswith("paddlepaddle-gpu")]
             check_alone(package, wheels, Path(folder) / package, options.python, options.paddle, constraints)
+        if not options.oldest:
+            if not options.untested:
+                check_together(wheels, Path(folder) / "beitv2-seg")
+            for path in deliver(wheels, DIST):
+                print(f"written: {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

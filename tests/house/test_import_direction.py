@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
     "checkpoint": {"errors", "files", "weights"},
+    "cards": {"errors", "files", "weights"},
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "datasets": {"data"},  # when images are opened: settings are read without it
     "config": {"_entry_points", "datasets", "errors", "pixels"},
@@ -39,8 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "teachers": {"_entry_points", "errors", "exported_model", "files", "layers", "pixels", "runners", "runtime",
                  "weights"},  # built from weights and their hash
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
-    "assembly": {"_entry_points", "checkpoint", "config", "data", "datasets", "engine", "errors", "files", "layers",
-                 "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
+    "assembly": {"_entry_points", "cards", "checkpoint", "config", "data", "datasets", "engine", "errors", "files",
+                 "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
     "conversion": {"assembly", "errors", "pixels", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
                    "pixels", "viz"},
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
     "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
             "inference", "layers", "runtime", "two_stages"},
-    "commands": {"api", "assembly", "bench", "checking", "config", "conversion", "data", "datasets", "errors",
+    "commands": {"api", "assembly", "bench", "cards", "checking", "config", "conversion", "data", "datasets", "errors",
                  "evaluation", "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime",
                  "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},

@@ -108,3 +108,11 @@ def test_the_halves_of_the_suite_that_ci_runs_are_the_whole_suite():
 
 def test_folders_of_tests_can_be_named(made):
     assert "-m pytest tests/seg tests/cls" in made("test", "TESTS=tests/seg tests/cls")[1]
+
+
+def test_the_check_of_a_gpu_installs_for_one_unless_the_cpu_is_asked_for(made):
+    done, calls = made("gpu-check")
+    assert done.returncode != 0 and "paddlepaddle-gpu==3.3.1" in calls[-1]  # which the stand-in does not find
+    done, calls = made("gpu-check", "DEVICE=cpu")
+    assert done.returncode == 0, done.stderr
+    assert calls[-1] == "benchmarks/gpu_check.py --device cpu" and "paddlepaddle==3.3.1" in calls[-2]

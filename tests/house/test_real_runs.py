@@ -23,8 +23,8 @@ from beitv2_core import cli
 from beitv2_core.config import explain_config, load_config
 from beitv2_core.errors import BEiTError
 from beitv2_seg.config import read_config_file
-from beitv2_seg.config.flags import compare_flags
 from beitv2_seg.data.forms import find_samples
+from beitv2_seg.flags import compare_flags
 
 NAMES = ("cifar10", "tiny_imagenet20", "camvid")
 #: stands for Python: writes what the last argument says to the file before it, and notes that it was called

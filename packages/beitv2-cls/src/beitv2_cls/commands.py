@@ -12,10 +12,8 @@ from typing import Any, Optional
 
 import typer
 
-from beitv2_cls import api
 from beitv2_core.commands import options
 from beitv2_core.commands.train import DRY_RUN, OUTPUT, RESUME
-from beitv2_core.config import load_config
 from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
 
@@ -35,6 +33,8 @@ def finetune(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Fine-tune a pretrained backbone as a classifier (stage 3)."""
+    from beitv2_cls import api
+
     done = api.finetune(config, set=options.all_overrides(set_, more, output), resume=resume, dry_run=dry_run)
     if isinstance(done, api.TrainedRun):
         for name, value in done.final.items():
@@ -52,8 +52,10 @@ def linear_probe(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Train linear classifiers on a frozen backbone: every block, feature and learning rate in one pass."""
+    from beitv2_cls import api
     from beitv2_cls.assembly import PROBE_TABLE, build_linear_probe, linear_probe_parts
     from beitv2_cls.config import LinearProbeConfig
+    from beitv2_core.config import load_config
     from beitv2_core.engine import distributed
 
     settings = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
@@ -140,6 +142,7 @@ def predict(
     precision: str = options.PRECISION,
 ) -> None:
     """Print the likeliest classes of images with their probabilities."""
+    from beitv2_cls import api
     from beitv2_cls.classes import printable
 
     for path, found in api.predictions(run, images, top=top, batch_size=batch_size, num_workers=num_workers,
@@ -171,6 +174,8 @@ def evaluate(
     precision: str = options.PRECISION,
 ) -> None:
     """Measure a classifier: top-1, top-5, loss; accuracy of each class (CSV), confusion matrix (PNG)."""
+    from beitv2_cls import api
+
     found = api.evaluate(run, data=data, list_file=list_file, subset=subset, batch_size=batch_size,
                          num_workers=num_workers, max_pixels=max_pixels, out=output, runtime=runtime,
                          precision=precision)

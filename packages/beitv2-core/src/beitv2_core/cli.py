@@ -8,13 +8,17 @@ Exit codes: 0 done, 1 the loss became non-finite, 2 something the user can corre
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import platform
 import sys
+from importlib import metadata
 from typing import Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import _entry_points, runtime  # runtime before anything loads paddle: threads and the MKL path
@@ -37,7 +41,13 @@ class _Console(logging.StreamHandler):
 
 
 class _Group(TyperGroup):
-    """Turns the errors of `beitv2_core.errors` into one message and an exit code."""
+    """Shows help texts as they are written, and turns the errors of `beitv2_core.errors` into one message and an exit
+    code."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.rich_markup_mode == "rich":
+            _escape_help(self)
 
     def invoke(self, ctx: Any) -> Any:
         if os.environ.get("BEITV2_DEBUG") == "1":
@@ -54,6 +64,17 @@ class _Group(TyperGroup):
             raise typer.Exit(2) from None
 
 
+def _escape_help(command: Any) -> None:
+    """Keep rich from taking `beitv2-core[parquet]` in a help text of the command, or of one below it, for markup."""
+    for part in (command, *command.params):
+        for name in ("help", "short_help"):
+            text = getattr(part, name, None)
+            if text:
+                setattr(part, name, escape(text))
+    for inner in getattr(command, "commands", {}).values():
+        _escape_help(inner)
+
+
 def exit_code(error: BEiTError) -> int:
     """1 for a non-finite loss, 128 + n for signal n (as shells report it), 2 for errors that the user can correct."""
     stopped_by = getattr(error, "signal_number", None)
@@ -65,14 +86,30 @@ def exit_code(error: BEiTError) -> int:
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="BEiT v2 on PaddlePaddle: train a visual tokenizer, pretrain a backbone with it, evaluate and show both.",
 )
 
 
+def _show_versions(asked: bool) -> None:
+    """Print what a report of a fault should name, and end; nothing is imported for it."""
+    if not asked:
+        return
+    names = ["beitv2-core", *sorted(name.replace("_", "-") for name in _entry_points.modules(ENTRY_POINTS)),
+             "paddlepaddle", "paddlepaddle-gpu"]
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            typer.echo(f"{name} {metadata.version(name)}")
+    typer.echo(f"Python {platform.python_version()}, {platform.platform()}")
+    raise typer.Exit
+
+
 @app.callback()
-def _start(verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages")) -> None:
+def _start(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="also show debug messages"),
+    version: bool = typer.Option(False, "--version", callback=_show_versions, is_eager=True,
+                                 help="print the versions of the packages, Paddle and Python"),
+) -> None:
     runtime.keep_freed_memory()
     first_rank = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     packages = {"beitv2_core", *_entry_points.modules(ENTRY_POINTS)}

@@ -15,10 +15,10 @@ import numpy as np
 
 from beitv2_core.api.arguments import Changes, Paths, live_model, overrides_of, paths_of, run_folder_of, workers
 from beitv2_core.api.train import TrainedRun, train
-from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.engine.progress import Progress, showing
 from beitv2_core.errors import ConfigError, MissingDependencyError
 from beitv2_core.exported_model import is_exported, load_exported
+from beitv2_core.pixels.size import MAX_PIXELS
 
 if TYPE_CHECKING:
     from beitv2_core.assembly.dry_run import DryRun

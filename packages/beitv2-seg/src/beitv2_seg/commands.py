@@ -5,17 +5,39 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from beitv2_core.errors import ConfigError
-from beitv2_seg import api
 
-#: the flags are read by `config/flags.py`, --help too
+#: the flags are read by `flags.py`, --help too
 MEANS = ("loss", *(f"{start}{name}" for start in ("", "best_", "ema_", "ema_best_")
                    for name in ("miou", "macc", "aacc")))
-PASS_ON: dict[str, Any] = {"add_help_option": False, "context_settings": {"allow_extra_args": True,
+class _Offered(NamedTuple):
+    """One word that a shell may complete, as typer's classes for shells read it."""
+
+    value: str
+    help: str
+    type: str = "plain"
+
+
+class _FlagCommand(TyperCommand):
+    """A command whose flags argparse reads: typer knows none of them, so that completion asks the parser."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """The flags that begin like `incomplete`; else nothing, and shells offer files."""
+        from beitv2_seg.flags import PARSERS
+
+        if not incomplete.startswith("-"):
+            return []
+        actions = PARSERS[ctx.info_name](ctx.command_path)._actions
+        return [_Offered(flag, action.help or "") for action in actions for flag in action.option_strings
+                if flag.startswith(incomplete)]
+
+
+PASS_ON: dict[str, Any] = {"cls": _FlagCommand, "add_help_option": False, "context_settings": {"allow_extra_args": True,
                                                                          "ignore_unknown_options": True}}
 
 
@@ -30,7 +52,8 @@ def register(app: typer.Typer) -> None:
 
 def train(context: typer.Context) -> None:
     """Train a segmentor: --config YAML and the flags of PaddleSeg's tools/train.py."""
-    from beitv2_seg.config.flags import train_flags
+    from beitv2_seg import api
+    from beitv2_seg.flags import train_flags
 
     flags = train_flags(context.args, context.command_path)
     done = api.finetune(
@@ -52,7 +75,8 @@ def train(context: typer.Context) -> None:
 
 def evaluate(context: typer.Context) -> None:
     """Measure a segmentor: mIoU, mAcc, aAcc; the IoU of every class as CSV and as an image."""
-    from beitv2_seg.config.flags import evaluate_flags
+    from beitv2_seg import api
+    from beitv2_seg.flags import evaluate_flags
     from beitv2_seg.reading.metrics import DEFINITION, in_words
 
     flags = evaluate_flags(context.args, context.command_path)
@@ -71,7 +95,8 @@ def evaluate(context: typer.Context) -> None:
 
 def predict(context: typer.Context) -> None:
     """Label every pixel of images of any size: overlays, raw label maps, a legend with class names."""
-    from beitv2_seg.config.flags import predict_flags
+    from beitv2_seg import api
+    from beitv2_seg.flags import predict_flags
 
     flags = predict_flags(context.args, context.command_path)
     reading = _reading_flags(flags)
@@ -88,7 +113,8 @@ def predict(context: typer.Context) -> None:
 
 def export(context: typer.Context) -> None:
     """Write a segmentor as a file that runs without our code (also: `beitv2 export RUN`)."""
-    from beitv2_seg.config.flags import export_flags
+    from beitv2_seg import api
+    from beitv2_seg.flags import export_flags
 
     flags = export_flags(context.args, context.command_path)
     api.set_device(flags.device)
@@ -109,7 +135,7 @@ def export(context: typer.Context) -> None:
 
 def compare(context: typer.Context) -> None:
     """Train from a pretrained backbone and from scratch in equal steps; a table and images of both."""
-    from beitv2_seg.config.flags import compare_flags
+    from beitv2_seg.flags import compare_flags
 
     flags = compare_flags(context.args, context.command_path)
     from beitv2_seg.compare import draw_examples, rows_of, train_both, write_table

@@ -13,7 +13,7 @@ from ..models.vqkd import VQKD
 from ..teachers.clip import CLIP
 from ..teachers.dino import DINO
 from ..weights.architecture import ShapeReader, norm_of, read_trunk
-from ..weights.kind import IMAGE_FORMATS, NUM_HEADS, Kind, UntoldValue, positive_number
+from ..weights.kind import IMAGE_FORMATS, NUM_HEADS, CardFacts, Kind, UntoldValue, positive_number
 
 ENTRY_POINTS = "beitv2.kinds"
 #: blocks before the [CLS] head of the published models, by depth
@@ -85,18 +85,29 @@ TOKENIZER = Kind(
     parts=frozenset("""encoder decoder quantize encode_task_layer decode_task_layer teacher_model scaling_layer
         loss""".split()),
     beside=("teacher_model.", "scaling_layer.", "loss."), run="tokenizer", made_by="beitv2 train-tokenizer CONFIG",
-    unit_range=True)
+    unit_range=True, card=CardFacts(
+        what="A visual tokenizer of BEiT v2 (VQ-KD, arXiv 2208.06366): it turns an image into a grid of codes, from "
+             "which the features of its teacher are reconstructed.",
+        limits=("Its codes are targets of pretraining and a description of patches; images cannot be restored from "
+                "them.",), tag="image-feature-extraction", tags=("image-tokenizer",)))
 _EARLY = UntoldValue("blocks before the [CLS] head (default: 9 of 12 and 21 of 24, for official files)", "9",
                      positive_number, stand_in=1)
 PRETRAINING = Kind(
     name="pretraining", package="beitv2-core", marks=("lm_head.weight", "mask_token", "blocks.0.attn.qkv.weight"),
     read=_read_pretraining, build=lambda architecture: BEiTForMaskedImageModeling(**architecture),
     outputs=_pretraining_outputs, backbone="", untold={"num_heads": NUM_HEADS, "early_layers": _EARLY},
-    formats=("ours", "official", "huggingface"), run="pretrain", made_by="beitv2 pretrain CONFIG")
+    formats=("ours", "official", "huggingface"), run="pretrain", made_by="beitv2 pretrain CONFIG", card=CardFacts(
+        what="A vision transformer pretrained without labels by BEiT v2 (arXiv 2208.06366): it predicts the codes of "
+             "patches that are hidden from it.",
+        limits=("It classifies nothing by itself: fine-tune it, fit a probe, or read its features.",),
+        tag="image-feature-extraction", tags=("self-supervised-learning", "masked-image-modeling")))
 BACKBONE = Kind(
     name="backbone", package="beitv2-core",
     marks=("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
     unlike=("head.weight", "lm_head.weight", "quantize.codebook", "blocks.0.attn.qkv.bias"), read=_read_backbone,
     build=lambda architecture: BEiTBackbone(**architecture),
-    outputs=lambda model, inputs: {"features": model(inputs[0])}, backbone="", formats=IMAGE_FORMATS)
+    outputs=lambda model, inputs: {"features": model(inputs[0])}, backbone="", formats=IMAGE_FORMATS, card=CardFacts(
+        what="The trunk of a BEiT v2 model (arXiv 2208.06366), a vision transformer without a head.",
+        limits=("It classifies nothing by itself: fine-tune it, fit a probe, or read its features.",),
+        tag="image-feature-extraction"))
 OURS = {kind.name: kind for kind in (TOKENIZER, PRETRAINING, CLIP, DINO, BACKBONE)}

@@ -27,6 +27,7 @@ from ..errors import ConfigError
 from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
 from .caches import build_code_cache, build_feature_cache
+from .cards import write_run_card
 from .data import build_dataset, build_loader, build_transform
 from .feature_monitor import build_monitor
 from .models import build_mim, build_teacher, build_tokenizer
@@ -80,12 +81,21 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
         save_every=train.save_every,
         title=getattr(config, "kind", "training"),
         on_start=on_start,
-        on_finish=[*on_finish, draw_curves],
+        on_finish=[*on_finish, draw_curves, card_of_images(plan.images)],
         at_end=parts.at_end,
         sharding=train.sharding,
         other_data=train.other_data,
         reread=lambda saved: parse_config(saved, source="the checkpoint's settings", written_by="").resolved(),
     )
+
+
+def card_of_images(images: int) -> Callable[[RunFolder, dict[str, Any]], None]:
+    """What ends a run: its summary knows how many images it was trained on, and its model card is written."""
+    def finish(run: RunFolder, summary: dict[str, Any]) -> None:
+        summary["images"] = images
+        write_run_card(run.path, summary)
+
+    return finish
 
 
 def find_trackers(names: Sequence[str]) -> list[Callable[[TrackedRun], Tracker]]:

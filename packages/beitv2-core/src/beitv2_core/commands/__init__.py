@@ -6,6 +6,7 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .card import card
 from .check import check
 from .codebook import codebook
 from .convert import convert, verify
@@ -28,6 +29,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
     for function in (check, plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook,
-                     report, serve, export, bench, inspect, convert, verify, models, download, config, make_shards,
-                     init_tokenizer):
+                     report, card, serve, export, bench, inspect, convert, verify, models, download, config,
+                     make_shards, init_tokenizer):
         app.command()(function)

@@ -13,7 +13,6 @@ from typing import Any, Optional, Union
 import typer
 
 from ..errors import BEiTError
-from ..exported_model import is_exported, read_description
 from ..files.atomic import write_text_atomically
 from ..runtime import threads as own_threads
 from . import options
@@ -39,6 +38,7 @@ def bench(
     from ..bench.measure import measure
     from ..bench.rows import rows_of_export
     from ..bench.table import as_json, draw, lines
+    from ..exported_model import is_exported, read_description
 
     used = threads or _threads()
     with tempfile.TemporaryDirectory(prefix="beitv2_bench_") as temporary:

@@ -8,7 +8,6 @@ from typing import Optional
 
 import typer
 
-from ..api.embed import write_features
 from . import options
 
 
@@ -32,6 +31,8 @@ def embed(
     precision: str = options.PRECISION,
 ) -> None:
     """Write the features of any number of images to a file; the same command continues after an interruption."""
+    from ..api.embed import write_features
+
     loaded, done = write_features(images, model, output, what=what, block=block, image_size=image_size,
                                   crop_share=crop_share, name=name, batch_size=batch_size, max_pixels=max_pixels,
                                   num_workers=num_workers, runtime=runtime, precision=precision)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
 
-from ..api.export import export as export_to
-from ..exported_model import Description
 from . import options
+
+if TYPE_CHECKING:
+    from ..exported_model import Description
 
 
 def export(
@@ -27,6 +28,8 @@ def export(
     calibration_images: int = options.CALIBRATION_IMAGES,
 ) -> None:
     """Export a static graph or an ONNX model; nothing is written if its outputs differ from the live model's."""
+    from ..api.export import export as export_to
+
     folder, description = export_to(run, form, output, kind=kind, name=name, quantize=quantize, calibrate=calibrate,
                                     calibration_images=calibration_images)
     for line in difference_lines(description):

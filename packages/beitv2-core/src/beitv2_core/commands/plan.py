@@ -9,7 +9,6 @@ from typing import Any, Optional
 
 import typer
 
-from ..config import explain_config
 from ..errors import ConfigError
 from ..planning.devices import DEVICES, find_device
 from . import options
@@ -33,6 +32,7 @@ def plan(
 ) -> None:
     """Estimate memory, steps, compute and time of any training run; needs no data, weights or GPU."""
     from ..assembly.costs import planned_run
+    from ..config import explain_config
     from ..planning.run import Speed, estimated_speed, measured_speed
     from ..planning.table import as_json as values
 

@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import typer
 
-from ..api.evaluate import evaluate
 from . import options
 
 
@@ -33,6 +32,8 @@ def report(
     num_workers: Optional[int] = options.WORKERS,
 ) -> None:
     """Evaluate both stages on test images; write summary.json and figures; print a table and a verdict."""
+    from ..api.evaluate import evaluate
+
     found = evaluate(tokenizer_run, pretrain_run, data=data, train=train, images=images, train_images=train_images,
                      out=output, batch_size=batch_size, max_pixels=max_pixels, num_workers=num_workers)
     print_table(found.summary, found.folder)

@@ -10,14 +10,16 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 
 from ..errors import CheckpointError, ConfigError, MissingDependencyError
-from ..exported_model import Exported, is_exported, load_exported, read_description
 from ..runtime import threads
 from . import options
+
+if TYPE_CHECKING:
+    from ..exported_model import Exported
 
 log = logging.getLogger("beitv2_core")
 STOP_SECONDS = 5  # time that running requests get when the server is stopped
@@ -56,6 +58,8 @@ def serve(
     precision: str = options.PRECISION,
 ) -> None:
     """Serve a page and a JSON API that show the results of a run for an image: classes, features, codes and others."""
+    from ..exported_model import is_exported
+
     try:
         import uvicorn
 
@@ -122,6 +126,7 @@ def build_views(
     from PIL import Image
 
     from ..assembly.restore import load_tokenizer, read_config
+    from ..exported_model import is_exported, load_exported, read_description
     from ..inference.loaded import load_model
     from ..serve.features import features_view
     from ..serve.views import find_view

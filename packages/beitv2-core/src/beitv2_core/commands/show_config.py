@@ -10,8 +10,6 @@ from typing import Any, Optional
 import typer
 import yaml
 
-from ..config import explain_config
-from ..config.load import source_of
 from . import options
 
 
@@ -21,6 +19,8 @@ def config(
     set_: Optional[list[str]] = options.SET,
 ) -> None:
     """Print every setting of a run as YAML, each with the file it comes from."""
+    from ..config import explain_config
+
     overrides = options.all_overrides(set_, more)
     settings, sources, missing = explain_config(path, overrides)
     for line in yaml_lines(settings.resolved(), sources, missing):
@@ -34,6 +34,8 @@ def yaml_lines(
     tree: Mapping[str, Any], sources: Mapping[str, str], missing: Sequence[str] = (), prefix: str = ""
 ) -> list[str]:
     """Settings as YAML that reads back the same, one value a line, its source as a comment."""
+    from ..config.load import source_of
+
     lines: list[str] = []
     indent = "  " * prefix.count(".")
     for key, value in tree.items():

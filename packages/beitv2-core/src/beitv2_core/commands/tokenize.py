@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import typer
 
-from ..api.tokenize import tokenize as compute_codes
 from . import options
 
 
@@ -27,6 +26,8 @@ def tokenize(
     precision: str = options.PRECISION,
 ) -> None:
     """Write the codes of any number of images to a .npz file; the same command continues after an interruption."""
+    from ..api.tokenize import tokenize as compute_codes
+
     found = compute_codes(images, tokenizer, output, name=name, batch_size=batch_size, crop_share=crop_share,
                           max_pixels=max_pixels, num_workers=num_workers, runtime=runtime, precision=precision)
     if len(found.codes) == 1:

@@ -8,11 +8,6 @@ from typing import Any, Optional
 
 import typer
 
-from ..api.evaluate import Report
-from ..api.train import is_settings_file
-from ..api.train import pretrain as run_training
-from ..config import PretrainConfig, TokenizerConfig, load_config
-from ..config.load import read_tree
 from . import options
 from .report import print_table
 
@@ -37,6 +32,9 @@ def train_tokenizer(
     dry_run: bool = DRY_RUN,
 ) -> None:
     """Train a VQ-KD tokenizer: codes of an image from which the teacher's features are reconstructed (stage 1)."""
+    from ..api.train import pretrain as run_training
+    from ..config import TokenizerConfig, load_config
+
     settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
     _show(run_training(settings, resume=resume, dry_run=dry_run))
 
@@ -57,6 +55,11 @@ def pretrain(
 ) -> None:
     """Pretrain a backbone by predicting the codes of masked patches (stage 2); of IMAGES: choose all settings for them
     and train both stages, see docs/own-images.md."""
+    from ..api.train import is_settings_file
+    from ..api.train import pretrain as run_training
+    from ..config import PretrainConfig, load_config
+    from ..config.load import read_tree
+
     source: Any = what
     changes = options.all_overrides(set_, more)
     if is_settings_file(what) and read_tree(Path(what))[0].get("kind") != "two_stages":  # not those of a tokenizer
@@ -67,6 +70,8 @@ def pretrain(
 
 def _show(found: Any) -> None:
     """The measurements of a dry run; of both stages the report's table and the verdict."""
+    from ..api.evaluate import Report
+
     for line in found.lines() if hasattr(found, "lines") else ():
         typer.echo(line)
     report = getattr(found, "report", None)
@@ -84,9 +89,10 @@ def init_tokenizer(
     teacher_width: int = typer.Option(512, min=1, help="channels of the teacher's features (CLIP 512, DINO 768)"),
 ) -> None:
     """Write an untrained tokenizer with random codes, for tests and speed measurements; needs no teacher."""
+    from ..assembly.restore import save_untrained
+    from ..config import TokenizerConfig, load_config
+
     overrides = options.all_overrides(set_, more, output)
     tree_only = ["teacher.name=none", "teacher.weights=null", "teacher.sha256=null", "data.root=none"]
     settings = load_config(config, [*overrides, *tree_only], TokenizerConfig)
-    from ..assembly.restore import save_untrained
-
     typer.echo(str(save_untrained(settings, teacher_width)))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic_core import PydanticCustomError
 
 from ..datasets import SOURCES
-from ..pixels.size import pair
+from ..pixels.size import MAX_PIXELS, pair
 from .unread import KIND_KEYS, unread_settings, without_unread
 
 # name: (width, depth, heads); the same numbers as `models.backbone.SIZES`, which this room may not import.
@@ -23,8 +23,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
-#: `data.image_file.MAX_PIXELS`, which this room may not import
-MAX_PIXELS = 2**30 // 12
 if TYPE_CHECKING:  # mypy takes no Literal of computed values
     DatasetName = str
 else:

@@ -115,6 +115,8 @@ class LoadedModel:
     def save_pretrained(self, folder: Union[str, Path]) -> str:
         """Write config.json, model.safetensors and preprocessor_config.json, from which `load` makes an equal model.
 
+        README.md beside them is the model card, of the run where the model comes from one.
+
         transformers reads the folder too where its format holds all of the model; the format is returned:
         "huggingface" or "ours".  Files of an earlier one are replaced.  Raises ConfigError for an exported model, which
         is a folder already, CheckpointError where the folder cannot be written.
@@ -122,6 +124,7 @@ class LoadedModel:
         if self._described is None:
             raise ConfigError(f"{self.source}: an exported model cannot be saved again. Copy its folder, or load the "
                               "run it was exported from.")
+        from ..assembly.cards import write_saved_card
         from ..conversion.folder import write_model_folder
 
         found = self._described._replace(
@@ -132,7 +135,9 @@ class LoadedModel:
                 "answer": self._knows().keep}
         known = preprocessor_config(self.image_size, crop_share=self.answer_crop_share,
                                     interpolation=self.interpolation, mean=mean, std=std, own=keep)
-        return write_model_folder(Path(folder), found, known)
+        form = write_model_folder(Path(folder), found, known)
+        write_saved_card(Path(folder), self.source, self.kind)
+        return form
 
     @property
     def answer_crop_share(self) -> float:

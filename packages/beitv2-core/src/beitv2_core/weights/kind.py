@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Callable, NamedTuple, Optional
 
 from beitv2_core.errors import ConfigError
@@ -50,6 +51,52 @@ def whole_numbers(text: str, *, least: int = 0) -> list[int]:
     return numbers
 
 
+class DataName(NamedTuple):
+    """Images as a model card names them: name and type of Hugging Face's `dataset`, and in words."""
+
+    name: str
+    type: str
+    words: str
+
+
+def data_of_settings(config: Mapping[str, Any]) -> Optional[DataName]:
+    """The training images of core's settings (section `data`); of a folder the last part of its path."""
+    data = config.get("data") or {}
+    return named_data(data.get("dataset"), data.get("root"))
+
+
+def named_data(dataset: Optional[str], root: Any, size: Optional[int] = None) -> Optional[DataName]:
+    """Images by the name of their kind and their place; None where neither is known.
+
+    size: how many are drawn, of images without a place.
+    """
+    if not dataset:
+        return None
+    if root is None:
+        many = f" ({size:,})" if size else ""
+        return DataName(dataset, dataset, f"images of `{dataset}`, drawn by the code{many}")
+    names = [PurePath(str(one)).name for one in (root if isinstance(root, (list, tuple)) else [root])]
+    return DataName(", ".join(names), "imagefolder", f"images of {', '.join(f'`{name}`' for name in names)}")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the model card (`cards.py`) of a kind of model tells; a kind without `what` has no card.
+
+    what: the model, in a sentence.  limits: sentences.  tag: Hugging Face's `pipeline_tag`; tags: further ones.
+    metrics: value of `final` in a run's summary -> (Hugging Face's metric, its name).  trained_on, measured_on: the
+    images, from the settings of a run; None where they are not known.
+    """
+
+    what: str = ""
+    limits: tuple[str, ...] = ()
+    tag: str = ""
+    tags: tuple[str, ...] = ()
+    metrics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    trained_on: Callable[[Mapping[str, Any]], Optional[DataName]] = data_of_settings
+    measured_on: Callable[[Mapping[str, Any]], Optional[DataName]] = lambda config: None
+
+
 NUM_HEADS = UntoldValue("attention heads (default: those of the published model of that width)", "12", positive_number,
                         stand_in=1)
 
@@ -71,6 +118,7 @@ class Kind:
     files have their weights, None for none.
     run: `kind` of the settings of a run that trains it, made_by: the command that does.
     noun: what messages call one.  unit_range: its images are in [0, 1], of others ImageNet-normalised.
+    card: for its model card.
     """
 
     name: str
@@ -92,6 +140,7 @@ class Kind:
     made_by: str = ""
     noun: str = "model"
     unit_range: bool = False
+    card: CardFacts = CardFacts()
 
     def __str__(self) -> str:
         return f"a {self.name} {self.noun}"

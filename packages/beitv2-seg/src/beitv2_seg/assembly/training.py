@@ -12,7 +12,7 @@ import numpy as np
 
 from beitv2_core.assembly import build_loader, seed_everything
 from beitv2_core.assembly.batches import batches_per_update
-from beitv2_core.assembly.training import draw_curves
+from beitv2_core.assembly.training import card_of_images, draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
 from beitv2_core.engine import distributed
@@ -104,7 +104,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      seed=run.seed, store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
                      images_per_step=total, accumulate=accumulate, amp=train.amp, log_every=train.log_every,
                      save_every=train.save_every, title="segment", on_start=[start],
-                     on_finish=[finish, draw_curves], at_end=task.final_values,
+                     on_finish=[finish, draw_curves, card_of_images(len(samples))], at_end=task.final_values,
                      free_settings=free_settings(train_set),
                      reread=lambda saved: parse_config(saved, SegmentConfig, source="the checkpoint's settings",
                                                        written_by="").resolved(), sharding=train.sharding, names=NAMES,

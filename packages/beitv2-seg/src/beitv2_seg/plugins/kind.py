@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Optional
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.weights.architecture import TRUNK_SETTINGS, ShapeReader, read_trunk
-from beitv2_core.weights.kind import NUM_HEADS, Kind, UntoldValue, whole_numbers
+from beitv2_core.weights.kind import (
+    NUM_HEADS,
+    CardFacts,
+    DataName,
+    Kind,
+    UntoldValue,
+    named_data,
+    whole_numbers,
+)
 from beitv2_seg.model.taps import TAPS, default_taps
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -78,10 +86,28 @@ UNTOLD = {"num_heads": NUM_HEADS,
                                      required=True)}
 _POOL_SCALES = UntoldValue("the sizes of the pooled maps (default: 1,2,3,6 where there are four)", "1,2,3,6",
                            partial(whole_numbers, least=1), required=True)
+def _images(section: str) -> Callable[[Mapping[str, Any]], Optional[DataName]]:
+    """The images of `train_dataset` or `val_dataset` of a run's settings."""
+    def named(config: Mapping[str, Any]) -> Optional[DataName]:
+        data = config.get(section) or {}
+        drawn = data.get("type") == "BEiTv2DigitScenes"
+        if not drawn and not data.get("dataset_root"):
+            return None
+        return named_data("digit_scenes" if drawn else data.get("type"), data.get("dataset_root"), data.get("size"))
+
+    return named
+
+
 SEGMENTATION = Kind(
     name="segmentation", package="beitv2-seg",
     marks=("decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight", "backbone.cls_token"), read=_read,
     build=_build, outputs=segmentor_outputs, trunks=("backbone",), backbone="backbone",
     untold={**UNTOLD, "pool_scales": _POOL_SCALES},
     parts=frozenset(("backbone", "decode_head", "auxiliary_head")), nest="state_dict", run="segment",
-    made_by="beitv2 segment train --config CONFIG")
+    made_by="beitv2 segment train --config CONFIG", card=CardFacts(
+        what="A semantic segmentor: UPerNet on a vision transformer of BEiT v2 (arXiv 2208.06366).",
+        limits=("It gives every pixel one of the classes it was trained on, whatever the pixel shows.",),
+        tag="image-segmentation", tags=("semantic-segmentation", "upernet"), trained_on=_images("train_dataset"),
+        measured_on=_images("val_dataset"),
+        metrics={"miou": ("mean_iou", "mIoU"), "macc": ("mean_accuracy", "mAcc"),
+                 "aacc": ("overall_accuracy", "aAcc")}))

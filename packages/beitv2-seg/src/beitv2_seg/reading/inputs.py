@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beitv2_core.data import SampleRng, ordered_reader
-from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import BEiTError, ConfigError, DataError
+from beitv2_core.pixels.size import MAX_PIXELS
 from beitv2_seg.data.dataset import label_path_of, named, path_of, undecodable
 from beitv2_seg.data.file_samples import BrokenFile, for_transforms, read_image, transformed
 from beitv2_seg.data.label_files import label_counts

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.evaluation.codes import list_images
 from beitv2_core.files.atomic import write_atomically
+from beitv2_core.pixels.size import MAX_PIXELS
 from beitv2_seg.config import TestConfig
 from beitv2_seg.reading.inputs import ImageFileInputs, image_inputs
 from beitv2_seg.reading.label_map import predict_label_map

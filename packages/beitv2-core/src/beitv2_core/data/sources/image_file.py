@@ -24,11 +24,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ...errors import DataError
+from ...pixels.size import MAX_PIXELS
 
 logger = logging.getLogger("beitv2_core")
 
-#: Pillow's own limit (a quarter of a gigabyte of RGB): what `data.max_pixels` is unless it is set
-MAX_PIXELS = 2**30 // 12
 #: endings of the files that are looked for in folders
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
               ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".mpo")

@@ -7,15 +7,15 @@ Read by argparse, not typer: `--opts a=1 b=2` and `--scales 0.5 1.0` take severa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beitv2_core.commands.options import PRECISION_HELP, RUNTIME_HELP
-from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import ConfigError
+from beitv2_core.pixels.size import MAX_PIXELS
 
 
-def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of PaddleSeg's tools/train.py; None for those of the section `run` that were not given."""
+def train_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of PaddleSeg's tools/train.py, and ours."""
     parser = _parser(prog, "Train a segmentor from a PaddleSeg YAML file.")
     parser.add_argument("--save_dir", help="run folder (default: `output` of the YAML, or ./output)")
     parser.add_argument("--dry-run", "--dry_run", dest="dry_run", action="store_true",
@@ -52,22 +52,32 @@ def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, help="sliding windows computed together (default: 4)")
     parser.add_argument("--max_corrupt", type=float,
                         help="share of undecodable files that stops the run (default: 0.001)")
-    flags = _parse(parser, arguments)
+    return parser
+
+
+def train_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of PaddleSeg's tools/train.py; None for those of the section `run` that were not given."""
+    flags = _parse(train_parser(prog), arguments)
     _refuse(flags)
     return flags
 
 
-def evaluate_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of PaddleSeg's tools/val.py."""
+def evaluate_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of PaddleSeg's tools/val.py, and ours."""
     parser = _parser(prog, "Measure a segmentor: mIoU, mAcc, aAcc, IoU of every class.", model=True)
     parser.add_argument("--save_dir", help="folder of the tables and the image (default: the run's, or ./output)")
     _reading(parser, "aug_eval")
     _running(parser)
-    return _parse(parser, arguments)
+    return parser
 
 
-def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of PaddleSeg's tools/predict.py."""
+def evaluate_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of PaddleSeg's tools/val.py."""
+    return _parse(evaluate_parser(prog), arguments)
+
+
+def predict_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of PaddleSeg's tools/predict.py, and ours."""
     parser = _parser(prog, "Label every pixel of images; write overlays, label maps and a legend.", model=True)
     parser.add_argument("--image_path", nargs="+", required=True, help="images, folders, or a text file of paths")
     parser.add_argument("--save_dir", help="folder to write (default: `--opts output=...`, or ./output/result)")
@@ -77,10 +87,15 @@ def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--custom_color", nargs="+", type=int, help="R G B of the first classes, one after the other")
     _reading(parser, "aug_pred")
     _running(parser)
-    return _parse(parser, arguments)
+    return parser
 
 
-def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+def predict_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of PaddleSeg's tools/predict.py."""
+    return _parse(predict_parser(prog), arguments)
+
+
+def export_parser(prog: str) -> argparse.ArgumentParser:
     """The flags of PaddleSeg's tools/export.py."""
     parser = _parser(prog, "Write a segmentor as a file that runs without our code, checked against it.", model=True)
     parser.add_argument("--save_dir", help="new folder to write (default: `--opts output=...`, or "
@@ -91,7 +106,12 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--output_op", default="none", choices=["argmax", "softmax", "none"],
                         help="none: logits, which the windows of a large image are averaged by")
     parser.add_argument("--for_fd", action="store_true", help="refused: FastDeploy's layout is PaddleSeg's own")
-    flags = _parse(parser, arguments)
+    return parser
+
+
+def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of PaddleSeg's tools/export.py."""
+    flags = _parse(export_parser(prog), arguments)
     if flags.output_op != "none" or flags.for_fd:
         given = "--for_fd" if flags.for_fd else f"--output_op {flags.output_op}"
         raise ConfigError(f"{given}: this exports logits, which sliding windows need. For that run PaddleSeg's: "
@@ -99,8 +119,8 @@ def export_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     return flags
 
 
-def compare_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    """The flags of `beitv2 segment compare`, which PaddleSeg does not have."""
+def compare_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of `beitv2 segment compare`."""
     parser = argparse.ArgumentParser(prog=prog, allow_abbrev=False, description="Train from a pretrained backbone and "
                                      "from scratch in equal steps; a table and images of both.")
     parser.add_argument("config", help="YAML file, or the name of a packaged one")
@@ -109,10 +129,22 @@ def compare_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=6, help="images to show (default: 6)")
     parser.add_argument("--iters", type=int, help="iterations of both; the schedule's length follows")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of the YAML")
-    flags = parser.parse_args(list(arguments))
+    return parser
+
+
+def compare_flags(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    """The flags of `beitv2 segment compare`, which PaddleSeg does not have."""
+    flags = compare_parser(prog).parse_args(list(arguments))
     if flags.images < 1:
         raise ConfigError(f"--images {flags.images}: expected at least 1.")
     return flags
+
+
+#: `beitv2 segment X` -> the flags it reads, also for the completion of shells
+PARSERS: dict[str, Callable[[str], argparse.ArgumentParser]] = {
+    "train": train_parser, "evaluate": evaluate_parser, "predict": predict_parser, "export": export_parser,
+    "compare": compare_parser,
+}
 
 
 def _parser(prog: str, description: str, *, model: bool = False) -> argparse.ArgumentParser:
