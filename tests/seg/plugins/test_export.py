@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+import yaml
 from PIL import Image
 from seg_runs import segment, train
 
@@ -140,6 +141,15 @@ def test_an_exported_run_predicts_what_the_run_predicts(trained, form):
     image = Image.open(folder / "image.png").convert("RGB")
     live, exported = (build_views(str(folder / name), None, None, None, 0)[0].show(image) for name in ("run", form))
     assert [(one.name, one.share) for one in exported.classes] == [(one.name, one.share) for one in live.classes]
+
+
+def test_a_folder_for_paddlex_is_written_and_predicts_as_the_run(trained):
+    folder, expected = trained
+    segment("export", "--model_path", folder / "run", "--save_dir", folder / "px", "--format", "paddlex")
+    known = yaml.safe_load((folder / "px/inference.yml").read_text())
+    assert known["Global"] == {"model_name": "BEiTv2-segmenter"}
+    assert [step["type"] for step in known["Deploy"]["transforms"]] == ["Normalize"]
+    np.testing.assert_array_equal(predicted(folder / "px", folder), expected)
 
 
 def test_an_exported_model_needs_the_settings_of_the_images_it_is_measured_on(trained):
