@@ -39,6 +39,7 @@ def test_visualdls_reader_finds_scalars_and_figures(tmp_path):
     assert found == {1: 1.0, 2: 2.0, 3: 3.5, 4: 4.5}
 
 
+@pytest.mark.peers
 def test_tensorboards_reader_finds_scalars_and_figures(tmp_path):
     pytest.importorskip("tensorboardX", reason="TensorBoardX is not installed: `make test-peers`")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator",

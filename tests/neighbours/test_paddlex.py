@@ -15,19 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cls_runs import run
-from PIL import Image
-from seg_runs import segment, train
+from PIL import Image, ImageOps
+from random_segmentor import CLASSES, segmentor
 
 import beitv2_core
 from beitv2_core.data import DigitScenes
 from beitv2_core.errors import ConfigError
+from beitv2_core.exporting import export_model
 from beitv2_core.paddlex import register
+from beitv2_seg.config import TestConfig
+from beitv2_seg.plugins.export import exportable_segmentor
+from beitv2_seg.reading.label_map import built_transforms
+from beitv2_seg.reading.predict import predict_image
 
 pytest.importorskip("paddlex", reason="PaddleX is not installed: `make neighbours`")
 pytestmark = pytest.mark.paddlex
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "validation.size=40", "optim.steps=20",
-        "optim.warmup_steps=2", "pretrained.weights=null"]
 LIMIT = 1e-4
 SIZES = [(50, 40), (33, 71), (32, 32), (64, 97)]  # (width, height)
 
@@ -54,29 +56,21 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifier_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("classifier") / "run"
-    run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={folder}")
+def classifier(classifier_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "px"
+    run("export", classifier_run, "--format", "paddlex", "-o", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def classifier(classifier_run):
-    run("export", classifier_run, "--format", "paddlex", "-o", classifier_run / "px")
-    return classifier_run / "px"
-
-
-@pytest.fixture(scope="module")
-def segmenter_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("segmenter") / "run"
-    train(folder, "--iters", 60, "--save_interval", 60, "--log_iters", 20, opts=["lr_scheduler.learning_rate=0.02"])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def segmenter(segmenter_run):
-    segment("export", "--model_path", segmenter_run, "--format", "paddlex", "--save_dir", segmenter_run / "px")
-    return segmenter_run / "px"
+def segmenter(tmp_path_factory):
+    """The live model, how its images are read, and the folder it was exported to."""
+    live, folder = segmentor(), tmp_path_factory.mktemp("segmenter") / "px"
+    reading = {"transforms": [{"type": "BEiTv2Resize", "scale": [256, 64]}, {"type": "BEiTv2Normalize"}],
+               "test_config": {"is_slide": True, "crop_size": [64, 64], "stride": [43, 43]}}
+    export_model(exportable_segmentor(live, image_size=(64, 64), classes=CLASSES, reading=reading), folder,
+                 form="paddlex")
+    return live, reading, folder
 
 
 def files(images: Path) -> list[str]:
@@ -115,48 +109,51 @@ def test_its_classifier_gives_our_classes_at_every_size(classifier, classifier_r
     assert_same_classes(array, expected[str(images / "1.png")])
 
 
-def test_its_predictor_of_features_gives_our_means(classifier_run, images):
+def test_its_predictor_of_features_gives_our_means(classifier_run, images, tmp_path):
     from paddlex import create_model
 
-    run("export", classifier_run, "--format", "paddlex", "--kind", "features", "-o", classifier_run / "px_features")
+    run("export", classifier_run, "--format", "paddlex", "--kind", "features", "-o", tmp_path / "px")
     live = beitv2_core.load(str(classifier_run))
     live.cut_to(live.answer_crop_share)  # a run's features are exported with the crop it was validated with
     expected = live.features(files(images))
     expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
-    model = create_model("BEiTv2-features", model_dir=str(classifier_run / "px_features"))
+    model = create_model("BEiTv2-features", model_dir=str(tmp_path / "px"))
     found = np.stack([one["feature"] for one in model.predict(files(images), batch_size=2)])  # (images, width)
     assert np.abs(found - expected).max() <= LIMIT and np.abs(expected).max() > 0.1
 
 
-def labels_of(segmenter_run: Path, images: Path) -> dict[str, np.ndarray]:
-    out = segmenter_run / "found"
-    segment("predict", "--model_path", segmenter_run, "--image_path", images, "--save_dir", out)
-    return {path: np.asarray(Image.open(out / "pseudo_color_prediction" / f"{Path(path).stem}.png"))
-            for path in files(images)}
+def labels_of(segmenter, path: str) -> np.ndarray:
+    """What the live model says of an image, by windows."""
+    live, reading, _ = segmenter
+    pixels = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    found = predict_image(live, pixels, built_transforms(reading["transforms"], "test"),
+                          TestConfig(**reading["test_config"]))
+    assert found.shape == pixels.shape[:2]
+    return found
 
 
-def test_its_segmenter_gives_our_labels_by_windows_at_every_size(segmenter, segmenter_run, images):
+def test_its_segmenter_gives_our_labels_by_windows_at_every_size(segmenter, images, tmp_path):
     from paddlex import create_model
     from paddlex.inference.models.semantic_segmentation import SegPredictor
 
-    expected = labels_of(segmenter_run, images)
-    model = create_model("BEiTv2-segmenter", model_dir=str(segmenter))
+    model = create_model("BEiTv2-segmenter", model_dir=str(segmenter[2]))
     assert isinstance(model._predictor, SegPredictor)
-    for one in model.predict(files(images), batch_size=2):
-        np.testing.assert_array_equal(one["pred"][0], expected[one["input_path"]])
-        one.save_to_img(str(segmenter_run / "drawn"))
-    assert len(list((segmenter_run / "drawn").iterdir())) == len(expected)
-    assert len(np.unique(np.concatenate([labels.ravel() for labels in expected.values()]))) > 1
+    found = list(model.predict(files(images), batch_size=2))
+    for one in found:
+        np.testing.assert_array_equal(one["pred"][0], labels_of(segmenter, one["input_path"]))
+        one.save_to_img(str(tmp_path / "drawn"))
+    assert len(list((tmp_path / "drawn").iterdir())) == len(files(images)) == len(found)
+    assert {label for one in found for label in np.unique(one["pred"])} == {0, 1, 2}
 
 
 def test_its_segmenter_refuses_to_resize_to_one_size(segmenter, images):
     from paddlex import create_model
 
-    model = create_model("BEiTv2-segmenter", model_dir=str(segmenter))
+    model = create_model("BEiTv2-segmenter", model_dir=str(segmenter[2]))
     with pytest.raises(ConfigError, match="Leave target_size out"):
         list(model.predict(files(images), target_size=64))
     with pytest.raises(ConfigError, match="target_size is 64"):
-        create_model("BEiTv2-segmenter", model_dir=str(segmenter), target_size=64)
+        create_model("BEiTv2-segmenter", model_dir=str(segmenter[2]), target_size=64)
 
 
 def pipeline_config(name: str, module: str, model_name: str, folder: Path, **more) -> dict:
@@ -164,7 +161,7 @@ def pipeline_config(name: str, module: str, model_name: str, folder: Path, **mor
         "module_name": name, "model_name": model_name, "model_dir": str(folder), "batch_size": 1, **more}}}
 
 
-def test_its_pipelines_and_its_server_give_our_answers(classifier, segmenter, classifier_run, segmenter_run, images):
+def test_its_pipelines_and_its_server_give_our_answers(classifier, segmenter, classifier_run, images):
     from fastapi.testclient import TestClient
     from paddlex import create_pipeline
     from paddlex.inference.serving.basic_serving import create_pipeline_app
@@ -183,10 +180,10 @@ def test_its_pipelines_and_its_server_give_our_answers(classifier, segmenter, cl
     assert_same_classes({"label_names": [one["name"] for one in served], "scores": [one["score"] for one in served]},
                         expected)
 
-    config = pipeline_config("semantic_segmentation", "SemanticSegmentation", "BEiTv2-segmenter", segmenter,
+    config = pipeline_config("semantic_segmentation", "SemanticSegmentation", "BEiTv2-segmenter", segmenter[2],
                              target_size=None)
     pipeline = create_pipeline(config=config)
-    expected_labels = labels_of(segmenter_run, images)[name]
+    expected_labels = labels_of(segmenter, name)
     (found,) = pipeline.predict(name)
     np.testing.assert_array_equal(found["pred"][0], expected_labels)
     with TestClient(create_pipeline_app(pipeline, config)) as client:

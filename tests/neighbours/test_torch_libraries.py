@@ -7,7 +7,6 @@ Skipped where they are not installed; `make test-peers` has them.  tests/parity 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,25 +19,21 @@ from beitv2_core.data import DigitScenes
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: `make test-peers`")
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("importable_torchvision")]
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TINY = ["model.width=24", "data.size=96", "train.batch_size=16", "validation.size=40", "optim.steps=20",
-        "optim.warmup_steps=2", "pretrained.weights=null"]
 LIMIT = 1e-4
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory):
+def classifier(classifier_run, tmp_path_factory):
     """A fine-tuning run, images of several sizes, and what the run says of them: name -> probability."""
-    folder = tmp_path_factory.mktemp("classifier")
-    run("finetune", CONFIGS / "cls/digit_scenes.yml", "--set", *TINY, f"output={folder / 'run'}")
+    folder = tmp_path_factory.mktemp("images")
     scenes = DigitScenes("test", size=4, image_size=64)
     paths = []
     for index, size in enumerate([(32, 32), (50, 40), (34, 71), (64, 96)]):
         paths.append(str(folder / f"{index}.png"))
         scenes.load(index).image.resize(size).save(paths[-1])
-    lines = run("predict", folder / "run", *paths, "--top", 100, "--json").splitlines()
+    lines = run("predict", classifier_run, *paths, "--top", 100, "--json").splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
-    return folder / "run", paths, [{best["name"]: best["probability"] for best in one["classes"]} for one in found]
+    return classifier_run, paths, [{best["name"]: best["probability"] for best in one["classes"]} for one in found]
 
 
 def largest_difference(found: dict[str, float], expected: dict[str, float]) -> float:

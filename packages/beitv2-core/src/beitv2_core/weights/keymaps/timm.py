@@ -31,8 +31,9 @@ def arguments_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {"img_size": list(a["image_size"]), "patch_size": list(a["patch_size"]), "in_chans": a["in_chans"],
             "num_classes": a.get("num_classes", 0), "global_pool": "avg" if pooled else "token",
             "embed_dim": a["width"], "depth": a["depth"], "num_heads": a["num_heads"], "qkv_bias": a["qkv_bias"],
-            "mlp_ratio": a["mlp_ratio"], "init_values": a["init_values"] or 0.0, "use_abs_pos_emb": a["use_abs_pos_emb"],
-            "use_rel_pos_bias": a["use_rel_pos_bias"], "use_shared_rel_pos_bias": a["use_shared_rel_pos_bias"]}
+            "mlp_ratio": a["mlp_ratio"], "init_values": a["init_values"] or 0.0,
+            "use_abs_pos_emb": a["use_abs_pos_emb"], "use_rel_pos_bias": a["use_rel_pos_bias"],
+            "use_shared_rel_pos_bias": a["use_shared_rel_pos_bias"]}
 
 
 def config_of(architecture: Mapping[str, Any], *, crop_share: float, mean: Sequence[float], std: Sequence[float],
