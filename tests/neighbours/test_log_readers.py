@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +19,8 @@ def log(folder, trackers) -> None:
     """The loss is the step, in the second start half a step more."""
     Image.new("RGB", (6, 4), "white").save(folder / "a.png")
     for number, (start, steps) in enumerate(STARTS):
+        if number:
+            time.sleep(1.1)  # TensorBoardX names its files by the second
         run = RunFolder(folder / "run", find_trackers(trackers))
         run.open()
         run.start_metrics(start, {"optim": {"lr": 1e-3}})

@@ -77,9 +77,9 @@ def test_both_pages_have_the_rows_in_their_language(matrix, tmp_path):
     assert english[2].startswith("| PaddleClas | paddleclas 2.6.0 | in |") and english[2].endswith("| 3 passed |")
     assert english[3].endswith("| not run: no moon |")
     page = tmp_path / "page.md"
-    page.write_text(f"above\n{matrix.BEGIN}\nold\n{matrix.END}\nbelow\n")
+    page.write_text(f"above\n{matrix.BEGIN}\nstale\n{matrix.END}\nbelow\n")
     matrix.write_table(page, english)
     text = page.read_text()
-    assert text.startswith("above\n") and text.endswith("\nbelow\n") and "old" not in text and english[3] in text
+    assert text.startswith("above\n") and text.endswith("\nbelow\n") and "stale" not in text and english[3] in text
     with pytest.raises(SystemExit, match="begin: table"):
         matrix.write_table(HERE / "cells.py", english)

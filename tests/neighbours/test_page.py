@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,23 @@ from beitv2_core.data import DigitScenes
 PAGE = Path(__file__).resolve().parents[2] / "docs/neighbours.md"
 
 
-def printed(word: str, folder: Path) -> str:
-    """What the page's block of Python that imports `word` prints, run in `folder` in a process of its own."""
+@pytest.fixture
+def printed(folder, monkeypatch, capsys):
+    """A function (word): what the page's block of Python that imports `word` prints, run in `folder`."""
+    monkeypatch.chdir(folder)
+
+    def run_block(word: str) -> str:
+        capsys.readouterr()
+        exec(compile(block_of(word), str(PAGE), "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    return run_block
+
+
+def block_of(word: str) -> str:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     [code] = [block for block in blocks if re.search(rf"^(?:from|import) {word}\b", block, re.MULTILINE)]
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return code
 
 
 @pytest.fixture
@@ -39,20 +47,20 @@ def folder(tmp_path, classifier_run):
 
 
 @pytest.mark.paddlex
-def test_the_lines_for_paddlex_name_our_classes(folder, classifier_run):
+def test_the_lines_for_paddlex_name_our_classes(printed, folder, classifier_run):
     pytest.importorskip("paddlex", reason="PaddleX is not installed: `make neighbours`")
     run("export", classifier_run, "--format", "paddlex", "-o", folder / "exported_classifier")
-    lines = [line.split() for line in printed("paddlex", folder).splitlines() if line.startswith("IMAGES")]
+    lines = [line.split() for line in printed("paddlex").splitlines() if line.startswith("IMAGES")]
     assert [words[1] for words in lines] == (folder / "expected.txt").read_text().split()
 
 
 @pytest.mark.peers
 @pytest.mark.usefixtures("importable_torchvision")
-def test_the_lines_for_transformers_and_timm_name_our_classes(folder, classifier_run):
+def test_the_lines_for_transformers_and_timm_name_our_classes(printed, folder, classifier_run):
     for word in ("transformers", "timm"):
         pytest.importorskip(word, reason=f"{word} is not installed: `make test-peers`")
     for name in ("hf", "timm"):
         run("convert", classifier_run, folder / f"classifier_{name}", "--to", {"hf": "huggingface"}.get(name, name))
-    best = re.search(r"'label': '(\w+)'", printed("transformers", folder))[1]
+    best = re.search(r"'label': '(\w+)'", printed("transformers"))[1]
     assert best == (folder / "expected.txt").read_text().split()[0]
-    assert printed("timm", folder).strip() == str([str(number) for number in range(10)])
+    assert printed("timm").strip() == str([str(number) for number in range(10)])
