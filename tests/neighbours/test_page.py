@@ -57,8 +57,8 @@ def test_the_lines_for_paddlex_name_our_classes(printed, folder, classifier_run)
 @pytest.mark.peers
 @pytest.mark.usefixtures("importable_torchvision")
 def test_the_lines_for_transformers_and_timm_name_our_classes(printed, folder, classifier_run):
-    for word in ("transformers", "timm"):
-        pytest.importorskip(word, reason=f"{word} is not installed: `make test-peers`")
+    pytest.importorskip("transformers", reason="transformers is not installed: `make test-peers`")
+    pytest.importorskip("timm", reason="timm is not installed: `make test-peers`")
     for name in ("hf", "timm"):
         run("convert", classifier_run, folder / f"classifier_{name}", "--to", {"hf": "huggingface"}.get(name, name))
     best = re.search(r"'label': '(\w+)'", printed("transformers"))[1]
