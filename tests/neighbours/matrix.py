@@ -33,7 +33,8 @@ DIRECTIONS = {"english": {"in": "in", "out": "out", "used": "used"},
               "chinese": {"in": "读入", "out": "写出", "used": "使用"}}
 RESULTS = {"english": {"passed": "{} passed", "failed": "{} failed", "missing": "not run: {}"},
            "chinese": {"passed": "{} 通过", "failed": "{} 失败", "missing": "未运行：{}"}}
-MADE = {"english": "Python {}, Paddle {}, {}.", "chinese": "Python {}，Paddle {}，{}。"}
+MADE = {"english": "Commit {}, Python {}, Paddle {}, {}.", "chinese": "提交 {}，Python {}，Paddle {}，{}。"}
+CLONED = {"english": "clone {}", "chinese": "克隆 {}"}
 
 
 class Case(NamedTuple):
@@ -111,13 +112,21 @@ def versions_of(python: str) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
+def commit_of(folder: str | Path) -> str:
+    """The short name of a clone's commit; "-" where it is none."""
+    done = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "-"
+
+
 def rows(cells: Sequence[Cell], results: Sequence[Result], versions: Mapping[str, Mapping[str, str]],
-         language: str) -> list[str]:
-    """The lines of the table in a language; versions: by environment."""
+         clones: Mapping[str, str], language: str) -> list[str]:
+    """The lines of the table in a language; versions: by environment; clones: commit by neighbour."""
     lines = [HEADS[language], "|---|---|---|---|---|---|"]
     for cell, result in zip(cells, results):
         known = versions.get(cell.environment, {})
-        shown = " ".join(f"{name} {known[name]}" for name in NEIGHBOURS[cell.neighbour] if name in known)
+        shown = ", ".join(f"{name} {known[name]}" for name in NEIGHBOURS[cell.neighbour] if name in known)
+        if cell.clone:
+            shown = CLONED[language].format(clones.get(cell.neighbour, "-"))
         files = dict.fromkeys(re.split(r"::|\[", test)[0] for test in cell.tests)
         tests = ", ".join(f"`{file}`" for file in files)
         what = getattr(cell, language)
@@ -158,10 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     versions = {name: versions_of(python) for name, python in pythons.items()}
     results = [result_of(cell, cases.get(cell.environment, ())) for cell in CELLS]
+    clones = {name: commit_of(os.environ[variable]) for name, variable in CLONES.items() if os.environ.get(variable)}
     ours = versions["ours"]
     for language, page in PAGES.items():
-        made = MADE[language].format(ours["python"], ours.get("paddlepaddle", "-"), platform.machine())
-        lines = rows(CELLS, results, versions, language)
+        made = MADE[language].format(commit_of(ROOT), ours["python"], ours.get("paddlepaddle", "-"), platform.machine())
+        lines = rows(CELLS, results, versions, clones, language)
         write_table(page, [*lines, "", made])
         if language == "english":
             print("\n".join(lines))

@@ -72,10 +72,13 @@ def test_both_pages_have_the_rows_in_their_language(matrix, tmp_path):
     cells = matrix.CELLS[:2]
     results = [matrix.Result("passed", "3"), matrix.Result("missing", "no moon")]
     versions = {"ours": {"paddleclas": "2.6.0"}}
-    english, chinese = (matrix.rows(cells, results, versions, language) for language in ("english", "chinese"))
+    clones = {"PaddleClas": "d178931"}
+    english, chinese = (matrix.rows(cells, results, versions, clones, language) for language in ("english", "chinese"))
     assert len(english) == len(chinese) == 4 and english[2] != chinese[2]
     assert english[2].startswith("| PaddleClas | paddleclas 2.6.0 | in |") and english[2].endswith("| 3 passed |")
     assert english[3].endswith("| not run: no moon |")
+    cloned = matrix.rows([cells[0]._replace(clone=True)], results, versions, clones, "english")
+    assert cloned[2].startswith("| PaddleClas | clone d178931 | in |")
     page = tmp_path / "page.md"
     page.write_text(f"above\n{matrix.BEGIN}\nstale\n{matrix.END}\nbelow\n")
     matrix.write_table(page, english)
