@@ -15,7 +15,7 @@ from export_models import left_over, student, tokenizer
 from PIL import Image
 
 from beitv2_core.data import DigitScenes
-from beitv2_core.errors import ConfigError, DataError, ExportError, MissingDependencyError
+from beitv2_core.errors import ConfigError, DataError, ExportError, MissingDependencyError, ShapeError
 from beitv2_core.exported_model import graph_file, load_exported
 from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer
 from beitv2_core.exporting.inputs import images_of_files
@@ -71,6 +71,9 @@ def test_its_crops_are_those_of_our_commands_for_every_size_and_kind_of_image(tm
     np.testing.assert_array_equal(found, np.rint(255 * expected.transpose(0, 2, 3, 1)).astype(np.uint8))
     bgr = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     np.testing.assert_array_equal(steps["Read"](imgs=[bgr])[0], bgr[:, :, ::-1])
+    for wrong in (bgr[:, :, 0], bgr.astype(np.float32), np.dstack([bgr, bgr])):
+        with pytest.raises(ShapeError, match=r"expected uint8 of shape \(height, width, 3\)"):
+            steps["Read"](imgs=[wrong])
     (tmp_path / "no.png").write_text("no image")
     with pytest.raises(DataError, match="no.png"):
         steps["Read"](imgs=[str(tmp_path / "no.png")])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..data.sources.image_file import Reading, decode_path, explain
 from ..data.views.transforms import EvalCrop
+from ..errors import ShapeError
 from ..exported_model import Description
 
 
@@ -38,8 +39,15 @@ class ReadAsExported:
         self.reading = reading
 
     def __call__(self, imgs: Sequence[Union[str, np.ndarray]]) -> list[np.ndarray]:
-        """RGB uint8 (H, W, 3) of every image; DataError naming a file that cannot be decoded."""
-        return [self._file(image) if isinstance(image, str) else image[:, :, ::-1] for image in imgs]
+        """RGB uint8 (H, W, 3) of every image; DataError naming a file that cannot be decoded, ShapeError for an array
+        of another shape or type."""
+        return [self._file(image) if isinstance(image, str) else self._array(image) for image in imgs]
+
+    def _array(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ShapeError(f"an image given to PaddleX is {pixels.dtype} of shape {pixels.shape}; expected uint8 of "
+                             "shape (height, width, 3), in the order BGR.")
+        return np.ascontiguousarray(pixels[:, :, ::-1])
 
     def _file(self, path: str) -> np.ndarray:
         try:

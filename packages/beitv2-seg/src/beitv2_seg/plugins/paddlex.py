@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from beitv2_core.data.sources.image_file import Reading
 from beitv2_core.errors import ConfigError
 from beitv2_core.exported_model import Exported, read_description
@@ -45,8 +43,7 @@ def _predictor() -> type:
             """Label maps int32 (1, H, W) of the batch's images; ConfigError for a `target_size`."""
             self._refuse_size(target_size)
             images = self.preprocessors["Read"](imgs=batch_data.instances)
-            found = [predict_image(self._exported, np.ascontiguousarray(image), self._transforms, self._test)[None]
-                     for image in images]
+            found = [predict_image(self._exported, image, self._transforms, self._test)[None] for image in images]
             return {"input_path": batch_data.input_paths, "page_index": batch_data.page_indexes, "input_img": images,
                     "pred": found}
 
