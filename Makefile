@@ -31,6 +31,7 @@ OUT ?= runs/real
 # Of `make docs`. jieba splits Chinese words for the search.
 SITE := "mkdocs-material==9.*" "jieba==0.42.*"
 PEERS := .venv-peers
+PADDLEX := .venv-paddlex
 # The versions that belong together; a folder of wheels that pip knows (PIP_FIND_LINKS) is taken before any index.
 TORCH := torch==2.13.0 torchvision==0.28.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -43,7 +44,7 @@ OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/p
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
 .PHONY: help setup pretrain finetune segment real docs wheels gpu-check test-fast test test-faults test-oldest test-peers \
-        parity pythons lint type build images bench-peers bench clean
+        neighbours parity pythons lint type build images bench-peers bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -107,7 +108,11 @@ test-oldest: $(STAMP)  ## core's fast tests on the oldest Python here (OLDEST_PY
 	$(BIN)/python tests/house/build_alone.py 2.6.2 --oldest --python $(OLDEST_PYTHON)
 
 test-peers: $(PEERS)/.with-paddle  ## tests that need PyTorch, timm or transformers, in .venv-peers; skips nothing
-	$(PEERS)/bin/python -m pytest -m peers --no-skips tests/core tests/parity
+	$(PEERS)/bin/python -m pytest -m peers --no-skips tests/core tests/parity tests/neighbours/test_torch_libraries.py \
+	  tests/neighbours/test_log_readers.py tests/neighbours/test_page.py
+
+neighbours: $(STAMP) $(PEERS)/.with-paddle $(PADDLEX)/.installed  ## other projects load, run and read what ours write, each in its environment; the table goes to docs/
+	$(BIN)/python tests/neighbours/matrix.py --paddlex $(PADDLEX)/bin/python --peers $(PEERS)/bin/python
 
 parity: $(STAMP)  ## compare with values recorded from the official code
 	$(BIN)/python -m pytest tests/parity
@@ -140,8 +145,17 @@ $(PEERS)/.installed:
 	@touch $@
 
 $(PEERS)/.with-paddle: $(PEERS)/.installed packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml packages/beitv2-seg/pyproject.toml
-	$(PEERS)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" -e "packages/beitv2-core[test]" \
+	$(PEERS)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" -e "packages/beitv2-core[test,tensorboard]" tensorboard \
 	  -e packages/beitv2-cls -e packages/beitv2-seg
+	@touch $@
+
+# PaddleX pins an OpenCV of its own, which beitv2-seg's opencv-python would overwrite; it needs Paddle 3.
+$(PADDLEX)/.installed: packages/beitv2-core/pyproject.toml packages/beitv2-cls/pyproject.toml packages/beitv2-seg/pyproject.toml
+	$(PYTHON) -m venv $(PADDLEX)
+	$(PADDLEX)/bin/python -m pip install --quiet --upgrade pip
+	$(PADDLEX)/bin/python -m pip install --quiet "paddlepaddle==$(PADDLE)" "paddlex[cv,serving]==3.7.2" \
+	  -e "packages/beitv2-core[test]" -e packages/beitv2-cls
+	$(PADDLEX)/bin/python -m pip install --quiet --no-deps -e packages/beitv2-seg
 	@touch $@
 
 bench: $(STAMP)  ## measure speed, memory and their growth against this machine's matmul peak and the peers (BENCH="--only ...")

@@ -31,6 +31,7 @@ PYTHON = {"README.md": (1, "test_the_five_lines_of_the_readme_give_codes_and_fea
           "docs/extension.md": (4, "tests/e2e/test_extension.py"),
           "docs/features.md": (1, "test_the_lines_of_the_features_page_read_a_file_of_features"),
           "docs/look.md": (1, "test_the_lines_of_the_look_page_write_the_images"),
+          "docs/neighbours.md": (3, "tests/neighbours/test_page.py"),
           "docs/small-data.md": (1, "tests/house/test_real_runs.py"),
           "docs/teachers.md": (2, "test_the_lines_of_the_teachers_page_are_python"),
           "docs/weights.md": (1, "test_the_lines_of_the_weights_page_give_an_equal_model"),

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "choosing": {"data", "errors"},
     "runners": {"errors", "runtime"},
     "exported_model": {"data", "errors", "files", "runners", "runtime"},  # runs where no Paddle is
+    "paddlex": {"_entry_points", "data", "errors", "exported_model"},  # runs where PaddleX is
     "teachers": {"_entry_points", "errors", "exported_model", "files", "layers", "pixels", "runners", "runtime",
                  "weights"},  # built from weights and their hash
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
@@ -49,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
                   "layers", "models", "pixels", "runners", "runtime", "weights"},
     "checking": {"_entry_points", "choosing", "config", "data", "datasets", "engine", "errors", "files", "inference",
                  "viz"},
-    "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "runners",
-                  "runtime"},
+    "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "paddlex",
+                  "runners", "runtime"},
     "two_stages": {"assembly", "choosing", "config", "data", "datasets", "engine", "errors", "evaluation", "files",
                    "planning", "runtime", "weights"},
     "bench": {"engine", "errors", "exported_model", "exporting", "layers", "runners", "runtime", "viz"},

@@ -100,6 +100,17 @@ def test_docs_builds_the_site_of_both_languages(made):
     assert "http.server --directory site" in done.stdout
 
 
+def test_every_neighbour_has_its_environment_and_paddlex_keeps_its_opencv(made):
+    done, calls = made("neighbours")
+    assert done.returncode == 0, done.stderr
+    assert {"-m venv .venv", "-m venv .venv-peers", "-m venv .venv-paddlex"} <= set(calls)
+    [paddlex] = [call for call in calls if "paddlex[cv,serving]==3.7.2" in call]
+    assert "paddlepaddle==3.3.1" in paddlex and "beitv2-seg" not in paddlex
+    assert "-m pip install --quiet --no-deps -e packages/beitv2-seg" in calls
+    assert calls[-1] == ("tests/neighbours/matrix.py --paddlex .venv-paddlex/bin/python "
+                         "--peers .venv-peers/bin/python")
+
+
 def test_the_halves_of_the_suite_that_ci_runs_are_the_whole_suite():
     halves = re.findall(r'make test TESTS="([^"]+)"', (ROOT / ".ci/run").read_text(encoding="utf-8"))
     folders = re.search(r"^testpaths = (\[.*\])$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import yaml
 from cls_runs import run
 
 from beitv2_cls.assembly import load_classifier
@@ -134,6 +135,26 @@ def test_a_classifier_that_pools_its_class_token_is_exported_too(tmp_path):
     export_model(exportable_features(model), tmp_path / "features", form="paddle")
     with pytest.raises(ConfigError, match="2 class names for a classifier of 3 classes"):
         exportable_logits(model, kind="classifier", classes=("a", "b"), image_size=(16, 16), crop_share=1.0)
+
+
+def test_a_folder_for_paddlex_holds_the_class_names_and_gives_probabilities(tmp_path):
+    from beitv2_cls.plugins.paddlex import TopkOfLogits
+
+    model = BEiTClassifier(num_classes=3, image_size=16, patch_size=8, width=12, depth=2, num_heads=2)
+    model.eval()
+    names = ("猫", "dog: big", "no")  # the last is false in YAML
+    export_model(exportable_logits(model, kind="classifier", classes=names, image_size=(16, 16), crop_share=0.5),
+                 tmp_path / "px", form="paddlex")
+    known = yaml.safe_load((tmp_path / "px/inference.yml").read_text(encoding="utf-8"))
+    assert known["Global"] == {"model_name": "BEiTv2-classifier"}
+    assert known["PostProcess"] == {"Topk": {"topk": 3, "label_list": list(names)}}
+    resize, crop, *_ = known["PreProcess"]["transform_ops"]
+    assert resize["ResizeImage"]["resize_short"] == 32 and crop == {"CropImage": {"size": [16, 16]}}
+    assert load_exported(tmp_path / "px", kind="classifier").description.classes == names
+    logits = np.log(np.array([[0.2, 0.7, 0.1], [0.5, 0.1, 0.4]], dtype=np.float32))
+    numbers, shares = TopkOfLogits(lambda preds, topk: (preds[0].argsort(1)[:, ::-1][:, :topk], preds[0]))([logits], 2)
+    assert [list(one) for one in numbers] == [[1, 0], [0, 2]] and isinstance(numbers, list)
+    np.testing.assert_allclose(shares, np.exp(logits), atol=1e-6)
 
 
 @pytest.mark.parametrize("command", [["predict", "{folder}", "{images}"],

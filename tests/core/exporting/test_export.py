@@ -262,7 +262,7 @@ def test_onnx_on_paddle_2_and_without_its_packages_is_refused_by_name(monkeypatc
     ("tokenizer_run", ["--kind", "features"], "features is for pretraining and fine-tuning"),
     ("tokenizer_run", ["--kind", "classifier"], "this 'tokenizer' run gives tokenizer.$"),
     ("pretraining_run", ["--kind", "tokenizer"], "this 'pretrain' run gives features.$"),
-    ("tokenizer_run", ["--format", "torch"], "expected paddle or onnx"),
+    ("tokenizer_run", ["--format", "torch"], "expected paddle, paddlex, onnx"),
 ])
 def test_what_cannot_be_exported_is_named(request, tmp_path, which, options, said):
     arguments = ["export", request.getfixturevalue(which), "-o", tmp_path / "model", "--format", "paddle", *options]

@@ -10,15 +10,15 @@ import sys
 import numpy as np
 import paddle
 import pytest
+import yaml
 from PIL import Image
+from random_segmentor import CLASSES, segmentor
 from seg_runs import segment, train
 
 from beitv2_core.commands.serve import build_views
 from beitv2_core.exported_model import load_exported
 from beitv2_core.exporting import export_model
-from beitv2_seg.model.backbone import BEiTv2
 from beitv2_seg.model.heads import AdaptiveAveragePool, resize
-from beitv2_seg.model.segmentor import BEiTv2UPerNet
 from beitv2_seg.plugins.export import exportable_segmentor
 from beitv2_seg.reading.exported_segmenter import ExportedSegmenter
 from beitv2_seg.reading.paddle_segmenter import PaddleSegmenter
@@ -28,7 +28,6 @@ missing = [name for name in ("paddle2onnx", "onnx", "onnxruntime") if importlib.
 needs_onnx = pytest.mark.skipif(bool(missing) or paddle.__version__.startswith("2."),
                                 reason=f"not installed: {missing}" if missing else "paddle2onnx needs Paddle 3")
 FORMS = ["paddle", pytest.param("onnx", marks=needs_onnx)]
-CLASSES = ("sky", "tree", "car")
 SLIDE = ("--is_slide", "--crop_size", "64", "64", "--stride", "43", "43")
 WITHOUT_PADDLE = """
 import sys
@@ -42,25 +41,6 @@ sys.meta_path.insert(0, NoPaddle())
 from beitv2_core.cli import app
 app(["segment", "predict", *sys.argv[1:]])
 """
-
-
-def segmentor(image_size=64, patch_size=8, width=12) -> BEiTv2UPerNet:
-    """Small, with weights and statistics that reach every part of the logits."""
-    paddle.seed(0)
-    backbone = BEiTv2(width=width, depth=4, num_heads=2, image_size=image_size, patch_size=patch_size)
-    model = BEiTv2UPerNet(len(CLASSES), backbone, channels=6, aux_channels=4)
-    for name, parameter in model.named_parameters():
-        if name.endswith("_variance"):
-            parameter.set_value(paddle.rand(parameter.shape) + 0.5)
-        elif parameter.ndim > 1:
-            parameter.set_value(paddle.randn(parameter.shape) * (2.0 / np.prod(parameter.shape[1:])) ** 0.5)
-    model.eval()
-    size = backbone.image_size
-    with paddle.no_grad():
-        means = model(paddle.randn([1, 3, *size]))[0].mean([0, 2, 3])
-    bias = model.decode_head.conv_seg.bias
-    bias.set_value(bias - means)  # every class wins somewhere
-    return model
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 9), (5, 16), (3, 2), (1, 1)])
@@ -140,6 +120,15 @@ def test_an_exported_run_predicts_what_the_run_predicts(trained, form):
     image = Image.open(folder / "image.png").convert("RGB")
     live, exported = (build_views(str(folder / name), None, None, None, 0)[0].show(image) for name in ("run", form))
     assert [(one.name, one.share) for one in exported.classes] == [(one.name, one.share) for one in live.classes]
+
+
+def test_a_folder_for_paddlex_is_written_and_predicts_as_the_run(trained):
+    folder, expected = trained
+    segment("export", "--model_path", folder / "run", "--save_dir", folder / "px", "--format", "paddlex")
+    known = yaml.safe_load((folder / "px/inference.yml").read_text())
+    assert known["Global"] == {"model_name": "BEiTv2-segmenter"}
+    assert [step["type"] for step in known["Deploy"]["transforms"]] == ["Normalize"]
+    np.testing.assert_array_equal(predicted(folder / "px", folder), expected)
 
 
 def test_an_exported_model_needs_the_settings_of_the_images_it_is_measured_on(trained):

@@ -27,8 +27,11 @@ from .runtime import physical_cores
 
 DESCRIPTION = "model.json"
 GRAPH = "graph"
+#: the same where PaddleX reads the folder: its names are fixed
+PADDLEX_GRAPH = "inference"
 #: the file that holds the graph itself, by format; Paddle 3 writes .json, Paddle 2.6 .pdmodel
-GRAPH_FILES = {"paddle": (f"{GRAPH}.json", f"{GRAPH}.pdmodel"), "onnx": (f"{GRAPH}.onnx",)}
+GRAPH_FILES = {"paddle": tuple(f"{name}.{end}" for name in (GRAPH, PADDLEX_GRAPH) for end in ("json", "pdmodel")),
+               "onnx": (f"{GRAPH}.onnx",)}
 #: the same model with eight-bit products, beside the graph in float32, in OpenVINO's form: graph and weights
 INT8_FILES = (f"{GRAPH}_int8.xml", f"{GRAPH}_int8.bin")
 Run = Callable[[np.ndarray], "list[np.ndarray]"]

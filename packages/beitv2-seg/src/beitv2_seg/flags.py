@@ -100,7 +100,8 @@ def export_parser(prog: str) -> argparse.ArgumentParser:
     parser = _parser(prog, "Write a segmentor as a file that runs without our code, checked against it.", model=True)
     parser.add_argument("--save_dir", help="new folder to write (default: `--opts output=...`, or "
                                            "./output/inference_model)")
-    parser.add_argument("--format", default="paddle", choices=["paddle", "onnx"], help="static graph, or ONNX opset 17")
+    parser.add_argument("--format", default="paddle", choices=["paddle", "paddlex", "onnx"],
+                        help="static graph, the same for PaddleX, or ONNX opset 17")
     parser.add_argument("--input_shape", nargs=4, type=int, metavar=("BATCH", "3", "HEIGHT", "WIDTH"),
                         help="must be the window's size; any number of windows fits")
     parser.add_argument("--output_op", default="none", choices=["argmax", "softmax", "none"],

@@ -23,10 +23,11 @@ def export(run: Union[str, Path], format: str, out: Union[str, Path, None] = Non
            calibration_images: int = 128) -> ExportedFolder:
     """Export a static graph or an ONNX model; nothing is written if its outputs differ from the live model's.
 
-    run: run folder, .pdckpt checkpoint or file of weights.  format: "paddle" (static graph) or "onnx" (opset 17).
-    out: new folder; default: RUN/exported/KIND_FORMAT.  kind: "features": the backbone's features instead of the
-    trained head.  name: published tokenizer that a weights file must be.  quantize: "int8" adds eight-bit products
-    beside an ONNX graph, whose ranges are measured on at most calibration_images images of calibrate.
+    run: run folder, .pdckpt checkpoint or file of weights.  format: "paddle" (static graph), "paddlex" (the
+    same, as PaddleX reads it) or "onnx" (opset 17).  out: new folder; default: RUN/exported/KIND_FORMAT.  kind:
+    "features": the backbone's features instead of the trained head.  name: published tokenizer that a weights file must
+    be.  quantize: "int8" adds eight-bit products beside an ONNX graph, whose ranges are measured on at most
+    calibration_images images of calibrate.
     Raises ExportError, ConfigError, CheckpointError, MissingDependencyError.
     """
     from ..exporting import Calibration, export_model, find_exportable

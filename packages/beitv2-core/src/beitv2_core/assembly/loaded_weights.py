@@ -221,7 +221,9 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
     classes = None
     if path.is_dir():
         known = _config_of_folder(path)
-        heads, classes = known.get("num_attention_heads"), _labels(known)
+        arguments = known.get("model_args")  # of timm's constructor
+        heads = arguments.get("num_heads") if isinstance(arguments, dict) else known.get("num_attention_heads")
+        classes = _labels(known)
         hints = hints._replace(values={"num_heads": heads, **hints.values}) if isinstance(heads, int) else hints
     found = identify_weights(state, hints)
     if classes is not None and len(classes) == found.architecture.get("num_classes"):
@@ -241,7 +243,9 @@ def _config_of_folder(folder: Path) -> dict[str, Any]:
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Names of the classes in transformers' configuration; None where they are its own LABEL_0, LABEL_1, ..."""
+    """Names of the classes in a folder's configuration; None where they are transformers' own LABEL_0, LABEL_1, ..."""
+    if isinstance(config.get("label_names"), list):  # timm's
+        return tuple(map(str, config["label_names"]))
     table = config.get("id2label")
     if not isinstance(table, Mapping) or set(table) != {str(i) for i in range(len(table))}:
         return None

@@ -28,7 +28,7 @@ def convert(
                                show_default=False),
     dst: Path = typer.Argument(..., help="file to write; a folder for huggingface", show_default=False),
     to: str = typer.Option("ours", help="ours (.safetensors), official (.pth), huggingface (folder), timm "
-                                        "(.safetensors) or paddleclas (.pdparams)"),
+                                        "(.safetensors, or a folder) or paddleclas (.pdparams)"),
     image_size: Optional[str] = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) that the position "
                                                         "terms are fitted to"),
     backbone: bool = typer.Option(False, "--backbone", help="write the backbone alone, without heads and mask token"),

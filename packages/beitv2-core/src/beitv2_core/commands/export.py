@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def export(
     run: str = typer.Argument(..., help="run folder, .pdckpt checkpoint or file of weights",
                               show_default=False),
-    form: str = typer.Option(..., "--format", "-f", help="paddle (static graph) or onnx (opset 17)",
-                             show_default=False),
+    form: str = typer.Option(..., "--format", "-f", show_default=False,
+                             help="paddle (static graph), paddlex (the same for PaddleX) or onnx (opset 17)"),
     output: Optional[Path] = typer.Option(None, "--output", "-o",
                                           help="new folder; default: RUN/exported/KIND_FORMAT"),
     kind: Optional[str] = typer.Option(None, help="features: the backbone's features instead of the trained head"),

@@ -14,7 +14,7 @@ import numpy as np
 from ..assembly.from_architecture import shapes_of
 from ..assembly.kinds import BACKBONE, find_kind, kinds_that_start_others
 from ..assembly.loaded_weights import Hints, Size, grid_for, read_model
-from ..assembly.preprocessing import preprocessing_of
+from ..assembly.preprocessing import Preprocessing, preprocessing_of
 from ..assembly.transfer import resize_pos_embed
 from ..errors import CheckpointError, ConfigError
 from ..pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
@@ -26,7 +26,7 @@ from ..weights.keymaps.official import INDEX, TABLE
 from ..weights.preprocessor import preprocessor_config
 from ..weights.remap import resize_rel_pos_bias
 from ..weights.writers import write_paddle, write_safetensors, write_torch
-from .folder import write_transformers_folder
+from .folder import write_timm_folder, write_transformers_folder
 
 log = logging.getLogger("beitv2_core")
 State = Mapping[str, np.ndarray]
@@ -52,6 +52,9 @@ TARGETS = {
     "timm": Target(".safetensors", lambda _, dst, __, state: write_safetensors(dst, state, {"format": "pt"})),
     "paddleclas": Target(".pdparams", lambda _, dst, __, state: write_paddle(dst, state)),
 }
+#: what `timm` is written as where the target is a folder
+TIMM_FOLDER = Target("", lambda src, dst, found, state: write_timm_folder(
+    dst, found, state, _preprocessing(src, found).crop_share), True)
 
 
 class Converted(NamedTuple):
@@ -80,10 +83,10 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     """Write the model in `src` to `dst` in another format; returns what was written.
 
     src: run folder, .pdckpt, weights file of any format, or a folder of transformers.  dst: a file (`TARGETS`), a
-    folder for huggingface.  image_size: (height, width) its position terms are fitted to: bias tables in geometric
-    progression, absolute positions bicubically, as the official loader.  backbone: write the trunk alone.
-    classes: names of the classes, in the order of the logits (default: those of the source); the formats `ours` and
-    `huggingface` hold them.
+    folder for huggingface, either of them for timm.  image_size: (height, width) its position terms are fitted to: bias
+    tables in geometric progression, absolute positions bicubically, as the official loader.  backbone: write the trunk
+    alone.  classes: names of the classes, in the order of the logits (default: those of the source); the format `ours`
+    and folders hold them.
     official -> ours -> official restores every tensor bit for bit, also those that no model of ours reads; other
     content (epoch, arguments, optimizer) is left out.  The file is written whole or not at all.
     Raises CheckpointError for a source that is not recognised, a format the kind does not exist in, and a target that
@@ -93,12 +96,12 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
     src, dst = Path(src), Path(dst)
     if to not in TARGETS:
         raise ConfigError(f"--to {to!r}: expected one of {', '.join(TARGETS)}.")
-    target = TARGETS[to]
+    target = TIMM_FOLDER if to == "timm" and not dst.suffix else TARGETS[to]
     if classes is not None and not target.named:
         named = " and ".join(name for name, other in TARGETS.items() if other.named)
         raise ConfigError(f"--classes: files of --to {to} cannot store class names, those of --to {named} can. Leave "
                           "it out, and keep the names in a file of their own.")
-    _check_target(src, dst, to, force)
+    _check_target(src, dst, to, target, force)
     hints = hints or Hints()
     found = read_model(src, hints)
     if found.converted and hints.values:
@@ -133,9 +136,14 @@ def convert_file(src: str | Path, dst: str | Path, to: str = "ours", *, force: b
 def _preprocessor(src: Path, found: IdentifiedWeights) -> dict[str, Any]:
     """What preprocessor_config.json says of the model's images."""
     height, width = found.architecture["image_size"]
-    known = preprocessing_of(str(src), found.kind, (height, width))
+    known = _preprocessing(src, found)
     return preprocessor_config((height, width), crop_share=known.crop_share, mean=IMAGENET_MEAN, std=IMAGENET_STD,
                                own={"exif_orientation": known.upright})
+
+
+def _preprocessing(src: Path, found: IdentifiedWeights) -> Preprocessing:
+    height, width = found.architecture["image_size"]
+    return preprocessing_of(str(src), found.kind, (height, width))
 
 
 def backbone_of(found: IdentifiedWeights) -> IdentifiedWeights:
@@ -223,12 +231,13 @@ def state_in_origin(found: IdentifiedWeights) -> dict[str, np.ndarray]:
     return _state_of(found, found.origin)
 
 
-def _check_target(src: Path, dst: Path, to: str, force: bool) -> None:
+def _check_target(src: Path, dst: Path, to: str, target: Target, force: bool) -> None:
     if not src.exists():
         raise CheckpointError(f"{src}: no such run folder, checkpoint or weights file. Check the path.")
-    suffix = TARGETS[to].suffix
+    suffix = target.suffix
     if suffix and dst.suffix != suffix:
-        raise CheckpointError(f"{dst}: expected a name ending in {suffix} for --to {to}.")
+        folder = ", or a folder's without an ending," if to == "timm" else ""
+        raise CheckpointError(f"{dst}: expected a name ending in {suffix}{folder} for --to {to}.")
     written = dst if suffix else dst / "model.safetensors"
     if dst.resolve() == src.resolve() or written.resolve() == src.resolve():
         raise CheckpointError(f"{dst}: this is the source itself. Choose another target.")

@@ -13,10 +13,11 @@ import numpy as np
 from ..assembly.kinds import find_kind
 from ..assembly.loaded_weights import read_model
 from ..errors import CheckpointError
+from ..pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ..weights.converted import write_converted
 from ..weights.formats import to_format
 from ..weights.identify import IdentifiedWeights
-from ..weights.keymaps.huggingface import config_of
+from ..weights.keymaps import huggingface, timm
 from ..weights.preprocessor import FILE
 from ..weights.writers import whole_or_absent, write_safetensors
 
@@ -29,8 +30,23 @@ def write_transformers_folder(folder: Path, found: IdentifiedWeights, state: Map
 
     state: the tensors under its names.
     """
-    _write_json(folder / CONFIG, config_of(found.architecture, found.classes))
+    _write_json(folder / CONFIG, huggingface.config_of(found.architecture, found.classes))
     _write_json(folder / FILE, preprocessor)
+    write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
+
+
+def write_timm_folder(folder: Path, found: IdentifiedWeights, state: Mapping[str, np.ndarray],
+                      crop_share: float) -> None:
+    """A folder that timm loads by `local-dir:`: its names, arguments, `pretrained_cfg` and class names.
+
+    state: the tensors under its names.  Raises CheckpointError where it cannot be written, or has heads of a width that
+    timm's constructor cannot be given.
+    """
+    if found.architecture["attn_head_dim"]:
+        raise CheckpointError(f"{folder}: timm's constructor has no setting for heads of another width than width / "
+                              "num_heads. Write the tensors alone, to a name that ends in .safetensors.")
+    _write_json(folder / CONFIG, timm.config_of(found.architecture, crop_share=crop_share, mean=IMAGENET_MEAN,
+                                                std=IMAGENET_STD, classes=found.classes))
     write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
 
 

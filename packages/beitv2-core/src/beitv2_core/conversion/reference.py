@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..weights.formats import refusal, to_format
 from ..weights.identify import IdentifiedWeights
 from ..weights.keymaps.huggingface import class_of, config_of
+from ..weights.keymaps.timm import arguments_of
 from ..weights.writers import write_safetensors
 
 NO_REFERENCE = "no other code that runs the source: tensors are compared, outputs must be finite"
@@ -53,14 +54,9 @@ def _timm(source: IdentifiedWeights, images: np.ndarray) -> np.ndarray | None:
     except ImportError:
         return None
     a = source.architecture
-    pooled = a.get("pooling") == "mean" or a.get("norm") == "pool"
     if a["attn_head_dim"]:
         return None  # its constructor has no setting for it
-    model = Beit(img_size=tuple(a["image_size"]), patch_size=tuple(a["patch_size"]), in_chans=a["in_chans"],
-                 num_classes=a.get("num_classes", 0), global_pool="avg" if pooled else "token", embed_dim=a["width"],
-                 depth=a["depth"], num_heads=a["num_heads"], qkv_bias=a["qkv_bias"], mlp_ratio=a["mlp_ratio"],
-                 init_values=a["init_values"], use_abs_pos_emb=a["use_abs_pos_emb"],
-                 use_rel_pos_bias=a["use_rel_pos_bias"], use_shared_rel_pos_bias=a["use_shared_rel_pos_bias"])
+    model = Beit(**arguments_of(a))
     state = to_format("timm", find_kind(source.kind), source.weights, a)
     tensors = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in state.items()}
     model.load_state_dict(tensors, strict=True)

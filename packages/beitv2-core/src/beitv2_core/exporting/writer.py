@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import paddle
+import yaml
 
 from .. import __version__
 from ..errors import ConfigError, ExportError
 from ..evaluation.codes import TIE_TOLERANCE
-from ..exported_model import DESCRIPTION, GRAPH, INT8_FILES, Description, graph_file, load_exported
+from ..exported_model import DESCRIPTION, GRAPH, INT8_FILES, PADDLEX_GRAPH, Description, graph_file, load_exported
 from ..files.hashing import sha256_of
+from ..paddlex import inference_settings
 from .inputs import drawn_image
 from .onnx import OPSET, require_onnx_tools, write_onnx
 from .quantize import Calibration, require_quantizer, write_int8
@@ -31,6 +33,8 @@ from .sources import Exportable
 #: largest absolute difference of any output; codes must be equal
 TOLERANCE = 1e-4
 BATCHES = (1, 3)
+#: what can be written
+FORMS = ("paddle", "paddlex", "onnx")
 MOST_DRAWS = 100
 
 
@@ -38,17 +42,19 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
                  calibration: Calibration | None = None) -> Description:
     """Write `model` to the new folder `path` and return its description, measured differences included.
 
-    form: "paddle" (paddle.jit.save; checked by paddle.jit.load and paddle.inference) or "onnx" (opset 17; checked by
-    onnxruntime).  Height and width are fixed, the batch is not; it is checked at each size in `batches`.
+    form: "paddle" (paddle.jit.save; checked by paddle.jit.load and paddle.inference), "paddlex" (the same under
+    PaddleX's names, with its `inference.yml`) or "onnx" (opset 17; checked by onnxruntime).  Height and width are
+    fixed, the batch is not; it is checked at each size in `batches`.
     calibration: images by which eight-bit products are added beside an ONNX graph, with their measured agreement.
     Raises ExportError, leaving nothing behind, where an output differs from the live model by more than 1e-4 or a code
-    is another one; ConfigError where `path` exists, and for ONNX on Paddle 2.
+    is another one; ConfigError where `path` exists, for ONNX on Paddle 2, and for a kind that PaddleX does not run.
     """
     path = Path(path)
-    if form not in ("paddle", "onnx"):
-        raise ConfigError(f"--format {form}: expected paddle or onnx.")
+    if form not in FORMS:
+        raise ConfigError(f"--format {form}: expected {', '.join(FORMS)}.")
     if path.exists():
         raise ConfigError(f"{path}: already there. Remove it, or name another folder with --output.")
+    settings = inference_settings(model.facts) if form == "paddlex" else None
     if form == "onnx":
         require_onnx_tools()
     if calibration is not None:
@@ -60,7 +66,7 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        description = _write(model, temporary, form)
+        description = _write(model, temporary, form, settings)
         differences = measure_export(model, temporary, description, batches)
         _refuse_other_answers(path, differences)
         description = description.model_copy(update={"differences": differences})
@@ -75,25 +81,31 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
     return description
 
 
-def _write(model: Exportable, folder: Path, form: str) -> Description:
+def _write(model: Exportable, folder: Path, form: str, settings: Mapping[str, Any] | None) -> Description:
+    """settings: of PaddleX, written beside the graph under its names."""
     model.graph.eval()
+    name = GRAPH if settings is None else PADDLEX_GRAPH
     height, width = model.facts["image_size"]
     spec = [paddle.static.InputSpec([None, 3, height, width], "float32", "images")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Paddle's, about what it does itself
         with _own_methods_kept(model.graph):
-            paddle.jit.save(paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True), str(folder / GRAPH))
+            paddle.jit.save(paddle.jit.to_static(model.graph, input_spec=spec, full_graph=True), str(folder / name))
     if form == "onnx":
         graph, weights = graph_file(folder, "paddle"), folder / f"{GRAPH}.pdiparams"
         write_onnx(graph, weights, folder / f"{GRAPH}.onnx", model.facts["outputs"])
         graph.unlink()
         weights.unlink()
-    (folder / f"{GRAPH}.pdiparams.info").unlink(missing_ok=True)  # for going on with training
+    (folder / f"{name}.pdiparams.info").unlink(missing_ok=True)  # for going on with training
+    if settings is not None:
+        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+        (folder / f"{name}.yml").write_text(text, encoding="utf-8")
     versions = {"beitv2_core": __version__, "paddle": paddle.__version__}
     if form == "onnx":
         versions.update({name: importlib.metadata.version(name) for name in ("paddle2onnx", "onnx")})
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir())}
-    description = Description.model_validate({**model.facts, "format": form, "versions": versions, "files": files,
+    description = Description.model_validate({**model.facts, "format": "onnx" if form == "onnx" else "paddle",
+                                              "versions": versions, "files": files,
                                               "opset": OPSET if form == "onnx" else None})
     (folder / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
     return description
@@ -142,7 +154,7 @@ def measure_export(model: Exportable, folder: Path, description: Description,
 
 
 def _jit_runner(folder: Path, description: Description) -> Any:
-    layer = paddle.jit.load(str(folder / GRAPH))
+    layer = paddle.jit.load(str(graph_file(folder, "paddle").with_suffix("")))
     layer.eval()
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
