@@ -28,6 +28,8 @@ RUN := runs/digit_scenes
 SETS ?= cifar10 tiny_imagenet20 camvid
 SEEDS ?= 3
 OUT ?= runs/real
+# Of `make build`; --smoke: a few of core's tests.
+BUILD ?=
 # Of `make docs`. jieba splits Chinese words for the search.
 SITE := "mkdocs-material==9.*" "jieba==0.42.*"
 PEERS := .venv-peers
@@ -127,7 +129,7 @@ type: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
 build: $(STAMP)  ## the archives of make wheels, each installed alone for its own fast tests before they are left in dist/
-	$(BIN)/python tests/house/build_alone.py $(PADDLE)
+	$(BIN)/python tests/house/build_alone.py $(PADDLE) $(BUILD)
 
 images: $(STAMP)  ## build the images of docker/ for CPU and GPU; without docker or podman their steps run in a folder
 	$(BIN)/python tests/house/image_steps.py

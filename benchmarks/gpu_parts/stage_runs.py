@@ -16,9 +16,9 @@ TOTAL = 8  # images of an update, as stages.py has it
 
 
 def tokenizer(device: str, folder: Path, steps: int) -> None:
-    """Train the tokenizer that the other stages read, into FOLDER/tokens."""
+    """Train the tokenizer that the other stages read, into FOLDER/tokens; its first four steps do not quantise."""
     if not (folder / "tokens").is_dir():
-        run(device, folder / "first", 1, steps, ["tokenizer"])
+        run(device, folder / "first", 1, max(steps, 8), ["tokenizer"])
         (folder / "first/tokenizer").rename(folder / "tokens")
 
 

@@ -3,6 +3,8 @@
 
     python build_alone.py PADDLE                        every package, with declared dependencies only; wheels, source
                                                         archives and the notes of the release go to dist/ (`make build`)
+    python build_alone.py PADDLE --smoke                the same with core's smoke tests only, for machines that run all
+                                                        of them elsewhere (`make build BUILD=--smoke`)
     python build_alone.py --untested                    the same files without the tests (`make wheels`)
     python build_alone.py PADDLE --oldest --python PY   core, with the lowest versions it declares (`make test-oldest`)
 """
@@ -18,7 +20,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from pythons import SMOKE
 
 ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "dist"
@@ -112,8 +117,9 @@ def check_together(built: Path, home: Path) -> None:
     run(home / "bin/beitv2", "--version")
 
 
-def check_alone(package: str, wheels: Path, home: Path, python: str, paddle: str, constraints: list[str]) -> None:
-    """A package's own fast tests, in an environment that holds it and what it declares."""
+def check_alone(package: str, wheels: Path, home: Path, python: str, paddle: str, constraints: list[str],
+                tests: Sequence[str]) -> None:
+    """A package's fast tests, in an environment that holds it and what it declares."""
     pins = ["numpy<2", "protobuf<7", "setuptools"] if paddle.startswith("2.") else []
     run(python, "-m", "venv", home)
     run(home / "bin/python", "-m", "pip", "install", "--quiet", "--upgrade", "pip")
@@ -121,14 +127,14 @@ def check_alone(package: str, wheels: Path, home: Path, python: str, paddle: str
     limits.write_text("\n".join(constraints), encoding="ascii")
     run(home / "bin/python", "-m", "pip", "install", "--quiet", "--find-links", wheels, "--constraint", limits,
         f"{package}[cpu,test]", f"paddlepaddle=={paddle}", *pins)
-    own = [f"tests/{package.rsplit('-', 1)[1]}", *([] if constraints else parity_tests(OWNERS[package]))]
-    run(home / "bin/python", "-m", "pytest", "-m", "not slow and not peers", "-p", "no:cacheprovider", *own)
+    run(home / "bin/python", "-m", "pytest", "-m", "not slow and not peers", "-p", "no:cacheprovider", *tests)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paddle", nargs="?", default="3.3.1")
     parser.add_argument("--oldest", action="store_true", help="core alone, with the lowest versions it declares")
+    parser.add_argument("--smoke", action="store_true", help="of core's tests those that stand for its rooms")
     parser.add_argument("--untested", action="store_true", help="leave the archives in dist/ without testing them")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the clean environments")
     options = parser.parse_args()
@@ -138,7 +144,10 @@ def main() -> None:
         for package, wheel in ({} if options.untested else built).items():
             constraints = [*lowest(wheel), f"paddlepaddle=={options.paddle}"] if options.oldest else []
             constraints = [one for one in constraints if not one.startswith("paddlepaddle-gpu")]
-            check_alone(package, wheels, Path(folder) / package, options.python, options.paddle, constraints)
+            tests = [f"tests/{package.rsplit('-', 1)[1]}", *([] if constraints else parity_tests(OWNERS[package]))]
+            if options.smoke and package == "beitv2-core":
+                tests = list(SMOKE)
+            check_alone(package, wheels, Path(folder) / package, options.python, options.paddle, constraints, tests)
         if not options.oldest:
             if not options.untested:
                 check_together(wheels, Path(folder) / "beitv2-seg")
