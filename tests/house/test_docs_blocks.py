@@ -24,11 +24,12 @@ from beitv2_core.errors import BEiTError
 #: languages of fences; text and console are output, toml is a package that a test writes out and installs
 LANGUAGES = {*SHELL, "python", "yaml", "toml", "text", "console"}
 #: programs of shell lines that are taken as they are
-PLAIN = {"git", "curl", "unzip", "tar", "cd", ".", "export", "beitv2", "docker"}
+PLAIN = {"git", "curl", "unzip", "tar", "cd", ".", "export", "beitv2", "beitv2-paddlex", "docker"}
 #: documents with settings -> a file that a block with some settings only is laid over, or the test that loads them
 SETTINGS = {"docs/classification.md": None, "docs/health.md": "configs/pretrain/digit_scenes.yml",
             "docs/teachers.md": "configs/tokenizer/digit_scenes.yml",
             "docs/extension.md": "tests/e2e/test_extension.py",
+            "docs/neighbours.md": "tests/neighbours/test_page.py",
             "docs/segmentation.md": "tests/seg/config/test_documented_settings.py",
             "packages/beitv2-seg/README.md": "tests/seg/paddleseg/test_training_parts.py"}
 #: given with them: images, and what a run would tell
@@ -36,7 +37,7 @@ GIVEN = {"docs/classification.md": ["pretrained.weights=null", "model.size=tiny"
          "docs/health.md": ["data.dataset=folder", "data.root=IMAGES", "data.size=null", "tokenizer.weights=RUN"],
          "docs/teachers.md": ["data.dataset=folder", "data.root=IMAGES", "data.size=null"]}
 #: modules of blocks that need not be installed here
-ELSEWHERE = {"torch", "timm", "transformers", "checkers", "paddleclas"}
+ELSEWHERE = {"torch", "timm", "transformers", "checkers", "paddleclas", "paddlex"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = re.search(r"\.PHONY:((?:.*\\\n)*.*)", MAKEFILE)[1].replace("\\", " ").split()
 
