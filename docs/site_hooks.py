@@ -17,7 +17,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = (".png", ".svg", ".jpg", ".gif", ".webp")
+#: endings of files that keep their name: browsers show them, or offer them as what they are
+KEPT = (".png", ".svg", ".jpg", ".gif", ".webp", ".ipynb")
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 #: a line `<a id="name"></a>` directly before a heading: the id of that heading, in Chinese pages the English one
 ANCHORED = re.compile(r'^<a id="([^"]+)"></a>\n(#{1,6} .*)$', re.MULTILINE)
@@ -34,7 +35,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         if target.is_relative_to(config.docs_dir) or not target.is_file() or not target.is_relative_to(ROOT):
             return found[0]  # MkDocs follows it, or says that it leads nowhere
         name = f"repository/{target.relative_to(ROOT).as_posix()}"
-        name += "" if target.suffix in IMAGES else ".txt"
+        name += "" if target.suffix in KEPT else ".txt"
         if files.get_file_from_path(name) is None:
             files.append(File.generated(config, name, content=target.read_bytes()))
         return f"{found[1]}{posixpath.relpath(name, posixpath.dirname(page.file.src_uri))})"

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -16,6 +18,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("pack
 #: written by hand, in English; other tests compare the Chinese ones with them
 WRITTEN = [path for path in PAGES if path.name not in (*GENERATED, "CHANGELOG.md", "README_cn.md")
            and path.parent != ROOT / "docs/zh" and ROOT / "docs/zh" not in path.parents]
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 SHELL = ("", "sh", "bash")
 
 
@@ -26,6 +29,12 @@ def name_of(path: Path) -> str:
 def blocks(path: Path) -> list[tuple[str, str]]:
     """(language of the fence, code) of every code block of a document."""
     return FENCE.findall(path.read_text(encoding="utf-8"))
+
+
+def cells(path: Path, kind: str) -> list[tuple[str, str]]:
+    """(id, text) of the cells of a notebook that are of this kind, "code" or "markdown", in order."""
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [(cell["id"], "".join(cell["source"])) for cell in found if cell["cell_type"] == kind]
 
 
 def shell_lines(code: str) -> list[str]:

@@ -24,7 +24,7 @@ from beitv2_core.errors import BEiTError
 #: languages of fences; text and console are output, toml is a package that a test writes out and installs
 LANGUAGES = {*SHELL, "python", "yaml", "toml", "text", "console"}
 #: programs of shell lines that are taken as they are
-PLAIN = {"git", "curl", "unzip", "tar", "cd", ".", "export", "beitv2", "beitv2-paddlex", "docker"}
+PLAIN = {"git", "curl", "unzip", "tar", "cd", ".", "export", "beitv2", "beitv2-paddlex", "docker", "jupyter"}
 #: documents with settings -> a file that a block with some settings only is laid over, or the test that loads them
 SETTINGS = {"docs/classification.md": None, "docs/health.md": "configs/pretrain/digit_scenes.yml",
             "docs/teachers.md": "configs/tokenizer/digit_scenes.yml",
