@@ -108,6 +108,7 @@ def test_a_head_outside_the_beginning_of_the_trunks_names_is_named(made, tmp_pat
 def test_names_are_not_said_to_be_in_a_format_that_has_none(made, tmp_path, to, dst):
     said = run("convert", made / "run", tmp_path / dst, "--to", to)
     assert "3 class names, for which this format has no place" in said and ", 3 class names" not in said
-    said = run("convert", made / "run", tmp_path / "again", "--to", to, "--classes", made / "run/classes.json", code=2)
+    said = run("convert", made / "run", tmp_path / f"again_{dst}", "--to", to, "--classes", made / "run/classes.json",
+               code=2)
     assert "--classes" in said and to in said and not (tmp_path / "again").exists()
     assert ", 3 class names" in run("convert", made / "run", tmp_path / "ours.safetensors")
