@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"english": ROOT / "docs/neighbours.md", "chinese": ROOT / "docs/zh/neighbours.md"}
 BEGIN, END = "<!-- begin: table -->", "<!-- end: table -->"
 HEADS = {"english": "| neighbour | versions | | what holds | tests | result |",
-         "chinese": "| 相邻项目 | 版本 | | 保证 | 测试 | 结果 |"}
+         "chinese": "| 项目 | 版本 | 方向 | 已验证的内容 | 测试 | 结果 |"}
 DIRECTIONS = {"english": {"in": "in", "out": "out", "used": "used"},
               "chinese": {"in": "读入", "out": "写出", "used": "使用"}}
 RESULTS = {"english": {"passed": "{} passed", "failed": "{} failed", "missing": "not run: {}"},
-           "chinese": {"passed": "{} 通过", "failed": "{} 失败", "missing": "未运行：{}"}}
+           "chinese": {"passed": "通过 {} 个", "failed": "失败 {} 个", "missing": "未运行：{}"}}
 MADE = {"english": "Commit {}, Python {}, Paddle {}, {}.", "chinese": "提交 {}，Python {}，Paddle {}，{}。"}
 CLONED = {"english": "clone {}", "chinese": "克隆 {}"}
 
