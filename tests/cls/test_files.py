@@ -110,5 +110,5 @@ def test_names_are_not_said_to_be_in_a_format_that_has_none(made, tmp_path, to, 
     assert "3 class names, for which this format has no place" in said and ", 3 class names" not in said
     said = run("convert", made / "run", tmp_path / f"again_{dst}", "--to", to, "--classes", made / "run/classes.json",
                code=2)
-    assert "--classes" in said and to in said and not (tmp_path / "again").exists()
+    assert "--classes" in said and to in said and not (tmp_path / f"again_{dst}").exists()
     assert ", 3 class names" in run("convert", made / "run", tmp_path / "ours.safetensors")
