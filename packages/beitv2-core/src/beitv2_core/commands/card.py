@@ -31,7 +31,8 @@ def card(
     if (license_ == "other") != (license_name is not None):
         raise ConfigError("--license other and --license-name belong together. Give both, or neither.")
     if license_link is not None and license_ != "other":
-        raise ConfigError("--license-link: belongs to --license other with --license-name. Give them too, or leave it out.")
+        raise ConfigError("--license-link: belongs to --license other with --license-name. Give all three, or leave it "
+                          "out.")
     if story_of(run) is None:
         raise ConfigError(f"{run}: no run folder of a model of a known kind (it has no config.yml, or its run trains "
                           "no model). Give the folder of a training run.")
