@@ -147,7 +147,7 @@ def _settings(story: Story) -> list[str]:
     if not story.config:
         return []
     text = yaml.safe_dump(without_folders(story.config), sort_keys=False, width=110, allow_unicode=True)
-    return ["## Settings", "All of them; of paths only the last part.", f"```yaml\n{text}```"]
+    return ["## Settings", "All of them; of absolute paths only the last part.", f"```yaml\n{text}```"]
 
 
 def without_folders(value: Any) -> Any:
