@@ -10,6 +10,8 @@ Face's model card metadata.
 from __future__ import annotations
 
 import json
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
@@ -83,7 +85,7 @@ def render(story: Story, given: Mapping[str, Any]) -> str:
         head["pipeline_tag"] = facts.tag
     head["tags"] = [*_TAGS, *facts.tags]
     measured = [(kind, name, float(final[key])) for key, (kind, name) in facts.metrics.items()
-                if isinstance(final.get(key), (int, float))]  # float(): numpy's numbers are no YAML
+                if isinstance(final.get(key), numbers.Real) and math.isfinite(final[key])]  # numpy's are no YAML
     on = facts.measured_on(story.config) if measured else None
     if measured and on is not None:
         head["metrics"] = list(dict.fromkeys(kind for kind, _, _ in measured))
