@@ -33,7 +33,8 @@ PRINTED = {
 FIGURES = {"1_tokenizer": 3, "2_pretrain": 3, "3_finetune": 2}
 #: what a notebook says, if it does -> what is run here: the steps decide how good the models are, not what runs
 SHORTER = {'"optim.steps": 80': '"optim.steps": 16',
-           "set=SHORT)": 'set={**SHORT, "pretrain.model.width": 48, "tokenizer.encoder.width": 48})', "steps: 60, warmup_steps: 6": "steps: 12, warmup_steps: 2",
+           "set=SHORT)": 'set={**SHORT, "pretrain.model.width": 48, "tokenizer.encoder.width": 48})',
+           "steps: 60, warmup_steps: 6": "steps: 12, warmup_steps: 2",
            "iters: 60\n": "iters: 8\n", "total_iters: 60, warmup: 6": "total_iters: 8, warmup: 2",
            '("train", "train", 80)': '("train", "train", 16)'}
 #: As in a kernel, __main__ is no file, which processes that read images would run again; errors show their lines.
