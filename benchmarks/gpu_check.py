@@ -62,8 +62,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         module, function = PARTS[options.child].work.split(":")
-        found = getattr(importlib.import_module(module), function)(options.device, options.size, options.output)
-        print(json.dumps(found))
+        work = getattr(importlib.import_module(module), function)
+        print(json.dumps(work(options.device, options.size, options.output)))
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
+from seg_runs import DIGITS
 
 from beitv2_core.assembly.cards import write_run_card
 from beitv2_core.cards import head_of
+from beitv2_seg.assembly import build_segmentation
 from beitv2_seg.config import read_config_file
 
 
@@ -26,3 +30,11 @@ def test_miou_is_a_result_on_the_validation_images(tmp_path, config, changes, na
     assert [(one["type"], one["value"]) for one in measured["metrics"]] == [
         ("mean_iou", 0.5), ("mean_accuracy", 0.625), ("overall_accuracy", 0.75)]
     assert trained in text and ": 320 images." in text and "somebody" not in text
+
+
+def test_an_image_that_an_epoch_repeats_is_counted_once(tmp_path):
+    settings = read_config_file("digit_scenes", opts=[*DIGITS, "run.repeats=3"],
+                                flags={"output": str(tmp_path), "iters": 4})
+    summary = {}
+    build_segmentation(settings).on_finish[-1](SimpleNamespace(path=tmp_path), summary)
+    assert summary["images"] == 24
