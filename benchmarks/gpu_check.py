@@ -13,19 +13,22 @@ name of a user or a machine.  The code was never run on a GPU by its authors: wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from gpu_parts import report
 
 HERE = Path(__file__).resolve()
 TESTS = HERE.parents[1] / "tests"
+LEAST = 5.0  # seconds, for which a part is begun
 
 
 class Part(NamedTuple):
@@ -59,8 +62,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         module, function = PARTS[options.child].work.split(":")
-        found = getattr(importlib.import_module(module), function)(options.device, options.size, options.output)
-        print(json.dumps(found))
+        work = getattr(importlib.import_module(module), function)
+        print(json.dumps(work(options.device, options.size, options.output)))
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
@@ -79,7 +82,7 @@ def main() -> int:
 def run(name: str, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """A part in its own process: its result, seconds, and what it measured or the last lines of its error."""
     began = time.monotonic()
-    if seconds < 5:
+    if seconds < LEAST:
         return {"result": "not run", "reason": "no time was left", "seconds": 0.0}
     paths = [str(HERE.parent), *(str(TESTS / one) for one in ("e2e", "parity")), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(one for one in paths if one),
@@ -90,16 +93,46 @@ def run(name: str, seconds: float, options: argparse.Namespace) -> dict[str, Any
         environment.setdefault("CUDA_VISIBLE_DEVICES", "0,1" if name in ("machine", "sharding") else "0")
     command = [sys.executable, str(HERE), "--child", name, "--device", options.device, "--size", options.size,
                "--output", str(options.output.resolve())]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               errors="replace")
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace",
-                              timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
-        return {"result": "out of time", "seconds": time.monotonic() - began, "error": report.tail(said)}
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        for one in tree(process.pid):
+            with contextlib.suppress(ProcessLookupError):  # ended by itself
+                os.kill(one, signal.SIGKILL)
+        _, errors = process.communicate()
+        return {"result": "out of time", "seconds": time.monotonic() - began, "error": report.tail(errors)}
     took = {"seconds": time.monotonic() - began}
-    if done.returncode:
-        return {"result": "failed", **took, "error": report.tail(done.stderr or done.stdout)}
-    return {**took, **json.loads(done.stdout.strip().splitlines()[-1])}
+    found = measured(output)
+    if process.returncode or found is None:
+        return {"result": "failed", **took, "error": report.tail(errors or output)}
+    return {**took, **found}
+
+
+def measured(output: str) -> Optional[dict[str, Any]]:
+    """What a part printed; Paddle and CUDA may print behind it.  None where it is not there."""
+    for line in reversed(output.splitlines()):
+        with contextlib.suppress(ValueError):  # no JSON
+            found = json.loads(line)
+            if isinstance(found, dict) and "result" in found:
+                return found
+    return None
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it: training processes that hang would compute on while other parts are measured.
+
+    Paddle's launcher starts them in sessions of their own, so that no group of processes holds all of them.
+    """
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended since
+            parents[int(path.parent.name)] = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:  # grows
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
 
 
 if __name__ == "__main__":

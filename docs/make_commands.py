@@ -14,14 +14,13 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
-from unittest import mock
 
 import typer
-from typer.testing import CliRunner
 
 import beitv2_cls.__main__
 import beitv2_seg.__main__
 from beitv2_core import cli
+from beitv2_seg.flags import PARSERS
 
 DOCS = Path(__file__).resolve().parent
 PAGES = {"en": DOCS / "commands.md", "zh": DOCS / "zh/commands.md"}
@@ -47,10 +46,6 @@ RUN 是训练目录；凡接受训练目录的命令，也接受检查点（`.pd
 PACKAGES = (("beitv2_core", "Tokenizer, pretraining, weights, deployment (beitv2-core)"),
             ("beitv2_cls", "Classification (beitv2-cls)"))
 WORDS = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
-
-
-class _Parser(Exception):
-    """Carries the parser of a command that reads its flags by argparse."""
 
 
 def page(language: str = "en") -> str:
@@ -87,21 +82,10 @@ def _segment() -> Iterator[tuple[str, str, str]]:
         assert function is not None
         name = f"beitv2 segment {info.name or function.__name__}"
         summary, more = _docstring(function)
-        actions = [one for one in _parser_of(name.split()[1:])._actions if one.dest != "help"]
+        actions = [one for one in PARSERS[name.split()[-1]](name)._actions if one.dest != "help"]
         needed = [_flag(one) for one in actions if one.required]
         rows = [(_flag(one), "required" if one.required else "", _line(one.help or "")) for one in actions]
         yield name, summary, _text(name, needed, summary, more, rows)
-
-
-def _parser_of(words: list[str]) -> argparse.ArgumentParser:
-    def caught(self: argparse.ArgumentParser, *_: Any, **__: Any) -> Any:
-        raise _Parser(self)
-
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", caught):
-        result = CliRunner().invoke(cli.app, words)
-    assert isinstance(result.exception, _Parser), result.output
-    found: argparse.ArgumentParser = result.exception.args[0]
-    return found
 
 
 def _flag(action: argparse.Action) -> str:

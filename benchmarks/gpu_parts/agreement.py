@@ -17,6 +17,8 @@ from gpu_parts.report import tested
 #: of the largest value of an output; convolutions and products of GPUs may use TF32, with 10 bits
 ALLOWED = 5e-3
 CODES_ALLOWED = 0.01  # share of the codes that may be others: nearly equal distances
+#: a model, and what computes its outputs
+Built = tuple[Any, Callable[[], dict[str, Any]]]
 
 
 def agreement(device: str, size: str, folder: Path) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def _difference(expected: Any, got: Any, output: str) -> dict[str, float]:
     return {"difference": float(abs(expected - got).max() / max(float(abs(expected).max()), 1e-12)), "allowed": ALLOWED}
 
 
-def _computed(build: Callable[[], dict[str, Any]], device: str, *, plain: bool) -> dict[str, Any]:
+def _computed(build: Callable[[], Built], device: str, *, plain: bool) -> dict[str, Any]:
     """Outputs of a model that was built and filled on the CPU, computed on the device."""
     import paddle
 
@@ -77,7 +79,7 @@ def _with_gradients(model: Any, forward: Callable[[], Any]) -> dict[str, Any]:
     return {"output": output.detach(), f"gradient of {first}": gradients[first], "norm of all gradients": norm}
 
 
-def _tokenizer() -> tuple[Any, Callable[[], dict[str, Any]]]:
+def _tokenizer() -> Built:
     from cases.tokenizer import build_tokenizer
 
     model = build_tokenizer()
@@ -85,7 +87,7 @@ def _tokenizer() -> tuple[Any, Callable[[], dict[str, Any]]]:
     return model, lambda: {"codes": model.tokenize(_images(2))}
 
 
-def _pretraining() -> tuple[Any, Callable[[], dict[str, Any]]]:
+def _pretraining() -> Built:
     from cases.pretraining import build_model, masks
 
     model = build_model()
@@ -99,7 +101,7 @@ def _pretraining() -> tuple[Any, Callable[[], dict[str, Any]]]:
     return model, lambda: _with_gradients(model, both_heads)
 
 
-def _classifier() -> tuple[Any, Callable[[], dict[str, Any]]]:
+def _classifier() -> Built:
     from cases.finetuning import build_classifier
 
     model = build_classifier(drop_path=0.0)
@@ -107,7 +109,7 @@ def _classifier() -> tuple[Any, Callable[[], dict[str, Any]]]:
     return model, lambda: _with_gradients(model, lambda: model(_images(2)))
 
 
-def _segmentor() -> tuple[Any, Callable[[], dict[str, Any]]]:
+def _segmentor() -> Built:
     import paddle
     from cases.segmentation import build_segmentor
 

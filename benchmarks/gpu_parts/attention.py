@@ -14,7 +14,7 @@ from typing import Any, Optional
 from cases.setting import load_paddle
 from harness.timing import timed
 
-from gpu_parts.report import tested
+from gpu_parts.report import largest, tested
 
 #: of the largest value: twice what `fused_attention.TOLERANCES` allows an output, as gradients add two roundings
 ALLOWED = {"float32": 2e-4, "bfloat16": 1e-1, "float16": 2e-2}
@@ -46,8 +46,8 @@ def _compared(batch: int, side: int, dtype: str) -> dict[str, Any]:
             found[switch] = _measured(batch, side, dtype)
     refused = [str(one.message) for one in said if "BEITV2_FUSED_ATTENTION" in str(one.message)]
     plain, fused = found["0"], found["1"]
-    worst = max(float(abs(a - b).max()) / max(float(abs(a).max()), 1e-12)
-                for a, b in zip(plain["values"], fused["values"]))
+    worst = largest(float(abs(a - b).max()) / max(float(abs(a).max()), 1e-12)
+                    for a, b in zip(plain["values"], fused["values"]))
     return {"difference": worst, "allowed": ALLOWED[dtype], "seconds of the formula": plain["seconds"],
             "seconds fused": fused["seconds"], "GB of the formula": plain["gb"], "GB fused": fused["gb"],
             **({"passed": False, "note": refused[0]} if refused else {})}

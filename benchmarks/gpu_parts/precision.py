@@ -30,12 +30,11 @@ def precision(device: str, size: str, folder: Path) -> dict[str, Any]:
     if emulated:
         os.environ[EMULATE] = "1"
     reasons = {amp: why_not(amp) for amp in ALLOWED}
-    steps, stages = (4, ["pretrain"]) if size == "small" else (20, ["pretrain", "finetune"])
+    steps, stages = (8, ["pretrain"]) if size == "small" else (20, ["pretrain", "finetune"])
     checks: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        stage_runs.tokenizer(device, root, steps)
-        stage_runs.run(device, root / "off", 1, steps, stages, "train.amp=off")
+        stage_runs.first_run(device, root / "off", steps, stages, "train.amp=off")
         runs = {"bf16, emulated" if emulated and amp == "bf16" else amp: amp for amp in ALLOWED}
         if size != "small":
             runs = {"float32 again": "off", **runs}

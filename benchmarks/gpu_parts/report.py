@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,13 @@ def tested(checks: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         one["passed"] = one not in bad
     differences = [one["difference"] for one in ran if one.get("difference") is not None]
     return {"result": "failed" if bad else "passed" if ran else "not run", "checks": checks,
-            "largest_difference": max(differences, default=None), **more}
+            "largest_difference": largest(differences) if differences else None, **more}
+
+
+def largest(differences: Iterable[float]) -> float:
+    """The largest of them, NaN where one is NaN: `max` passes over those that do not come first."""
+    found = list(differences)
+    return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def _within(check: Mapping[str, Any]) -> bool:

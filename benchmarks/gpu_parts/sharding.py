@@ -24,12 +24,11 @@ def sharding(device: str, size: str, folder: Path) -> dict[str, Any]:
         if count < 2:
             return {"result": "not run", "reason": f"two GPUs are needed, Paddle sees {count} "
                                                    "(CUDA_VISIBLE_DEVICES names them)"}
-    steps, kinds = (6, ("stage2",)) if size == "small" else (12, ("off", "stage1", "stage2"))
+    steps, kinds = (8, ("stage2",)) if size == "small" else (12, ("off", "stage1", "stage2"))
     checks = []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        stage_runs.tokenizer(device, root, steps)
-        stage_runs.run(device, root / "one", 1, steps, ["pretrain"])
+        stage_runs.first_run(device, root / "one", steps, ["pretrain"])
         whole = _state_bytes(root / "one")[0]
         for kind in kinds:
             stage_runs.run(device, root / kind, 2, steps, ["pretrain"], f"train.sharding={kind}")

@@ -53,9 +53,10 @@ def _fitting(work: Callable[[int, str, int], list[float]], amp: str, batch: int,
             seconds = work(batch, amp, repeats)
             return {"batch": batch, "seconds": min(seconds), "images/s": batch / min(seconds), "GB": peak_gb()}
         except Exception as error:  # a kernel can raise anything; the next case shall still be measured
-            out_of_memory = "memory" in str(error).lower()
+            said = tail(f"{type(error).__name__}: {error}")
+            out_of_memory = "memory" in said.lower()
             if not out_of_memory or batch == 1:
-                return {"batch": batch, "error": tail(str(error)).splitlines()[-1]}
+                return {"batch": batch, "error": said.splitlines()[-1]}
         gc.collect()
         if paddle.device.get_device() != "cpu":
             paddle.device.cuda.empty_cache()

@@ -9,17 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_parts.report import tail
+from gpu_parts.report import largest, tail
 
 STAGES = Path(__file__).resolve().parents[2] / "tests/e2e/stages.py"
 TOTAL = 8  # images of an update, as stages.py has it
 
 
-def tokenizer(device: str, folder: Path, steps: int) -> None:
-    """Train the tokenizer that the other stages read, into FOLDER/tokens; its first four steps do not quantise."""
-    if not (folder / "tokens").is_dir():
-        run(device, folder / "first", 1, max(steps, 8), ["tokenizer"])
-        (folder / "first/tokenizer").rename(folder / "tokens")
+def first_run(device: str, folder: Path, steps: int, stages: list[str], *settings: str) -> None:
+    """`run` of one process, which trains the tokenizer before: the one that pretraining beside FOLDER reads too.
+
+    steps: more than 4, before which the tokenizer does not quantise.
+    """
+    (folder.parent / "tokens").symlink_to(Path(folder.name, "tokenizer"), target_is_directory=True)
+    run(device, folder, 1, steps, ["tokenizer", *stages], *settings)
 
 
 def run(device: str, folder: Path, processes: int, steps: int, stages: list[str], *settings: str) -> None:
@@ -47,4 +49,4 @@ def apart(one: list[float], other: list[float]) -> float:
     """Largest difference of two runs' losses, as a share of the first one's."""
     if len(one) != len(other) or not one:
         raise RuntimeError(f"{len(one)} losses of one run and {len(other)} of the other; expected as many, at least 1")
-    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other))
+    return largest(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -72,7 +73,18 @@ def test_what_the_owner_gives_stays_when_the_card_is_written_again(run):
     assert "Of these weights: House rules." in text
 
 
+def test_another_licence_takes_the_name_and_the_address_of_the_one_before_away(run):
+    other = ["--license", "other", "--license-name", "House rules", "--license-link", "https://example.org/rules"]
+    for words in (other, ["--license", "mit"]):
+        done = CliRunner().invoke(cli.app, ["card", str(run), *words])
+        assert done.exit_code == 0, done.output
+    head, text = read(run)
+    assert head["license"] == "mit" and not {"license_name", "license_link"} & set(head)
+    assert "Of these weights: mit." in text
+
+
 @pytest.mark.parametrize(("words", "message"), [
+    (["--license-link", "https://example.org"], "--license-link: belongs to --license other"),
     (["--license", "My Licence"], "expected a name of small letters"), (["--license", "other"], "belong together"),
     (["--license-name", "House rules"], "belong together")])
 def test_a_licence_that_cannot_be_is_refused(run, words, message):
@@ -86,6 +98,38 @@ def test_a_page_of_somebodys_own_stays(run):
     assert write_run_card(run) is None and (run / CARD).read_text() == "# Mine\n"
     done = CliRunner().invoke(cli.app, ["card", str(run), "--license", "mit"])
     assert done.exit_code == 2 and "by hand" in done.output + getattr(done, "stderr", "")
+
+
+BROKEN = {"a broken head": lambda page: page.write_text(f"---\nlicense: [mit\n---\n{MARK}\n", encoding="utf-8"),
+          "a folder of that name": lambda page: page.mkdir(),
+          "a report of another form": lambda page: (page.parent / "summary.json").write_text('{"report": {"a": 1}}')}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_card_that_cannot_be_written_costs_no_run_its_end(run, caplog, broken):
+    from beitv2_core.assembly.training import card_of_images
+
+    BROKEN[broken](run / CARD)
+    summary = json.loads((run / "summary.json").read_text())
+    card_of_images(7)(SimpleNamespace(path=run), summary)
+    assert summary["images"] == 7
+    [line] = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert f"{run / CARD}: the model card could not be written, all else was" in line and "beitv2 card RUN" in line
+
+
+@pytest.mark.parametrize(("broken", "said"), [
+    ("a broken head", "its head is no YAML"), ("a folder of that name", "the card could not be written")])
+def test_the_command_says_why_a_card_cannot_be_written(run, broken, said):
+    BROKEN[broken](run / CARD)
+    done = CliRunner().invoke(cli.app, ["card", str(run)])
+    assert done.exit_code == 2 and f"{run / CARD}: {said}" in done.output + getattr(done, "stderr", "")
+
+
+@pytest.mark.parametrize("settings", [b"kind: two_stages\n", b"kind: \xff\n"])
+def test_settings_that_are_not_whole_are_no_run(run, settings):
+    (run / "config.yml").write_bytes(settings)
+    done = CliRunner().invoke(cli.app, ["card", str(run)])
+    assert done.exit_code == 2 and "no run folder" in done.output + getattr(done, "stderr", "")
 
 
 def test_a_run_that_trains_no_model_has_no_card(run, tmp_path):
@@ -126,6 +170,9 @@ def test_a_saved_model_has_the_card_of_its_run_and_hands_it_on(digit_run, tmp_pa
     assert head["license"] == "mit" and "# saved" in text and "drawn by the code: 64 images" in text
     beitv2.load(tmp_path / "saved").save_pretrained(tmp_path / "again")
     assert read(tmp_path / "again") == (head, text)
+    (tmp_path / "cardless" / CARD).mkdir(parents=True)
+    beitv2.load(tmp_path / "saved").save_pretrained(tmp_path / "cardless")
+    assert (tmp_path / "cardless/model.safetensors").is_file()
     steps = sorted((digit_run / "checkpoints").iterdir())
     beitv2.load(steps[0]).save_pretrained(tmp_path / "earlier")  # the end of the run says nothing of it
     assert len(steps) == 2 and "at the end: loss" in text and "at the end" not in read(tmp_path / "earlier")[1]

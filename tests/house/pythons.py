@@ -55,6 +55,9 @@ def found_pythons() -> list[str]:
 
 def tried(python: str, paddle: str, core: str) -> dict[str, Any]:
     """What happened with one pair: versions, the tests' last line, seconds, or what could not be installed."""
+    if shutil.which(python) is None:
+        raise SystemExit(f"error: {python}: there is no such interpreter. Give others with PYTHONS=, or none for all "
+                         "that are found.")
     version = subprocess.check_output([python, "-c", "import platform; print(platform.python_version())"], text=True)
     result: dict[str, Any] = {"python": version.strip(), "paddle": paddle, "core": core, "commit": commit()}
     pins = ["numpy<2"] if paddle.startswith("2.") else []  # Paddle 2 was built against numpy 1
@@ -65,9 +68,7 @@ def tried(python: str, paddle: str, core: str) -> dict[str, Any]:
                                f"paddlepaddle=={paddle}", f"{ROOT / 'packages/beitv2-core'}[cpu,test]", *pins],
                               capture_output=True, text=True)
         if done.returncode:
-            missing = "No matching distribution found for paddlepaddle" in done.stderr
-            return {**result, "result": NO_WHEEL if missing else "not installed",
-                    "note": "" if missing else done.stderr.strip().splitlines()[-1]}
+            return {**result, **refused(done.stderr)}
         versions = subprocess.check_output([own, "-c", "import numpy, typer; print(numpy.__version__)"], text=True)
         began = time.monotonic()
         tests = SMOKE if core == "smoke" else ["tests/core"]
@@ -76,6 +77,16 @@ def tried(python: str, paddle: str, core: str) -> dict[str, Any]:
     seconds = round(time.monotonic() - began)
     print(done.stdout[-3000:])
     return {**result, "numpy": versions.strip(), "seconds": seconds, **ended(done.stdout, done.returncode)}
+
+
+def refused(said: str) -> dict[str, str]:
+    """What pip's words mean: there is no wheel of that version, or something else went wrong.
+
+    Every Python of the table has wheels of some Paddle: where pip knows of none, it did not reach an index.
+    """
+    if "No matching distribution found for paddlepaddle" in said and "(from versions: none)" not in said:
+        return {"result": NO_WHEEL, "note": ""}
+    return {"result": "not installed", "note": (said.strip().splitlines() or ["pip said nothing"])[-1]}
 
 
 def ended(output: str, code: int) -> dict[str, Any]:

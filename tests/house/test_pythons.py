@@ -54,5 +54,15 @@ def test_what_pytest_printed_is_counted():
     assert pythons.ended("", 2)["result"] == "failed" and pythons.ended("no tests ran", 0)["result"] == "failed"
 
 
+def test_an_index_that_was_not_reached_is_not_taken_for_a_missing_wheel():
+    found = "ERROR: No matching distribution found for paddlepaddle==3.3.1\n"
+    at_hand = "ERROR: Could not find a version that satisfies the requirement paddlepaddle==3.3.1 (from versions: {})\n"
+    assert pythons.refused(at_hand.format("2.5.2, 2.6.2") + found)["result"] == pythons.NO_WHEEL
+    assert pythons.refused(at_hand.format("none") + found)["result"] == "not installed"
+    assert pythons.refused("ERROR: no space left\n") == {"result": "not installed", "note": "ERROR: no space left"}
+    with pytest.raises(SystemExit, match="python9.9: there is no such interpreter"):
+        pythons.tried("python9.9", "3.3.1", "smoke")
+
+
 def test_the_smoke_tests_are_there():
     assert all((ROOT / one).exists() for one in pythons.SMOKE)

@@ -82,6 +82,26 @@ def test_every_format_and_back_loses_no_bit(model, tmp_path, to):
         assert np.array_equal(back[name], array), name
 
 
+def test_a_folder_for_timm_is_read_back_with_its_heads_and_class_names(goldens_dir, tmp_path):
+    """That timm gives the same answers is in tests/neighbours."""
+    model = one(goldens_dir, "finetune")
+    source = model.write(tmp_path)
+    before = read_model(source, model.hints)
+    names = [f"class {number}" for number in range(before.architecture["num_classes"])]
+    convert_file(source, tmp_path / "folder", "timm", hints=model.hints, classes=names)
+    again = read_model(tmp_path / "folder")
+    assert (again.origin, list(again.classes)) == ("timm", names)
+    assert again.architecture["num_heads"] == before.architecture["num_heads"]
+    assert_same_tensors(again.weights, before.weights)
+    with pytest.raises(CheckpointError, match=r"ending in \.safetensors.*folder.s without an ending"):
+        convert_file(source, tmp_path / "folder.v2", "timm", hints=model.hints)
+    (tmp_path / "file").write_text("somebody's")
+    with pytest.raises(CheckpointError, match="is a file"):
+        convert_file(source, tmp_path / "file", "timm", hints=model.hints)
+    with pytest.raises(ConfigError, match="--classes"):
+        convert_file(source, tmp_path / "lone.safetensors", "timm", hints=model.hints, classes=names)
+
+
 def test_half_precision_stays_and_still_fills_a_model(goldens_dir, tmp_path):
     model = one(goldens_dir, "finetune")
     state = {name: array.astype(np.float16) if array.dtype == np.float32 else array

@@ -7,6 +7,7 @@ What PaddleX itself makes of such folders is in tests/neighbours.
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,4 +85,15 @@ def test_without_paddlex_the_command_to_type_is_named(monkeypatch):
     with pytest.raises(MissingDependencyError, match=r"pip install 'beitv2-core\[paddlex\]'"):
         register()
     with pytest.raises(SystemExit, match="error: PaddleX 3.7 cannot be imported"):
+        main()
+
+
+def test_what_our_code_refuses_while_paddlex_runs_it_is_one_line(monkeypatch):
+    def refuse():
+        raise DataError("no.png: no image")
+
+    monkeypatch.setattr("beitv2_core.paddlex.__main__.register", list)
+    monkeypatch.setitem(sys.modules, "paddlex", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "paddlex.__main__", SimpleNamespace(console_entry=refuse))
+    with pytest.raises(SystemExit, match="^error: no.png: no image$"):
         main()

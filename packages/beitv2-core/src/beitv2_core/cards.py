@@ -10,9 +10,11 @@ Face's model card metadata.
 from __future__ import annotations
 
 import json
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 import yaml
 
@@ -35,7 +37,7 @@ class Story(NamedTuple):
     """What a card tells.
 
     name: of the model.  facts: of its kind.  config: the settings.  summary: of the run, {} of a lone file.
-    environment: versions and device of the run.  images: of the training.  results: further (what, value, of what).
+    environment: versions and device of the run.  results: further (what, value, of what); notes: sentences below them.
     """
 
     name: str
@@ -50,25 +52,28 @@ class Story(NamedTuple):
 def write_card(folder: Path, story: Story, given: Optional[Mapping[str, Any]] = None) -> Optional[Path]:
     """Write the card into a folder; None where there is a README.md that somebody else wrote, which stays.
 
-    given: entries of the head (`GIVEN`); those of the card that is there are kept.
+    given: entries of the head (`GIVEN`); those of the card that is there are kept, but for what they say of another
+    licence.  Raises ConfigError where the head of that card cannot be read, OSError where none can be written.
     """
     path, kept = folder / CARD, {}
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
         if MARK not in text:
             return None
-        kept = {key: value for key, value in head_of(text).items() if key in GIVEN}
+        kept = {key: value for key, value in head_of(text, path).items() if key in GIVEN}
+        if "license" in (given or {}):  # name and address are those of the licence before
+            kept = {key: value for key, value in kept.items() if not key.startswith("license")}
     write_text_atomically(path, render(story, {**kept, **(given or {})}))
     return path
 
 
-def head_of(text: str) -> dict[str, Any]:
-    """The YAML head of a card; ConfigError where it cannot be read."""
+def head_of(text: str, path: Union[str, Path] = CARD) -> dict[str, Any]:
+    """The YAML head of a card; ConfigError naming `path` where it cannot be read."""
     parts = text.split("---\n", 2)
     try:
         found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{CARD}: its head is no YAML: {error}. Correct it, or remove the file.") from None
+        raise ConfigError(f"{path}: its head is no YAML: {error}. Correct it, or remove the file.") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -80,7 +85,7 @@ def render(story: Story, given: Mapping[str, Any]) -> str:
         head["pipeline_tag"] = facts.tag
     head["tags"] = [*_TAGS, *facts.tags]
     measured = [(kind, name, float(final[key])) for key, (kind, name) in facts.metrics.items()
-                if isinstance(final.get(key), (int, float))]  # float(): numpy's numbers are no YAML
+                if isinstance(final.get(key), numbers.Real) and math.isfinite(final[key])]  # numpy's are no YAML
     on = facts.measured_on(story.config) if measured else None
     if measured and on is not None:
         head["metrics"] = list(dict.fromkeys(kind for kind, _, _ in measured))
@@ -144,7 +149,7 @@ def _settings(story: Story) -> list[str]:
     if not story.config:
         return []
     text = yaml.safe_dump(without_folders(story.config), sort_keys=False, width=110, allow_unicode=True)
-    return ["## Settings", "All of them; of paths only the last part.", f"```yaml\n{text}```"]
+    return ["## Settings", "All of them; of absolute paths only the last part.", f"```yaml\n{text}```"]
 
 
 def without_folders(value: Any) -> Any:

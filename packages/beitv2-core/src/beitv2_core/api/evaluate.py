@@ -49,7 +49,7 @@ def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path, Non
     num_workers, progress: as for `tokenize`.
     Raises ConfigError, DataError, CheckpointError.
     """
-    from ..assembly.cards import write_run_card
+    from ..assembly.cards import card_beside, write_run_card
     from ..evaluation.report import Settings, make_report
 
     first, second = str(tokenizer_run), pretrain_run
@@ -66,7 +66,8 @@ def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path, Non
     if judged is not None:
         summary["verdict"] = {"state": judged.state, "sentences": judged.sentences}
     write_summary(folder / "summary.json", summary)
-    write_run_card(folder)
+    with card_beside(folder):
+        write_run_card(folder)
     return report_of(folder, summary, judged)
 
 

@@ -3,18 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
 
 from ..cards import CARD, GIVEN, MARK, Story, head_of, read_json, write_card
-from ..errors import ConfigError
+from ..errors import BEiTError, ConfigError
 from ..files.atomic import write_text_atomically
 from ..weights.kind import CardFacts
 from .kinds import find_kind, known_kinds
 from .loaded_weights import checkpoint_folder
+
+log = logging.getLogger("beitv2_core")
+
+
+@contextlib.contextmanager
+def card_beside(folder: Path) -> Iterator[None]:
+    """What goes wrong with a card is told in a line of the log: what it stands beside is done, and worth more."""
+    try:
+        yield
+    except Exception as error:  # also of files that were edited by hand, or are of another version
+        said = str(error) if isinstance(error, (BEiTError, OSError)) else f"{type(error).__name__}: {error}"
+        log.warning("%s: the model card could not be written, all else was: %s. `beitv2 card RUN` writes that of a run "
+                    "again.", folder / CARD, said.rstrip("."))
 
 
 def write_run_card(folder: Path, summary: Optional[Mapping[str, Any]] = None, *, target: Optional[Path] = None,
@@ -23,7 +38,8 @@ def write_run_card(folder: Path, summary: Optional[Mapping[str, Any]] = None, *,
 
     folder: of one stage or of both; summary: of a run that is just ending, whose summary.json is not there yet.
     given: entries of the head.  There is no card of a run that trains no model of a known kind (a linear probe), nor
-    beside a README.md that somebody else wrote.
+    beside a README.md that somebody else wrote.  Raises ConfigError for a head of the card that cannot be read, OSError
+    where nothing can be written; where it is the last thing that a command does, `card_beside` goes around it.
     """
     story = story_of(folder, summary)
     return None if story is None else write_card(target or folder, story, given)
@@ -33,14 +49,14 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
     """What the card of a run folder tells; None where it is none, or trains no model of a known kind."""
     try:
         config = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     if not isinstance(config, dict):
         return None
     found = dict(read_json(folder / "summary.json") if summary is None else summary)
     stage = folder
     if config.get("kind") == "two_stages":
-        stage, config = folder / "pretrain", config["pretrain"]
+        stage, config = folder / "pretrain", config.get("pretrain") or {}
         found = {**found, **found.get("stages", {}).get("pretrain", {})}
     facts = facts_of_run(str(config.get("kind")))
     if facts is None:
@@ -100,4 +116,4 @@ def _given_in(run: Path) -> dict[str, Any]:
     """What the user gave for the card of the run."""
     path = run / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return {key: value for key, value in head_of(text).items() if key in GIVEN} if MARK in text else {}
+    return {key: value for key, value in head_of(text, path).items() if key in GIVEN} if MARK in text else {}

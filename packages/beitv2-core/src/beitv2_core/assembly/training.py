@@ -27,7 +27,7 @@ from ..errors import ConfigError
 from ..pixels.size import pair
 from .batches import BatchPlan, plan_batches, seed_everything
 from .caches import build_code_cache, build_feature_cache
-from .cards import write_run_card
+from .cards import card_beside, write_run_card
 from .data import build_dataset, build_loader, build_transform
 from .feature_monitor import build_monitor
 from .models import build_mim, build_teacher, build_tokenizer
@@ -93,7 +93,8 @@ def card_of_images(images: int) -> Callable[[RunFolder, dict[str, Any]], None]:
     """What ends a run: its summary knows how many images it was trained on, and its model card is written."""
     def finish(run: RunFolder, summary: dict[str, Any]) -> None:
         summary["images"] = images
-        write_run_card(run.path, summary)
+        with card_beside(run.path):
+            write_run_card(run.path, summary)
 
     return finish
 

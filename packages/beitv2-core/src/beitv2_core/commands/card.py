@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, OutputError
 
 
 def card(
@@ -30,12 +30,19 @@ def card(
                           "example apache-2.0, or other with --license-name.")
     if (license_ == "other") != (license_name is not None):
         raise ConfigError("--license other and --license-name belong together. Give both, or neither.")
+    if license_link is not None and license_ != "other":
+        raise ConfigError("--license-link: belongs to --license other with --license-name. Give all three, or leave it "
+                          "out.")
     if story_of(run) is None:
         raise ConfigError(f"{run}: no run folder of a model of a known kind (it has no config.yml, or its run trains "
                           "no model). Give the folder of a training run.")
     given: dict[str, Any] = {"license": license_, "license_name": license_name, "license_link": license_link,
                              "datasets": dataset or None}
-    written = write_run_card(run, given={key: value for key, value in given.items() if value is not None})
+    try:
+        written = write_run_card(run, given={key: value for key, value in given.items() if value is not None})
+    except OSError as error:
+        raise OutputError(f"{run / CARD}: the card could not be written: {error}. Free some space, or make the folder "
+                          "and its files readable and writable.") from error
     if written is None:
         raise ConfigError(f"{run / CARD}: was written or edited by hand, and stays. Move it away to have it written "
                           "again.")

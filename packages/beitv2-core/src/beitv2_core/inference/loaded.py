@@ -124,7 +124,7 @@ class LoadedModel:
         if self._described is None:
             raise ConfigError(f"{self.source}: an exported model cannot be saved again. Copy its folder, or load the "
                               "run it was exported from.")
-        from ..assembly.cards import write_saved_card
+        from ..assembly.cards import card_beside, write_saved_card
         from ..conversion.folder import write_model_folder
 
         found = self._described._replace(
@@ -136,7 +136,8 @@ class LoadedModel:
         known = preprocessor_config(self.image_size, crop_share=self.answer_crop_share,
                                     interpolation=self.interpolation, mean=mean, std=std, own=keep)
         form = write_model_folder(Path(folder), found, known)
-        write_saved_card(Path(folder), self.source, self.kind)
+        with card_beside(Path(folder)):
+            write_saved_card(Path(folder), self.source, self.kind)
         return form
 
     @property

@@ -12,14 +12,15 @@ from beitv2_core.paddlex import register
 
 
 def main() -> None:
-    """Register, then hand the arguments to PaddleX; SystemExit with one line where it is not installed."""
+    """Register, then hand the arguments to PaddleX; SystemExit with one line where it is not installed, and for what
+    our code refuses while PaddleX runs it: an image that cannot be read, a folder that is no exported model."""
     try:
         register()
+        from paddlex.__main__ import console_entry
+
+        console_entry()
     except BEiTError as error:
         raise SystemExit(f"error: {error}") from None
-    from paddlex.__main__ import console_entry
-
-    console_entry()
 
 
 if __name__ == "__main__":

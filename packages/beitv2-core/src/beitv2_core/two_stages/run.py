@@ -184,7 +184,7 @@ def _refuse_other_request(kept: TwoStagesConfig, request: Request, minutes_given
 
 def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, say: Say) -> dict[str, Any]:
     """Report on the held-out images, verdict and summary.json of a trained run; what was concluded before stays."""
-    from ..assembly.cards import write_run_card
+    from ..assembly.cards import card_beside, write_run_card
     from ..evaluation.report import Settings, make_report
     from ..evaluation.verdict import verdict
 
@@ -205,7 +205,8 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
             **seconds, "report": time.monotonic() - start, "total": time.monotonic() - began}.items()},
     }
     write_text_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    write_run_card(folder)
+    with card_beside(folder):
+        write_run_card(folder)
     return summary
 
 

@@ -104,7 +104,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      seed=run.seed, store=CheckpointStore(folders.checkpoints, keep_last=train.keep_last),
                      images_per_step=total, accumulate=accumulate, amp=train.amp, log_every=train.log_every,
                      save_every=train.save_every, title="segment", on_start=[start],
-                     on_finish=[finish, draw_curves, card_of_images(len(samples))], at_end=task.final_values,
+                     on_finish=[finish, draw_curves, card_of_images(len(train_set))], at_end=task.final_values,
                      free_settings=free_settings(train_set),
                      reread=lambda saved: parse_config(saved, SegmentConfig, source="the checkpoint's settings",
                                                        written_by="").resolved(), sharding=train.sharding, names=NAMES,
