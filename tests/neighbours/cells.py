@@ -79,7 +79,7 @@ CELLS = (
          "its segmenter: same label maps at every size, by sliding windows",
          "它的语义分割：任意尺寸的标签图相同，使用滑窗"),
     Cell("PaddleX", "used", "paddlex", (f"{PADDLEX}::test_its_predictor_of_features_gives_our_means",),
-         "its predictor of features: same mean features, of length 1", "它的图像特征：平均特征相同，模长为 1"),
+         "its predictor of features: same mean features, scaled to length 1", "它的图像特征：平均特征相同，模长为 1"),
     Cell("PaddleX", "used", "paddlex", (f"{PADDLEX}::test_its_pipelines_and_its_server_give_our_answers",),
          "its pipelines and its server (classification, segmentation): same answers",
          "它的产线与服务（分类、分割）：结果相同"),

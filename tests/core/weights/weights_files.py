@@ -12,6 +12,18 @@ import numpy as np
 
 TYPES = {"f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "u2": "BFloat16Storage", "b1": "BoolStorage"}
 
+#: functions that a pickle of a hostile file calls
+FORBIDDEN = ("os.system posix.system nt.system os.popen os.execl builtins.eval builtins.exec builtins.compile "
+             "builtins.__import__ builtins.getattr builtins.open __builtin__.eval __builtin__.apply subprocess.Popen "
+             "subprocess.check_output pty.spawn runpy.run_path importlib.import_module shutil.rmtree pickle.loads "
+             "_pickle.loads marshal.loads codecs.decode ctypes.CDLL functools.partial operator.attrgetter "
+             "operator.methodcaller timeit.timeit webbrowser.open code.InteractiveInterpreter numpy.load "
+             "numpy.fromfile numpy.memmap numpy.lib.npyio.load numpy.core.multiarray.fromfile "
+             "numpy.testing._private.utils.runstring numpy.f2py.compile torch.load torch.hub.load torch.jit.load "
+             "torch.storage._load_from_bytes torch.utils.collect_env.run torch._utils._rebuild_wrapper_subclass "
+             "torch._tensor._rebuild_from_type_v2 paddle.load paddle.utils.cpp_extension.load yaml.unsafe_load "
+             "safetensors.numpy.load_file beitv2_core.checkpoint.store.CheckpointStore").split()
+
 
 class Code(bytes):
     """Pickle instructions, put into a stream as they are."""

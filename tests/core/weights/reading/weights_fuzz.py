@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
-from weights_files import BOMB_BYTES, Code, Saved, call, encode, named, stream
+from weights_files import BOMB_BYTES, FORBIDDEN, Code, Saved, call, encode, named, stream
 
 MEMORY = 6 * 2**30  # address space of the program, PyTorch included where it is installed
 FORMATS = ("torch zip", "torch legacy", "torchscript", "pdparams", "safetensors")
@@ -35,17 +35,6 @@ CHECKSUMS = ("torch zip", "torchscript")
 #: what each format holds when it is whole
 ARRAYS = {"block.weight": np.arange(12, dtype="f4").reshape(3, 4) / 7, "block.bias": np.array([2.5, -1], "f2"),
           "ids": np.arange(5), "scalar": np.array(0.25, "f4")}
-
-FORBIDDEN = ("os.system posix.system nt.system os.popen os.execl builtins.eval builtins.exec builtins.compile "
-             "builtins.__import__ builtins.getattr builtins.open __builtin__.eval __builtin__.apply subprocess.Popen "
-             "subprocess.check_output pty.spawn runpy.run_path importlib.import_module shutil.rmtree pickle.loads "
-             "_pickle.loads marshal.loads codecs.decode ctypes.CDLL functools.partial operator.attrgetter "
-             "operator.methodcaller timeit.timeit webbrowser.open code.InteractiveInterpreter numpy.load "
-             "numpy.fromfile numpy.memmap numpy.lib.npyio.load numpy.core.multiarray.fromfile "
-             "numpy.testing._private.utils.runstring numpy.f2py.compile torch.load torch.hub.load torch.jit.load "
-             "torch.storage._load_from_bytes torch.utils.collect_env.run torch._utils._rebuild_wrapper_subclass "
-             "torch._tensor._rebuild_from_type_v2 paddle.load paddle.utils.cpp_extension.load yaml.unsafe_load "
-             "safetensors.numpy.load_file beitv2_core.checkpoint.store.CheckpointStore").split()
 
 
 class Case(NamedTuple):
