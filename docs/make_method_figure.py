@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw docs/images/method.svg, the two stages of BEiT v2: python docs/make_method_figure.py
 
-The image and its codes are the first of docs/images/codes.png, which `make pretrain` draws.
+The image and its codes are one of docs/images/codes.png, which `beitv2 report` drew.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 IMAGES = Path(__file__).with_name("images")
-#: left, top, right, bottom of the first image of codes.png, and of its codes, in pixels
-IMAGE, CODES = (68, 43, 254, 229), (68, 256, 254, 442)
-PIXELS, GRID = 16, 4
+#: left, top, right, bottom of the fifth image of codes.png, and of its codes, in pixels
+IMAGE, CODES = (863, 43, 1049, 229), (863, 256, 1049, 442)
+PIXELS, GRID = 48, 16
 #: patches that are hidden, as (row, column): two fifths, in a block
-HIDDEN = {(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)}
+HIDDEN = {(row, column) for row in range(3, 13) for column in range(4, 14)}
+#: vectors of the codebook that are shown
+VECTORS = 13
 TILE = 104
 BOX, FROZEN, LOSS, LINE = "#dbe7f6", "#e6e6e6", "#f7e3c4", "#3c4a5c"
 
@@ -32,30 +34,29 @@ def colours(box: tuple[int, int, int, int], cells: int) -> list[list[str]]:
     rows = []
     for top, bottom in zip(edges, edges[1:]):
         found = [np.median(part[top:bottom, left:right], axis=(0, 1)) for left, right in zip(edges, edges[1:])]
-        rows.append(["#" + "".join(f"{int(value):02x}" for value in one) for one in found])
+        rows.append(["#" + "".join(f"{int(value) // 17:x}" for value in one) for one in found])
     return rows
 
 
 def tile(x: float, y: float, rows: list[list[str]], *, hidden: Iterable[tuple[int, int]] = (), only: bool = False,
          ) -> list[str]:
     """A square picture; hidden patches are grey, or, with `only`, all others are left out."""
-    side = TILE / len(rows)
     hidden = set(hidden)
-    parts = []
+    cells: dict[str, list[str]] = {}  # by colour: one path for each keeps the file small
     for i, row in enumerate(rows):
         for j, colour in enumerate(row):
             covered = (i * GRID // len(rows), j * GRID // len(rows)) in hidden
             if covered is only or not hidden:
-                parts.append(f'<rect x="{x + j * side:g}" y="{y + i * side:g}" width="{side + 0.3:g}" '
-                             f'height="{side + 0.3:g}" fill="{colour}"/>')
-    step = TILE / GRID
-    fill = "none" if only or not hidden else "#8b939d"
-    for i in range(GRID):
-        for j in range(GRID):
-            shown = fill if (i, j) in hidden else "none"
-            parts.append(f'<rect x="{x + j * step:g}" y="{y + i * step:g}" width="{step:g}" height="{step:g}" '
-                         f'fill="{shown}" stroke="#ffffff" stroke-width="1.5"/>')
-    parts.append(f'<rect x="{x:g}" y="{y:g}" width="{TILE}" height="{TILE}" fill="none" stroke="#9aa4b0"/>')
+                cells.setdefault(colour, []).append(f"M{j} {i}h1v1h-1z")
+    parts = [f'<g transform="translate({x:g} {y:g}) scale({TILE / len(rows):.5g})" shape-rendering="crispEdges">',
+             *(f'<path fill="{colour}" d="{"".join(path)}"/>' for colour, path in cells.items()), "</g>",
+             f'<g transform="translate({x:g} {y:g}) scale({TILE / GRID:g})">']
+    if hidden and not only:
+        squares = "".join(f"M{column} {row}h1v1h-1z" for row, column in sorted(hidden))
+        parts.append(f'<path fill="#8b939d" d="{squares}"/>')
+    lines = "".join(f"M0 {one}h{GRID}M{one} 0v{GRID}" for one in range(GRID + 1))
+    parts += [f'<path d="{lines}" fill="none" stroke="#ffffff" stroke-width="0.06"/>', "</g>",
+              f'<rect x="{x:g}" y="{y:g}" width="{TILE}" height="{TILE}" fill="none" stroke="#9aa4b0"/>']
     return parts
 
 
@@ -83,14 +84,15 @@ def arrow(*points: tuple[float, float], dashed: bool = False) -> list[str]:
 def figure() -> str:
     """The whole drawing."""
     image, codes = colours(IMAGE, PIXELS), colours(CODES, GRID)
-    book = [colour for row in codes for colour in row]
+    used = list(dict.fromkeys(colour for row in codes for colour in row))
+    book = used[::len(used) // VECTORS][:VECTORS]
     parts = text(24, 34, "Stage 1: the tokenizer learns codes from a teacher", size=18, bold=True)
     top = 62.0
     parts += tile(24, top, image) + text(24 + TILE / 2, top + TILE + 18, "image, patches", "middle")
     parts += arrow((134, top + 52), (160, top + 52)) + box(164, top + 24, 110, "encoder")
     parts += arrow((274, top + 52), (302, top + 52))
     parts += box(306, top + 10, 150, "nearest vector||of the codebook", height=84)
-    for number, colour in enumerate(dict.fromkeys(book)):
+    for number, colour in enumerate(book):
         parts.append(f'<rect x="{318 + 9.6 * number:g}" y="{top + 44:g}" width="8" height="16" fill="{colour}"/>')
     parts += arrow((456, top + 52), (484, top + 52)) + tile(488, top, codes)
     parts += text(488 + TILE / 2, top + TILE + 18, "codes", "middle")

@@ -21,7 +21,7 @@ from beitv2_core.models.backbone import BEiTBackbone
 from beitv2_core.models.vqkd import VQKD
 from beitv2_core.serve import views
 from beitv2_core.serve.views import View, codes_view, find_view
-from beitv2_core.viz.codebook import palette
+from beitv2_core.viz.codebook import code_colours
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_codes_are_those_of_the_command_tokenize(tokenizer, scenes, tmp_path):
     assert [one.count for one in result.codes] == sorted((one.count for one in result.codes), reverse=True)
     for one in result.codes:
         red = int(one.colour[1:3], 16)
-        assert red == round(255 * palette(np.array([one.code]))[0, 0])
+        assert red == round(255 * float(code_colours(tokenizer.quantize.codebook.numpy())[one.code, 0]))
         assert (one.patches, one.num_patches, one.gallery_count) == (None, 0, 0)
     assert result.gallery_images == 0
 

@@ -19,6 +19,7 @@ from beitv2_core.viz.masks import mask_examples
 RNG = np.random.RandomState(0)
 IMAGES = RNG.rand(3, 3, 32, 32).astype(np.float32)
 BYTES = RNG.randint(0, 256, (2, 32, 48, 3)).astype(np.uint8)
+BOOK = RNG.randn(64, 16).astype(np.float32)
 PATCH = RNG.randint(0, 256, (8, 8, 3)).astype(np.uint8)
 
 
@@ -37,8 +38,8 @@ FIGURES = {
     "gallery": lambda path: code_gallery({c: [PATCH] * (c + 1) for c in range(6)}, np.arange(8), path),
     "gallery_one_code": lambda path: code_gallery({3: [PATCH]}, np.arange(8), path),
     "gallery_row_without_patches": lambda path: code_gallery({0: [], 3: [PATCH]}, np.arange(8), path),
-    "map": lambda path: code_map(IMAGES, RNG.randint(0, 64, (3, 4, 4)), path, num_codes=64),
-    "map_not_square": lambda path: code_map(BYTES, RNG.randint(0, 8192, (2, 2, 3)), path),
+    "map": lambda path: code_map(IMAGES, RNG.randint(0, 64, (3, 4, 4)), BOOK, path),
+    "map_not_square": lambda path: code_map(BYTES, RNG.randint(0, 64, (2, 2, 3)), BOOK, path),
     "attention": lambda path: attention_maps(IMAGES, RNG.rand(3, 2, 4, 4), path),
     "attention_many_heads": lambda path: attention_maps(BYTES, RNG.rand(2, 12, 2, 3), path),
     "masks": lambda path: mask_examples(IMAGES, RNG.rand(3, 4, 4) > 0.5, path),
@@ -66,7 +67,7 @@ def test_figure_is_a_png_with_something_on_it_in_a_folder_it_creates(tmp_path, n
 def test_drawing_again_gives_the_same_bytes(tmp_path):
     codes = np.arange(48).reshape(3, 4, 4)
     for name in ("a.png", "b.png"):
-        code_map(IMAGES, codes, tmp_path / name, num_codes=64)
+        code_map(IMAGES, codes, BOOK, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -96,10 +97,10 @@ def test_an_error_while_writing_leaves_the_old_figure_and_no_temporary_file(tmp_
 @pytest.mark.parametrize("call, words", [
     (lambda p: code_histogram(np.zeros((2, 2)), p), r"shape \(2, 2\).*one number per code"),
     (lambda p: code_histogram(np.array([1, -1]), p), "none negative"),
-    (lambda p: code_map(IMAGES, np.zeros((2, 4, 4), int), p), r"shape \(2, 4, 4\).*\(3, rows, columns\)"),
-    (lambda p: code_map(IMAGES, np.zeros((3, 4, 4)), p), "float64; expected integers"),
-    (lambda p: code_map(IMAGES, np.full((3, 4, 4), 64), p, num_codes=64), r"from 64 to 64; expected 0 \.\. 63"),
-    (lambda p: code_map(IMAGES, np.full((3, 4, 4), -1), p), "from -1 to -1; expected 0 or more"),
+    (lambda p: code_map(IMAGES, np.zeros((2, 4, 4), int), BOOK, p), r"shape \(2, 4, 4\).*\(3, rows, columns\)"),
+    (lambda p: code_map(IMAGES, np.zeros((3, 4, 4)), BOOK, p), "float64; expected integers"),
+    (lambda p: code_map(IMAGES, np.full((3, 4, 4), 64), BOOK, p), r"from 64 to 64; expected 0 \.\. 63"),
+    (lambda p: code_map(IMAGES, np.full((3, 4, 4), -1), BOOK, p), r"from -1 to -1; expected 0 \.\. 63"),
     (lambda p: mask_examples(IMAGES, np.zeros((3, 16), bool), p), r"expected \(3, rows, columns\)"),
     (lambda p: mask_examples(IMAGES, np.zeros((3, 5, 4), bool), p), "5 x 4 patches does not divide.* 32 x 32 pixels"),
     (lambda p: attention_maps(IMAGES, np.zeros((3, 17, 17)), p), "heads, rows, columns"),

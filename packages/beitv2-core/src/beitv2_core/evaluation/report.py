@@ -161,7 +161,7 @@ def draw(
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])
     code_gallery({code: gallery[code] for code in chosen}, stats.counts, drawn[1])
-    code_map(images, codes, drawn[2])
+    code_map(images, codes, tokenizer.quantize.codebook.numpy(), drawn[2])
     mask_examples(images, masks, drawn[3])
     attention_maps(images, attention, drawn[4])
     for stage, run in (("tokenizer", settings.tokenizer_run), ("pretrain", settings.pretrain_run)):

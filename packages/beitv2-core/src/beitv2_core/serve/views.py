@@ -63,17 +63,19 @@ def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, up
     """
     from ..evaluation.codes import encode
     from ..evaluation.evaluate import nearest_patches
-    from ..viz.codebook import palette
+    from ..viz.codebook import code_colours
 
     gallery_size = [0]
     stats, nearest = nearest_patches(tokenizer, _counted(gallery, gallery_size), keep=keep)
     log.info("gallery: %d images, %d of %d codes have patches.", gallery_size[0], len(nearest), tokenizer.num_codes)
 
+    all_colours = np.rint(255 * code_colours(tokenizer.quantize.codebook.numpy()))
+
     def show(image: Image.Image) -> CodesResult:
         seen, images = model_view(image, tokenizer.image_size, 1.0)
         grid = encode(tokenizer, images)[0].reshape(tuple(tokenizer.grid))
         codes, counts = np.unique(grid, return_counts=True)
-        colours = np.rint(255 * palette(codes))
+        colours = all_colours[codes]
         found = []
         for i in np.argsort(-counts, kind="stable"):
             code = int(codes[i])
@@ -86,7 +88,7 @@ def codes_view(tokenizer: Any, gallery: Iterable[Any] = (), *, keep: int = 8, up
 
     rows, columns = tokenizer.grid
     return View("codes", "Codes", f"The tokenizer turns the image into {rows} x {columns} codes, each out of "
-                f"{tokenizer.num_codes:,}. One colour is one code.", show, upright)
+                f"{tokenizer.num_codes:,}. Codes near each other have colours near each other.", show, upright)
 
 
 def _counted(batches: Iterable[Any], total: list[int]) -> Iterator[Any]:

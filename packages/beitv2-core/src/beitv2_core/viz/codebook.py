@@ -12,6 +12,7 @@ from matplotlib.colors import hsv_to_rgb
 from beitv2_core.engine.metrics import perplexity
 from beitv2_core.errors import ShapeError
 from beitv2_core.viz.canvas import ACCENT, MUTED, SECOND, Canvas, as_images, cell_width, name_row, show
+from beitv2_core.viz.features import component_colours
 
 #: pixels of a patch in the gallery, at least
 _GALLERY_PIXELS = 64
@@ -87,27 +88,26 @@ def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarra
             axes.tick_params(length=0)
 
 
-def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_codes: int | None = None) -> None:
-    """Each image above its codes; a code has the same colour in every figure, and its number where there is room.
+def code_map(images: np.ndarray, codes: np.ndarray, codebook: np.ndarray, path: str | Path) -> None:
+    """Each image above its codes, in the colours of `code_colours`; a code's number where there is room.
 
-    images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; codes: integers (B, rows, columns) below `num_codes`.
+    images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; codes: integers (B, rows, columns); codebook: (K, C).
     """
     pixels = as_images(images, "code_map")
     codes = np.asarray(codes)
     if codes.ndim != 3 or len(codes) != len(pixels) or not codes.size or not np.issubdtype(codes.dtype, np.integer):
         raise ShapeError(f"code_map: codes have shape {codes.shape} of {codes.dtype}; expected integers "
                          f"({len(pixels)}, rows, columns).")
-    if codes.min() < 0 or (num_codes is not None and codes.max() >= num_codes):
-        expected = "0 or more" if num_codes is None else f"0 .. {num_codes - 1}"
-        raise ShapeError(f"code_map: codes run from {codes.min()} to {codes.max()}; expected {expected}. "
-                         "Give codes and num_codes of the same codebook.")
-    colours = palette(codes)
+    if codes.min() < 0 or codes.max() >= len(codebook):
+        raise ShapeError(f"code_map: codes run from {codes.min()} to {codes.max()}; expected 0 .. {len(codebook) - 1}. "
+                         "Give codes and codebook of the same tokenizer.")
+    colours = code_colours(codebook)[codes]
     rows, columns = codes.shape[1:]
     side = 1.5
     distinct = len(np.unique(codes))
-    of = "" if num_codes is None else f" of {num_codes:,}"
     with Canvas(path, cell_width(pixels.shape, side) * len(pixels) + 0.7, 2 * side + 0.5,
-                title=f"Images and their codes: {distinct:,}{of} codes in {len(pixels)} images") as figure:
+                title=f"Images and their codes: {distinct:,} of {len(codebook):,} codes in {len(pixels)} images"
+                ) as figure:
         grid = figure.subplots(2, len(pixels), squeeze=False)
         for i, image in enumerate(pixels):
             show(grid[0, i], image)
@@ -122,6 +122,12 @@ def code_map(images: np.ndarray, codes: np.ndarray, path: str | Path, *, num_cod
                                     fontsize=7 if max(rows, columns) <= 4 and codes.max() < 1000 else 5)
         name_row(grid[0, 0], "image")
         name_row(grid[1, 0], "codes")
+
+
+def code_colours(codebook: np.ndarray) -> np.ndarray:
+    """Colours (K, 3) in [0, 1] of the codes of a codebook (K, C): its principal components, so that codes that the
+    tokenizer puts near each other look alike, in every figure of it."""
+    return component_colours(np.asarray(codebook)[None, None]).colours[0, 0]
 
 
 def palette(codes: np.ndarray) -> np.ndarray:
