@@ -33,13 +33,13 @@ def test_what_cannot_be_written_leaves_nothing_half_and_the_old_content(tmp_path
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "old"
 
 
-def test_the_content_reaches_the_disk_before_the_name_does(tmp_path, monkeypatch):
+def test_the_content_reaches_the_disk_before_the_name_does_and_the_name_before_the_writer_ends(tmp_path, monkeypatch):
     order = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: (order.append("sync"), sync(number)))
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("rename"), replace(*paths)))
     write_text_atomically(tmp_path / "a.txt", "new")
-    assert order == ["sync", "rename"]
+    assert order == ["sync", "rename", "sync"]
 
 
 WRITER = """
