@@ -67,6 +67,7 @@ class Recorder:
     def __init__(self, root: Union[str, Path], stream: Optional[BinaryIO] = None):
         self.root, self.ops, self.stream = os.path.realpath(root), [], stream  # type: ignore[var-annotated]
         self._lock, self._busy, self.on = threading.RLock(), False, False
+        self._process = os.getpid()  # forks inherit the hook, and write nothing that lasts
         self._numbers: dict[int, int] = {}
         self._next = 1
         self._before: dict[int, Seen] = {}
@@ -102,7 +103,7 @@ class Recorder:
             self.stream.flush()
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on or (event != "open" and event not in _TELLING):
+        if not self.on or os.getpid() != self._process or (event != "open" and event not in _TELLING):
             return
         if event == "open":
             path, _, flags = arguments
@@ -113,6 +114,9 @@ class Recorder:
         self._look()
 
     def _synced(self, descriptor: Any) -> None:
+        if os.getpid() != self._process:
+            self._fsync(descriptor)
+            return
         self._look()
         self._fsync(descriptor)
         number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
@@ -203,3 +207,12 @@ def recorded(root: Union[str, Path]) -> Iterator[Recorder]:
         yield recorder
     finally:
         recorder.stop()
+
+
+def operations(record: Union[str, Path]) -> list[Op]:
+    """What a recorder with that stream has written."""
+    found = []
+    with open(record, "rb") as file:
+        while file.peek(1):
+            found.append(pickle.load(file))
+    return found

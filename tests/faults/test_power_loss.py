@@ -16,15 +16,13 @@ from writing_commands import all_writings
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.files.atomic import write_text_atomically
 
-STATES = 120
-
 
 @pytest.fixture(scope="module")
 def writings(tmp_path_factory):
     return {one.name: one for one in all_writings(tmp_path_factory.mktemp("sources"))}
 
 
-def test_every_writing_survives_a_power_cut_at_any_moment(writings, tmp_path, seed, case):
+def test_every_writing_survives_a_power_cut_at_any_moment(writings, tmp_path, seed, states, case):
     """Disks as a power cut may leave them, for every kind of file that is written: old, new or refused, never half."""
     for name, writing in writings.items():
         folder = tmp_path / name.replace(" ", "_")
@@ -32,9 +30,9 @@ def test_every_writing_survives_a_power_cut_at_any_moment(writings, tmp_path, se
         writing.prepare(folder)
         with recorded(folder) as record:
             writing.run(folder, record.mark)
-        found = replay(record.ops, STATES, random.Random(f"{seed}/{name}"), tmp_path, writing.check)
-        assert sum(found.values()) == STATES
-        case.inject(f"power cut, {name}", STATES)
+        found = replay(record.ops, states, random.Random(f"{seed}/{name}"), tmp_path, writing.check)
+        assert sum(found.values()) == states
+        case.inject(f"power cut, {name}", states)
         case.note(f"{name}: {len(moments(record.ops))} moments; " + ", ".join(
             f"{count} {what}" for what, count in sorted(found.items())))
     case.check("what was reported saved is found and whole; nothing half written is taken")

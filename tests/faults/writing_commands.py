@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,9 +47,7 @@ def training() -> Writing:
 
     from beitv2_core.checkpoint.store import CheckpointStore
     from beitv2_core.engine.health import read_rows
-    from beitv2_core.engine.run_folder import RunFolder
     from beitv2_core.errors import CheckpointError
-    from beitv2_core.viz.curves import read_curves
 
     truth, order, rows = {}, [], []  # type: tuple[dict[int, Any], list[int], list[Any]]
 
@@ -75,37 +73,55 @@ def training() -> Writing:
             CheckpointStore(checkpoint.parent, keep_last=2).save(12, *again[1:])  # over the one that is there
         rows.extend(plain(read_rows(folder / "runs" / "run" / "metrics.jsonl")))
 
-    def plain(found: list[Any]) -> list[Any]:
-        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in found]
-
     def check(folder: Path, marks: list[str]) -> str:
-        path = folder / "runs" / "run"
-        store = CheckpointStore(path / "checkpoints", keep_last=2)
-        newest = store.latest()
-        # the one reported last or told to go on from, or the next that was being saved
-        saved = [mark for mark in marks if mark.startswith("saved")]
-        allowed = {*order[max(len(saved) - 1, 0) : len(saved) + 1], *((None,) if not saved else ()),
-                   *((9,) if marks and marks[-1] == "told to go on from 9" else ())}
-        step = None if newest is None else store.load(newest).step
-        assert step in allowed, f"the newest whole checkpoint is of step {step}, not of {allowed}"
+        store = CheckpointStore(folder / "runs" / "run" / "checkpoints")
+        told = [9] if marks and marks[-1] == "told to go on from 9" else []
+        found = check_run(folder / "runs" / "run", marks, order, rows, told)
         for each in store.steps():  # no other is half and taken for whole
             with contextlib.suppress(CheckpointError):
-                found = CheckpointStore(store.folder).load(store.folder / f"step_{each:06d}.pdckpt")
-                np.testing.assert_equal(found[:4], truth[each][:4])
-        if step is not None:
-            kept = [row for row in plain(read_rows(path / "metrics.jsonl")) if row["step"] <= step]
-            np.testing.assert_equal(kept, [row for row in rows if row["step"] <= step])
-            read_curves(path / "metrics.jsonl")
-            run_folder = RunFolder(path)
-            run_folder.open()
-            run_folder.close()
-            store.remove_leftovers()
-            again = CheckpointStore(store.folder).latest()
-            assert again is not None and CheckpointStore(store.folder).load(again).step == step
-            assert not list(path.rglob(".*tmp*")), "left under a temporary name"
-        return "none" if step is None else "newest"
+                one = store.load(store.folder / f"step_{each:06d}.pdckpt")
+                np.testing.assert_equal(one[:4], truth[each][:4])
+        return found
 
     return Writing("training: checkpoints and metrics", run, check)
+
+
+def plain(found: list[Any]) -> list[Any]:
+    """Rows of metrics without the rates of this machine."""
+    return [{key: value for key, value in row.items() if not key.endswith("per_second")} for row in found]
+
+
+def check_run(path: Path, marks: list[str], order: list[int], rows: list[Any], told: Sequence[int] = ()) -> str:
+    """A run's newest checkpoint and its metrics after a power cut, and that the folder can be trained in.
+
+    order: the steps in the order they were saved in; rows: the metrics of the whole run, see `plain`; told: a step to
+    go on from that is not saved again.
+    """
+    from beitv2_core.checkpoint.store import CheckpointStore
+    from beitv2_core.engine.health import read_rows
+    from beitv2_core.engine.run_folder import RunFolder
+    from beitv2_core.viz.curves import read_curves
+
+    # the step that was reported last, or the next, which was being saved
+    saved = sum(mark.startswith("saved") for mark in marks)
+    allowed = {*order[max(saved - 1, 0) : saved + 1], *told, *(() if saved else (None,))}
+    newest = CheckpointStore(path / "checkpoints").latest()
+    step = None if newest is None else CheckpointStore(path / "checkpoints").load(newest).step
+    assert step in allowed, f"the newest whole checkpoint is of step {step}, not of {allowed}"
+    if step is None:
+        return "none"
+    kept = [row for row in plain(read_rows(path / "metrics.jsonl")) if row["step"] <= step]
+    np.testing.assert_equal(kept, [row for row in rows if row["step"] <= step])
+    if (path / "metrics.jsonl").is_file():
+        read_curves(path / "metrics.jsonl")
+    run_folder, store = RunFolder(path), CheckpointStore(path / "checkpoints")
+    run_folder.open()
+    run_folder.close()
+    store.remove_leftovers()
+    newest = store.latest()
+    assert newest is not None and store.load(newest).step == step
+    assert not list(path.rglob(".*tmp*")), "left under a temporary name"
+    return "newest"
 
 
 def view_caches() -> list[Writing]:
