@@ -105,7 +105,7 @@ test-fast: $(STAMP)  ## the suite without the end-to-end runs
 test: $(STAMP)  ## the whole suite (TESTS="tests/core tests/seg": those folders)
 	$(BIN)/python -m pytest $(TESTS)
 
-test-faults: $(STAMP)  ## faults: kills, full disks, damaged files (seven minutes); writes a table to runs/faults
+test-faults: $(STAMP)  ## faults: kills, power cuts, full disks, damaged files; writes a table to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
 campaign: $(STAMP)  ## the long tests of reliability, for hours; writes the table of docs/reliability.md (CAMPAIGN="power sigkill")

@@ -108,7 +108,8 @@ def write_files_together(folder: str | Path, *, last: str) -> Iterator[Path]:
     folder = make_folder(folder)
     temporary = folder / f".tmp_{last}_{os.getpid()}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in folder.glob(f".tmp_{last}_*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir()
         yield temporary
         sync_tree(temporary)
