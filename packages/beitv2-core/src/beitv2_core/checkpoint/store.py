@@ -131,7 +131,8 @@ class CheckpointStore:
 
     def latest(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are named in a warning and skipped."""
-        for path in reversed(list(self._places().values())):
+        for step in reversed(self.steps()):
+            path = self.path_of(step)
             try:
                 self._found = (path, _stamp(path), _read_header(path))
             except CheckpointError as error:
@@ -139,6 +140,10 @@ class CheckpointStore:
                 continue
             return path
         return None
+
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self._places().get(step, self.folder / f"step_{step:06d}.pdckpt")
 
     def load(self, path: str | Path) -> Checkpoint:
         """Read a checkpoint after checking every file's hash; CheckpointError names what is missing or damaged.
