@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 
@@ -74,7 +75,6 @@ def careless(folder):
 def nameless(folder):
     """A file that is synced, in a folder whose names are not."""
     with open(folder / "a.txt", "w") as file:
-        import os
         file.write("new" * 3000)
         file.flush()
         os.fsync(file.fileno())
@@ -93,7 +93,6 @@ def test_what_is_not_synced_is_lost_or_torn_by_the_replay_and_what_is_synced_is_
     def check(disk, marks):
         path = disk / "a.txt"
         if not path.exists():
-            assert path.name or marks
             seen.update(["lost"] if marks else [])
         elif path.read_text() != "new" * 3000:
             seen.add("half")
