@@ -30,6 +30,8 @@ SEEDS ?= 3
 OUT ?= runs/real
 # Of `make build`; --smoke: a few of core's tests.
 BUILD ?=
+# Of `make campaign`: names of parts (none: all); benchmarks/campaign.py lists them.
+CAMPAIGN ?=
 # Of `make docs`. jieba splits Chinese words for the search.
 SITE := "mkdocs-material==9.*" "jieba==0.42.*"
 PEERS := .venv-peers
@@ -45,7 +47,7 @@ CORE ?= smoke
 OLDEST_PYTHON ?= $(shell for one in python3.9 $$HOME/.pyenv/versions/3.9.*/bin/python python3.10 python3.11 $(PYTHON); do \
   $$one -c "import ensurepip" 2>/dev/null && echo $$one && break; done)
 
-.PHONY: help setup pretrain finetune segment real docs wheels gpu-check test-fast test test-faults test-oldest test-peers \
+.PHONY: help setup pretrain finetune segment real docs wheels gpu-check test-fast test test-faults campaign test-oldest test-peers \
         neighbours parity pythons lint type build images bench-peers bench clean
 
 help:  ## list the targets
@@ -103,8 +105,11 @@ test-fast: $(STAMP)  ## the suite without the end-to-end runs
 test: $(STAMP)  ## the whole suite (TESTS="tests/core tests/seg": those folders)
 	$(BIN)/python -m pytest $(TESTS)
 
-test-faults: $(STAMP)  ## faults: kills, full disks, damaged files (seven minutes); writes a table to runs/faults
+test-faults: $(STAMP)  ## faults: kills, power cuts, full disks, damaged files; writes a table to runs/faults
 	$(BIN)/python -m pytest tests/faults
+
+campaign: $(STAMP)  ## the long tests of reliability, for hours; writes the table of docs/reliability.md (CAMPAIGN="power sigkill")
+	$(BIN)/python benchmarks/campaign.py $(CAMPAIGN)
 
 test-oldest: $(STAMP)  ## core's fast tests on the oldest Python here (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares
 	$(BIN)/python tests/house/build_alone.py 2.6.2 --oldest --python $(OLDEST_PYTHON)

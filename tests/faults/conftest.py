@@ -38,6 +38,10 @@ def pytest_addoption(parser):
     parser.addoption("--faults-report", type=Path, default=Path("runs/faults"), metavar="DIR",
                      help="folder for faults.json and faults.md, the table of what was injected and checked")
     parser.addoption("--faults-seed", type=int, default=20221, help="seed of the moments and damages drawn")
+    parser.addoption("--faults-states", type=int, default=100,
+                     help="disks after a power cut that are drawn for every writing command (make campaign: more)")
+    parser.addoption("--faults-kills", type=int, default=30,
+                     help="SIGKILLs of every training command, a third of it of others (make campaign: more)")
 
 
 @pytest.fixture
@@ -60,6 +64,16 @@ def deadline():
 @pytest.fixture(scope="session")
 def seed(request) -> int:
     return request.config.getoption("--faults-seed")
+
+
+@pytest.fixture(scope="session")
+def states(request) -> int:
+    return request.config.getoption("--faults-states")
+
+
+@pytest.fixture(scope="session")
+def kills(request) -> int:
+    return request.config.getoption("--faults-kills")
 
 
 @pytest.fixture(scope="session")

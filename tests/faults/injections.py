@@ -139,3 +139,21 @@ def kill_a_worker(batch: int) -> None:
         return original(self, future)
 
     loader.Loader._receive = receive
+
+
+def record_writes(root: str, record: str) -> None:
+    """Record all that happens below `root` into a file, with a mark after each checkpoint that was saved."""
+    from recorded_writes import Recorder
+
+    from beitv2_core.checkpoint.store import CheckpointStore
+
+    os.makedirs(root, exist_ok=True)
+    recorder, save = Recorder(root, open(record, "wb")), CheckpointStore.save
+
+    def saved(self, step, *arguments, **options):
+        path = save(self, step, *arguments, **options)
+        recorder.mark(f"saved {step}")
+        return path
+
+    CheckpointStore.save = saved
+    recorder.start()

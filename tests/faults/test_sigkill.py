@@ -13,12 +13,12 @@ from pathlib import Path
 import fault_stages as stages
 import pytest
 from e2e_runs import placed
+from writing_commands import picture
 
 from beitv2_core.checkpoint.store import CheckpointStore
 
-KILLS, STEPS = 30, 60
-#: where the kills fall: before the first step, while a checkpoint is written, anywhere after one, after the last step
-KINDS = ["start-up"] * 5 + ["saving"] * 8 + ["training"] * 13 + ["ending"] * 4
+#: shares of the kills: before the first step, while a checkpoint is written, anywhere after one, after the last step
+SHARES = {"start-up": 5 / 30, "saving": 8 / 30, "training": 13 / 30, "ending": 4 / 30}
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,15 @@ def sources(warm, tmp_path_factory):
 class Clock:
     """How long the parts of an uninterrupted run take here, in seconds."""
 
-    def __init__(self, warm, folder: Path, command: list[str]):
+    def __init__(self, warm, folder: Path, command: list[str], steps: int):
         began = time.monotonic()
         warm.start(folder.with_suffix(".log"), command)
         wait_until(lambda: stages.steps_present(folder))
         self.start = time.monotonic() - began
-        wait_until(lambda: STEPS in stages.steps_present(folder))
-        self.step = (time.monotonic() - began - self.start) / (STEPS - 1)
+        wait_until(lambda: steps in stages.steps_present(folder))
+        self.step = (time.monotonic() - began - self.start) / (steps - 1)
         assert warm.wait() == 0, folder.with_suffix(".log").read_text()
-        self.end = time.monotonic() - began - self.start - self.step * (STEPS - 1)
+        self.end = time.monotonic() - began - self.start - self.step * (steps - 1)
 
 
 def wait_until(come, seconds: float = 120) -> None:
@@ -48,27 +48,30 @@ def wait_until(come, seconds: float = 120) -> None:
 
 
 @pytest.mark.parametrize("name", stages.NAMES)
-def test_a_run_killed_thirty_times_ends_as_if_nothing_had_happened(name, warm, sources, seed, tmp_path, case):
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(name, warm, sources, seed, kills, tmp_path, case):
     """Killed with SIGKILL again and again and resumed: 0 lost steps beyond the last checkpoint, 0 differing weights."""
     draw = random.Random(f"{seed}/{name}")
     whole, folder, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "killed.log"
-    clock = Clock(warm, whole, placed(stages.stage(name, sources, STEPS), whole, 1))
-    command = placed(stages.stage(name, sources, STEPS), folder, 1)
-    kinds = KINDS[:-4]
+    steps = 2 * kills  # each kill but those of start-up comes at least a step later
+    clock = Clock(warm, whole, placed(stages.stage(name, sources, steps), whole, 1), steps)
+    command = placed(stages.stage(name, sources, steps), folder, 1)
+    counts = {kind: round(share * kills) for kind, share in SHARES.items() if kind != "training"}
+    kinds = ["start-up"] * counts["start-up"] + ["saving"] * counts["saving"]
+    kinds += ["training"] * (kills - sum(counts.values()))
     draw.shuffle(kinds)
-    kinds += KINDS[-4:]
+    kinds += ["ending"] * counts["ending"]
     middle = sum(kind in ("saving", "training") for kind in kinds)
-    passed, reached, kills = 0, 0, 0
-    while kills < KILLS:
-        kind = kinds[kills]
+    passed, reached, done = 0, 0, 0
+    while done < kills:
+        kind = kinds[done]
         number = warm.start(log, command)
         if kind == "start-up":
             time.sleep(draw.uniform(0, clock.start))
         elif kind == "ending":
-            wait_until(lambda: STEPS in stages.steps_present(folder))
-            time.sleep(draw.uniform(0, clock.start if reached == STEPS else 0) + draw.uniform(0, clock.end))
+            wait_until(lambda: steps in stages.steps_present(folder))
+            time.sleep(draw.uniform(0, clock.start if reached == steps else 0) + draw.uniform(0, clock.end))
         else:
-            target = min(max(reached + 1, round(STEPS * (passed + 1) / (middle + 1))), STEPS - 2)
+            target = min(max(reached + 1, round(steps * (passed + 1) / (middle + 1))), steps - 2)
             passed += 1
             wait_until(lambda target=target: max(stages.steps_present(folder), default=0) >= target)
             if kind == "saving":
@@ -82,7 +85,7 @@ def test_a_run_killed_thirty_times_ends_as_if_nothing_had_happened(name, warm, s
         if code == 0 and kind == "ending":
             continue  # it was finished before the signal came
         assert code == -signal.SIGKILL, log.read_text()
-        kills += 1
+        done += 1
         case.inject(f"SIGKILL during {kind}")
         newest = CheckpointStore(folder / "checkpoints").latest()
         now = 0 if newest is None else CheckpointStore(folder / "checkpoints").load(newest).step
@@ -98,6 +101,50 @@ def test_a_run_killed_thirty_times_ends_as_if_nothing_had_happened(name, warm, s
                  "no file left under a temporary name"):
         case.check(text)
     case.note(f"uninterrupted: start-up {clock.start:.2f} s, {1000 * clock.step:.0f} ms a step, end {clock.end:.2f} s")
+
+
+@pytest.mark.parametrize("name", ["make-shards", "embed", "convert"])
+def test_a_command_that_writes_killed_again_and_again_ends_as_if_nothing_had_happened(name, warm, sources, seed, kills,
+                                                                                     tmp_path, case):
+    """Killed with SIGKILL while it writes: nothing half under its name; started again it writes the same bytes."""
+    draw, images = random.Random(f"{seed}/{name}"), tmp_path / "images"
+    for number in range(24):
+        picture(images / "ab"[number % 2] / f"{number:02}.png", number)
+
+    def command(out: Path) -> list[str]:
+        return {"make-shards": ["make-shards", str(images), str(out), "--per-shard", "2", "--with-classes",
+                                "--overwrite"],
+                "embed": ["embed", str(images), "--model", str(sources / "pretrain"), "-o", str(out / "features.npz"),
+                          "--batch-size", "2", "--num-workers", "0"],
+                "convert": ["convert", str(sources / "pretrain"), str(out / "model.safetensors"), "--to", "ours",
+                            "--force"]}[name]
+
+    def written(out: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()
+                and not path.name.startswith(".") and ".parts" not in str(path) and path.suffix != ".unfinished"}
+
+    whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
+    began = time.monotonic()
+    warm.run(log, command(whole))
+    seconds, truth, done = time.monotonic() - began, written(whole), 0
+    for _ in range(10 * kills):
+        number = warm.start(log, command(out))
+        time.sleep(draw.uniform(0, seconds))
+        os.kill(number, signal.SIGKILL)
+        code = warm.wait()
+        for path, content in written(out).items():
+            assert content == truth[path], f"{path} is half written"
+        if code == 0:
+            shutil.rmtree(out)
+            continue
+        assert code == -signal.SIGKILL, log.read_text()
+        done += 1
+        case.inject(f"SIGKILL during {name}")
+        if done == max(kills // 3, 2):
+            break
+    warm.run(log, command(out))
+    assert written(out) == truth and len(truth) and stages.leftovers(out) == []
+    case.check("whole under its name or absent; started again: the same bytes, nothing under a temporary name")
 
 
 def test_a_process_killed_before_any_renaming_leaves_nothing_behind(warm, sources, tmp_path, case):

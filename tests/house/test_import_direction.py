@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "cards", "checkpoint", "config", "data", "datasets", "engine", "errors", "files",
                  "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
-    "conversion": {"assembly", "errors", "pixels", "weights"},
+    "conversion": {"assembly", "errors", "files", "pixels", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
                    "pixels", "viz"},
     "inference": {"_entry_points", "assembly", "conversion", "data", "errors", "evaluation", "exported_model",

@@ -170,3 +170,14 @@ def test_a_branch_that_was_abandoned_is_moved_aside_and_neither_resumed_nor_dele
         assert checkpoints.load(tmp_path / folder / "step_000008.pdckpt").state["branch"] == branch
     checkpoints.abandon_after(7)
     assert checkpoints.steps() == [6, 7]
+
+
+def test_a_checkpoint_that_steps_aside_for_its_new_copy_is_found_there_by_readers_without_the_lock(tmp_path):
+    checkpoints, path = save(tmp_path)
+    path.rename(tmp_path / ".replaced_step_000005.pdckpt")  # the power went before the new copy got the name
+    assert checkpoints.steps() == [5]
+    newest = CheckpointStore(tmp_path).latest()
+    assert newest == checkpoints.path_of(5) == tmp_path / ".replaced_step_000005.pdckpt"
+    assert checkpoints.load(newest).step == 5
+    checkpoints.remove_leftovers()
+    assert CheckpointStore(tmp_path).latest() == path

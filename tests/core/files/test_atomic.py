@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from beitv2_core.files.atomic import write_atomically, write_text_atomically
+from beitv2_core.files.atomic import (
+    append_to,
+    write_atomically,
+    write_files_together,
+    write_folder_atomically,
+    write_text_atomically,
+    write_text_once,
+)
 
 
 def test_a_file_appears_when_it_is_complete_and_its_folder_with_it(tmp_path):
@@ -33,13 +40,13 @@ def test_what_cannot_be_written_leaves_nothing_half_and_the_old_content(tmp_path
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "old"
 
 
-def test_the_content_reaches_the_disk_before_the_name_does(tmp_path, monkeypatch):
+def test_the_content_reaches_the_disk_before_the_name_does_and_the_name_before_the_writer_ends(tmp_path, monkeypatch):
     order = []
     sync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda number: (order.append("sync"), sync(number)))
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("rename"), replace(*paths)))
     write_text_atomically(tmp_path / "a.txt", "new")
-    assert order == ["sync", "rename"]
+    assert order == ["sync", "rename", "sync"]
 
 
 WRITER = """
@@ -88,3 +95,43 @@ def test_a_file_that_is_being_written_is_told_from_a_leftover_by_its_lock_not_by
     of_a_living_number.write_text("half")
     write_text_atomically(path, "whole")
     assert [found.name for found in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_text_that_is_written_once_stays(tmp_path):
+    for text in ("first", "second"):
+        write_text_once(tmp_path / "a.txt", text)
+    assert (tmp_path / "a.txt").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_appears_when_it_is_complete_and_an_old_one_steps_aside_until_then(tmp_path):
+    path, aside = tmp_path / "new" / "a", tmp_path / "new" / "aside"
+    for content in ("one", "two"):
+        with write_folder_atomically(path, aside=aside) as temporary:
+            (temporary / "x").write_text(content)
+            assert content == "one" or (path / "x").read_text() == "one"
+        assert (path / "x").read_text() == content and [found.name for found in path.parent.iterdir()] == ["a"]
+    with pytest.raises(OSError), write_folder_atomically(path) as temporary:
+        (temporary / "x").write_text("three")
+    assert (path / "x").read_text() == "two" and [found.name for found in path.parent.iterdir()] == ["a"]
+
+
+def test_files_that_belong_together_are_replaced_together_and_others_stay(tmp_path):
+    (tmp_path / "own.txt").write_text("mine")
+    for content in ("one", "two"):
+        with write_files_together(tmp_path, last="weights") as temporary:
+            (temporary / "config").write_text(content)
+            (temporary / "weights").write_text(content)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "own.txt": "mine", "config": "two", "weights": "two"}
+    with pytest.raises(ValueError, match="broken"), write_files_together(tmp_path, last="weights") as temporary:
+        (temporary / "config").write_text("three")
+        raise ValueError("broken")
+    assert (tmp_path / "config").read_text() == (tmp_path / "weights").read_text() == "two"
+
+
+def test_lines_are_added_and_one_that_was_cut_short_gets_its_end(tmp_path):
+    path = tmp_path / "new" / "lines"
+    for text in ("one\n", "two", "three\n"):
+        with append_to(path) as file:
+            file.write(text)
+    assert path.read_text() == "one\ntwo\nthree\n"

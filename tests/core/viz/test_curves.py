@@ -67,6 +67,12 @@ def test_a_last_line_cut_short_is_left_out_with_a_warning(tmp_path, caplog):
     assert "line 3 is cut short" in caplog.text
 
 
+def test_lines_that_a_power_cut_tore_are_left_out_wherever_they_are(tmp_path):
+    torn = ('{"st\0\0\0\0\n', '\0\0\0\0": 2.5}\n')
+    path = write(tmp_path / "m", {"step": 1, "loss": 3.0}, *torn, {"step": 4, "loss": 2.0})
+    assert read_curves(path)["loss"][0].tolist() == [1, 4]
+
+
 @pytest.mark.parametrize("lines, words", [
     ([], "no metrics yet"),
     ([{"step": 1}], "no metrics yet"),

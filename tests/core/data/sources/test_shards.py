@@ -335,3 +335,19 @@ def test_the_command_writes_shards_and_says_how_to_read_them(folder, tmp_path):
                            "--per-shard", "10", "--with-classes"], capture_output=True, text=True)
     assert done.returncode == 0 and "23 image(s) in 3 file(s) train-*.tar, 2 classes" in done.stdout
     assert "20 of 23 images" in done.stderr and Path(tmp_path / "out" / "classes.txt").read_text() == "a\nb\n"
+
+
+def test_shards_that_were_not_all_written_are_refused_until_they_are(folder, tmp_path):
+    make(folder, tmp_path / "out", with_classes=True)
+    steps = write_shards(ImageFolder(folder, with_classes=True), tmp_path / "out", per_shard=5, overwrite=True)
+    next(steps)
+    with pytest.raises(DataError, match="make-shards` did not finish.*--overwrite"):
+        find_shards(tmp_path / "out")
+    assert find_shards(make_other(tmp_path / "out")) == [tmp_path / "out" / "other-000000.tar"]
+    list(steps)
+    assert len(find_shards([str(path) for path in sorted((tmp_path / "out").glob("train-*.tar"))])) == 5
+
+
+def make_other(out):
+    """Shards of another name in the same folder, which are whole."""
+    return str(write_tar(out / "other-000000.tar", [("a.png", image_bytes())]))

@@ -13,6 +13,7 @@ import numpy as np
 from ..engine.progress import Progress, showing
 from ..errors import ConfigError
 from ..exported_model import Exported, is_exported, load_exported
+from ..files.durable import make_folder
 from ..runtime import require_paddle
 from .arguments import Paths, live_model, paths_of, workers
 
@@ -68,7 +69,7 @@ def tokenize(images: Paths, tokenizer: Union[str, Path], out: Union[str, Path, N
         model, reading = load_tokenizer(str(tokenizer), name=name), reading_of_run(str(tokenizer))
     if max_pixels is not None:
         reading = reading._replace(max_pixels=max_pixels)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with computing, showing(progress), Progress("tokenize", len(paths), 0, images_per_step=1) as shown:
         for done in encode_files(model, paths, file, batch_size=batch_size, fingerprint=fingerprint(model),
                                  crop_share=crop_share, reading=reading, num_workers=workers(num_workers),

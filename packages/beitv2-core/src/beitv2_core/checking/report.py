@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 
 from ..choosing.survey import PLAIN_LEVELS
-from ..files.atomic import write_atomically
+from ..files.atomic import write_text_atomically
 from .findings import Judged, copies, counted, steps_per_epoch
 from .gather import Found
 from .parts import Part, Use
@@ -83,8 +83,7 @@ def write_lists(judged: Judged, folder: Path) -> list[Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    write_text_atomically(path, text, errors="surrogateescape")
 
 
 def _path(judged: Judged, name: str, number: int) -> str:

@@ -4,8 +4,9 @@
 A checkpoint is a folder `step_000123.pdckpt/` with weights.safetensors, optimizer.safetensors, arrays.safetensors
 (arrays of the task's state), config.yml and state.json, which names every other file with its SHA-256 and holds one of
 its own content.  It is written under a temporary name, synced to the disk and renamed; what a killed process left under
-a temporary name is never read.  One that is written again steps aside under a name of its own, from which it comes back
-where a process was killed in between.  Those of a branch that a resume from an older one abandoned are moved aside.
+a temporary name is never read.  One that is written again steps aside under a name of its own, where it is found, and
+from which it comes back, where a process was killed or the power went in between.  Those of a branch that a resume from
+an older one abandoned are moved aside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -26,6 +26,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.atomic import write_folder_atomically
+from beitv2_core.files.durable import make_folder, remove_folder, rename
 from beitv2_core.files.hashing import sha256_of
 from beitv2_core.weights.reading.foreign import read_safetensors
 
@@ -65,32 +67,21 @@ class CheckpointStore:
         written (full disk, no permission); earlier checkpoints are untouched then.
         """
         final = self.folder / f"step_{step:06d}.pdckpt"
-        temporary = self.folder / f".tmp_{final.name}_{os.getpid()}"
+        # The same step may be there after a resume: with the same content, or damaged.
         replaced = self.folder / f"{_REPLACED}{final.name}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            arrays: dict[str, np.ndarray] = {}
-            plain = _take_arrays(state, "", arrays)
-            for name, content in (("weights", weights), ("optimizer", optimizer), ("arrays", arrays)):
-                save_file({key: np.array(value, order="C") for key, value in content.items()},
-                          str(temporary / f"{name}.safetensors"))
-            (temporary / "config.yml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-            digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-            header = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": digests, "state": plain}
-            header["state_sha256"] = _own_sha256(json.loads(json.dumps(header)))
-            (temporary / "state.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
-            for path in temporary.iterdir():
-                _sync(path)
-            _sync(temporary)
-            if final.exists():  # the same step again after a resume: the same content, or a damaged one
-                os.rename(final, replaced)
-            os.rename(temporary, final)
-            _sync(self.folder)
-            shutil.rmtree(replaced, ignore_errors=True)
+            with write_folder_atomically(final, aside=replaced) as temporary:
+                arrays: dict[str, np.ndarray] = {}
+                plain = _take_arrays(state, "", arrays)
+                for name, content in (("weights", weights), ("optimizer", optimizer), ("arrays", arrays)):
+                    save_file({key: np.array(value, order="C") for key, value in content.items()},
+                              str(temporary / f"{name}.safetensors"))
+                (temporary / "config.yml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+                digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+                header = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": digests, "state": plain}
+                header["state_sha256"] = _own_sha256(json.loads(json.dumps(header)))
+                (temporary / "state.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
         except Exception as error:  # safetensors raises types of its own
-            shutil.rmtree(temporary, ignore_errors=True)
             with suppress(OSError):  # the next start brings it back
                 self._bring_back()
             raise CheckpointError(
@@ -106,7 +97,7 @@ class CheckpointStore:
 
         They can be read from there, and are never deleted.
         """
-        newer = [found for found in self.steps() if found > step]
+        newer = [path for found, path in self._places().items() if found > step]
         if not newer:
             return
         stem, count = self.folder / f"abandoned_after_step_{step:06d}", 1
@@ -115,11 +106,9 @@ class CheckpointStore:
             count += 1
             aside = stem.with_name(f"{stem.name}_{count}")
         try:
-            aside.mkdir()
-            for found in newer:
-                name = f"step_{found:06d}.pdckpt"
-                os.rename(self.folder / name, aside / name)
-            _sync(self.folder)
+            make_folder(aside)
+            for path in newer:
+                rename(path, aside / path.name.removeprefix(_REPLACED))
         except OSError as error:
             raise CheckpointError(f"{aside}: newer checkpoints could not be moved there: {error}. Move them away by "
                                   "hand: the run goes on from an older one, and --resume auto would go back to "
@@ -129,15 +118,21 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints present, whole or damaged, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match.group(1)) for match in found if match)
+        return list(self._places())
+
+    def _places(self) -> dict[int, Path]:
+        """Folders of the checkpoints by step, oldest first; one that stepped aside where no other took its name."""
+        found: dict[int, Path] = {}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            match = _NAME.fullmatch(path.name.removeprefix(_REPLACED))
+            if match and (path.name == match.group() or int(match.group(1)) not in found):
+                found[int(match.group(1))] = path
+        return dict(sorted(found.items()))
 
     def latest(self) -> Path | None:
         """The newest checkpoint that is whole; damaged ones are named in a warning and skipped."""
         for step in reversed(self.steps()):
-            path = self.folder / f"step_{step:06d}.pdckpt"
+            path = self.path_of(step)
             try:
                 self._found = (path, _stamp(path), _read_header(path))
             except CheckpointError as error:
@@ -145,6 +140,10 @@ class CheckpointStore:
                 continue
             return path
         return None
+
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self._places().get(step, self.folder / f"step_{step:06d}.pdckpt")
 
     def load(self, path: str | Path) -> Checkpoint:
         """Read a checkpoint after checking every file's hash; CheckpointError names what is missing or damaged.
@@ -177,17 +176,13 @@ class CheckpointStore:
             if final.exists():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                os.rename(path, final)
+                rename(path, final)
                 log.info("%s: its process was killed while saving this step again; the earlier one is back", final)
 
     def _drop_old(self, newest: int) -> None:
-        for step in self.steps()[:-self.keep_last]:
+        for step, path in list(self._places().items())[:-self.keep_last]:
             if step != newest and not (self.keep_every and step % self.keep_every == 0):
-                # Renamed first: a kill while deleting must not leave half a checkpoint under a valid name.
-                path = self.folder / f"step_{step:06d}.pdckpt"
-                doomed = self.folder / f".tmp_{path.name}_old"
-                os.rename(path, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                remove_folder(path)
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -247,11 +242,3 @@ def _put_arrays(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             return arrays[value["__array__"]]
         return {key: _put_arrays(item, arrays) for key, item in value.items()}
     return [_put_arrays(item, arrays) for item in value] if isinstance(value, list) else value
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -59,7 +59,6 @@ def bench(
         settings = {"model": str(run), "kind": facts["kind"], "image_size": [height, width], "batch_size": batch_size,
                     "threads": used, "rounds": rounds, "images": len(tried), "processor": platform.processor() or
                     platform.machine()}
-        output.mkdir(parents=True, exist_ok=True)
         write_text_atomically(output / "bench.json", json.dumps(as_json(found, settings), indent=1) + "\n")
         draw(output / "bench.png", found, about.partition(": ")[2])
         typer.echo(f"written: {output / 'bench.json'}, {output / 'bench.png'}")

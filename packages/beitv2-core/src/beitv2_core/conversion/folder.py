@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from ..assembly.kinds import find_kind
 from ..assembly.loaded_weights import read_model
 from ..errors import CheckpointError
+from ..files.atomic import write_files_together
 from ..pixels.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ..weights.converted import write_converted
 from ..weights.formats import to_format
@@ -30,9 +32,8 @@ def write_transformers_folder(folder: Path, found: IdentifiedWeights, state: Map
 
     state: the tensors under its names.
     """
-    _write_json(folder / CONFIG, huggingface.config_of(found.architecture, found.classes))
-    _write_json(folder / FILE, preprocessor)
-    write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
+    with _together(folder) as new:
+        _write_transformers(new, found, state, preprocessor)
 
 
 def write_timm_folder(folder: Path, found: IdentifiedWeights, state: Mapping[str, np.ndarray],
@@ -45,9 +46,10 @@ def write_timm_folder(folder: Path, found: IdentifiedWeights, state: Mapping[str
     if found.architecture["attn_head_dim"]:
         raise CheckpointError(f"{folder}: timm's constructor has no setting for heads of another width than width / "
                               "num_heads. Write the tensors alone, to a name that ends in .safetensors.")
-    _write_json(folder / CONFIG, timm.config_of(found.architecture, crop_share=crop_share, mean=IMAGENET_MEAN,
-                                                std=IMAGENET_STD, classes=found.classes))
-    write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
+    with _together(folder) as new:
+        _write_json(new / CONFIG, timm.config_of(found.architecture, crop_share=crop_share, mean=IMAGENET_MEAN,
+                                                 std=IMAGENET_STD, classes=found.classes))
+        write_safetensors(new / WEIGHTS, state, {"format": "pt"})
 
 
 def write_model_folder(folder: Path, found: IdentifiedWeights, preprocessor: Mapping[str, Any]) -> str:
@@ -60,15 +62,35 @@ def write_model_folder(folder: Path, found: IdentifiedWeights, preprocessor: Map
         state = to_format("huggingface", kind, found.weights, found.architecture)
     except CheckpointError:  # there is no such class
         state = None
-    if state is not None:
-        write_transformers_folder(folder, found, state, preprocessor)
-        again = read_model(folder)
-        if again.kind == found.kind and _facts(again) == _facts(found):
-            return "huggingface"
-    _write_json(folder / CONFIG, {"model_type": "beitv2", "kind": found.kind, "architecture": found.architecture})
-    _write_json(folder / FILE, preprocessor)
-    write_converted(folder / WEIGHTS, found, kind)
+    with _together(folder) as new:
+        if state is not None:
+            _write_transformers(new, found, state, preprocessor)
+            again = read_model(new)
+            if again.kind == found.kind and _facts(again) == _facts(found):
+                return "huggingface"
+        _write_json(new / CONFIG, {"model_type": "beitv2", "kind": found.kind, "architecture": found.architecture})
+        _write_json(new / FILE, preprocessor)
+        write_converted(new / WEIGHTS, found, kind)
     return "ours"
+
+
+@contextmanager
+def _together(folder: Path) -> Iterator[Path]:
+    """A folder to write the files of one model to; they replace those in `folder`, where weights of one model never lie
+    beside settings of another."""
+    try:
+        with write_files_together(folder, last=WEIGHTS) as new:
+            yield new
+    except OSError as error:
+        raise CheckpointError(f"{folder}: could not be written: {error}. Free some space, or choose another "
+                              "place.") from None
+
+
+def _write_transformers(folder: Path, found: IdentifiedWeights, state: Mapping[str, np.ndarray],
+                        preprocessor: Mapping[str, Any]) -> None:
+    _write_json(folder / CONFIG, huggingface.config_of(found.architecture, found.classes))
+    _write_json(folder / FILE, preprocessor)
+    write_safetensors(folder / WEIGHTS, state, {"format": "pt"})
 
 
 def _facts(found: IdentifiedWeights) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, DataError, ShapeError
+from ..files.atomic import write_text_once
+from ..files.durable import make_folder
 
 logger = logging.getLogger("beitv2_core")
 
@@ -52,7 +54,7 @@ class ViewCache:
         self._row = np.dtype([("values", np.dtype(stored).newbyteorder("<"), shape), ("check", "<u4")])
         self.hits = self.misses = 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._claim({"version": VERSION, **identity, "rows": rows})
             self._file = os.open(self.folder / kept.file, os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(self._file, rows * self._row.itemsize)
@@ -144,19 +146,13 @@ class ViewCache:
                            for row, one in zip(rows, values)], dtype=np.uint32)
 
     def _claim(self, identity: dict[str, Any]) -> None:
-        """Write the identity, or compare with the one that is there; of several processes one writes."""
+        """Write the identity, or compare with the one that is there; of several processes one writes.
+
+        It is on the disk before the first row: after a power cut no rows are left that another identity could claim.
+        """
         path, mine = self.folder / IDENTITY, _of_today(json.loads(json.dumps(identity)))
         if not path.exists():
-            temporary = self.folder / f".{IDENTITY}.{os.getpid()}.tmp"
-            temporary.write_text(json.dumps(mine, indent=1), encoding="utf-8")
-            try:
-                os.link(temporary, path)  # fails where another process was first
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links; the last of several equal ones stays
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_text_once(path, json.dumps(mine, indent=1))
         try:
             there = _of_today(json.loads(path.read_text(encoding="utf-8")))
             changed = [f"{key}: {there.get(key)!r} -> {mine.get(key)!r}" for key in sorted({*there, *mine})

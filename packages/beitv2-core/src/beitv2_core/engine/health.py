@@ -65,10 +65,11 @@ def findings(config: Mapping[str, Any], rows: Sequence[Row], tokenizer: Sequence
 
 
 def read_rows(metrics: Path) -> list[Row]:
-    """The lines of a metrics.jsonl; none where there is no such file, and without a line that a kill cut in half."""
+    """The lines of a metrics.jsonl; none where there is no such file, and without lines that a kill or a power cut
+    tore."""
     rows: list[Row] = []
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     for line in lines:

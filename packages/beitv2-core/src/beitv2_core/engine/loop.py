@@ -31,6 +31,7 @@ from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_
 from beitv2_core.engine.task import Task
 from beitv2_core.engine.trackers import flat
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
+from beitv2_core.files.atomic import write_atomically
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
@@ -263,6 +264,7 @@ class TrainLoop:
                      "data": self._data, "processes": self._made_by["processes"], "at_once": self.global_batch_size,
                      "versions": self._made_by["versions"]}
             weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
+            self.run_folder.keep_metrics()
             self.store.save(self.step, weights, optimizer, state, self.config)
             self.run_folder.check_present()
         distributed.barrier()
@@ -336,10 +338,9 @@ class TrainLoop:
         arrays = {name: np.asarray(value) for name, value in fields.items()}
         path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
         try:
-            self.run_folder.path.mkdir(parents=True, exist_ok=True)
-            np.savez(str(path), **arrays)  # type: ignore[arg-type,unused-ignore]
+            with write_atomically(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type,unused-ignore]
         except OSError as error:  # the loss is what ends the run, and must stay its error
-            path.unlink(missing_ok=True)
             log.error("%s: the batch of the failing step could not be written: %s", path, error)
             return
         log.error("%s: the batch of the failing step", path)

@@ -18,7 +18,8 @@ from typing import Any
 
 from beitv2_core.engine.trackers import TrackedRun, Tracker, VisualDL, visualdl_is_there
 from beitv2_core.errors import ConfigError, OutputError
-from beitv2_core.files.atomic import UNFINISHED, write_text_atomically
+from beitv2_core.files.atomic import UNFINISHED, append_to, keep_lines, write_text_atomically
+from beitv2_core.files.durable import make_folder
 
 try:
     import fcntl
@@ -57,7 +58,7 @@ class RunFolder:
             raise ConfigError(f"{self.path}: a run folder is locked by Python's fcntl, which {sys.platform} does not "
                               "have. Train on Linux or macOS (on Windows: in WSL).")
         try:
-            self.figures.mkdir(parents=True, exist_ok=True)
+            make_folder(self.figures)
             self._lock = open(self.path / ".lock", "a+", encoding="ascii")
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot write there: {error}. Choose another output folder.") from None
@@ -109,15 +110,15 @@ class RunFolder:
         """
         kept = []
         if self.metrics_file.is_file():
-            for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     if json.loads(line)["step"] <= step:
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):
-                    continue  # a line cut in half by a kill
+                    continue  # a line cut in half by a kill, or torn by a power cut
         with as_output_error(self.path):
             write_text_atomically(self.metrics_file, "".join(line + "\n" for line in kept))
-            self._metrics = open(self.metrics_file, "a", encoding="utf-8")
+            self._metrics = append_to(self.metrics_file)
         run = TrackedRun(self.path, step, config or {})
         with as_output_error(self.path):
             self._trackers = [VisualDL(run)] if visualdl_is_there() else []
@@ -131,6 +132,12 @@ class RunFolder:
             self._metrics.flush()
             for tracker in self._trackers:
                 tracker.log(step, values)
+
+    def keep_metrics(self) -> None:
+        """Wait until the disk has the lines logged so far: a checkpoint is saved after them, or a power cut could leave
+        it without lines of steps that no resumed run repeats."""
+        with as_output_error(self.path):
+            keep_lines(self._metrics)
 
     def log_figure(self, tag: str, path: Path, step: int) -> None:
         """Show a PNG file in the trackers too."""

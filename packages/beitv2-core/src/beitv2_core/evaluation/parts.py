@@ -55,7 +55,7 @@ def in_parts(output: Path, key: Mapping[str, Any], count: int, part_size: int,
         for numbers, name in zip(ranges, names):
             if not name.exists():
                 found = rows.take(len(numbers))
-                with write_atomically(name) as temporary, open(temporary, "wb") as file:
+                with write_atomically(name, of_many=True) as temporary, open(temporary, "wb") as file:
                     np.savez(file, **found)
             yield numbers.stop
     finally:

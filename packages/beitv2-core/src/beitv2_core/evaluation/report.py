@@ -25,6 +25,7 @@ from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
 from ..data.views.transforms import normalise
 from ..datasets import DRAWN, SOURCES
+from ..files.durable import make_folder
 from ..pixels.size import pair
 from .attention import class_attention
 from .codes import encode
@@ -150,7 +151,7 @@ def draw(
     from ..viz.curves import training_curves
     from ..viz.masks import mask_examples
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     used = [int(code) for code in stats.counts.argsort()[::-1] if stats.counts[code] > 0]
     chosen = list(dict.fromkeys(used[:GALLERY_CODES] + used[-GALLERY_CODES:]))
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from .. import __version__
 from ..errors import ConfigError, ExportError
 from ..evaluation.codes import TIE_TOLERANCE
 from ..exported_model import DESCRIPTION, GRAPH, INT8_FILES, PADDLEX_GRAPH, Description, graph_file, load_exported
+from ..files.atomic import write_folder_atomically
 from ..files.hashing import sha256_of
 from ..paddlex import inference_settings
 from .inputs import drawn_image
@@ -61,23 +60,17 @@ def export_model(model: Exportable, path: str | Path, *, form: str, batches: Seq
         if form != "onnx":
             raise ConfigError(f"--quantize int8: of ONNX graphs, this is --format {form}. Use --format onnx.")
         require_quantizer()
-    temporary = path.with_name(f".tmp_{path.name}_{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        description = _write(model, temporary, form, settings)
-        differences = measure_export(model, temporary, description, batches)
-        _refuse_other_answers(path, differences)
-        description = description.model_copy(update={"differences": differences})
-        if calibration is not None:
-            description = _with_int8(temporary, description, calibration)
-        (temporary / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
-        os.rename(temporary, path)
+        with write_folder_atomically(path) as temporary:
+            description = _write(model, temporary, form, settings)
+            differences = measure_export(model, temporary, description, batches)
+            _refuse_other_answers(path, differences)
+            description = description.model_copy(update={"differences": differences})
+            if calibration is not None:
+                description = _with_int8(temporary, description, calibration)
+            (temporary / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return description
 
 

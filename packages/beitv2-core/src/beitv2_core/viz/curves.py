@@ -44,7 +44,7 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 def training_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
     """One panel per family of metrics (loss, accuracy, codebook, rate, speed ...) found in a run's metrics.jsonl.
 
-    metrics_jsonl: one flat JSON object a line, "step" and numbers; a last line cut short by a killed run is left out.
+    metrics_jsonl: one flat JSON object a line, "step" and numbers; lines that a kill or a power cut tore are left out.
     Raises DataError where it cannot be read or holds no number to draw.
     """
     curves = read_curves(metrics_jsonl)
@@ -80,7 +80,7 @@ def read_curves(metrics_jsonl: str | Path) -> dict[str, Curve]:
     """Metric -> (steps, values) of its finite and non-finite numbers, in the order of the file."""
     metrics_jsonl = Path(metrics_jsonl)
     try:
-        text = metrics_jsonl.read_text(encoding="utf-8").splitlines()
+        text = metrics_jsonl.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"{metrics_jsonl}: cannot be read ({error.strerror}). "
                         "Give the metrics.jsonl of a run folder.") from error
@@ -92,9 +92,9 @@ def read_curves(metrics_jsonl: str | Path) -> dict[str, Curve]:
             values = json.loads(line)
             step = float(values.pop("step"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number == len(text):
+            if number == len(text) or "\0" in line:  # a kill while it was written; a power cut
                 log.warning("%s: line %d is cut short and left out", metrics_jsonl, number)
-                break
+                continue
             raise DataError(f"{metrics_jsonl}: line {number} is no JSON object with a number \"step\": {line[:60]!r}. "
                             "Remove the line, or draw another run.") from error
         for name, value in values.items():

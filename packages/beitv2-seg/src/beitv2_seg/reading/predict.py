@@ -18,6 +18,7 @@ from PIL import Image
 from beitv2_core.errors import ConfigError, DataError
 from beitv2_core.evaluation.codes import list_images
 from beitv2_core.files.atomic import write_atomically
+from beitv2_core.files.durable import sync_folder
 from beitv2_core.pixels.size import MAX_PIXELS
 from beitv2_seg.config import TestConfig
 from beitv2_seg.reading.inputs import ImageFileInputs, image_inputs
@@ -75,6 +76,7 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
     if len(colours) > 256:
         raise ConfigError(f"{len(colours)} classes do not fit into a PNG with a palette; expected at most 256.")
     files = ImageFileInputs(paths, transforms, test.read_scales, max_pixels=max_pixels)
+    folders: set[Path] = set()
     with contextlib.closing(files.in_order(range(len(files)), num_workers)) as read:
         for image, name in zip(read, result_names(paths)):
             labels = predict_label_map(model, image.inputs, test, window_batch=window_batch)
@@ -84,7 +86,10 @@ def predict_files(model: Any, paths: Sequence[str], transforms: Sequence[Any], t
             indexed = Image.fromarray(labels.astype(np.uint8), mode="P")
             indexed.putpalette(colours.reshape(-1).tolist())
             _save(indexed, raw)
+            folders.update((overlay.parent, raw.parent))
             yield Written(image.path, overlay, raw, np.bincount(labels.reshape(-1), minlength=len(colours)))
+    for one in folders:
+        sync_folder(one)
 
 
 def result_names(paths: Sequence[str]) -> list[Path]:
@@ -141,7 +146,7 @@ def _is_result(path: str, given: str, results: Path) -> bool:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    with write_atomically(path) as temporary:
+    with write_atomically(path, of_many=True) as temporary:
         image.save(temporary, format="PNG")
 
 

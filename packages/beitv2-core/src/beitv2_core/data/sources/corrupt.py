@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.atomic import append_to, write_text_atomically
 
 logger = logging.getLogger("beitv2_core")
 
@@ -75,8 +76,7 @@ class CorruptFiles:
 
     def _append(self, path: str, reason: str) -> None:
         try:
-            self.report.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.report, "a", encoding="utf-8", errors="surrogateescape") as file:
+            with append_to(self.report, errors="surrogateescape") as file:
                 file.write(f"{_line(path)}\t{_line(reason)}\n")
         except OSError as error:
             logger.warning("%s: the list of files that cannot be decoded is not written (%s).", self.report, error)
@@ -86,8 +86,7 @@ class CorruptFiles:
         lines = "".join(f"{path}\t{_line(reason)}\n" for path, reason in sorted(together.items()))
         first = min(together)
         try:
-            self.report.parent.mkdir(parents=True, exist_ok=True)
-            self.report.write_text(lines, encoding="utf-8", errors="surrogateescape")
+            write_text_atomically(self.report, lines, errors="surrogateescape")
             where = f"The list is in {self.report}."
         except OSError as error:
             where = f"The list could not be written to {self.report} ({error}):\n{lines}"
@@ -114,5 +113,5 @@ def _as_it_was(path: str, written: float) -> bool:
         return os.stat(path).st_mtime <= written
     except NotADirectoryError:  # shard.tar/member
         return True
-    except OSError:  # removed, as was advised
+    except (OSError, ValueError):  # removed, as was advised; or a line with zeros, torn by a power cut
         return False

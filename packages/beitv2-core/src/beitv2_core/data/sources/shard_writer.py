@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ...files.atomic import write_atomically
+from ...files.atomic import write_atomically, write_text_atomically
+from ...files.durable import make_folder, remove_file, sync_folder
 from .folder import ImageFolder
-from .shards import CLASSES_FILE
+from .shards import CLASSES_FILE, UNFINISHED_SHARDS
 
 
 def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = "train", seed: int | None = 0,
@@ -22,10 +23,12 @@ def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = 
 
     Samples are NUMBER.EXTENSION and, with classes, NUMBER.cls (`classes.txt` lists the names); `NAME.txt` says which
     file each was.  seed: of the order, so that every shard holds all kinds of images; None keeps the folder's.
-    A shard appears only when it is complete.  Raises DataError where shards of that name exist, unless `overwrite`
-    replaces them, and where a file cannot be read or written.
+    A shard appears only when it is complete, and readers refuse the shards (`shards.UNFINISHED_SHARDS`) until all are
+    there and the old ones gone.  Raises DataError where shards of that name exist, unless `overwrite` replaces them,
+    and where a file cannot be read or written.
     """
     old = sorted([*out.glob(f"{name}-*.tar"), *out.glob(f"{name}-*.tar.index.npz")]) if out.is_dir() else []
+    unfinished = out / f"{name}{UNFINISHED_SHARDS}"
     if old and not overwrite:
         raise DataError(f"{out}: already holds {old[0].name} ({len(old)} files {name}-*). Give an empty folder, "
                         "another --name, or --overwrite.")
@@ -35,7 +38,8 @@ def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = 
         raise DataError(f"{listed}: names other classes than {folder.root} has. Give another folder, or --overwrite.")
     order = np.arange(len(folder)) if seed is None else np.random.RandomState(seed).permutation(len(folder))
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
+        write_text_atomically(unfinished, "`beitv2 make-shards` did not finish; start it again with --overwrite.\n")
         for path in old:
             path.unlink()
         lines = []
@@ -49,6 +53,8 @@ def write_shards(folder: ImageFolder, out: Path, *, per_shard: int, name: str = 
         _write_pieces(out / f"{name}.txt", iter([os.fsencode("".join(lines))]))
         if folder.classes is not None:
             _write_pieces(out / CLASSES_FILE, iter([classes]))
+        sync_folder(out)
+        remove_file(unfinished)
     except OSError as error:
         raise DataError(f"{error.filename or out}: {error.strerror or error}. The shards written so far are whole; "
                         "free space or repair the file, then start again with --overwrite.") from error
@@ -76,6 +82,6 @@ def _shard(folder: ImageFolder, indices: list[int], first: int) -> Iterator[byte
 
 
 def _write_pieces(path: Path, pieces: Iterator[bytes]) -> None:
-    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+    with write_atomically(path, of_many=True) as temporary, open(temporary, "wb") as file:
         for piece in pieces:
             file.write(piece)

@@ -26,6 +26,8 @@ from .sample import Asked, ImageSource, Sample
 from .tar_index import BAD_LABEL, NO_LABEL, read_index
 
 CLASSES_FILE = "classes.txt"
+#: after NAME: a file beside NAME-*.tar while `beitv2 make-shards` writes them
+UNFINISHED_SHARDS = ".unfinished"
 MAX_OPEN = 16
 
 
@@ -229,6 +231,13 @@ def find_shards(root: str | Path | Sequence[str], setting: str = "data.root") ->
         raise DataError(f"{setting}: {len(missing)} of {len(files)} shards of {root} do not exist (the first: "
                         f"{missing[0] if missing else 'none was named'}). Expected .tar files, a folder of them, or a "
                         "pattern such as train-{000..146}.tar.")
+    for folder in dict.fromkeys(path.parent for path in files):
+        for mark in folder.glob(f"*{UNFINISHED_SHARDS}"):
+            part = [path for path in files if path.parent == folder and path.name.startswith(f"{mark.stem}-")]
+            if part:
+                raise DataError(f"{setting}: {part[0]} is one of shards that `beitv2 make-shards` did not finish "
+                                f"writing; some may be missing or old. Let it finish, or start it again with "
+                                f"--overwrite (it removes {mark}).")
     return files
 
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 from beitv2_core.errors import WeightsError
+from beitv2_core.files.atomic import write_atomically
 from beitv2_core.files.cache import cache_folder
 from beitv2_core.files.hashing import sha256_of
 from beitv2_core.weights.published.registry import MIRROR, PublishedModel, mirrored, model_at
@@ -105,32 +106,30 @@ def _fetch(url: str, expected: Expected) -> Path:
 
 def _download(url: str, origin: str, target: Path, expected: Expected) -> str:
     """Put the file at `target`, whole and with the expected hash, or leave what is there; returns its hash."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
     logger.info("%s: fetching it to %s", origin, target)
     try:
-        _pooch().retrieve(origin, None, fname=partial.name, path=partial.parent, downloader=_whole)
-        found = _hash_of(partial, url)
-        if not expected.holds(found):
-            raise OSError(f"what came has the SHA-256 {found}")
-        os.replace(partial, target)
+        with write_atomically(target) as partial:
+            _fetch_whole(origin, partial)
+            found = _hash_of(partial, url)
+            if not expected.holds(found):
+                raise OSError(f"what came has the SHA-256 {found}")
     except Exception as error:  # the network, the disk and a wrong hash each raise their own types
         via = "" if origin == url else f" from {origin} ({MIRROR})"
         raise WeightsError(
             f"{url}: could not be fetched{via} ({type(error).__name__}: {error}). Expected: {expected}. "
             f"Fetch it by hand and put it at {target}, or give the path of a local copy."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return found
 
 
-def _whole(url: str, output: str, pooch: Any) -> None:
+def _fetch_whole(url: str, output: Path) -> None:
     """Download like pooch, but raise where the connection ended early: not every version underneath notices."""
     lengths: list[str | None] = []
-    _pooch().HTTPDownloader(
+    pooch = _pooch()
+    pooch.HTTPDownloader(
         headers={"Accept-Encoding": "identity"},
         hooks={"response": lambda response, *_, **__: lengths.append(response.headers.get("Content-Length"))},
-    )(url, output, pooch)
+    )(url, str(output), pooch)
     announced, came = lengths[-1] if lengths else None, os.path.getsize(output)
     if announced is not None and int(announced) != came:
         raise OSError(f"the connection ended after {came:,} of {int(announced):,} bytes")

@@ -63,7 +63,6 @@ def write_split(samples: FoundSamples, folder: Path) -> None:
     for name, files in (("train", samples.files), ("val", samples.beside)):
         lines = [below(samples.root, image) + ("" if samples.drawn else f"\t{below(samples.root, label)}")
                  for image, label in files]
-        (folder / SPLIT).mkdir(parents=True, exist_ok=True)
         write_text_atomically(folder / SPLIT / f"{name}.txt", "".join(f"{line}\n" for line in lines))
 
 

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long tests of reliability: parts by name, each in processes of its own; `make campaign`.
+
+    python benchmarks/campaign.py [PART ...] [-o runs/campaign] [--again] [--table]
+
+A part leaves a row of JSON for the Paddle it was run with in the output folder.  What was finished at this commit is
+not run again; a part that was stopped goes on with its next step.  At the end the rows stand as a table in
+docs/reliability.md and docs/zh/reliability.md.
+
+A step is a test file of tests/faults, run by pytest with `--faults-report FOLDER`, or a script, run with FOLDER as its
+last word, that leaves `row.json` there: {"times": faults put in, "harmed": of those that were not withstood}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.machine import commit, hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- begin: campaign -->", "<!-- end: campaign -->"
+FAULTS = "tests/faults/"
+RUNS, COMMANDS = ("tokenizer", "pretrain", "finetune", "segment"), ("make-shards", "embed", "convert")
+
+
+class Part(NamedTuple):
+    """steps: words after `python`, or after `python -m pytest` where the first names a test file; floor: fewest faults
+    that count; english, chinese: what is done, for the table."""
+
+    name: str
+    steps: tuple[tuple[str, ...], ...]
+    floor: int
+    english: str
+    chinese: str
+
+
+PARTS = (
+    Part("power", ((FAULTS + "test_power_loss.py", "--faults-states", "200"),
+                   (FAULTS + "test_power_loss_runs.py", "--faults-states", "250")), 1000,
+         "power cuts at drawn moments of all commands that write, simulated",
+         "在所有写文件的命令的随机时刻断电（模拟）"),
+    Part("sigkill", (*((FAULTS + "test_sigkill.py", "-k", f"again_and_again and {name}", "--faults-kills", "100")
+                       for name in RUNS),
+                     *((FAULTS + "test_sigkill.py", "-k", f"again_and_again and {name}", "--faults-kills", "105")
+                       for name in COMMANDS)), 500,
+         "SIGKILL at drawn moments of seven training and writing commands",
+         "在七条训练和写文件的命令的随机时刻发送 SIGKILL"),
+)
+
+HEADS = {"docs/reliability.md": ("| part | what is done | times | lost or different | Paddle | time | commit, date |",
+                                 "Not run yet.", "Measured on {processor}, {cores} cores."),
+         "docs/zh/reliability.md": ("| 部分 | 内容 | 次数 | 丢失或不同 | Paddle | 时间 | 提交、日期 |",
+                                    "尚未运行。", "测试环境：{processor}，{cores} 核。")}
+
+
+def run_step(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run a step into its folder; what it found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    test = words[0].startswith("tests/") and Path(words[0]).name.startswith("test_")
+    command = [sys.executable, *(("-m", "pytest", *words, "--faults-report", str(folder)) if test
+                                 else (*words, str(folder)))]
+    began = time.monotonic()
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
+    found: dict[str, Any] = {"seconds": round(time.monotonic() - began)}
+    if test and (folder / "faults.json").is_file():
+        cases = json.loads((folder / "faults.json").read_text(encoding="utf-8"))["cases"]
+        found.update(times=sum(case["injections"] for case in cases),
+                     harmed=sum(case["result"] == "failed" for case in cases))
+    elif not test and (folder / "row.json").is_file():
+        found.update(json.loads((folder / "row.json").read_text(encoding="utf-8")))
+    else:
+        raise SystemExit(f"error: {' '.join(command)} ended with {code} and left nothing; see {folder / 'log.txt'}.")
+    found["harmed"] = max(found["harmed"], int(code != 0))  # whatever failed: it is not withstood
+    return found
+
+
+def run_part(part: Part, out: Path, again: bool) -> dict[str, Any]:
+    """Run the steps of a part that are not done at this commit; its row."""
+    paddle, now = metadata.version("paddlepaddle"), commit()
+    folder = out / f"{part.name}_{paddle}"
+    done: list[dict[str, Any]] = []
+    for number, words in enumerate(part.steps):
+        kept = folder / f"step_{number}.json"
+        known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+        if again or known.get("words") != list(words) or known.get("commit") != now or known["harmed"]:
+            print(f"{part.name}: step {number + 1} of {len(part.steps)}: {' '.join(words)}", flush=True)
+            known = {**run_step(words, folder / f"step_{number}"), "words": list(words), "commit": now}
+            kept.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        done.append(known)
+    row = {"part": part.name, "paddle": paddle, "commit": now, "date": date.today().isoformat(),
+           "machine": hardware(), **{key: sum(one[key] for one in done) for key in ("times", "harmed", "seconds")}}
+    if row["times"] < part.floor:
+        raise SystemExit(f"error: {part.name}: {row['times']} faults were put in, expected at least {part.floor}.")
+    (out / f"{part.name}_{paddle}.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return row
+
+
+def rows_in(out: Path) -> list[dict[str, Any]]:
+    """The rows that are there, in the order of the parts."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for part in PARTS for path in sorted(out.glob("*.json"))
+             if path.name.startswith(f"{part.name}_")]
+    return [row for row in found if row["part"] in {part.name for part in PARTS}]
+
+
+def table(rows: Sequence[dict[str, Any]], page: str) -> str:
+    """What stands between the markers of a page."""
+    head, none, machine = HEADS[page]
+    if not rows:
+        return none
+    parts, chinese = {part.name: part for part in PARTS}, "/zh/" in page
+    lines = [head, "|---" * head.count(" | ") + "|---|"]
+    for row in rows:
+        part = parts[row["part"]]
+        hours, minutes = divmod(round(row["seconds"] / 60), 60)
+        what = part.chinese if chinese else part.english
+        lines.append(f"| `{part.name}` | {what} | {row['times']} | {row['harmed']} | {row['paddle']} "
+                     f"| {hours}:{minutes:02} h | {row['commit'][:7]}"
+                     f"{'+changes' if row['commit'].endswith('+changes') else ''}, {row['date']} |")
+    machines = dict.fromkeys(machine.format(**row["machine"]) for row in rows)
+    return "\n".join([*machines, "", *lines])
+
+
+def write_tables(rows: Sequence[dict[str, Any]], root: Path = ROOT) -> None:
+    """Put the table into both pages."""
+    for page in HEADS:
+        text = (root / page).read_text(encoding="utf-8")
+        before, begin, rest = text.partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise SystemExit(f"error: {page} has no {BEGIN} followed by {END}.")
+        (root / page).write_text(f"{before}{BEGIN}\n{table(rows, page)}\n{END}{after}", encoding="utf-8")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; 1 where a fault was not withstood."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"default: all of {', '.join(part.name for part in PARTS)}")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "runs/campaign", help="folder of rows and logs")
+    parser.add_argument("--again", action="store_true", help="run what was finished at this commit too")
+    parser.add_argument("--table", action="store_true", help="write the tables of the rows that are there, run nothing")
+    chosen = parser.parse_args(words)
+    unknown = set(chosen.parts) - {part.name for part in PARTS}
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(part.name for part in PARTS)}")
+    harmed = 0
+    for part in () if chosen.table else PARTS:
+        if not chosen.parts or part.name in chosen.parts:
+            row = run_part(part, chosen.output, chosen.again)
+            harmed += row["harmed"]
+            print(f"{part.name}: {row['times']} faults, {row['harmed']} not withstood", flush=True)
+            write_tables(rows_in(chosen.output))
+    if chosen.table:
+        write_tables(rows_in(chosen.output))
+    return int(harmed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
