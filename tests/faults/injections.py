@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 
@@ -42,11 +43,21 @@ def at_step(number: int, act) -> None:
     loop.train_step = train_step
 
 
+def checkpoint_is_written() -> None:
+    """Wait until no thread writes a checkpoint any more."""
+    from beitv2_core.engine.saving import THREAD
+
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join()
+
+
 def no_memory(step: int) -> None:
     """From that step on the process may not grow: Paddle's next large allocation fails."""
     def limit():
         import paddle
 
+        checkpoint_is_written()
         with open("/proc/self/statm", encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -123,7 +134,7 @@ def remove_folder(step: int, folder: str) -> None:
     """The folder is gone from that step on."""
     import shutil
 
-    at_step(step, lambda: shutil.rmtree(folder))
+    at_step(step, lambda: (checkpoint_is_written(), shutil.rmtree(folder)))
 
 
 def kill_a_worker(batch: int) -> None:
