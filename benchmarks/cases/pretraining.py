@@ -22,23 +22,24 @@ class Pretraining(NamedTuple):
     loss_of: Callable[[Any], Any]
 
 
-def build_model(*, recompute: bool = False) -> Any:
-    """The model that is trained, of the paper's recipe."""
+def build_model(*, recompute: bool = False, width: int = 768, depth: int = 12, num_heads: int = 12,
+                early_layers: int = 9) -> Any:
+    """The model that is trained, of the paper's recipe; base size unless said otherwise."""
     from beitv2_core.models.skip_unread import SkipUnread
 
-    return SkipUnread(image_size=224, patch_size=16, width=768, depth=12, num_heads=12, num_codes=NUM_CODES,
-                      early_layers=9, head_layers=2, share_lm_head=True, init_values=0.1,
-                      use_shared_rel_pos_bias=True, recompute=recompute)
+    return SkipUnread(image_size=224, patch_size=16, width=width, depth=depth, num_heads=num_heads,
+                      num_codes=NUM_CODES, early_layers=early_layers, head_layers=2, share_lm_head=True,
+                      init_values=0.1, use_shared_rel_pos_bias=True, recompute=recompute)
 
 
-def build_pretraining(batch: int = BATCH, *, recompute: bool = False) -> Pretraining:
-    """Without tokenizer, clipping and data loading."""
+def build_pretraining(batch: int = BATCH, **options: Any) -> Pretraining:
+    """Without tokenizer, clipping and data loading; options: as `build_model` takes them."""
     paddle = load_paddle()
     import paddle.nn.functional as F
 
     from beitv2_core.engine.optim import build_optimizer
 
-    model = build_model(recompute=recompute)
+    model = build_model(**options)
     model.train()
     optimizer = build_optimizer("adamw", model, lr=1.5e-3, weight_decay=0.05, betas=(0.9, 0.98),
                                 no_decay=model.no_weight_decay())

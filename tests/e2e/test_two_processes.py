@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from e2e_runs import PRETRAIN, ROOT, SEGMENT, TOKENIZER, assert_same_end, beitv2, final, finished
+from toy import make_loop
 
 pytestmark = pytest.mark.slow
 RANK = Path(__file__).with_name("rank.py")
@@ -87,6 +88,27 @@ def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
     assert 0 < final(folder).step < 16
     time.sleep(1)  # the lock of the run folder goes with the last process
     assert_same_end(whole, trained(2, folder, TOKENIZER, *settings))
+
+
+def test_the_newest_checkpoint_is_hashed_by_one_of_two_processes_and_damage_is_still_found(tmp_path):
+    """The newest is damaged: one process finds it and the one before, the other hashes nothing, both start from it."""
+    folder = tmp_path / "run"
+    make_loop(folder, steps=12).run(stop_after=10)
+    damaged = folder / "checkpoints/step_000010.pdckpt/optimizer.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    process = subprocess.Popen([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--backend",
+                                "gloo", "--log_dir", str(folder) + "_logs", str(RANK.with_name("hashing_rank.py")),
+                                str(folder)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    ended(process, folder)
+    first, second = (json.loads((folder / f"hashed_{rank}.json").read_text()) for rank in (0, 1))
+    assert first["step"] == second["step"] == 5
+    assert second["hashed"] == []
+    kinds = ("weights.safetensors", "optimizer.safetensors", "arrays.safetensors", "config.yml")
+    assert sorted(first["hashed"]) == sorted([*(f"step_000005.pdckpt/{kind}" for kind in kinds),
+                                              *(f"step_000010.pdckpt/{kind}" for kind in kinds[:2])])
 
 
 def test_segmentation_with_accumulated_batches_and_one_evaluation(tmp_path):

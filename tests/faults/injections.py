@@ -9,6 +9,7 @@ import random
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 
@@ -42,11 +43,21 @@ def at_step(number: int, act) -> None:
     loop.train_step = train_step
 
 
+def checkpoint_is_written() -> None:
+    """Wait until no thread writes a checkpoint any more."""
+    from beitv2_core.engine.saving import THREAD
+
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join()
+
+
 def no_memory(step: int) -> None:
     """From that step on the process may not grow: Paddle's next large allocation fails."""
     def limit():
         import paddle
 
+        checkpoint_is_written()
         with open("/proc/self/statm", encoding="ascii") as file:
             size = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
@@ -102,6 +113,28 @@ def signal_while_saving(number: int, saves: int) -> None:
     store.save_file = save_file
 
 
+def kill_while_writing(step: int, file: int) -> None:
+    """SIGKILL after that file of the checkpoint of a step, once the training has begun another step."""
+    from beitv2_core.checkpoint import store
+    from beitv2_core.engine import loop
+
+    save_file, train_step, begun, seen = store.save_file, loop.train_step, [0], [0]
+
+    def counted(*args, step, **options):
+        begun[0] = step + 1
+        return train_step(*args, step=step, **options)
+
+    def killed(arrays, path):
+        save_file(arrays, path)
+        seen[0] += f"step_{step:06d}" in path
+        if seen[0] == file:
+            while begun[0] <= step:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.train_step, store.save_file = counted, killed
+
+
 def signal_to_the_group(batch: int, number: int) -> None:
     """The process becomes a group of its own; while it waits for that batch every process of it gets the signal."""
     from beitv2_core.data import loader
@@ -123,7 +156,7 @@ def remove_folder(step: int, folder: str) -> None:
     """The folder is gone from that step on."""
     import shutil
 
-    at_step(step, lambda: shutil.rmtree(folder))
+    at_step(step, lambda: (checkpoint_is_written(), shutil.rmtree(folder)))
 
 
 def kill_a_worker(batch: int) -> None:

@@ -140,6 +140,7 @@ def test_a_disk_full_at_the_save_of_a_stopped_run_keeps_the_checkpoint_before(wh
 
         def stop(*, step):
             if step == 4:
+                loop.writer.wait()
                 used = os.statvfs(disk)
                 mount(disk, f"remount,size={(used.f_blocks - used.f_bfree + 1) * used.f_frsize}")
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -89,6 +89,21 @@ def test_signals_that_come_twice_or_while_saving_stop_the_run_once(how, warm, so
     case.check("saved once and whole, exit code 128 + n, resumed to the same end")
 
 
+@pytest.mark.parametrize("name", stages.NAMES)
+def test_a_kill_while_a_checkpoint_is_written_and_the_training_goes_on_costs_that_checkpoint_only(
+        name, warm, sources, whole, tmp_path, case):
+    """SIGKILL after each file of the checkpoint of step 4, beside step 5: step 2 is used, the end is the same."""
+    command = placed(stages.stage(name, sources, STEPS), tmp_path / "run", 2)
+    for file in (1, 2, 3):
+        warm.run(tmp_path / "log", command, code=-signal.SIGKILL, inject=["kill_while_writing", 4, file])
+        case.inject("SIGKILL while a checkpoint is written beside a step")
+        assert stages.steps_present(tmp_path / "run") == [2]
+    output = warm.run(tmp_path / "log", command)
+    assert "An older checkpoint is used" not in output
+    stages.assert_same_run(whole(name), tmp_path / "run")
+    case.check("the checkpoint before is whole and used, no half of one under a name; resumed to the same end")
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_is_the_main_process_s(number, batch, warm, sources, whole, tmp_path, case):

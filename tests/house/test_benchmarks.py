@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import checkpoint_cost
 import pytest
 from harness import flop, growth, machine, outcome, runner, show
 from harness.catalogue import CASES, EXTRAS, FLOORS, MATMUL_SIDE, PEAK, RATIOS
@@ -145,6 +146,15 @@ def test_the_forecast_follows_the_speed_of_what_is_done():
     order, cost = ["quantizer", "slide"], CASES["slide"].cost
     assert runner.forecast(order, 0, 0.0) == pytest.approx(CASES["quantizer"].cost + cost)
     assert runner.forecast(order, 1, 2 * CASES["quantizer"].cost) == pytest.approx(2 * cost)
+
+
+def test_what_a_checkpoint_adds_is_what_the_steps_beside_it_took_longer_than_the_others():
+    ends = [0.0, 1.0, 2.0, 3.0, 4.0, 5.8, 6.9, 7.9, 8.9, 9.9]
+    found = checkpoint_cost.cost(ends, [(4.0, 4.5, 6.5), (9.9, 10.0, 11.0)], save_every=5)
+    assert found["median_step"] == 1.0 and found["saving_step"] == 1.8
+    assert found["copy"] == 0.5 and found["write"] == 2.0
+    assert found["added_by_each"] == [pytest.approx(0.9)] and found["added_percent"] == pytest.approx(18.0)
+    assert not found["met"]
 
 
 def test_a_power_is_found_again_and_nonsense_refused():

@@ -42,6 +42,9 @@ if __name__ == "__main__":
         time.sleep(1.0)
     elif action in ("waiting", "late"):
         monitor.barrier()
+    elif action == "writing":
+        monitor.before_end = lambda: (time.sleep(0.5), print("written"))
+        time.sleep(60)
     elif action == "busy":
         time.sleep(60)
     print(f"{rank} finished")

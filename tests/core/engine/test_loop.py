@@ -218,7 +218,7 @@ def full_disk(*args, **kwargs):
 
 def test_a_run_folder_removed_in_mid_run_ends_the_run_and_keeps_its_newest_step(tmp_path):
     loop = toy.make_loop(tmp_path / "run")
-    loop.task.on_epoch = lambda epoch: shutil.rmtree(tmp_path / "run") if epoch == 1 else None
+    loop.task.on_epoch = lambda epoch: epoch == 1 and (loop.writer.wait(), shutil.rmtree(tmp_path / "run"))
     with pytest.raises(OutputError, match="run: the run folder was removed"):
         loop.run()
     assert final(tmp_path / "run").step == 10

@@ -48,6 +48,11 @@ def test_when_one_is_killed_the_others_name_it_and_end(tmp_path, gone, others):
             assert f"process {gone} of 3 is gone" in said and "--resume auto" in said
 
 
+def test_a_process_finishes_what_it_must_before_it_ends_because_another_one_is_gone(tmp_path):
+    code, said, _ = group(tmp_path, "writing", "killed")[0]
+    assert code == 1 and said == "written\n"
+
+
 def test_a_failing_process_ends_the_others_and_keeps_its_own_error(tmp_path):
     found = group(tmp_path, "busy", "failing")
     assert [code for code, _, _ in found] == [1, 1]

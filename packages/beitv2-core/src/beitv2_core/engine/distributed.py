@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import paddle
 import paddle.distributed as dist
@@ -53,6 +54,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def is_first_here() -> bool:
+    """True in one process of every machine, the one of the lowest rank."""
+    return world_size() == 1 or os.environ.get("PADDLE_RANK_IN_NODE", "0") == "0"  # both of Paddle's launchers set it
+
+
 def barrier() -> None:
     """Wait without time limit until every process has arrived."""
     if _monitor is not None:
@@ -63,6 +69,12 @@ def barrier_on_cpu() -> None:
     """`barrier` on the CPU, where gloo's collectives give up on a late process after 30 seconds; nothing on GPUs."""
     if _monitor is not None and paddle.device.get_device() == "cpu":
         _monitor.barrier()
+
+
+def before_end(act: Callable[[], None]) -> None:
+    """Call `act` when this process must end because another one is gone."""
+    if _monitor is not None:
+        _monitor.before_end = act
 
 
 def fail(error: BaseException) -> None:

@@ -23,10 +23,11 @@ import yaml
 from numpy.typing import NDArray
 
 from beitv2_core.engine import distributed
-from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
+from beitv2_core.engine.optim import load_optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
-from beitv2_core.engine.sharding import ShardedOptimizer, shard_optimizer
+from beitv2_core.engine.saving import CheckpointWriter, copy_of, newest_checkpoint
+from beitv2_core.engine.sharding import shard_optimizer
 from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.engine.trackers import flat
@@ -54,7 +55,8 @@ class TrainLoop:
 
     loader: endless batches of numpy arrays with `state`, `load_state`, `steps_per_epoch` (batches of one process) and
     `identity()` (text that identifies its images, or None);
-    lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like;
+    lr, weight_decay: one value per step; accumulate: batches behind one update; store: a CheckpointStore or the like,
+    whose `save` is called in a thread;
     images_per_step: images of all processes behind one update; at_end: called in every process after the last
     step, its values become summary["final"]; on_start: called with the run folder, once it is locked and before
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
@@ -101,6 +103,10 @@ class TrainLoop:
         DataError.
         """
         distributed.init()
+        self.writer = CheckpointWriter(
+            self.store, self.run_folder.check_present, f"Raise {self.names.save_every} (now {self.save_every}), or "
+            "choose an output folder on a faster disk.")
+        distributed.before_end(self.writer.let_finish)
         main = distributed.is_main()
         if main:
             self.run_folder.open()
@@ -126,6 +132,7 @@ class TrainLoop:
             try:
                 return self._train(stop_after)
             finally:
+                self.writer.close()  # signals are still caught: nothing ends this process or frees the lock before
                 for number, handler in previous.items():
                     signal.signal(number, handler)
         except TrainingInterrupted:  # in every process after the same step
@@ -156,6 +163,7 @@ class TrainLoop:
                 step_batches = [next(batches) for _ in range(self.accumulate)]
                 distributed.barrier_on_cpu()
                 self._take_step(step_batches)
+                self.writer.poll()
                 progress.advance(self.step)
                 if self.step % self.log_every == 0 or self.step == self.total_steps:
                     values = self._log(progress, epoch)
@@ -165,11 +173,13 @@ class TrainLoop:
                     progress.say(self.step, self._measured)
                 if self._signal_seen():
                     self._save()
+                    self._finish_saving()
                     raise TrainingInterrupted(
                         f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, "
                         "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
                 if self.step % self.save_every == 0 or self.step == last or self.task.finished:
                     self._save()
+        self._finish_saving()
         seconds = max(time.monotonic() - began, 0.0)
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
@@ -251,10 +261,11 @@ class TrainLoop:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        """Copy what a checkpoint holds and begin to write it; the training goes on meanwhile."""
+        self.writer.wait_for_turn(self.step)
+        distributed.barrier()  # no collective waits so long for a slow disk
         self._share_window()  # what a resume reads, with any number of processes
-        optimizer = {}
-        if distributed.is_main() or isinstance(self.optimizer, ShardedOptimizer):
-            optimizer = optimizer_state(self.optimizer, self.task.model)
+        weights, optimizer = copy_of(self.task.model, self.optimizer)
         if distributed.is_main():
             # The generators of Python, numpy and Paddle start anew from (seed, step) at every step: this is their
             # whole state.
@@ -263,14 +274,15 @@ class TrainLoop:
                      "window": {"sums": dict(self._window), "steps": self._window_steps},
                      "data": self._data, "processes": self._made_by["processes"], "at_once": self.global_batch_size,
                      "versions": self._made_by["versions"]}
-            weights = {name: value.numpy() for name, value in self.task.model.state_dict().items()}
             self.run_folder.keep_metrics()
-            self.store.save(self.step, weights, optimizer, state, self.config)
-            self.run_folder.check_present()
+            self.writer.save(self.step, weights, optimizer, state, self.config)
+
+    def _finish_saving(self) -> None:
+        self.writer.wait()
         distributed.barrier()
 
     def _start(self, resume: Union[str, Path, None]) -> None:
-        found = self.store.latest() if resume in ("auto", None) else Path(str(resume))
+        found, read = newest_checkpoint(self.store, resume)
         if resume is None and found is not None:
             raise ConfigError(
                 f"{self.run_folder.path}: this run folder already holds {found.name}. Continue it with --resume auto, "
@@ -278,7 +290,7 @@ class TrainLoop:
             )
         if found is None:
             return
-        saved = self.store.load(found)
+        saved = read()
         self._check_settings(saved.config, found)
         self._check_data(saved.state.get("data"), found)
         state = self.task.model.state_dict()

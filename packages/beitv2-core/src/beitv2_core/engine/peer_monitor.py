@@ -45,6 +45,8 @@ class PeerMonitor:
         self._changed = threading.Condition()
         self._rounds = self._arrivals = 0
         self._leaving = False
+        #: called when this process ends because another one is gone
+        self.before_end: Callable[[], None] = lambda: None
         self._left: set[int] = set()
         if rank == 0:
             self._accept(host, share)
@@ -182,6 +184,7 @@ class PeerMonitor:
         if self.rank == 0:
             for number in self._peers:
                 self._send(number, f"{GONE} {gone}")
+        self.before_end()
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(EXIT_CODE)  # not an exception: the main thread is inside a collective that does not return

@@ -26,6 +26,7 @@ class SettingNames(NamedTuple):
     recompute: str = "train.recompute"
     sharding: str = "train.sharding"
     other_data: str = "train.other_data"
+    save_every: str = "train.save_every"
     amp_off: str = "train.amp=off"
 
 
