@@ -175,6 +175,10 @@ class SegmentTask(Task):
         if self.average is not None:
             self.average.load_state(state["average"])
 
+    def copies(self) -> dict[str, paddle.Tensor]:
+        """The averaged weights."""
+        return {} if self.average is None else dict(self.average.average)
+
     def no_weight_decay(self) -> set[str]:
         """None besides 1-D parameters and biases: the official code lets the class token decay."""
         return set()
