@@ -23,6 +23,8 @@ from beitv2_core.engine.task import Task
 #: signed integers by the bytes of a number
 _INTEGERS = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}
 SHOWN = 4
+#: begins the names of what no checkpoint holds
+FROZEN = "frozen/"
 
 
 class Difference(NamedTuple):
@@ -65,7 +67,8 @@ class StateDiffers(Exception):
 
 
 def shared_state(task: Task, optimizer: Any) -> dict[str, paddle.Tensor]:
-    """What every process has a copy of, by name: weights, codebook and other buffers, moments, the task's own copies.
+    """What every process has a copy of, by name: weights, codebook and other buffers, moments, the task's own copies,
+    and the networks that it only reads.
 
     Not the moments of a divided optimizer, which are in one process only; not the statistics of a batch norm that is
     not synchronised, which are each process's own.
@@ -75,12 +78,13 @@ def shared_state(task: Task, optimizer: Any) -> dict[str, paddle.Tensor]:
     if not isinstance(optimizer, ShardedOptimizer):
         named.update(moments(optimizer, task.model))
     named.update({f"task/{name}": value for name, value in task.copies().items()})
+    named.update({f"{FROZEN}{name}": value for name, value in task.frozen().items()})
     return named
 
 
 def _own_statistics(model: nn.Layer) -> set[str]:
     """Running statistics of Paddle's batch norm over the images of one process."""
-    found = set()
+    found: set[str] = set()
     for name, layer in model.named_sublayers(include_self=True):
         alone = type(layer).__module__.startswith("paddle.") and "BatchNorm" in type(layer).__name__
         if alone and not isinstance(layer, nn.SyncBatchNorm):

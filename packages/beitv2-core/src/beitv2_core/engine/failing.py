@@ -121,7 +121,7 @@ def read_failing(path: Path) -> FailingStep:
             arrays = {name: file[name] for name in file.files}
         if "replay" not in arrays:
             raise CheckpointError(f"{path}: no saved step: it holds {', '.join(arrays) or 'nothing'}, and no `replay`. "
-                                  "Versions before 0.4 saved the batch alone, which cannot be computed again.")
+                                  "Earlier versions saved the batch alone, which cannot be computed again.")
         told = json.loads(str(arrays.pop("replay")))
         weights = load_file(path.with_name(Path(told["weights"]).name))
         of_run = StepOfRun(**{name: told[name] for name in StepOfRun._fields})
@@ -137,7 +137,7 @@ def _batch(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Any:
     fields = {name[len(prefix):]: value for name, value in arrays.items()
               if name.startswith(prefix) and (prefix or not name.startswith(_OTHERS))}
     values = {name: value.tolist() if value.dtype.kind == "U" else value for name, value in fields.items()}
-    return collections.namedtuple("SavedBatch", list(values))(**values)  # type: ignore[misc]
+    return collections.namedtuple("SavedBatch", list(values))(**values)
 
 
 def replay(saved: FailingStep, task: Task) -> Replayed:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beitv2_core.engine import distributed
-from beitv2_core.engine.agreement import COMPARISON, REPLAY, Difference, StateDiffers, compare
+from beitv2_core.engine.agreement import COMPARISON, FROZEN, REPLAY, Difference, StateDiffers, compare
 from beitv2_core.engine.run_folder import as_output_error
 from beitv2_core.engine.snapshot import Snapshot
 from beitv2_core.engine.step import Precision
@@ -153,6 +153,10 @@ class Guard:
         self._write({"found_at_step": found.step, "after_step": found.after, "by": found.by,
                      "processes": list(found.processes), "tensors": list(found.names), "went_back_to_step": to,
                      "times_there": count})
+        if any(name.startswith(FROZEN) for name in found.names):
+            raise CorruptionError(
+                f"{self.folder}: {found.sentence()}. That network is only read, and no checkpoint holds it. Start "
+                f"again with --resume auto: the run loads it anew and goes on from step {to}, which is right.")
         if count > MOST_RETURNS:
             raise CorruptionError(
                 f"{self.folder}: {found.sentence()}. The run went back to step {to} {MOST_RETURNS} times and it "

@@ -127,6 +127,10 @@ class VQKDTask(Task):
         """The last use of every code, which decides what is replaced."""
         return {"last_used": paddle.to_tensor(self.last_used)}
 
+    def frozen(self) -> dict[str, paddle.Tensor]:
+        """The teacher's weights, if it has some in Paddle."""
+        return self.teacher.state_dict() if isinstance(self.teacher, nn.Layer) else {}
+
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay."""
         return set(self.model.no_weight_decay())
