@@ -43,16 +43,17 @@ class Difference(NamedTuple):
     def sentence(self) -> str:
         """What was found, in words."""
         more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
-        return (f"{self.by}: {', '.join(self.names[:SHOWN])}{more} {self._who()}; it happened after step "
+        differ = "differ" if len(self.names) > 1 else "differs"
+        return (f"{self.by}: {', '.join(self.names[:SHOWN])}{more} {differ}{self._who()}; it happened after step "
                 f"{self.after}, at step {self.step} at the latest")
 
     def _who(self) -> str:
         if self.by == REPLAY:
-            return "differ"
+            return ""
         if not self.processes:
-            return "differ between the processes, and nothing tells which of them are right"
+            return " between the processes, and nothing tells which of them are right"
         numbers = ", ".join(map(str, self.processes))
-        return f"differ in process{'es' if len(self.processes) > 1 else ''} {numbers} from what most processes have"
+        return f" in process{'es' if len(self.processes) > 1 else ''} {numbers} from what most processes have"
 
 
 COMPARISON, REPLAY = "the processes were compared", "the step was computed twice"
@@ -112,7 +113,13 @@ def _sum_in_memory(value: paddle.Tensor) -> int:
 
 def _sum_on_device(value: paddle.Tensor) -> paddle.Tensor:
     """Where the tensor is: only the sum leaves a GPU.  Paddle 2.6 ends in a fault where a view is of wider numbers."""
-    bits = value.flatten().view(_INTEGERS[value.element_size()])
+    flag = "FLAGS_use_stride_kernel"  # off here (`runtime.py`), and Paddle reads bits as other numbers only with it
+    before = paddle.get_flags(flag)
+    paddle.set_flags({flag: True})
+    try:
+        bits = value.flatten().view(_INTEGERS[value.element_size()])
+    finally:
+        paddle.set_flags(before)
     return bits.sum(dtype="int64") if bits.shape[0] else paddle.zeros([1], dtype="int64")
 
 

@@ -68,7 +68,7 @@ class Guard:
         verified = self.verify_every > 0 and (step + 1) % self.verify_every == 0
         before = self._snapshot() if verified else None
         metrics = self._once(update, step)
-        if before is not None:
+        if before is not None:  # two copies of the state, then
             first = self._snapshot()
             before.restore()
             self._tell_all(self._differing(update, step, first, metrics), step)
@@ -84,7 +84,7 @@ class Guard:
             again = self._once(update, step)
         except NonFiniteLossError:
             return [FAILED]
-        return first.differences(self._snapshot()) + [
+        return first.differences() + [
             name for name, value in again.items() if not _equal(value, metrics[name])]
 
     def _snapshot(self) -> Snapshot:

@@ -221,6 +221,9 @@ class TrainLoop:
             raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
                                 self.accumulate * distributed.world_size(), saved=self.step > 0,
                                 names=self.names) from error
+        ends = (self.step + 1) % self.save_every == 0 or self.step + 1 == self.total_steps
+        if ends:  # the best weights may be written by what follows
+            self.guard.check(self.step + 1, saving=True)
         self._measured = self.task.after_step(step=self.step) or {}
         self.step += 1
         self._window_steps += 1

@@ -25,11 +25,14 @@ class Snapshot:
         self.task, self.optimizer, self.precision = task, optimizer, precision
         self.arrays = {name: _kept(value) for name, value in self._tensors().items()}
         self.fresh = not moments(optimizer, task.model)
-        self.state = copy.deepcopy((task.state(), precision.state()))
+        self.state = copy.deepcopy(self._state())
         self._counts = _cache_counts(task)
 
     def _tensors(self) -> dict[str, paddle.Tensor]:
         return {**self.task.model.state_dict(), **moments(self.optimizer, self.task.model)}
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.task.state(), self.precision.state()
 
     @paddle.no_grad()
     def restore(self) -> None:
@@ -44,13 +47,14 @@ class Snapshot:
         if self._counts is not None:
             self.task.cache.hits, self.task.cache.misses = self._counts  # type: ignore[attr-defined]
 
-    def differences(self, other: Snapshot) -> list[str]:
-        """The names of the tensors whose bits are not those of another snapshot, and of other parts of the state."""
-        names = [name for name in {**self.arrays, **other.arrays} if not (
-            name in self.arrays and name in other.arrays and _same(self.arrays[name], other.arrays[name]))]
-        here, there = ({f"{part}/{key}": value for part, state in zip(("task", "scaler"), one.state)
-                        for key, value in state.items()} for one in (self, other))
-        return names + [name for name in here if not _same_state(here[name], there.get(name))]
+    def differences(self) -> list[str]:
+        """The names of the tensors that have other bits now, and of other parts of the state."""
+        tensors = self._tensors()
+        names = [name for name in {**self.arrays, **tensors} if not (
+            name in self.arrays and name in tensors and _same(self.arrays[name], np.asarray(tensors[name].numpy())))]
+        then, now = ({f"{part}/{key}": value for part, one in zip(("task", "scaler"), state)
+                      for key, value in one.items()} for state in (self.state, self._state()))
+        return names + [name for name in {**then, **now} if not _same_state(then.get(name), now.get(name))]
 
 
 def _kept(value: paddle.Tensor) -> NDArray[Any]:
