@@ -120,8 +120,8 @@ def moments(optimizer: Any, model: nn.Layer) -> dict[str, paddle.Tensor]:
 def forget_moments(optimizer: Any) -> None:
     """Make an optimizer as it is before its first step, when it has no moments yet."""
     optimizer._accumulators.clear()
-    if hasattr(optimizer, "_already_create_accumulater"):  # Paddle 2.6 also keeps the names of those it made
-        optimizer._already_create_accumulater.clear()
+    for known in ("_already_create_accumulator", "_already_create_accumulater"):  # Paddle 3, Paddle 2.6
+        getattr(optimizer, known, set()).clear()
 
 
 def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, NDArray[Any]]) -> None:
