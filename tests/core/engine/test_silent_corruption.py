@@ -72,11 +72,12 @@ def final(folder: Path) -> dict[str, bytes]:
 
 def flip_after_updates(monkeypatch, steps: list[int]) -> None:
     """A bit of the last bias flips after the first computation of each of these steps (from 0)."""
-    original, left = loop_module.train_step, list(steps)
+    original, left, calls = loop_module.train_step, list(steps), []
 
     def train_step(task, *args, step, **options):
         found = original(task, *args, step=step, **options)
-        if left and step == left[0]:
+        calls.append(step)
+        if left and step == left[0] and calls.count(step) % 2:
             left.pop(0)
             bits = task.model[3].bias.numpy().view(np.uint32) ^ np.uint32(1)
             task.model[3].bias.set_value(bits.view(np.float32))

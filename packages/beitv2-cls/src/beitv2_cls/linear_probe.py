@@ -137,7 +137,7 @@ class LinearProbeTask(Task):
 
     def frozen(self) -> dict[str, paddle.Tensor]:
         """The trunk's weights."""
-        return self.beside.state_dict()
+        return dict(self.beside.state_dict())
 
     def state(self) -> dict[str, Any]:
         """The class names."""

@@ -119,7 +119,7 @@ class MimTask(Task):
 
     def frozen(self) -> dict[str, paddle.Tensor]:
         """The tokenizer's weights and codebook."""
-        return self.tokenizer.state_dict()
+        return dict(self.tokenizer.state_dict())
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""

@@ -129,7 +129,7 @@ class VQKDTask(Task):
 
     def frozen(self) -> dict[str, paddle.Tensor]:
         """The teacher's weights, if it has some in Paddle."""
-        return self.teacher.state_dict() if isinstance(self.teacher, nn.Layer) else {}
+        return dict(self.teacher.state_dict()) if isinstance(self.teacher, nn.Layer) else {}
 
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay."""
