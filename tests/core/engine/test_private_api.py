@@ -108,12 +108,12 @@ def test_a_pool_of_processes_tells_its_workers_and_its_queue():
 def test_an_optimizer_forgets_its_moments_and_starts_as_a_new_one(kind):
     """`_already_create_accumulator` (2.6: `...ater`): a run goes back to where it began."""
     model, optimizer = stepped(kind)
+    optimizer.clear_grad()
     start = {name: value.numpy() for name, value in model.state_dict().items()}
     results = []
     for one in (build_optimizer(kind, model, lr=0.1, weight_decay=0.1), optimizer):
         if one is optimizer:
             forget_moments(one)
-            one.clear_grad()
         model.set_state_dict({name: paddle.to_tensor(value) for name, value in start.items()})
         model(paddle.ones([1, 3])).sum().backward()
         one.step()
