@@ -204,14 +204,20 @@ def found_of(flip: Flip, lines: list[dict[str, Any]], processes: int) -> bool:
 def launch(folder: Path, flips: int, processes: int, *, any_bit: bool = False) -> dict[str, Any]:
     """Run all of it and count; the row of the table."""
     began = time.monotonic()
-    done = subprocess.run(
+    launcher = subprocess.Popen(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
          "--log_dir", str(folder / "logs"), __file__, "--child", "--folder", str(folder), "--flips", str(flips),
          *(["--any-bit"] if any_bit else [])],
-        capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    try:
+        output, _ = launcher.communicate(timeout=120 + 10 * flips)
+    finally:
+        launcher.terminate()  # its processes end with it
+        launcher.wait()
     logs = "\n".join(path.read_text(errors="replace")[-4000:] for path in sorted((folder / "logs").glob("workerlog.*")))
-    if done.returncode:
-        raise RuntimeError(done.stdout[-2000:] + logs)
+    if launcher.returncode:
+        raise RuntimeError(output[-2000:] + logs)
     lines = [json.loads(line) for line in (folder / "flipped/corruption.jsonl").read_text().splitlines()]
     planned = drawn(flips, processes)
     planted = {int(seed): where for rank in range(processes)
