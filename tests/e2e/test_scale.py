@@ -54,6 +54,7 @@ def ended(process: subprocess.Popen, folder: Path) -> Path:
     """The folder of a run that must end well."""
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output + logs_of(folder)
+    assert not list(folder.rglob("corruption.jsonl")), "weights and moments of the processes differed"
     return folder
 
 

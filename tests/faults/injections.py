@@ -190,3 +190,22 @@ def record_writes(root: str, record: str) -> None:
 
     CheckpointStore.save = saved
     recorder.start()
+
+
+def flip_a_bit(step: int) -> None:
+    """The lowest bit of the model's first parameter flips after the first computation of that step."""
+    from beitv2_core.engine import loop
+
+    original, left = loop.train_step, [step]
+
+    def train_step(task, *args, step, **options):
+        found = original(task, *args, step=step, **options)
+        if step in left:
+            left.remove(step)
+            first = next(iter(task.model.parameters()))
+            array = first.numpy()
+            array.reshape(-1).view("uint32")[0] ^= 1
+            first.set_value(array)
+        return found
+
+    loop.train_step = train_step

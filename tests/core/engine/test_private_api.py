@@ -11,7 +11,13 @@ import paddle
 import pytest
 from paddle import nn
 
-from beitv2_core.engine.optim import build_optimizer, load_optimizer_state, optimizer_state, set_weight_decay
+from beitv2_core.engine.optim import (
+    build_optimizer,
+    forget_moments,
+    load_optimizer_state,
+    optimizer_state,
+    set_weight_decay,
+)
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import as_written
 
@@ -96,3 +102,22 @@ def test_a_pool_of_processes_tells_its_workers_and_its_queue():
         assert pool.submit(abs, -1).result(timeout=60) == 1
         assert [process.is_alive() for process in pool._processes.values()] == [True]
         assert callable(pool._result_queue._writer.close)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_an_optimizer_forgets_its_moments_and_starts_as_a_new_one(kind):
+    """`_already_create_accumulator` (2.6: `...ater`): a run goes back to where it began."""
+    model, optimizer = stepped(kind)
+    optimizer.clear_grad()
+    start = {name: value.numpy() for name, value in model.state_dict().items()}
+    results = []
+    for one in (build_optimizer(kind, model, lr=0.1, weight_decay=0.1), optimizer):
+        if one is optimizer:
+            forget_moments(one)
+        model.set_state_dict({name: paddle.to_tensor(value) for name, value in start.items()})
+        model(paddle.ones([1, 3])).sum().backward()
+        one.step()
+        one.clear_grad()
+        results.append({**optimizer_state(one, model), "weight": model.weight.numpy()})
+    for name, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][name], err_msg=name)

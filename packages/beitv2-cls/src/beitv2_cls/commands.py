@@ -31,11 +31,13 @@ def finetune(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    verify_every: Optional[int] = options.VERIFY_EVERY,
 ) -> None:
     """Fine-tune a pretrained backbone as a classifier (stage 3)."""
     from beitv2_cls import api
 
-    done = api.finetune(config, set=options.all_overrides(set_, more, output), resume=resume, dry_run=dry_run)
+    changes = [*options.all_overrides(set_, more, output), *options.verified(verify_every)]
+    done = api.finetune(config, set=changes, resume=resume, dry_run=dry_run)
     if isinstance(done, api.TrainedRun):
         for name, value in done.final.items():
             typer.echo(f"{name:<12}{value:.4f}")
@@ -50,6 +52,7 @@ def linear_probe(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    verify_every: Optional[int] = options.VERIFY_EVERY,
 ) -> None:
     """Train linear classifiers on a frozen backbone: every block, feature and learning rate in one pass."""
     from beitv2_cls import api
@@ -58,7 +61,8 @@ def linear_probe(
     from beitv2_core.config import load_config
     from beitv2_core.engine import distributed
 
-    settings = load_config(config, options.all_overrides(set_, more, output), LinearProbeConfig)
+    changes = [*options.all_overrides(set_, more, output), *options.verified(verify_every)]
+    settings = load_config(config, changes, LinearProbeConfig)
     done = api.train(settings, build_linear_probe, resume=resume, dry_run=dry_run, parts=linear_probe_parts)
     if dry_run:
         _show_dry_run(done)

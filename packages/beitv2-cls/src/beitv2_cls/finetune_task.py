@@ -80,6 +80,10 @@ class FinetuneTask(Task):
         if self.average is not None:
             self.average.load_state(state["average"])
 
+    def copies(self) -> dict[str, paddle.Tensor]:
+        """The averaged weights."""
+        return {} if self.average is None else dict(self.average.average)
+
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""
         return self.model.no_weight_decay()

@@ -135,6 +135,10 @@ class LinearProbeTask(Task):
             raise DataError("linear probe: there are no validation images to measure on. Give validation.root.")
         return self.measure(self.model)
 
+    def frozen(self) -> dict[str, paddle.Tensor]:
+        """The trunk's weights."""
+        return dict(self.beside.state_dict())
+
     def state(self) -> dict[str, Any]:
         """The class names."""
         return {"classes": self.classes}

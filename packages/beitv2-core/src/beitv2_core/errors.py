@@ -32,6 +32,10 @@ class NonFiniteLossError(BEiTError, ArithmeticError):
     """The loss became NaN or infinite; the last checkpoint and the failing batch are on disk."""
 
 
+class CorruptionError(BEiTError):
+    """Memory or a processor changed numbers of a run, again and again at the same place; checkpoints are intact."""
+
+
 class OutOfMemoryError(BEiTError, MemoryError):
     """A training step ran out of memory; the message gives a smaller batch size with the same total batch."""
 

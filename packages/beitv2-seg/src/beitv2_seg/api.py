@@ -69,16 +69,16 @@ def finetune(config: Union[str, Path], out: Optional[Folder] = None, *, set: Cha
              keep_checkpoint_max: Optional[int] = None, do_eval: Optional[bool] = None,
              early_stop_intervals: Optional[int] = None, use_ema: Optional[bool] = None,
              precision: Optional[str] = None, sharding: Optional[str] = None, repeats: Optional[int] = None,
-             windows: Optional[int] = None, max_corrupt: Optional[float] = None, use_vdl: bool = False,
-             profiler_options: Optional[str] = None, dry_run: bool = False,
-             progress: Optional[bool] = None) -> Union[TrainedRun, DryRun]:
+             windows: Optional[int] = None, max_corrupt: Optional[float] = None, verify_every: Optional[int] = None,
+             use_vdl: bool = False, profiler_options: Optional[str] = None,
+             dry_run: bool = False, progress: Optional[bool] = None) -> Union[TrainedRun, DryRun]:
     """Fine-tune a pretrained backbone as a segmentor (stage 4).  The command is `beitv2 segment train`.
 
     config: a PaddleSeg YAML file, or the name of a packaged one.  out: run folder; default: `output` of the YAML.
     set: changed settings, {"model.channels": 64} or texts.  resume: None starts a new run; "auto" continues from the
     newest checkpoint of the run folder, if any; or a run folder or a .pdckpt.  device: "cpu", "gpu", "gpu:1"; default:
     a GPU where Paddle has one.  iters, batch_size, learning_rate: of the YAML, as PaddleSeg's flags change them.  seed
-    to max_corrupt: the settings of the section `run` of those names (windows: windows_at_once).  use_vdl: insist on
+    to verify_every: the settings of the section `run` of those names (windows: windows_at_once).  use_vdl: insist on
     VisualDL.  profiler_options: of Paddle's profiler.  dry_run: take one step, write nothing; the result is then its
     measurements.  progress, signals: as for `beitv2_core.pretrain`.
     Raises ConfigError, DataError, CheckpointError, NonFiniteLossError, OutOfMemoryError, OutputError.
@@ -88,7 +88,7 @@ def finetune(config: Union[str, Path], out: Optional[Folder] = None, *, set: Cha
     run = {"seed": seed, "num_workers": num_workers, "save_interval": save_interval, "log_iters": log_iters,
            "keep_checkpoint_max": keep_checkpoint_max, "do_eval": do_eval, "early_stop_intervals": early_stop_intervals,
            "use_ema": use_ema, "precision": precision, "sharding": sharding, "repeats": repeats,
-           "windows_at_once": windows, "max_corrupt": max_corrupt}
+           "windows_at_once": windows, "max_corrupt": max_corrupt, "verify_every": verify_every}
     asked = {"output": None if out is None else str(out), "iters": iters, "batch_size": batch_size,
              "lr_scheduler.learning_rate": learning_rate, **{f"run.{key}": value for key, value in run.items()}}
     settings = read_config_file(str(config), opts=overrides_of(set),

@@ -62,7 +62,8 @@ def train(context: typer.Context) -> None:
         num_workers=flags.num_workers, save_interval=flags.save_interval, log_iters=flags.log_iters,
         keep_checkpoint_max=flags.keep_checkpoint_max, do_eval=flags.do_eval,
         early_stop_intervals=flags.early_stop_intervals, use_ema=flags.use_ema, precision=flags.precision,
-        sharding=flags.sharding, repeats=flags.repeats, windows=flags.windows, max_corrupt=flags.max_corrupt,
+        sharding=flags.sharding, verify_every=flags.verify_every, repeats=flags.repeats, windows=flags.windows,
+        max_corrupt=flags.max_corrupt,
         use_vdl=flags.use_vdl, profiler_options=flags.profiler_options, dry_run=flags.dry_run)
     if not isinstance(done, api.TrainedRun):
         for line in done.lines():

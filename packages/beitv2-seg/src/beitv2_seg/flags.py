@@ -42,6 +42,9 @@ def train_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--sharding", choices=["off", "stage1", "stage2"],
                         help="divide the optimizer's state among the processes; stage2: the gradients too (default: "
                              "off; not PaddleSeg's)")
+    parser.add_argument("--verify_every", "--verify-every", type=int, metavar="ITERS",
+                        help="compute every so many iterations one twice and compare them bit for bit (default: none; "
+                             "not PaddleSeg's)")
     parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"], help="O1; O2 is refused")
     parser.add_argument("--profiler_options", help="'batch_range=[a,b];...': Paddle's profiler, by PaddleSeg")
     parser.add_argument("--data_format", default="NCHW", choices=["NCHW", "NHWC"], help="NCHW; NHWC is refused")

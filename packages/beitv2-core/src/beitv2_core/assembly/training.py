@@ -85,6 +85,8 @@ def build_loop(config: RunConfig, parts: Parts, *, on_start: Sequence[Callable[[
         at_end=parts.at_end,
         sharding=train.sharding,
         other_data=train.other_data,
+        check_every=train.check_every,
+        verify_every=train.verify_every,
         reread=lambda saved: parse_config(saved, source="the checkpoint's settings", written_by="").resolved(),
     )
 

@@ -17,6 +17,7 @@ from .inspect import inspect
 from .look import look
 from .models import download, models
 from .plan import plan
+from .replay import replay
 from .report import report
 from .search import search
 from .serve import serve
@@ -29,6 +30,6 @@ from .train import init_tokenizer, pretrain, train_tokenizer
 def add_core_commands(app: typer.Typer) -> None:
     """Put the core commands on `app`, in the order one uses them."""
     for function in (check, plan, train_tokenizer, pretrain, tokenize, embed, search, duplicates, look, codebook,
-                     report, card, serve, export, bench, inspect, convert, verify, models, download, config,
+                     report, replay, card, serve, export, bench, inspect, convert, verify, models, download, config,
                      make_shards, init_tokenizer):
         app.command()(function)

@@ -56,6 +56,15 @@ PRECISION_HELP = ("f32; bf16 on processors with bfloat16 units (exported models:
                   "was exported with --quantize int8 (by OpenVINO)")
 RUNTIME = typer.Option(None, "--runtime", help=RUNTIME_HELP)
 PRECISION = typer.Option("f32", "--precision", help=PRECISION_HELP)
+VERIFY_EVERY = typer.Option(
+    None, "--verify-every", min=0, metavar="STEPS", show_default=False,
+    help="compute every so many steps one twice and compare them bit for bit (train.verify_every); default: none"
+)
+
+
+def verified(every: Optional[int], *stages: str) -> list[str]:
+    """The settings of --verify-every; stages: beginnings of the keys, for a run of several."""
+    return [] if every is None else [f"{stage}train.verify_every={every}" for stage in stages or ("",)]
 
 
 def all_overrides(first: Optional[list[str]], more: Optional[list[str]], output: Optional[Path] = None) -> list[str]:

@@ -30,12 +30,14 @@ def train_tokenizer(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    verify_every: Optional[int] = options.VERIFY_EVERY,
 ) -> None:
     """Train a VQ-KD tokenizer: codes of an image from which the teacher's features are reconstructed (stage 1)."""
     from ..api.train import pretrain as run_training
     from ..config import TokenizerConfig, load_config
 
-    settings = load_config(config, options.all_overrides(set_, more, output), TokenizerConfig)
+    changes = [*options.all_overrides(set_, more, output), *options.verified(verify_every)]
+    settings = load_config(config, changes, TokenizerConfig)
     _show(run_training(settings, resume=resume, dry_run=dry_run))
 
 
@@ -48,6 +50,7 @@ def pretrain(
     resume: str = RESUME,
     output: Optional[Path] = OUTPUT,
     dry_run: bool = DRY_RUN,
+    verify_every: Optional[int] = options.VERIFY_EVERY,
     labelled: Optional[str] = LABELLED,
     minutes: Optional[float] = typer.Option(
         None, min=0.01, show_default=False,
@@ -62,10 +65,12 @@ def pretrain(
 
     source: Any = what
     changes = options.all_overrides(set_, more)
+    both = options.verified(verify_every, "tokenizer.", "pretrain.")
     if is_settings_file(what) and read_tree(Path(what))[0].get("kind") != "two_stages":  # not those of a tokenizer
-        source, changes = load_config(what, options.all_overrides(set_, more, output), PretrainConfig), []
-    _show(run_training(source, output, set=changes, minutes=minutes, labelled=labelled, resume=resume, dry_run=dry_run,
-                       say=typer.echo))
+        one = [*options.all_overrides(set_, more, output), *options.verified(verify_every)]
+        source, changes, both = load_config(what, one, PretrainConfig), [], []
+    _show(run_training(source, output, set=[*changes, *both], minutes=minutes, labelled=labelled, resume=resume,
+                       dry_run=dry_run, say=typer.echo))
 
 
 def _show(found: Any) -> None:

@@ -331,6 +331,14 @@ class TrainConfig(Section):
     )
     log_every: int = Field(default=50, gt=0, description="steps between log lines")
     save_every: int = Field(default=1000, gt=0, description="steps between checkpoints")
+    check_every: int = Field(
+        default=100, ge=0, description="steps between comparisons of weights, moments and codebook, which must be the "
+        "same to the bit in all processes; 0: never. Where they differ the run goes back to its last checkpoint"
+    )
+    verify_every: int = Field(
+        default=0, ge=0, description="every so many steps one is computed twice and compared bit for bit "
+        "(--verify-every), which finds errors of a processor or its memory during that step; 0: none"
+    )
     keep_last: int = Field(default=3, gt=0, description="newest checkpoints kept")
     keep_every: Optional[int] = Field(
         default=None, gt=0, description="also keep checkpoints at multiples of this; null: none"

@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
+from numpy.typing import NDArray
 
 from beitv2_core.engine.peer_monitor import PeerMonitor
 
@@ -87,12 +90,17 @@ def fail(error: BaseException) -> None:
 
 def all_values(value: int) -> list[int]:
     """The values of all processes, in order of their ranks."""
+    return [int(row[0]) for row in all_rows(paddle.to_tensor([value], dtype="int64"))]
+
+
+def all_rows(row: paddle.Tensor) -> NDArray[Any]:
+    """The 1-D tensors of all processes, of one length everywhere, one row each (processes, length)."""
     if world_size() == 1:
-        return [value]
+        return np.asarray(row.numpy()[None])
     barrier_on_cpu()
     found: list[paddle.Tensor] = []
-    dist.all_gather(found, paddle.to_tensor([value], dtype="int64"))
-    return [int(one) for one in found]
+    dist.all_gather(found, row)
+    return np.asarray(paddle.stack(found).numpy())
 
 
 def all_reduce_mean(tensor: paddle.Tensor) -> paddle.Tensor:

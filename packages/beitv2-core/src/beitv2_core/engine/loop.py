@@ -8,38 +8,41 @@ number of processes changes rounding only (mixing of images excepted, `data/view
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
-import numpy as np
 import paddle
 import yaml
 from numpy.typing import NDArray
 
 from beitv2_core.engine import distributed
+from beitv2_core.engine.agreement import Difference, StateDiffers
+from beitv2_core.engine.failing import StepOfRun, save_failing
+from beitv2_core.engine.guard import Guard
 from beitv2_core.engine.optim import load_optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
+from beitv2_core.engine.same_run import check_arrays, check_data, check_settings
 from beitv2_core.engine.saving import CheckpointWriter, copy_of, newest_checkpoint
+from beitv2_core.engine.seeding import seed_step
 from beitv2_core.engine.sharding import shard_optimizer
 from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
-from beitv2_core.engine.trackers import flat
-from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
-from beitv2_core.files.atomic import write_atomically
+from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
 FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.sharding", "train.recompute",
-                 "train.log_every", "train.save_every", "train.keep_last", "train.keep_every", "train.trackers",
-                 "train.other_data", "data.num_workers", "data.root", "data.max_corrupt", "data.max_pixels",
-                 "tokenizer.weights", "tokenizer.cache.path", "teacher.weights", "teacher.cache.path", "monitor.")
+                 "train.log_every", "train.save_every", "train.check_every", "train.verify_every", "train.keep_last",
+                 "train.keep_every", "train.trackers", "train.other_data", "data.num_workers", "data.root",
+                 "data.max_corrupt", "data.max_pixels", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights",
+                 "teacher.cache.path", "monitor.")
+#: steps between comparisons of the processes: below 0.1 % of a step at base size (docs/performance.md)
+CHECK_EVERY = 100
 
 
 class TrainingInterrupted(BEiTError):
@@ -62,7 +65,8 @@ class TrainLoop:
     anything is read from it, in the main process; on_finish: called with (run, summary) after at_end, there too;
     free_settings: dotted keys, or their beginnings, that a resumed run may change; sharding: of the optimizer's state
     ("off", "stage1", "stage2"); names: of the settings, for errors; other_data: a resumed run may go on with other
-    images; reread: completes a checkpoint's settings with those that came later.
+    images; reread: completes a checkpoint's settings with those that came later; check_every, verify_every: steps
+    between the searches for silent corruption (`guard.py`), 0: none.
     """
 
     def __init__(self, task: Task, loader: Any, optimizer: Any, *, lr: NDArray[Any], weight_decay: NDArray[Any],
@@ -72,7 +76,8 @@ class TrainLoop:
                  on_start: Sequence[Callable[[RunFolder], None]] = (), on_finish: Sequence[Callable[..., None]] = (),
                  at_end: Callable[[], dict[str, Any]] | None = None, free_settings: Sequence[str] = FREE_SETTINGS,
                  sharding: str = "off", names: SettingNames = TRAIN_SETTINGS, other_data: bool = False,
-                 reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict):
+                 reread: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict, check_every: int = CHECK_EVERY,
+                 verify_every: int = 0):
         if len(lr) != len(weight_decay):
             raise ConfigError(f"TrainLoop: {len(lr)} learning rates, {len(weight_decay)} weight decays; one each.")
         self.task, self.loader = task, loader
@@ -84,6 +89,8 @@ class TrainLoop:
         self.log_every, self.save_every, self.title, self.on_finish = log_every, save_every, title, list(on_finish)
         self.on_start, self.at_end, self.free_settings = list(on_start), at_end, tuple(free_settings)
         self.reread = reread
+        self.guard = Guard(task, self.optimizer, self.precision, run.path, check_every=check_every,
+                           verify_every=verify_every)
         self.global_batch_size = images_per_step // accumulate
         self.step = 0
         self._signal: int | None = None
@@ -128,6 +135,8 @@ class TrainLoop:
                 self._made_by = environment(self.seed, paddle.device.get_device(), distributed.world_size())
                 self.run_folder.describe(yaml.safe_dump(self.config, sort_keys=False), self._made_by)
                 self.run_folder.start_metrics(self.step, self.config)
+            self._began = (self.step, self.loader.state(), dict(self._window), self._window_steps)
+            self.guard.begin(self.step, saved=self.step in self.store.steps())
             previous = self._catch_signals()
             try:
                 return self._train(stop_after)
@@ -157,28 +166,11 @@ class TrainLoop:
         with Progress(self.title, self.total_steps, self.step, images_per_step=self.images_per_step,
                       enabled=distributed.is_main()) as progress:
             while self.step < last and not self.task.finished:
-                epoch = self._epoch(self.step)
-                if self.step == 0 or epoch != self._epoch(self.step - 1):
-                    self.task.on_epoch(epoch)
-                step_batches = [next(batches) for _ in range(self.accumulate)]
-                distributed.barrier_on_cpu()
-                self._take_step(step_batches)
-                self.writer.poll()
-                progress.advance(self.step)
-                if self.step % self.log_every == 0 or self.step == self.total_steps:
-                    values = self._log(progress, epoch)
-                elif self._measured and distributed.is_main():
-                    self.run_folder.log(self.step, {"epoch": float(epoch), **self._measured})
-                if self._measured:
-                    progress.say(self.step, self._measured)
-                if self._signal_seen():
-                    self._save()
-                    self._finish_saving()
-                    raise TrainingInterrupted(
-                        f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, "
-                        "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
-                if self.step % self.save_every == 0 or self.step == last or self.task.finished:
-                    self._save()
+                try:
+                    values = self._one_step(batches, progress, last) or values
+                except StateDiffers as found:
+                    batches = self._go_back(found.difference)
+                    progress.images_per_second(self.step)  # start counting anew
         self._finish_saving()
         seconds = max(time.monotonic() - began, 0.0)
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
@@ -195,19 +187,43 @@ class TrainLoop:
                      self.run_folder.path, self.step)
         return summary
 
+    def _one_step(self, batches: Iterator[Any], progress: Progress, last: int) -> dict[str, float]:
+        """A step with all that may follow it; returns what was logged, {} where nothing was.  Raises StateDiffers."""
+        epoch = self._epoch(self.step)
+        if self.step == 0 or epoch != self._epoch(self.step - 1):
+            self.task.on_epoch(epoch)
+        step_batches = [next(batches) for _ in range(self.accumulate)]
+        distributed.barrier_on_cpu()
+        self._take_step(step_batches)
+        self.writer.poll()
+        values: dict[str, float] = {}
+        progress.advance(self.step)
+        if self.step % self.log_every == 0 or self.step == self.total_steps:
+            values = self._log(progress, epoch)
+        elif self._measured and distributed.is_main():
+            self.run_folder.log(self.step, {"epoch": float(epoch), **self._measured})
+        if self._measured:
+            progress.say(self.step, self._measured)
+        stopping = self._signal_seen()
+        saving = stopping or self.step % self.save_every == 0 or self.step == last or self.task.finished
+        self.guard.check(self.step, saving=saving)
+        if saving:
+            self._save()
+        if stopping:
+            self._finish_saving()
+            raise TrainingInterrupted(
+                f"{self.run_folder.path}: stopped by signal {self._signal} after step {self.step}, "
+                "which is saved. Continue with --resume auto.", self._signal or signal.SIGTERM)
+        return values
+
     def _epoch(self, step: int) -> int:
         return step * self.accumulate // int(self.loader.steps_per_epoch)
 
     def _take_step(self, batches: list[Any]) -> None:
-        self._seed_step()
-        self.optimizer.set_lr(float(self.lr[self.step]))
-        set_weight_decay(self.optimizer, float(self.weight_decay[self.step]))
-        self.task.model.train()
         try:
-            metrics = train_step(self.task, batches, self.optimizer, self.precision, step=self.step,
-                                 clip_norm=self.clip_norm)
+            metrics = self.guard.take(lambda: self._update(batches), self.step)
         except NonFiniteLossError as error:
-            self._save_failing(getattr(error, "batch", None))
+            save_failing(self.run_folder.path, error, self.task, self._step_of_run())
             raise
         except Exception as error:  # Paddle has several types for it
             if not is_out_of_memory(error):
@@ -215,26 +231,27 @@ class TrainLoop:
             raise out_of_memory(error, f"{self.run_folder.path}: step {self.step}", self.images_per_step,
                                 self.accumulate * distributed.world_size(), saved=self.step > 0,
                                 names=self.names) from error
+        ends = (self.step + 1) % self.save_every == 0 or self.step + 1 == self.total_steps
+        if ends:  # the best weights may be written by what follows
+            self.guard.check(self.step + 1, saving=True)
         self._measured = self.task.after_step(step=self.step) or {}
         self.step += 1
         self._window_steps += 1
         for name, value in metrics.items():
             self._window[name] = self._window.get(name, 0.0) + value
 
-    def _seed_step(self) -> None:
-        """Make this step's draws functions of seed and step.
+    def _update(self, batches: list[Any]) -> dict[str, float]:
+        """The update alone, a function of the state, the step and the batches."""
+        seed_step(self.seed, self.step, distributed.rank())
+        self.optimizer.set_lr(float(self.lr[self.step]))
+        set_weight_decay(self.optimizer, float(self.weight_decay[self.step]))
+        self.task.model.train()
+        return train_step(self.task, batches, self.optimizer, self.precision, step=self.step,
+                          clip_norm=self.clip_norm)
 
-        Paddle's generator is the same in every process: layers draw for the whole batch and take their own rows
-        (`layers/draws.py`).  Python's and numpy's, from which tasks draw (mixup), are each process's own.
-        """
-        own, shared = (self._step_seed(rank) for rank in (distributed.rank(), 0))
-        random.seed(own)
-        np.random.seed(own)
-        paddle.seed(shared)
-
-    def _step_seed(self, rank: int) -> int:
-        key = f"{self.seed}/{rank}/{self.step}".encode()
-        return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+    def _step_of_run(self) -> StepOfRun:
+        return StepOfRun(step=self.step, seed=self.seed, rank=distributed.rank(), processes=distributed.world_size(),
+                         amp=self.precision.amp, config=self.config)
 
     def _log(self, progress: Progress, epoch: int) -> dict[str, float]:
         self._share_window()
@@ -276,10 +293,33 @@ class TrainLoop:
                      "versions": self._made_by["versions"]}
             self.run_folder.keep_metrics()
             self.writer.save(self.step, weights, optimizer, state, self.config)
+        self.guard.saved()
 
     def _finish_saving(self) -> None:
         self.writer.wait()
         distributed.barrier()
+
+    def _go_back(self, found: Difference) -> Iterator[Any]:
+        """Go on from the last checkpoint, on which all agreed, or from where the run began; returns the batches."""
+        self.optimizer.clear_grad(set_to_zero=False)  # those of a step that failed
+        self._finish_saving()  # the last checkpoint may be the one that is being written
+        if self.guard.start is not None:
+            self.guard.start.restore()
+            self.step, place, window, self._window_steps = self._began
+            self._window = dict(window)
+            self.loader.load_state(place)
+        else:
+            newest = self.store.latest()
+            if newest is None:
+                raise CheckpointError(f"{self.run_folder.path}: {found.sentence()}. There is no whole checkpoint to go "
+                                      "back to. Start again in another output folder.")
+            self._start(newest)
+        self._check_common_start()
+        self.guard.going_back(found, self.step)
+        if distributed.is_main():
+            self.store.abandon_after(self.step)
+            self.run_folder.start_metrics(self.step, self.config)
+        return iter(self.loader)
 
     def _start(self, resume: Union[str, Path, None]) -> None:
         found, read = newest_checkpoint(self.store, resume)
@@ -291,16 +331,10 @@ class TrainLoop:
         if found is None:
             return
         saved = read()
-        self._check_settings(saved.config, found)
-        self._check_data(saved.state.get("data"), found)
+        check_settings(self.reread(saved.config), self.config, self.free_settings, found)
+        check_data(saved.state.get("data"), self._data, found, allowed=self.other_data, key=self.names.other_data)
         state = self.task.model.state_dict()
-        wrong = [name for name in set(state) ^ set(saved.weights)] or [
-            name for name, value in state.items() if list(value.shape) != list(saved.weights[name].shape)]
-        if wrong:
-            raise CheckpointError(
-                f"{found}: not of this model; {len(wrong)} arrays differ ({', '.join(sorted(wrong)[:4])}). "
-                "Use the settings it was made with, or another output folder."
-            )
+        check_arrays(state, saved.weights, found)
         self.task.model.set_state_dict({name: paddle.to_tensor(saved.weights[name]) for name in state})
         load_optimizer_state(self.optimizer, self.task.model, saved.optimizer)
         self.loader.load_state(saved.state["loader"])
@@ -323,39 +357,6 @@ class TrainLoop:
                 f"{self.run_folder.path}: the processes would start after different steps ({steps}, in order of their "
                 "ranks). The run folder must be the same for all of them: on several hosts, on a shared file system."
             )
-
-    def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
-        before, now = flat(self.reread(saved)), flat(self.config)
-        changed = [key for key in sorted(set(before) | set(now))
-                   if before.get(key) != now.get(key) and not key.startswith(self.free_settings)]
-        if changed:
-            listed = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed)
-            raise ConfigError(
-                f"{source}: the run was started with other settings ({listed}). A resumed run must equal the "
-                "uninterrupted one: use the same settings, or another output folder."
-            )
-
-    def _check_data(self, before: str | None, source: Path) -> None:
-        if before is None or self._data is None or before == self._data:  # None: drawn, or saved before it was kept
-            return
-        what = f"{source}: the run was trained on other images; their names, labels or bytes differ from those given"
-        if not self.other_data:
-            raise DataError(f"{what}. A resumed run must equal the uninterrupted one: give it the same images (the "
-                            f"folder may have moved), or set {self.names.other_data}=true to continue with these.")
-        if distributed.is_main():
-            log.warning("%s; the run continues with those given, because %s=true is set.", what, self.names.other_data)
-
-    def _save_failing(self, batch: Any) -> None:
-        fields = batch._asdict() if hasattr(batch, "_asdict") else {}
-        arrays = {name: np.asarray(value) for name, value in fields.items()}
-        path = self.run_folder.path / f"failing_batch_step_{self.step}_rank_{distributed.rank()}.npz"
-        try:
-            with write_atomically(path) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type,unused-ignore]
-        except OSError as error:  # the loss is what ends the run, and must stay its error
-            log.error("%s: the batch of the failing step could not be written: %s", path, error)
-            return
-        log.error("%s: the batch of the failing step", path)
 
     # -- signals -------------------------------------------------------------------------------------------------------
 

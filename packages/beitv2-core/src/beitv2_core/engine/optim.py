@@ -107,12 +107,21 @@ def optimizer_state(optimizer: Any, model: nn.Layer) -> dict[str, NDArray[Any]]:
     """
     if isinstance(optimizer, ShardedOptimizer):
         return gather_state(optimizer_state(optimizer.inner, model))
-    state = {}
+    return {name: tensor.numpy() for name, tensor in moments(optimizer, model).items()}
+
+
+def moments(optimizer: Any, model: nn.Layer) -> dict[str, paddle.Tensor]:
+    """The optimizer's own tensors, named as in `optimizer_state`; of a sharded one those that this process keeps."""
     by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
-    for kind, accumulators in optimizer._accumulators.items():
-        for name, tensor in accumulators.items():
-            state[f"{kind}/{by_name[name]}"] = tensor.numpy()
-    return state
+    return {f"{kind}/{by_name[name]}": tensor for kind, accumulators in optimizer._accumulators.items()
+            for name, tensor in accumulators.items()}
+
+
+def forget_moments(optimizer: Any) -> None:
+    """Make an optimizer as it is before its first step, when it has no moments yet."""
+    optimizer._accumulators.clear()
+    for known in ("_already_create_accumulator", "_already_create_accumulater"):  # Paddle 3, Paddle 2.6
+        getattr(optimizer, known, set()).clear()
 
 
 def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, NDArray[Any]]) -> None:
@@ -134,9 +143,7 @@ def load_optimizer_state(optimizer: Any, model: nn.Layer, state: dict[str, NDArr
         others = {name for name, parameter in model.named_parameters() if not parameter.stop_gradient and not own(name)}
         state = {key: value for key, value in state.items() if key.partition("/")[2] not in others}
     optimizer._create_accumulators(paddle.base.framework.default_main_program().global_block(), trainable)
-    by_name = {parameter.name: structured for structured, parameter in model.named_parameters()}
-    wanted = {f"{kind}/{by_name[name]}": tensor for kind, accumulators in optimizer._accumulators.items()
-              for name, tensor in accumulators.items()}
+    wanted = moments(optimizer, model)
     if set(wanted) != set(state):
         missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
         raise CheckpointError(

@@ -106,8 +106,10 @@ class RunFolder:
     def start_metrics(self, step: int, config: Mapping[str, Any] | None = None) -> None:
         """Open metrics.jsonl, keeping only lines up to `step`: later ones are of steps that are repeated.
 
-        Then start the trackers.  config: the run's settings, for them.
+        Then start the trackers.  config: the run's settings, for them.  A run that goes back calls it again.
         """
+        self._close(self._metrics, *self._trackers)
+        self._metrics, self._trackers = None, []
         kept = []
         if self.metrics_file.is_file():
             for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -154,6 +156,9 @@ class RunFolder:
         handles = (self._metrics, *self._trackers, self._lock)
         self._metrics = self._lock = None
         self._trackers = []
+        self._close(*handles)
+
+    def _close(self, *handles: Any) -> None:
         for handle in handles:
             if handle is not None:
                 try:

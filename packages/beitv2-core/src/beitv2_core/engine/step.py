@@ -33,6 +33,17 @@ class SettingNames(NamedTuple):
 TRAIN_SETTINGS = SettingNames()
 
 
+class FailedBatch(NamedTuple):
+    """What a step whose loss is not finite was computed from: all its batches, the number of the one at fault, the
+    model's buffers before the forward pass moved them, the loss of that batch and the norm of all gradients."""
+
+    batches: list[Any]
+    number: int
+    buffers: dict[str, paddle.Tensor]
+    loss: float
+    gradient_norm: float
+
+
 class Precision:
     """Mixed precision O1: "off", "bf16", or "fp16" with a loss scaler.
 
@@ -104,6 +115,7 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     count, read = len(batches), []
     task.before_step(batches[0], step=step)
     drawn_from = paddle.get_rng_state() if count > 1 else None
+    buffers = {name: value.clone() for name, value in task.model.named_buffers()}
     for i, batch in enumerate(batches):
         if drawn_from is not None:
             paddle.set_rng_state(drawn_from)
@@ -118,13 +130,14 @@ def train_step(task: Task, batches: Sequence[Any], optimizer: Any, precision: Pr
     divided = isinstance(optimizer, ShardedOptimizer) and optimizer.reduces
     norm = optimizer.global_norm() if divided else global_norm(task.model.parameters())
     values, norm_value = _fetch(read, norm)
-    for batch, of_batch in zip(batches, values):
+    for i, of_batch in enumerate(values):
         if not math.isfinite(of_batch["loss"]):
-            raise _non_finite(f"loss is {of_batch['loss']}", norm_value, batch, optimizer, step)
+            failed = FailedBatch(list(batches), i, buffers, of_batch["loss"], norm_value)
+            raise _non_finite(f"loss is {of_batch['loss']}", failed, optimizer, step)
     totals = {name: sum(of_batch[name] / count for of_batch in values) for name in values[0]}
     if precision.scaler is None and not math.isfinite(norm_value):
-        raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", norm_value, batches[-1],
-                          optimizer, step)
+        failed = FailedBatch(list(batches), count - 1, buffers, values[-1]["loss"], norm_value)
+        raise _non_finite(f"gradient norm is {norm_value} at loss {totals['loss']:.4g}", failed, optimizer, step)
     if clip_norm is not None:
         scale_to_norm(task.model.parameters(), clip_norm, norm_value)
     if precision.scaler is not None:
@@ -194,13 +207,13 @@ def out_of_memory(error: Exception, where: str, images_per_step: int, batches: i
     return OutOfMemoryError(f"{where}: out of memory with a batch of {size} images ({reason}). {advice}.")
 
 
-def _non_finite(what: str, norm: float, batch: Any, optimizer: Any, step: int) -> NonFiniteLossError:
-    paths = list(getattr(batch, "paths", []))
+def _non_finite(what: str, failed: FailedBatch, optimizer: Any, step: int) -> NonFiniteLossError:
+    norm, paths = failed.gradient_norm, list(getattr(failed.batches[failed.number], "paths", []))
     shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
     error = NonFiniteLossError(
         f"step {step}: {what} at lr={optimizer.get_lr():.3g}, gradient norm {norm:.4g}; images: {shown}. "
         "The last checkpoint is intact; "
         "see docs/troubleshooting.md#non-finite-loss."
     )
-    error.batch = batch  # type: ignore[attr-defined]  # the loop saves it
+    error.failed = failed  # type: ignore[attr-defined]  # the loop saves it
     return error

@@ -53,6 +53,14 @@ class Task:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
 
+    def copies(self) -> dict[str, paddle.Tensor]:
+        """Tensors besides the model's weights that are the same in every process, bit for bit, after every step."""
+        return {}
+
+    def frozen(self) -> dict[str, paddle.Tensor]:
+        """Weights of networks that are read and never changed; no checkpoint holds them."""
+        return {}
+
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay, besides 1-D parameters and biases."""
         return set()

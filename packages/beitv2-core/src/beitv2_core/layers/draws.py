@@ -12,6 +12,8 @@ import paddle.distributed as dist
 
 #: (number of the micro-batch that is computed, micro-batches of one update)
 _micro_batch = (0, 1)
+#: (rank, processes) that this process stands for; None: those it has
+_stands_for: tuple[int, int] | None = None
 
 
 @contextlib.contextmanager
@@ -23,6 +25,17 @@ def micro_batch(number: int, count: int) -> Iterator[None]:
         yield
     finally:
         _micro_batch = before
+
+
+@contextlib.contextmanager
+def as_process(rank: int, processes: int) -> Iterator[None]:
+    """Inside, rows are drawn as by the process `rank` of so many."""
+    global _stands_for
+    before, _stands_for = _stands_for, (rank, processes)
+    try:
+        yield
+    finally:
+        _stands_for = before
 
 
 def draw_for_local_samples(draw: Callable[[int], paddle.Tensor], rows: int) -> paddle.Tensor:
@@ -58,14 +71,18 @@ def draw_sample_by_sample(draw: Callable[[int], paddle.Tensor], rows: int) -> pa
     return paddle.concat(drawn)
 
 
+def _process() -> tuple[int, int]:
+    if _stands_for is not None:
+        return _stands_for
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
 def _rows_of_update(rows: int) -> int:
-    processes = dist.get_world_size() if dist.is_initialized() else 1
-    return rows * processes * _micro_batch[1]
+    return rows * _process()[1] * _micro_batch[1]
 
 
 def _places(rows: int) -> range:
     """Where this process's rows stand in the update's batch."""
-    number, _ = _micro_batch
-    processes = dist.get_world_size() if dist.is_initialized() else 1
+    (rank, processes), number = _process(), _micro_batch[0]
     at_once = rows * processes
-    return range(number * at_once + (dist.get_rank() if processes > 1 else 0), (number + 1) * at_once, processes)
+    return range(number * at_once + rank, (number + 1) * at_once, processes)

@@ -108,7 +108,7 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
                      free_settings=free_settings(train_set),
                      reread=lambda saved: parse_config(saved, SegmentConfig, source="the checkpoint's settings",
                                                        written_by="").resolved(), sharding=train.sharding, names=NAMES,
-                     other_data=train.other_data)
+                     other_data=train.other_data, check_every=train.check_every, verify_every=train.verify_every)
 
 
 def free_settings(train_set: Any) -> tuple[str, ...]:

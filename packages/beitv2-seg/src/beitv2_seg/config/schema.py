@@ -126,6 +126,12 @@ class RunSection(Section):
         default="fp32", description="mixed precision: fp16 on GPUs, bf16 also on CPUs that multiply it")
     sharding: Sharding = Field(default="off", description="divide the optimizer's state among the processes; stage2: "
                                                           "the gradients too. Same updates (flag --sharding)")
+    check_every: int = Field(
+        default=100, ge=0, description="iterations between comparisons of weights and moments, which must be the same "
+        "to the bit in all processes; 0: never. Where they differ the run goes back to its last checkpoint")
+    verify_every: int = Field(
+        default=0, ge=0, description="every so many iterations one is computed twice and compared bit for bit (flag "
+        "--verify_every), which finds errors of a processor or its memory during it; 0: none")
     repeats: int = Field(default=1, gt=0, description="times each sample is used in an epoch")
     windows_at_once: int = Field(default=4, gt=0, description="sliding windows computed together; not in the result")
     other_data: bool = Field(

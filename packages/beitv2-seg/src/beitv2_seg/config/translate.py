@@ -19,6 +19,8 @@ KEYS = {
     "train.other_data": "run.other_data",
     "train.log_every": "run.log_iters",
     "train.save_every": "run.save_interval",
+    "train.check_every": "run.check_every",
+    "train.verify_every": "run.verify_every",
     "train.keep_last": "run.keep_checkpoint_max",
     "data.root": "train_dataset.dataset_root",
     "data.num_workers": "run.num_workers",
@@ -40,5 +42,7 @@ def train_settings(config: SegmentConfig) -> TrainConfig:
         other_data=run.other_data,
         log_every=run.log_iters,
         save_every=run.save_interval,
+        check_every=run.check_every,
+        verify_every=run.verify_every,
         keep_last=run.keep_checkpoint_max,
     )

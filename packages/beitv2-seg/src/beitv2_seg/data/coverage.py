@@ -76,11 +76,12 @@ class SeenLabels:
                 log.warning("%s", line)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"counts": self.counts.tolist(), "told": self.told}
+        """For a checkpoint, which the main process makes; others' counts are marked as theirs alone."""
+        own = {} if distributed.is_main() else {"own": True}
+        return {"counts": self.counts.tolist(), "told": self.told, **own}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        main = distributed.is_main() or state["told"]
+        main = distributed.is_main() or state["told"] or state.get("own", False)
         self.counts = np.asarray(state["counts"], dtype=np.int64) * int(main)
         self.told = bool(state["told"])

@@ -155,9 +155,8 @@ class SegmentTask(Task):
         return values
 
     def _last_values(self) -> dict[str, Any]:
-        if self._loss is not None:
-            self.last["loss"], self._loss = float(self._loss), None
-        return dict(self.last)
+        newest = {} if self._loss is None else {"loss": float(self._loss)}
+        return {**self.last, **newest}
 
     def state(self) -> dict[str, Any]:
         """The best so far, the averaged weights, the labels seen, the newest values, the names of the classes."""
@@ -170,10 +169,14 @@ class SegmentTask(Task):
         saved = dict(state["best"])
         self.worse, self.evaluations = int(state.get("worse", saved.get("worse")) or 0), state.get("evaluations", 1)
         self.best = {key: None if saved[key] is None or saved[key] < 0 else saved[key] for key in self.best}
-        self.last = dict(state.get("last", {}))
+        self.last, self._loss = dict(state.get("last", {})), None
         self.seen.load_state(state.get("seen", {**self.seen.state(), "told": True}))
         if self.average is not None:
             self.average.load_state(state["average"])
+
+    def copies(self) -> dict[str, paddle.Tensor]:
+        """The averaged weights."""
+        return {} if self.average is None else dict(self.average.average)
 
     def no_weight_decay(self) -> set[str]:
         """None besides 1-D parameters and biases: the official code lets the class token decay."""

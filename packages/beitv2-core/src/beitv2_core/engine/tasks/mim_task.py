@@ -117,6 +117,10 @@ class MimTask(Task):
         if self.monitor is not None and "monitor" in state:
             self.monitor.load_state(state["monitor"])
 
+    def frozen(self) -> dict[str, paddle.Tensor]:
+        """The tokenizer's weights and codebook."""
+        return dict(self.tokenizer.state_dict())
+
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay (official `no_weight_decay`)."""
         return set(self.model.no_weight_decay())

@@ -123,6 +123,14 @@ class VQKDTask(Task):
         self.revived = int(state["revived"])
         self._collected = [np.asarray(part) for part in state["collected"]]
 
+    def copies(self) -> dict[str, paddle.Tensor]:
+        """The last use of every code, which decides what is replaced."""
+        return {"last_used": paddle.to_tensor(self.last_used)}
+
+    def frozen(self) -> dict[str, paddle.Tensor]:
+        """The teacher's weights, if it has some in Paddle."""
+        return dict(self.teacher.state_dict()) if isinstance(self.teacher, nn.Layer) else {}
+
     def no_weight_decay(self) -> set[str]:
         """Structured names without decay."""
         return set(self.model.no_weight_decay())
