@@ -23,6 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from beitv2_core.engine import distributed
+from beitv2_core.engine.agreement import check_agreement, check_common_step
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
@@ -31,6 +32,7 @@ from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_
 from beitv2_core.engine.task import Task
 from beitv2_core.engine.trackers import flat
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, DataError, NonFiniteLossError
+from beitv2_core.launching.records import is_restart
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
@@ -111,8 +113,9 @@ class TrainLoop:
                         callback(self.run_folder)
             distributed.barrier()
             self._data = self.loader.identity()
+            check_agreement(self.config, self._data)
             self._start(resume)
-            self._check_common_start()
+            check_common_step(self.step, self.run_folder.path)
             if main:
                 self.store.abandon_after(self.step)  # else --resume auto would go back to what this resume left behind
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
@@ -269,7 +272,11 @@ class TrainLoop:
 
     def _start(self, resume: Union[str, Path, None]) -> None:
         found = self.store.latest() if resume in ("auto", None) else Path(str(resume))
-        if resume is None and found is not None:
+        if is_restart() and resume not in ("auto", None):  # what this job has saved since, if anything
+            newest = self.store.latest()
+            if newest is not None and self.store.load(newest).step > self.store.load(Path(str(resume))).step:
+                found = newest
+        if resume is None and found is not None and not is_restart():
             raise ConfigError(
                 f"{self.run_folder.path}: this run folder already holds {found.name}. Continue it with --resume auto, "
                 "or choose another output folder."
@@ -301,14 +308,6 @@ class TrainLoop:
                 "the same images, but what is computed from one batch (batch norm, the tokenizer's codebook) is "
                 "computed from other batches.", found, before, self.global_batch_size)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
-
-    def _check_common_start(self) -> None:
-        steps = distributed.all_values(self.step)
-        if len(set(steps)) > 1:
-            raise ConfigError(
-                f"{self.run_folder.path}: the processes would start after different steps ({steps}, in order of their "
-                "ranks). The run folder must be the same for all of them: on several hosts, on a shared file system."
-            )
 
     def _check_settings(self, saved: Mapping[str, Any], source: Path) -> None:
         before, now = flat(self.reread(saved)), flat(self.config)
