@@ -20,6 +20,8 @@ log = logging.getLogger("beitv2_core")
 LOOK_SECONDS = 0.2
 #: a host asks for the first one again and again for this long; then it gives up
 CONNECT_SECONDS, RETRY_SECONDS = 600.0, 2.0
+#: for the other hosts to hear of the end
+FAREWELL_SECONDS = 10.0
 
 
 class Processes(Protocol):
@@ -71,6 +73,7 @@ class FirstHost:
         self._inbox: queue.Queue[tuple[Connection, Message | None]] = queue.Queue()
         self._others: dict[int, Connection] = {}
         self._heeded = 0
+        self._finishing = False
 
     def run(self) -> int:
         """The exit code of the job."""
@@ -109,7 +112,7 @@ class FirstHost:
             if message is not None:
                 self._admit(connection, message)
         elif message is None:
-            log.warning("launch: host %d is gone", host)
+            log.log(logging.DEBUG if self._finishing else logging.WARNING, "launch: host %d is gone", host)
             del self._others[host]
             self._job.gone(host)
         elif message.get("say") == "ended" and message.get("round") == self._job.rounds:
@@ -175,8 +178,12 @@ class FirstHost:
 
     def _finish(self, todo: Finish) -> int:
         log.log(logging.INFO if todo.code == 0 else logging.ERROR, "launch: %s", todo.why)
+        self._finishing = True
         for connection in self._others.values():
             connection.send({"say": "end", "code": todo.code, "why": todo.why})
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while self._others and time.monotonic() < deadline:  # a connection that ends too early takes the words along
+            self._hear()
         return todo.code
 
 
