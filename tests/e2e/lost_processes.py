@@ -150,25 +150,34 @@ def lose_processes(run: Run, numbers: list[int], between: int = 15) -> list[floa
     return back
 
 
-def lose_a_host(run: Run, times: int, between: int = 15) -> tuple[list[float], list[float]]:
-    """On two hosts: host 1 is killed and comes back later; seconds until the job was back without and with it."""
+def lose_a_host(run: Run, hows: list[str], between: int = 15) -> tuple[list[float], list[float]]:
+    """On two hosts: host 1 is lost and comes back later; seconds until the job was back without and with it.
+
+    "killed": its processes are gone; "silent": all are stopped, and it is not heard of, as when its network is cut.
+    """
     shrunk: list[float] = []
     grown: list[float] = []
     run.launch(0)
     run.launch(1)
-    for _ in range(times):
+    for how in hows:
         run.wait_for(len(run.lines()) + between)
+        pids = [run.launches[1].pid, *_children(run.launches[1].pid), run.worker(1, 1)]
         with run.comes_back(shrunk):
-            run.launches[1].kill()
-            run.launches[1].wait()
+            for pid in pids[:1] if how == "killed" else pids:
+                os.kill(pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         run.wait_for(len(run.lines()) + between)
         with run.comes_back(grown):
-            run.launch(1)
+            if how == "killed":
+                run.launches[1].wait()
+                run.launch(1)
+            else:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
     run.end()
     return shrunk, grown
 
 
-def row(folder: Path, steps: int = 400) -> dict[str, Any]:
+def row(folder: Path, steps: int = 600) -> dict[str, Any]:
     """Everything, as one row: what happened, the seconds until the job was back, the difference of the losses."""
     tokens = make_tokens(folder)
     whole = Run(folder / "whole", tokens, steps)
@@ -178,13 +187,13 @@ def row(folder: Path, steps: int = 400) -> dict[str, Any]:
         whole.launch()
         whole.end()
         killed = lose_processes(one, [signal.SIGKILL] * 2 + [signal.SIGSTOP] * 2)
-        shrunk, grown = lose_a_host(two, times=2)
+        shrunk, grown = lose_a_host(two, ["killed", "killed", "silent"])
         apart = max(difference(one, whole), difference(two, whole))
     finally:
         for run in (whole, one, two):
             run.close()
-    seconds = {"process killed": killed[:2], "process stopped": killed[2:], "host lost, one left": shrunk,
-               "host back, two again": grown}
+    seconds = {"process killed": killed[:2], "process stopped": killed[2:], "host killed, one left": shrunk[:2],
+               "host silent, one left": shrunk[2:], "host back, two again": grown}
     return {"part": "lost processes", "seconds until back": {name: [round(value, 1) for value in values]
                                                              for name, values in seconds.items()},
             "largest relative difference of the losses": apart,

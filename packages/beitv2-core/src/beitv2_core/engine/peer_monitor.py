@@ -197,9 +197,8 @@ class PeerMonitor:
         log.error("process %d of %d %s: %s. Process %d ends too. The last checkpoint is intact: continue with --resume "
                   "auto, with any number of processes at the same total batch.", gone, self.world_size, how, why,
                   self.rank)
-        if self.rank == 0:
-            for number in self._peers:
-                self._send(number, f"{GONE} {gone}")
+        for number in self._peers:  # not this process is the one to look at
+            self._send(number, f"{GONE} {gone}")
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(EXIT_CODE)  # not an exception: the main thread is inside a collective that does not return

@@ -155,7 +155,7 @@ class Job:
 
     def _conclude(self) -> Finish | None:
         """All processes of the round have ended: is that the end of the job?"""
-        ends = {host: self._ended[host] for host in self._round}
+        ends = self._ended  # in the order in which they ended
         self._round, self._waiting_since = (), self._clock()
         failed = [(host, code) for host, (how, code) in ends.items() if how == FAILED]
         lost = [host for host, (how, _) in ends.items() if how == LOST]

@@ -177,7 +177,7 @@ class FirstHost:
                     self._others[host].send({"say": "kill", "round": self._job.rounds})
 
     def _finish(self, todo: Finish) -> int:
-        log.log(logging.INFO if todo.code == 0 else logging.ERROR, "launch: %s", todo.why)
+        log.log(_level(todo.code), "launch: %s", todo.why)
         self._finishing = True
         for connection in self._others.values():
             connection.send({"say": "end", "code": todo.code, "why": todo.why})
@@ -269,7 +269,12 @@ class OtherHost:
             connection.send({"say": "ended", "round": self._round, "how": "lost", "code": 1})
         elif what == "end":
             code = int(message["code"])
-            log.log(logging.INFO if code == 0 else logging.ERROR, "launch: host 0 ends the job: %s", message["why"])
+            log.log(_level(code), "launch: host 0 ends the job: %s", message["why"])
             self._local.kill()
             return code
         return None
+
+
+def _level(code: int) -> int:
+    """An end that was asked for is no error."""
+    return logging.INFO if code == 0 or code > 128 else logging.ERROR
