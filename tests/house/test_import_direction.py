@@ -22,9 +22,9 @@ ALLOWED: dict[str, set[str]] = {
     "pixels": set(),
     "rel_pos_index": set(),
     "_entry_points": {"errors"},
-    "launching": {"errors"},
     "planning": {"errors"},
     "runtime": {"errors"},
+    "launching": {"errors", "runtime"},
     "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`

@@ -62,6 +62,19 @@ def test_a_process_leaves_its_exit_code(tmp_path, monkeypatch, end, code):
     assert Records.read(tmp_path) == Records({0: os.getpid()}, {0: code}, None)
 
 
+@pytest.mark.parametrize("chosen", [None, "3"])
+def test_processes_take_their_share_of_the_cores_unless_the_user_has_said_otherwise(tmp_path, chosen):
+    """This process has all cores for itself, and says so in its environment."""
+    code = ("import os, subprocess, beitv2_core; from beitv2_core.launching import local_job; from pathlib import Path; "
+            "subprocess.Popen = lambda words, env, **options: found.append(env); found = []; "
+            "job = local_job.LocalJob([], devices=[], log_dir=Path('log'), most_hosts=1); job.start(1, 1, 0, None); "
+            "job.close(); print(os.environ['OMP_NUM_THREADS'], found[0].get('OMP_NUM_THREADS'))")
+    own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    said = subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, check=True,
+                          env=own if chosen is None else {**own, "OMP_NUM_THREADS": chosen}).stdout.split()
+    assert said[1] == str(chosen) and (chosen is None or said[0] == chosen)
+
+
 @linux
 def test_a_process_that_stays_stopped_is_seen_and_one_that_goes_on_is_not():
     sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..runtime import users_environment
 from .decisions import DONE, FAILED, LOST, STOPPED
 from .processes import StoppedWatch, is_alive, kill
 from .records import FOLDER, HOSTS, PARENT, RESTARTED, Records
@@ -58,7 +59,7 @@ class LocalJob:
         told = {FOLDER: str(self._records), HOSTS: str(self._most_hosts), RESTARTED: str(int(number > 1)),
                 PARENT: str(os.getpid())}
         # A session of its own: Ctrl-C is for `beitv2 launch`, which has the processes save first.
-        self._launcher = subprocess.Popen(words, env={**os.environ, **told}, start_new_session=True)
+        self._launcher = subprocess.Popen(words, env={**users_environment(), **told}, start_new_session=True)
 
     def poll(self) -> tuple[str, int] | None:
         """How the processes ended, and with which exit code; None while they run, or where none were started.
