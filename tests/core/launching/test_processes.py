@@ -65,7 +65,7 @@ def test_a_process_leaves_its_exit_code(tmp_path, monkeypatch, end, code):
 @pytest.mark.parametrize("chosen", [None, "3"])
 def test_processes_take_their_share_of_the_cores_unless_the_user_has_said_otherwise(tmp_path, chosen):
     """This process has all cores for itself, and says so in its environment."""
-    code = ("import os, subprocess, beitv2_core; from beitv2_core.launching import local_job; from pathlib import Path; "
+    code = ("import os, subprocess; from pathlib import Path; from beitv2_core.launching import local_job; "
             "subprocess.Popen = lambda words, env, **options: found.append(env); found = []; "
             "job = local_job.LocalJob([], devices=[], log_dir=Path('log'), most_hosts=1); job.start(1, 1, 0, None); "
             "job.close(); print(os.environ['OMP_NUM_THREADS'], found[0].get('OMP_NUM_THREADS'))")
