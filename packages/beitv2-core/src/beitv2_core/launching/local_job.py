@@ -51,8 +51,7 @@ class LocalJob:
     def start(self, number: int, hosts: int, rank: int, master: str | None) -> None:
         """Start round `number` as host `rank` of `hosts`; master: address and port for Paddle's launchers."""
         self.kill()
-        self._records = self._all_records / str(number)
-        self._records.mkdir()
+        self._records = Path(tempfile.mkdtemp(dir=self._all_records))  # host 0 may have begun to count anew
         between = [] if hosts == 1 else ["--nnodes", str(hosts), "--master", str(master), "--rank", str(rank)]
         words = [sys.executable, "-m", "beitv2_core.launching.launcher", *between, *self._devices,
                  "--log_dir", str(self._log_dir), str(Path(__file__).with_name("worker.py")), *self._command]

@@ -124,8 +124,10 @@ class FirstHost:
     def _admit(self, connection: Connection, message: Message) -> None:
         """A new connection has spoken: a host of this job, or a reason why not."""
         host, processes, facts = message.get("host"), message.get("processes"), message.get("facts")
+        clock = message.get("clock")
         if message.get("say") != "hello" or not isinstance(facts, dict) or not isinstance(processes, int) \
-                or not isinstance(host, int) or not 0 < host < self._job.most_hosts or processes < 1:
+                or not isinstance(host, int) or not isinstance(clock, float) or not 0 < host < self._job.most_hosts \
+                or processes < 1:
             connection.close()
             return
         if host in self._others:  # its old connection is not known to be gone: it asks again
@@ -133,7 +135,7 @@ class FirstHost:
             return
         who = f"host {host}"
         problem = differences({"host 0": self._own["facts"], who: facts})
-        problem += clocks_apart({"host 0": time.time(), who: float(message.get("clock", 0.0))})
+        problem += clocks_apart({"host 0": time.time(), who: clock})
         if problem:
             why = "the hosts disagree: " + "; ".join(problem)
             connection.send({"say": "end", "code": 2, "why": why})
