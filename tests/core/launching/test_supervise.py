@@ -188,7 +188,8 @@ def test_a_signal_to_one_host_has_the_job_save_and_go_on_without_it():
 
 
 @pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"say": "hello"}\n', b"x" * 70000,
-                                   b'{"say": "hello", "host": 7, "processes": 1, "facts": {}, "clock": 0.0}\n', b"\xff\n",
+                                   b'{"say": "hello", "host": 7, "processes": 1, "facts": {}, "clock": 0.0}\n',
+                                   b"\xff\n",
                                    b'{"say": "hello", "host": 1, "processes": 1, "facts": {}, "clock": "now"}\n'])
 def test_strangers_are_turned_away(words):
     job = PlayedJob()
