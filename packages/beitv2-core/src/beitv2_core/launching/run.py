@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 class Hosts(NamedTuple):
     """Where a job runs: number of hosts, number of this one, "ADDRESS:PORT" of host 0, seconds to wait for hosts."""
 
-    count: int
+    nnodes: int
     rank: int
     master: str | None
     wait: float
@@ -32,16 +32,16 @@ def run_job(command: Sequence[str], hosts: Hosts, *, nproc_per_node: int | None,
             log_dir: Path) -> int:
     """Run a command of `beitv2` in several processes to its end; the exit code. Raises ConfigError."""
     processes, devices = _devices(nproc_per_node, gpus)
-    if hosts.rank >= hosts.count:
-        raise ConfigError(f"--rank {hosts.rank}: there are {hosts.count} host(s) (--nnodes); their ranks are 0 to "
-                          f"{hosts.count - 1}.")
-    address = None if hosts.count == 1 else _address(hosts.master)
-    local = LocalJob(command, devices=devices, log_dir=log_dir, most_hosts=hosts.count)
+    if hosts.rank >= hosts.nnodes:
+        raise ConfigError(f"--rank {hosts.rank}: there are {hosts.nnodes} host(s) (--nnodes); their ranks are 0 to "
+                          f"{hosts.nnodes - 1}.")
+    address = None if hosts.nnodes == 1 else _address(hosts.master)
+    local = LocalJob(command, devices=devices, log_dir=log_dir, most_hosts=hosts.nnodes)
     signals = Signals()
     try:
         with signals.remembered():
             if hosts.rank == 0 or address is None:
-                job = Job(restarts=restarts, most_hosts=hosts.count, wait=hosts.wait, clock=time.monotonic)
+                job = Job(restarts=restarts, most_hosts=hosts.nnodes, wait=hosts.wait, clock=time.monotonic)
                 return FirstHost(job, local, hello(0, processes, command), address, signals).run()
             first = address
             return OtherHost(local, lambda: hello(hosts.rank, processes, command),
