@@ -33,8 +33,10 @@ def launch(
     log_dir: Path = typer.Option(Path("log"), help="folder of the processes' output, workerlog.N; on several hosts one "
                                                    "for each"),
 ) -> None:
-    """Start a training command in several processes on one or more hosts, and start it again when one is lost; see
-    docs/several-machines.md."""
+    """Start a training command in several processes, on one or more hosts, and again when one of them is lost.
+
+    Options of this command come before COMMAND; see docs/several-machines.md.
+    """
     from ..launching.run import Hosts, run_job
 
     code = run_job(command, Hosts(nnodes, rank, master, wait), nproc_per_node=nproc_per_node, gpus=gpus,
