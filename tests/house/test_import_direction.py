@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "_entry_points": {"errors"},
     "planning": {"errors"},
     "runtime": {"errors"},
-    "launching": {"errors", "runtime"},
+    "launching": {"_entry_points", "errors", "runtime"},
     "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`

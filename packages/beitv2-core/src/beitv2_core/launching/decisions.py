@@ -117,8 +117,8 @@ class Job:
         hosts = self._fitting(there)
         if not hosts:
             sizes = ", ".join(f"host {host}: {self._processes[host]}" for host in there)
-            return Finish(2, f"{self.total_batch} images behind one update (train.total_batch; segmentation: "
-                             f"total_batch) are not divided by the processes that are left ({sizes})")
+            return Finish(2, f"{self.total_batch} images behind one update (the setting total_batch) are not divided "
+                             f"by the processes that are left ({sizes})")
         self._round, self._ended, self._asked, self._bad_since = hosts, {}, "", None
         self._killed = set()
         self.rounds += 1

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-#: what is computed depends on their versions
-PACKAGES = ("beitv2-core", "beitv2-cls", "beitv2-seg", "paddlepaddle", "paddlepaddle-gpu", "numpy", "scipy", "Pillow")
+from .. import _entry_points
+
+#: what is computed depends on their versions, and on those of the packages that add commands
+PACKAGES = ("beitv2-core", "paddlepaddle", "paddlepaddle-gpu", "numpy", "scipy", "Pillow")
+COMMANDS = "beitv2.commands"
 #: a clock that is wrong by more is a host that is not set up
 CLOCK_SECONDS = 60.0
 SHOWN = 8
@@ -18,7 +21,7 @@ SHOWN = 8
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *sorted(module.replace("_", "-") for module in _entry_points.modules(COMMANDS))):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
