@@ -177,7 +177,7 @@ def lose_a_host(run: Run, hows: list[str], between: int = 15) -> tuple[list[floa
     return shrunk, grown
 
 
-def row(folder: Path, steps: int = 300) -> dict[str, Any]:
+def row(folder: Path, steps: int = 200) -> dict[str, Any]:
     """Everything, as one row: what happened, the seconds until the job was back, the difference of the losses."""
     tokens = make_tokens(folder)
     whole = Run(folder / "whole", tokens, steps)
