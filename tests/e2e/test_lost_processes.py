@@ -43,4 +43,5 @@ def test_an_error_of_the_user_ends_the_job_at_once_with_its_exit_code(tmp_path):
     finally:
         run.close()
     said = (tmp_path / "run_host_0.log").read_text()
-    assert "no_tokenizer" in said and "start 1" in said and "start 2" not in said
+    assert "launch: start 1 " in said and "launch: start 2 " not in said
+    assert "no_tokenizer" in (tmp_path / "run_logs/0/workerlog.0").read_text()
