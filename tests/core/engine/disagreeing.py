@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import beitv2_core  # noqa: F401  before paddle
-from beitv2_core.engine import agreement, distributed
+from beitv2_core.engine import common_start, distributed
 from beitv2_core.errors import ConfigError
 
 CONFIG = {"optim": {"lr": 0.1}, "data": {"num_workers": 2}, "output": "运行"}
@@ -22,7 +22,7 @@ CONFIG = {"optim": {"lr": 0.1}, "data": {"num_workers": 2}, "output": "运行"}
 def told(config=CONFIG, data="images of one kind"):
     """The error of the check, or what it says of a common step."""
     try:
-        agreement.check_agreement(config, data)
+        common_start.check_agreement(config, data)
     except ConfigError as error:
         return str(error)
     return "agreed"
@@ -35,14 +35,14 @@ if __name__ == "__main__":
              "settings": told({**CONFIG, "optim": {"lr": 0.2 if other else 0.1}}),
              "images": told(data="images of another kind" if other else "images of one kind")}
     versions = {"python": "3.9.1", "numpy": "1.23.0"}
-    with mock.patch.object(agreement, "versions", lambda: {**versions, "numpy": "1.26.4"} if other else versions):
+    with mock.patch.object(common_start, "versions", lambda: {**versions, "numpy": "1.26.4"} if other else versions):
         found["versions"] = told()
     now = time.time
     for seconds in (30, 300):
         with mock.patch.object(time, "time", lambda seconds=seconds: now() - seconds * other):
             found[f"clock {seconds} s late"] = told()
     try:
-        agreement.check_common_step(40 if other else 20, Path("run"))
+        common_start.check_common_step(40 if other else 20, Path("run"))
     except ConfigError as error:
         found["step"] = str(error)
     Path(sys.argv[1], f"{distributed.rank()}.json").write_text(json.dumps(found))

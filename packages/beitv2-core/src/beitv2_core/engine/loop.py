@@ -23,7 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from beitv2_core.engine import distributed
-from beitv2_core.engine.agreement import check_agreement, check_common_step
+from beitv2_core.engine.common_start import check_agreement, check_common_step
 from beitv2_core.engine.optim import load_optimizer_state, optimizer_state, set_weight_decay
 from beitv2_core.engine.progress import Progress
 from beitv2_core.engine.run_folder import RunFolder, as_output_error, environment
