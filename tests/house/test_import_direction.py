@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "_entry_points": {"errors"},
     "planning": {"errors"},
     "runtime": {"errors"},
+    "launching": {"_entry_points", "errors", "runtime"},
     "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
@@ -32,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "datasets": {"data"},  # when images are opened: settings are read without it
     "config": {"_entry_points", "datasets", "errors", "pixels"},
-    "engine": {"errors", "files", "layers"},  # layers: the collectives
+    "engine": {"errors", "files", "launching", "layers"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "choosing": {"data", "errors"},
     "runners": {"errors", "runtime"},
@@ -42,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
                  "weights"},  # built from weights and their hash
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "cards", "checkpoint", "config", "data", "datasets", "engine", "errors", "files",
-                 "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
+                 "launching", "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
     "conversion": {"assembly", "errors", "files", "pixels", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
                    "pixels", "viz"},
@@ -57,10 +58,10 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"engine", "errors", "exported_model", "exporting", "layers", "runners", "runtime", "viz"},
     "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
     "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
-            "inference", "layers", "runtime", "two_stages"},
+            "inference", "launching", "layers", "runtime", "two_stages"},
     "commands": {"api", "assembly", "bench", "cards", "checking", "config", "conversion", "data", "datasets", "errors",
-                 "evaluation", "exported_model", "exporting", "files", "inference", "pixels", "planning", "runtime",
-                 "serve", "viz", "weights"},
+                 "evaluation", "exported_model", "exporting", "files", "inference", "launching", "pixels", "planning",
+                 "runtime", "serve", "viz", "weights"},
     "cli": {"_entry_points", "commands", "errors", "runtime"},
 }
 #: room -> third-party packages it must not import
@@ -68,6 +69,7 @@ FORBIDDEN = {
     "layers": {"yaml", "PIL", "logging", "pydantic", "scipy", "sklearn"},
     "models": {"yaml", "PIL", "logging", "pydantic", "scipy", "sklearn"},
     "data": {"paddle", "yaml", "pydantic"},
+    "launching": {"paddle", "yaml", "pydantic"},
     "masking": {"paddle", "PIL", "yaml", "pydantic"},
     "config": {"paddle", "PIL"},
     "weights": {"paddle"},

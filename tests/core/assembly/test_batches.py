@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from beitv2_core.assembly.batches import plan_batches
+from beitv2_core.assembly.batches import batches_per_update, fitting_batch_size, plan_batches
 from beitv2_core.config.sections import SIZES, OptimConfig, TrainConfig
 from beitv2_core.errors import ConfigError
 from beitv2_core.models import backbone
@@ -57,3 +57,21 @@ def test_the_named_sizes_are_those_of_the_backbone():
         size = backbone.SIZES[name]
         assert (width, depth, num_heads) == (size["width"], size["depth"], size["num_heads"])
     assert set(SIZES) == set(backbone.SIZES)
+
+
+@pytest.mark.parametrize(("total", "batch", "processes", "size"), [(2048, 128, 16, 128), (2048, 128, 8, 128),
+                                                                   (96, 16, 4, 12), (24, 16, 2, 12), (6, 4, 2, 3)])
+def test_where_hosts_may_go_the_batch_size_divides_the_total_batch(monkeypatch, total, batch, processes, size):
+    train = TrainConfig(batch_size=batch, total_batch=total)
+    assert fitting_batch_size(train, processes) == batch  # of a fixed number of processes it is the user's
+    monkeypatch.setenv("BEITV2_LAUNCH_HOSTS", "2")
+    assert fitting_batch_size(train, processes) == size
+    assert batches_per_update(TrainConfig(batch_size=size, total_batch=total), processes) * size * processes == total
+
+
+@pytest.mark.parametrize(("total", "said"), [(None, "train.total_batch: not set.*e.g. to 64"),
+                                             (2049, "2049 images are not divided by 4 processes")])
+def test_where_hosts_may_go_the_total_batch_must_be_set_and_divided(monkeypatch, total, said):
+    monkeypatch.setenv("BEITV2_LAUNCH_HOSTS", "2")
+    with pytest.raises(ConfigError, match=said):
+        fitting_batch_size(TrainConfig(batch_size=16, total_batch=total), 4)

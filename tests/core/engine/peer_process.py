@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from beitv2_core.engine import peer_monitor
 from beitv2_core.engine.peer_monitor import PeerMonitor
 
 if __name__ == "__main__":
@@ -29,12 +30,15 @@ if __name__ == "__main__":
             time.sleep(0.01)
         return json.loads(file.read_text())
 
+    peer_monitor.LOOK_SECONDS = 0.05
     monitor = PeerMonitor(rank, world_size, "127.0.0.1", share)
     if action == "late":
         time.sleep(0.5)
     monitor.barrier()
     if action == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if action == "failing":
         monitor.abandon()
         sys.exit("an error of its own")

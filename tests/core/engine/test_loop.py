@@ -287,3 +287,25 @@ def test_a_resume_with_other_images_is_refused_unless_it_is_asked_for(tmp_path, 
     assert "other images" in caplog.text
     loop("a b d").run("auto")
     assert final(tmp_path).step == 20
+
+
+@pytest.mark.parametrize("given", ["auto", None, "first"])
+def test_a_job_that_is_started_again_goes_on_from_what_it_saved_whatever_resume_says(tmp_path, monkeypatch, given):
+    toy.make_loop(tmp_path / "whole").run()
+    toy.make_loop(tmp_path / "parts").run(stop_after=10)
+    first = tmp_path / "parts/checkpoints/step_000010.pdckpt"
+    toy.make_loop(tmp_path / "parts").run(stop_after=3)
+    monkeypatch.setenv("BEITV2_LAUNCH_RESTARTED", "1")
+    loop = toy.make_loop(tmp_path / "parts")
+    loop.run(first if given == "first" else given, stop_after=1)
+    assert loop.step == 14
+    toy.make_loop(tmp_path / "parts").run("auto")
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_job_that_is_started_again_before_it_saved_starts_from_the_checkpoint_it_was_given(tmp_path, monkeypatch):
+    toy.make_loop(tmp_path / "before").run(stop_after=10)
+    monkeypatch.setenv("BEITV2_LAUNCH_RESTARTED", "1")
+    loop = toy.make_loop(tmp_path / "new")
+    loop.run(tmp_path / "before/checkpoints/step_000010.pdckpt", stop_after=1)
+    assert loop.step == 11

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,8 @@ SCRIPT = Path(__file__).with_name("peer_process.py")
 
 def start(folder, rank, *actions):
     return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(rank), str(len(actions)), actions[rank]],
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, "PADDLE_TRAINER_ID": str(rank)})
 
 
 def group(folder, *actions):
@@ -51,6 +53,23 @@ def test_when_one_is_killed_the_others_name_it_and_end(tmp_path, gone, others):
 def test_a_process_finishes_what_it_must_before_it_ends_because_another_one_is_gone(tmp_path):
     code, said, _ = group(tmp_path, "writing", "killed")[0]
     assert code == 1 and said == "written\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the state of a process is read in /proc")
+@pytest.mark.parametrize("gone", [0, 2])
+@pytest.mark.parametrize("others", ["busy", "waiting"])
+def test_when_one_stays_stopped_the_others_name_it_and_end(tmp_path, gone, others):
+    actions = [others] * 3
+    actions[gone] = "stopped"
+    processes = [start(tmp_path, rank, *actions) for rank in range(3)]
+    try:
+        for rank in {0, 1, 2} - {gone}:
+            said = processes[rank].communicate(timeout=30)[1]
+            assert processes[rank].returncode == 1
+            assert f"process {gone} of 3" in said and "--resume auto" in said
+    finally:
+        processes[gone].kill()
+        processes[gone].communicate()
 
 
 def test_a_failing_process_ends_the_others_and_keeps_its_own_error(tmp_path):

@@ -28,6 +28,7 @@ from beitv2_core.assembly import (
     plan_batches,
     seed_everything,
     set_weights,
+    with_fitting_batch,
 )
 from beitv2_core.assembly.batches import BatchPlan
 from beitv2_core.assembly.from_architecture import build_described
@@ -60,6 +61,7 @@ def build_finetuning(config: FinetuneConfig) -> TrainLoop:
 def finetuning_parts(config: FinetuneConfig) -> Parts:
     """The parts of a fine-tuning run; nothing is written."""
     distributed.init()
+    config = with_fitting_batch(config)
     train_set, validation = build_data(config)
     if validation is not None:
         warn_shared(train_set, validation)
@@ -120,6 +122,7 @@ def build_linear_probe(config: LinearProbeConfig) -> TrainLoop:
 def linear_probe_parts(config: LinearProbeConfig) -> Parts:
     """The parts of a linear evaluation; nothing is written."""
     distributed.init()
+    config = with_fitting_batch(config)
     train_set, validation = build_data(config)
     if validation is None:
         raise DataError("validation.root: a linear probe is a comparison and needs validation images. Set it to a "

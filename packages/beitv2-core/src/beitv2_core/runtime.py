@@ -186,6 +186,11 @@ def prepare() -> dict[str, str]:
     return missing
 
 
+def users_environment() -> dict[str, str]:
+    """The environment without what `prepare` has set: processes started with it choose for themselves."""
+    return {name: value for name, value in os.environ.items() if name not in _ours}
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Processes started inside compute in one thread each, unless the user has set OMP_NUM_THREADS."""

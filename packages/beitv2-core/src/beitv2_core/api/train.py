@@ -14,6 +14,7 @@ from ..config.load import merge_overrides
 from ..engine.progress import showing
 from ..errors import ConfigError
 from ..evaluation.verdict import Verdict
+from ..launching.records import is_restart
 from .arguments import Changes, overrides_of
 from .evaluate import Report, report_of
 
@@ -190,7 +191,7 @@ def _of_labelled(folder: Folder, stage: str) -> list[str]:
 
 def _refuse_resume(resume: Union[str, Path], output: Any) -> None:
     """A run of both stages continues by itself; `never` asks for a new one."""
-    if resume == "never" and (Path(output) / "config.yml").exists():
+    if resume == "never" and not is_restart() and (Path(output) / "config.yml").exists():
         raise ConfigError(f"--resume never: {output} already holds a run. Choose another folder by -o.")
     if resume not in ("auto", "never"):
         raise ConfigError(f"--resume {resume}: a run of both stages continues from its newest checkpoint by itself. "

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .batches import BatchPlan, plan_batches, seed_everything
+from .batches import BatchPlan, plan_batches, seed_everything, with_fitting_batch
 from .data import build_dataset, build_loader, build_masking, build_transform, reading_of
 from .held_out import held_out, reading_of_run, refuse_trained_on
 from .models import build_backbone, build_mim, build_teacher, build_tokenizer
@@ -36,4 +36,5 @@ __all__ = [
     "seed_everything",
     "set_weights",
     "transfer_trunk",
+    "with_fitting_batch",
 ]

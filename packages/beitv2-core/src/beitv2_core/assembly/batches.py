@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import paddle
 
+from ..config import RunConfig
 from ..config.sections import OptimConfig, TrainConfig
+from ..engine import distributed
 from ..errors import ConfigError
+from ..launching.records import processes_may_change, tell
+
+log = logging.getLogger("beitv2_core")
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
 
 
 class BatchPlan(NamedTuple):
@@ -54,6 +61,37 @@ def batches_per_update(train: TrainConfig, processes: int, *, batch_size_key: st
             f"process(es) = {global_batch}. Change {batch_size_key} or {total_batch_key}."
         )
     return total_batch // global_batch
+
+
+def fitting_batch_size(train: TrainConfig, processes: int, *, batch_size_key: str = "train.batch_size",
+                       total_batch_key: str = "train.total_batch") -> int:
+    """Images that a process handles at once: `train.batch_size`, or fewer under a `beitv2 launch` of several hosts.
+
+    That one may go on with other hosts, and the images behind one update must stay: the largest size that divides them.
+    Raises ConfigError where train.total_batch is missing there, or is not divided by the processes.
+    """
+    if not processes_may_change():
+        return train.batch_size
+    if train.total_batch is None:
+        raise ConfigError(f"{total_batch_key}: not set. The number of processes may change during this job (beitv2 "
+                          "launch --nnodes), the images behind one update may not: set it, e.g. to "
+                          f"{train.batch_size * processes}.")
+    tell("total_batch", train.total_batch)
+    if train.total_batch % processes:
+        raise ConfigError(f"{total_batch_key}: {train.total_batch} images are not divided by {processes} processes. "
+                          "Choose a number that is divided by the processes of any of the hosts.")
+    share = train.total_batch // processes
+    size = next(size for size in range(min(train.batch_size, share), 0, -1) if share % size == 0)
+    if size != train.batch_size:
+        log.warning("%s: %d instead of %d, so that %d processes make updates of %d images", batch_size_key, size,
+                    train.batch_size, processes, train.total_batch)
+    return size
+
+
+def with_fitting_batch(config: AnyRun) -> AnyRun:
+    """The settings of a run with the batch size of `fitting_batch_size`."""
+    size = fitting_batch_size(config.train, distributed.world_size())
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
 
 
 def plan_batches(optim: OptimConfig, train: TrainConfig, images: int, processes: int) -> BatchPlan:

@@ -25,7 +25,7 @@ from ..engine.tasks.vqkd_task import VQKDTask
 from ..engine.trackers import ENTRY_POINTS, TRACKERS, TrackedRun, Tracker
 from ..errors import ConfigError
 from ..pixels.size import pair
-from .batches import BatchPlan, plan_batches, seed_everything
+from .batches import BatchPlan, plan_batches, seed_everything, with_fitting_batch
 from .caches import build_code_cache, build_feature_cache
 from .cards import card_beside, write_run_card
 from .data import build_dataset, build_loader, build_transform
@@ -121,6 +121,7 @@ def build_parts(config: AnyConfig, report: Path | None = None, tokenizer: Any = 
     tokenizer: a built one that takes the place of the one a pretraining run names.
     """
     distributed.init()
+    config = with_fitting_batch(config)
     check_precision(config)
     dataset = build_dataset(config.data, report=report)
     plan = plan_batches(config.optim, config.train, len(dataset), distributed.world_size())

@@ -14,6 +14,7 @@ from .duplicates import duplicates
 from .embed import embed
 from .export import export
 from .inspect import inspect
+from .launch import LAUNCH_SETTINGS, launch
 from .look import look
 from .models import download, models
 from .plan import plan
@@ -33,3 +34,4 @@ def add_core_commands(app: typer.Typer) -> None:
                      report, replay, card, serve, export, bench, inspect, convert, verify, models, download, config,
                      make_shards, init_tokenizer):
         app.command()(function)
+    app.command(context_settings=LAUNCH_SETTINGS)(launch)

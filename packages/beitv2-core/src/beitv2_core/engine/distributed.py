@@ -103,6 +103,18 @@ def all_rows(row: paddle.Tensor) -> NDArray[Any]:
     return np.asarray(paddle.stack(found).numpy())
 
 
+def all_texts(text: str) -> list[str]:
+    """The texts of all processes, in order of their ranks."""
+    if world_size() == 1:
+        return [text]
+    encoded = list(text.encode("utf-8"))
+    lengths = all_values(len(encoded))
+    barrier_on_cpu()
+    found: list[paddle.Tensor] = []
+    dist.all_gather(found, paddle.to_tensor(encoded + [0] * (max(lengths) - len(encoded)), dtype="int64"))
+    return [bytes(one.numpy().tolist()[:length]).decode("utf-8") for one, length in zip(found, lengths)]
+
+
 def all_reduce_mean(tensor: paddle.Tensor) -> paddle.Tensor:
     """The mean of a tensor over all processes."""
     if world_size() == 1:

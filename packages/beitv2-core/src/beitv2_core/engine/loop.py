@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from beitv2_core.engine import distributed
 from beitv2_core.engine.agreement import Difference, StateDiffers
+from beitv2_core.engine.common_start import check_agreement, check_common_step
 from beitv2_core.engine.failing import StepOfRun, save_failing
 from beitv2_core.engine.guard import Guard
 from beitv2_core.engine.optim import load_optimizer_state, set_weight_decay
@@ -33,6 +34,7 @@ from beitv2_core.engine.sharding import shard_optimizer
 from beitv2_core.engine.step import TRAIN_SETTINGS, Precision, SettingNames, is_out_of_memory, out_of_memory, train_step
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import BEiTError, CheckpointError, ConfigError, NonFiniteLossError
+from beitv2_core.launching.records import is_restart
 
 log = logging.getLogger("beitv2_core")
 #: settings a resumed run may change: they do not touch what is computed (the loader refuses another total batch)
@@ -125,8 +127,9 @@ class TrainLoop:
                         callback(self.run_folder)
             distributed.barrier()
             self._data = self.loader.identity()
+            check_agreement(self.config, self._data)
             self._start(resume)
-            self._check_common_start()
+            check_common_step(self.step, self.run_folder.path)
             if main:
                 self.store.abandon_after(self.step)  # else --resume auto would go back to what this resume left behind
             self.task.network = (paddle.DataParallel(self.task.model) if distributed.world_size() > 1
@@ -314,7 +317,7 @@ class TrainLoop:
                 raise CheckpointError(f"{self.run_folder.path}: {found.sentence()}. There is no whole checkpoint to go "
                                       "back to. Start again in another output folder.")
             self._start(newest)
-        self._check_common_start()
+        check_common_step(self.step, self.run_folder.path)
         self.guard.going_back(found, self.step)
         if distributed.is_main():
             self.store.abandon_after(self.step)
@@ -322,8 +325,8 @@ class TrainLoop:
         return iter(self.loader)
 
     def _start(self, resume: Union[str, Path, None]) -> None:
-        found, read = newest_checkpoint(self.store, resume)
-        if resume is None and found is not None:
+        found, read = newest_checkpoint(self.store, self._continued_by_restart(resume))
+        if resume is None and found is not None and not is_restart():
             raise ConfigError(
                 f"{self.run_folder.path}: this run folder already holds {found.name}. Continue it with --resume auto, "
                 "or choose another output folder."
@@ -350,13 +353,15 @@ class TrainLoop:
                 "computed from other batches.", found, before, self.global_batch_size)
         log.info("%s: continuing after step %d of %d", found, self.step, self.total_steps)
 
-    def _check_common_start(self) -> None:
-        steps = distributed.all_values(self.step)
-        if len(set(steps)) > 1:
-            raise ConfigError(
-                f"{self.run_folder.path}: the processes would start after different steps ({steps}, in order of their "
-                "ranks). The run folder must be the same for all of them: on several hosts, on a shared file system."
-            )
+    def _continued_by_restart(self, resume: Union[str, Path, None]) -> Union[str, Path, None]:
+        """`resume`, or "auto" where this is the restart of a job that has saved something itself meanwhile."""
+        if not is_restart() or resume == "auto":
+            return resume
+        newest = self.store.latest()
+        if resume is not None and (newest is None
+                                   or self.store.load(newest).step <= self.store.load(Path(str(resume))).step):
+            return resume
+        return "auto"
 
     # -- signals -------------------------------------------------------------------------------------------------------
 

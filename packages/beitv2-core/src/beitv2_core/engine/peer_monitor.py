@@ -3,7 +3,8 @@
 
 The collectives do neither: gloo gives up after 30 seconds of waiting and ends in the middle of a backward pass with a
 C++ trace, NCCL waits on.  A process that closes its connection without a goodbye is gone: the others log it and end.  A
-host that lost power is noticed after half a minute by the keep-alive of its connections.
+host that lost power is noticed after half a minute by the keep-alive of its connections.  A process that is stopped
+(SIGSTOP) keeps its connections: the others of its host see its state.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from collections.abc import Callable
 from typing import Any
 
 from beitv2_core.errors import BEiTError
+from beitv2_core.launching.processes import StoppedWatch, siblings
 
 log = logging.getLogger("beitv2_core")
 CONNECT_SECONDS = 120.0
 #: limits of the first line of a connection, which identifies the process
 INTRODUCTION_SECONDS, INTRODUCTION_BYTES = 10.0, 64
+#: how often the other processes of this host are looked at, and after how many looks a stopped one is gone: sooner than
+#: gloo gives up
+LOOK_SECONDS, STOPPED_LOOKS = 2.0, 10
 #: exit code of a process that ends because another one is gone
 EXIT_CODE = 1
+CAUSES = "killed, out of memory, or failed (see its log, workerlog.N)"
 ARRIVED, GO, GOODBYE, GONE = "arrived", "go", "goodbye", "gone"
 
 
@@ -62,6 +68,7 @@ class PeerMonitor:
             self._send(0, f"{token} {rank}")
         for number, (_, reader) in self._peers.items():
             threading.Thread(target=self._listen, args=(number, reader), daemon=True).start()
+        threading.Thread(target=self._watch_siblings, daemon=True).start()
         atexit.register(self.close)
 
     def barrier(self) -> None:
@@ -173,17 +180,27 @@ class PeerMonitor:
             if words[0] == GOODBYE:
                 return None
 
-    def _end(self, gone: int, how: str) -> None:
+    def _watch_siblings(self) -> None:
+        """End this process when another one of its launcher has been stopped by a signal for too long."""
+        known = {pid: rank for rank, pid in siblings().items() if rank < self.world_size}
+        watch = StoppedWatch(STOPPED_LOOKS)
+        while known and not self._leaving:
+            for pid in watch.look(known):
+                return self._end(known[pid], "does not go on",
+                                 f"stopped by a signal for {LOOK_SECONDS * STOPPED_LOOKS:g} s (SIGSTOP)")
+            time.sleep(LOOK_SECONDS)
+        return None
+
+    def _end(self, gone: int, how: str, why: str = CAUSES) -> None:
         """End this process because process `gone` will not answer any more."""
         if self._leaving:
             return
         self._leaving = True
-        log.error("process %d of %d %s: killed, out of memory, or failed (see its log, workerlog.N). Process %d "
-                  "ends too. The last checkpoint is intact: continue with --resume auto, with any number of processes "
-                  "at the same total batch.", gone, self.world_size, how, self.rank)
-        if self.rank == 0:
-            for number in self._peers:
-                self._send(number, f"{GONE} {gone}")
+        log.error("process %d of %d %s: %s. Process %d ends too. The last checkpoint is intact: continue with --resume "
+                  "auto, with any number of processes at the same total batch.", gone, self.world_size, how, why,
+                  self.rank)
+        for number in self._peers:  # not this process is the one to look at
+            self._send(number, f"{GONE} {gone}")
         self.before_end()
         sys.stderr.flush()
         sys.stdout.flush()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from beitv2_core.assembly import build_loader, seed_everything
-from beitv2_core.assembly.batches import batches_per_update
+from beitv2_core.assembly.batches import batches_per_update, fitting_batch_size
 from beitv2_core.assembly.training import card_of_images, draw_curves
 from beitv2_core.checkpoint.store import CheckpointStore
 from beitv2_core.config import parse_config
@@ -53,6 +53,9 @@ def build_segmentation(config: SegmentConfig, *, profiler_options: str | None = 
     # Paddle says it at every batch norm of every step.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     config = with_pretrained_settings(config)
+    config = config.model_copy(update={"batch_size": fitting_batch_size(
+        train_settings(config), distributed.world_size(), batch_size_key=NAMES.batch_size,
+        total_batch_key=NAMES.total_batch)})
     run, train = config.run, train_settings(config)
     processes, folder = distributed.world_size(), Path(config.output)
     accumulate = plan_accumulation(config, processes)
