@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from ..checkpoint.store import CheckpointStore
 from ..config import STAGES
 from ..errors import CheckpointError, ConfigError
+from ..files.json_text import parse_json
 from ..weights.architecture import grid_of
 from ..weights.converted import is_converted, parse_converted
 from ..weights.identify import IdentifiedWeights, identify
@@ -233,7 +233,7 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
 
 def _config_of_folder(folder: Path) -> dict[str, Any]:
     try:
-        known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        known = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: config.json cannot be read: {error}. Copy the folder again.") from None
     if not isinstance(known, dict):
@@ -259,7 +259,7 @@ def _classes_of_run(folder: Path, state: Mapping[str, Any]) -> list[str] | None:
     file = folder.parent.parent / CLASSES_FILE
     if names is None and file.is_file():
         try:
-            names = json.loads(file.read_text(encoding="utf-8"))
+            names = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}. Restore it, or remove it.") from None
     return [str(name) for name in names] if isinstance(names, list) else None

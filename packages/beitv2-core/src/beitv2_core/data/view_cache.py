@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, DataError, ShapeError
+from ..files.json_text import parse_json
 
 logger = logging.getLogger("beitv2_core")
 
@@ -158,10 +159,10 @@ class ViewCache:
             finally:
                 temporary.unlink(missing_ok=True)
         try:
-            there = _of_today(json.loads(path.read_text(encoding="utf-8")))
+            there = _of_today(parse_json(path.read_text(encoding="utf-8")))
             changed = [f"{key}: {there.get(key)!r} -> {mine.get(key)!r}" for key in sorted({*there, *mine})
                        if there.get(key) != mine.get(key)]
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             changed = [f"{IDENTITY} cannot be read"]
         if changed:
             raise ConfigError(f"{self.kept.setting}.path: {self.folder} holds {self.kept.noun} made otherwise "

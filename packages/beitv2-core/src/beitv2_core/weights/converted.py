@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.json_text import parse_json
 from beitv2_core.weights.architecture import ShapeReader, UnknownKeywords, completed
 from beitv2_core.weights.identify import IdentifiedWeights, Kinds, ShapesOf, check_shapes
 from beitv2_core.weights.kind import Kind
@@ -65,8 +66,8 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
                               f"{SCHEMA_VERSION}. Use the version of beitv2-core that wrote it, or convert again.")
     try:
         name, origin, prefix = str(metadata["kind"]), metadata["origin"], metadata["prefix"]
-        architecture, missing = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
-        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
+        architecture, missing = parse_json(metadata["architecture"]), tuple(parse_json(metadata["absent"]))
+        classes = tuple(map(str, parse_json(metadata["classes"]))) if "classes" in metadata else None
         if classes is not None and len(classes) != architecture.get("num_classes"):
             raise ValueError(f"{len(classes)} class names")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
