@@ -250,6 +250,36 @@ def run_seeds() -> list[Seed]:
     return [Seed(files, "run", small, "sealed" if sealed else "as it is", sealed) for sealed in (True, True, False)]
 
 
+def _numbers_in(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(tree, (dict, list)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _numbers_in(value, (*path, key))
+    elif isinstance(tree, (int, float)):
+        yield path
+
+
+def hostile_folders(marker: Path) -> Iterator[Seed]:
+    """Descriptions in which each number of the architecture is another one."""
+    whole = folder_seeds()[0]
+    name = "model/model.safetensors"
+    data = whole.files[name]
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    described = json.loads(header["__metadata__"].get("architecture", "{}"))
+    for path in _numbers_in(described):
+        for value in (0, -1, 10**9, 2**70, 1e308, "x", None, []):
+            changed = json.loads(json.dumps(described))
+            inside = changed
+            for key in path[:-1]:
+                inside = inside[key]
+            inside[path[-1]] = value
+            head = {**header, "__metadata__": {**header["__metadata__"], "architecture": json.dumps(changed)}}
+            text = json.dumps(head).encode()
+            text += b" " * (-len(text) % 8)
+            files = {**whole.files, name: len(text).to_bytes(8, "little") + text + data[8 + length:]}
+            yield Seed(files, "model", (), f"{path} is {value}")
+
+
 def folder_seeds() -> list[Seed]:
     from untrained_runs import pretraining
 

@@ -31,7 +31,7 @@ PARSERS: dict[str, Parser] = {
     "caches": Parser(models.read_cache, models.cache_seeds),
     "exports": Parser(models.read_export, models.export_seeds, seal=models.sealed_export),
     "teachers": Parser(models.read_teacher, lambda: single({"teacher.onnx": models.onnx_graph()})),
-    "model folders": Parser(models.read_folder, models.folder_seeds),
+    "model folders": Parser(models.read_folder, models.folder_seeds, models.hostile_folders),
     "runs": Parser(models.read_folder, models.run_seeds, seal=models.sealed_checkpoint),
 }
 #: those whose program imports Paddle
