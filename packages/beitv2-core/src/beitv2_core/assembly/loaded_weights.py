@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checkpoint.store import CheckpointStore
 from ..config import STAGES
-from ..errors import CheckpointError, ConfigError
+from ..errors import BEiTError, CheckpointError, ConfigError
 from ..files.json_text import parse_json
 from ..weights.architecture import grid_of
 from ..weights.converted import is_converted, parse_converted
@@ -278,6 +278,16 @@ def _averages(folder: Path, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _of_run(src: Path, hints: Hints) -> IdentifiedWeights:
     """The model of a run; what weights do not tell is taken from the settings they were saved with."""
     saved = read_checkpoint(str(src), hints=hints)
+    try:
+        return _as_settings_say(saved, hints)
+    except BEiTError:
+        raise
+    except Exception as error:  # settings that anybody changed, and hashed anew
+        raise CheckpointError(f"{saved.path}: its config.yml is not that of a run ({type(error).__name__}: {error}). "
+                              "Take an older checkpoint, or copy it again.") from None
+
+
+def _as_settings_say(saved: LoadedWeights, hints: Hints) -> IdentifiedWeights:
     config: Any = saved.config
     model = config.get("encoder") or config.get("model") or {}
     trunk = model.get("backbone") or model

@@ -161,7 +161,10 @@ class CheckpointStore:
                                       for name in ("weights", "optimizer", "arrays"))
         try:  # hashes that fit can be written by anybody
             config = parse_yaml((path / "config.yml").read_text(encoding="utf-8"))
-            return Checkpoint(header["step"], weights, optimizer, _put_arrays(header["state"], arrays), config)
+            state = _put_arrays(header["state"], arrays)
+            if not isinstance(state, dict) or not isinstance(config, dict) or not isinstance(header["step"], int):
+                raise TypeError("state and settings are names with values, the step is a number")
+            return Checkpoint(header["step"], weights, optimizer, state, config)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise CheckpointError(f"{path}: its files have the hashes of state.json but are no checkpoint "
                                   f"({type(error).__name__}: {error}). Take an older one, or copy it again.") from None
