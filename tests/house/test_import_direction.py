@@ -22,17 +22,18 @@ ALLOWED: dict[str, set[str]] = {
     "pixels": set(),
     "rel_pos_index": set(),
     "_entry_points": {"errors"},
+    "yaml_text": {"files"},
     "planning": {"errors"},
     "runtime": {"errors"},
     "launching": {"_entry_points", "errors", "runtime"},
     "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`
-    "checkpoint": {"errors", "files", "weights"},
-    "cards": {"errors", "files", "weights"},
+    "checkpoint": {"errors", "files", "weights", "yaml_text"},
+    "cards": {"errors", "files", "weights", "yaml_text"},
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "datasets": {"data"},  # when images are opened: settings are read without it
-    "config": {"_entry_points", "datasets", "errors", "pixels"},
+    "config": {"_entry_points", "datasets", "errors", "pixels", "yaml_text"},
     "engine": {"errors", "files", "launching", "layers"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "choosing": {"data", "errors"},
@@ -43,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
                  "weights"},  # built from weights and their hash
     "viz": {"engine", "errors", "files"},  # engine: the perplexity, as training logs it
     "assembly": {"_entry_points", "cards", "checkpoint", "config", "data", "datasets", "engine", "errors", "files",
-                 "launching", "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights"},
+                 "launching", "layers", "masking", "models", "pixels", "planning", "teachers", "viz", "weights",
+                 "yaml_text"},
     "conversion": {"assembly", "errors", "files", "pixels", "weights"},
     "evaluation": {"assembly", "config", "data", "datasets", "engine", "errors", "exported_model", "files", "models",
-                   "pixels", "viz"},
+                   "pixels", "viz", "yaml_text"},
     "inference": {"_entry_points", "assembly", "conversion", "data", "errors", "evaluation", "exported_model",
-                  "layers", "models", "pixels", "runners", "runtime", "weights"},
+                  "files", "layers", "models", "pixels", "runners", "runtime", "weights"},
     "checking": {"_entry_points", "choosing", "config", "data", "datasets", "engine", "errors", "files", "inference",
                  "viz"},
     "exporting": {"_entry_points", "assembly", "data", "errors", "evaluation", "exported_model", "files", "paddlex",

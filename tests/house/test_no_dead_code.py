@@ -24,6 +24,8 @@ ALLOWED = {
     "last_attention": "the official get_last_selfattention: the parity tests compare it",
     "save_pretrained": "docs/api.md offers it to users",
     "shell_complete": "typer calls it when a shell asks",
+    "connection_made": "asyncio calls it", "data_received": "asyncio calls it", "connection_lost": "asyncio calls it",
+    "on_response_complete": "uvicorn calls it",
 }
 
 

@@ -181,3 +181,41 @@ def test_a_checkpoint_that_steps_aside_for_its_new_copy_is_found_there_by_reader
     assert checkpoints.load(newest).step == 5
     checkpoints.remove_leftovers()
     assert CheckpointStore(tmp_path).latest() == path
+
+
+def sealed(path, change):
+    """Change a file's text and make the hashes of the checkpoint fit again, as anybody can."""
+    change(path)
+    header = json.loads((path / "state.json").read_text())
+    header["sha256"] = {name: store_module.sha256_of(path / name) for name in header["sha256"]}
+    header["state_sha256"] = store_module._own_sha256(header)
+    (path / "state.json").write_text(json.dumps(header))
+
+
+def in_state(value):
+    def change(path):
+        header = json.loads((path / "state.json").read_text())
+        header["state"] = value
+        (path / "state.json").write_text(json.dumps(header))
+    return change
+
+
+@pytest.mark.parametrize("change", [
+    lambda path: (path / "config.yml").write_text("a: !!float abc"), lambda path: (path / "config.yml").write_text("{"),
+    lambda path: (path / "config.yml").write_bytes(b"\xff"), lambda path: (path / "config.yml").write_text("&a [*a]"),
+    lambda path: (path / "weights.safetensors").write_bytes(b"x"), in_state({"__array__": "gone"}),
+    in_state([{"__array__": []}])])
+def test_a_checkpoint_whose_hashes_fit_but_whose_content_does_not_is_named(tmp_path, change):
+    checkpoints, path = save(tmp_path)
+    sealed(path, change)
+    with pytest.raises(CheckpointError, match="step_000005.pdckpt"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": 1, "sha256": 3}', "[]", "9" * 5000])
+def test_a_state_that_is_no_header_is_named_and_passed_over(tmp_path, text):
+    checkpoints, path = save(tmp_path)
+    (path / "state.json").write_text(text)
+    assert checkpoints.latest() is None
+    with pytest.raises(CheckpointError, match="no readable checkpoint here"):
+        checkpoints.load(path)

@@ -279,3 +279,29 @@ def test_a_file_of_settings_that_cannot_be_read_says_what_to_do(tmp_path):
         with pytest.raises(ConfigError) as caught:
             load_config(tmp_path / name)
         assert name in str(caught.value) and remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(("base", "said"), [("/dev/zero", "it is no file"), (".", "it is no file"),
+                                            ('"a\\0b"', "null"), ("x" * 5000, "too long"),
+                                            ("list.yml", "expected 'key: value'"), ("odd.yml", "not valid YAML")])
+def test_a_base_that_is_no_file_of_settings_is_told_with_the_file_that_names_it(write, base, said):
+    write("list.yml", "[1]")
+    write("odd.yml", "a: !!float abc")
+    path = write("config.yml", f"_base_: {base}\n{MINIMAL}")
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_config(path)
+    assert f"named by _base_ in {path}" in str(caught.value)
+
+
+def test_bases_that_are_named_twice_each_are_not_read_a_billion_times(write):
+    for number in range(40):
+        write(f"{number}.yml", f"_base_: [{number + 1}.yml, {number + 1}.yml]\n")
+    write("40.yml", MINIMAL)
+    with pytest.raises(ConfigError, match="1,000th .*Name each base once"):
+        load_config(write("config.yml", "_base_: 0.yml\n"))
+
+
+def test_aliases_that_stand_for_billions_of_values_are_refused(write):
+    lines = ["m0: &m0 {k: 1}", *(f"m{i}: &m{i} {{a: *m{i - 1}, b: *m{i - 1}}}" for i in range(1, 40))]
+    with pytest.raises(ConfigError, match="config.yml: not valid YAML: .*more than 200,000 values"):
+        load_config(write("config.yml", MINIMAL + "\n".join(lines)))

@@ -179,3 +179,10 @@ def test_features_kept_as_float16_are_those_of_float16_from_the_first_time_on(tm
 def test_views_without_a_number_each_are_refused(tmp_path, rows):
     with pytest.raises(ShapeError, match="teacher.cache: 2 views came with the numbers of"):
         features(tmp_path).read_or_compute(rows, np.zeros((2, 1)), lambda images: images)
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "3"])
+def test_an_identity_that_is_no_dictionary_is_named(tmp_path, text):
+    (tmp_path / IDENTITY).write_text(text)
+    with pytest.raises(ConfigError, match="identity.json cannot be read"):
+        ViewCache.of_codes(tmp_path, {}, rows=2, patches=3, num_codes=4)

@@ -20,6 +20,7 @@ httpx = pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from beitv2_core.errors import ConfigError, ShapeError  # noqa: E402
+from beitv2_core.serve import worker  # noqa: E402
 from beitv2_core.serve.app import Limits, create_app  # noqa: E402
 from beitv2_core.serve.results import ClassesResult, ClassShare, image_url, label_map_result  # noqa: E402
 from beitv2_core.serve.security import content_policy, host_name  # noqa: E402
@@ -313,3 +314,26 @@ def test_a_image_that_does_not_arrive_is_given_up_and_its_place_comes_back():
     status, answer = post(app, receive)
     assert status == 408 and "0.1 seconds" in answer["error"]["what"]
     assert TestClient(app).get("/health").json()["taken"] == 0
+
+
+def test_a_slow_sender_gives_up_its_place_to_the_next_where_there_is_no_other(monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE", 0.2)
+    app = create_app([CLASSES], limits=Limits(timeout=20, waiting=1))
+
+    async def dribble():
+        yield png_bytes()[:20]
+        await asyncio.sleep(60)
+
+    async def work(here):
+        slow = [asyncio.create_task(here.post("/api/views/classes", content=dribble(), headers=PNG)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert "Try again" in error(await here.post("/api/views/classes", content=png_bytes(), headers=PNG), 503)
+        await asyncio.sleep(0.3)
+        for _ in range(2):  # one place is enough
+            assert (await here.post("/api/views/classes", content=png_bytes(), headers=PNG)).status_code == 200
+        assert "others wait" in error(await slow[0], 408) and not slow[1].done()
+        slow[1].cancel()
+        await asyncio.gather(slow[1], return_exceptions=True)
+        assert (await here.get("/health")).json()["taken"] == 0
+
+    in_one_loop(app, work)

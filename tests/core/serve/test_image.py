@@ -145,6 +145,12 @@ def test_of_moving_images_the_first_frame_is_taken():
         assert "the first of 3 frames" in got.notes
 
 
+def test_the_frames_of_a_tiff_are_not_counted_without_end():
+    frames = [Image.new("L", (8, 8), number) for number in range(150)]
+    got = read(saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    assert "the first of 100 or more frames" in got.notes and got.image.getpixel((0, 0)) == (0, 0, 0)
+
+
 def test_grey_and_one_bit_images_become_rgb():
     for mode in ("L", "1", "P"):
         assert read(saved(two_halves(mode=mode))).image.mode == "RGB"

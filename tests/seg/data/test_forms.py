@@ -201,6 +201,12 @@ def test_categories_are_the_classes_of_their_names_where_classes_are_named(tmp_p
     (lambda tree: tree["images"][1].update(file_name="gone.jpg"), "1 of its 3 images are not in .*gone.jpg"),
     (lambda tree: tree["images"][0].pop("height"), r"images\[0\] has no height"),
     (lambda tree: tree.pop("categories"), "no list 'categories'"),
+    (lambda tree: tree["images"][0].update(height=-5), r"images\[0\]: height is -5"),
+    (lambda tree: tree["images"][0].update(id=[1]), r"images\[0\]: id is \[1\]"),
+    (lambda tree: tree["images"][0].update(file_name="x" * 5000), "is in none of|images are not in"),
+    (lambda tree: tree["annotations"][0].update(category_id=float("inf")), r"annotations\[0\]: category_id is inf"),
+    (lambda tree: tree["annotations"][0].update(image_id={}), r"annotations\[0\]: image_id is \{\}"),
+    (lambda tree: tree["categories"][0].update(id="x"), r"categories\[0\]: id is x"),
 ])
 def test_a_coco_file_that_contradicts_itself_is_named(tmp_path, change, facts):
     forms.write_coco(tmp_path)
@@ -213,7 +219,13 @@ def test_a_coco_file_that_contradicts_itself_is_named(tmp_path, change, facts):
 
 
 @pytest.mark.parametrize("outline", [[], [[1, 2, 3, 4]], {"size": [40, 47], "counts": [1880]},
-                                     {"size": [40, 48], "counts": [7]}, None])
+                                     {"size": [40, 48], "counts": [7]}, None,
+                                     # what ends the process when it is drawn, or takes all its memory
+                                     [[1, 1, 1e9, 1, 20, 20]], [[1, 1, 1e18, 1, 20, 20]], [[1, 1, -1e9, 1, 20, 20]],
+                                     [[1, 1, float("nan"), 1, 9, 9]], [[0, 0, 9e5, 0] * 50], [[1, 1, "x", 1, 9, 9]],
+                                     {"size": [40, 48], "counts": [-1, 1921]}, {"size": 7, "counts": [1920]},
+                                     {"size": [40, 48], "counts": "~" * 5000}, {"size": [40, 48], "counts": 3},
+                                     {"size": [40, 48], "counts": ["1", 1919]}])
 def test_an_outline_that_cannot_be_drawn_is_named_by_its_annotation(tmp_path, coco, outline):
     file = tmp_path / "annotations" / "instances_train.json"
     tree = json.loads(file.read_text())

@@ -14,6 +14,7 @@ from pathlib import Path
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.errors import CheckpointError, ConfigError
 from beitv2_core.files.atomic import write_text_atomically
+from beitv2_core.files.json_text import parse_json
 
 log = logging.getLogger("beitv2_cls")
 CLASSES_FILE = "classes.json"
@@ -74,7 +75,7 @@ def has_names(names: Sequence[str]) -> bool:
 
 def _read(path: Path) -> list[str]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("expected a list of names")
         return names

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from beitv2_cls.assembly import load_backbone, untrained
 from beitv2_cls.config import FinetuneConfig
@@ -27,6 +26,7 @@ from beitv2_core.datasets import SOURCES
 from beitv2_core.errors import ConfigError
 from beitv2_core.evaluation.evaluate import linear_probe, pooled_features
 from beitv2_core.files.atomic import write_text_atomically
+from beitv2_core.yaml_text import parse_yaml
 
 log = logging.getLogger("beitv2_cls")
 STARTS = ("pretrained", "scratch")
@@ -146,7 +146,7 @@ def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
     """Whether the run of these settings is complete; a run of other settings is refused when it is resumed."""
     if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
         return False
-    saved = yaml.safe_load((output / "config.yml").read_text(encoding="utf-8"))
+    saved = parse_yaml((output / "config.yml").read_text(encoding="utf-8"))
     return saved == load_config(config, changes, FinetuneConfig).resolved()
 
 

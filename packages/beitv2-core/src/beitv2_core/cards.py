@@ -9,7 +9,6 @@ Face's model card metadata.
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,9 @@ import yaml
 
 from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
+from beitv2_core.files.json_text import parse_json
 from beitv2_core.weights.kind import CardFacts, DataName
+from beitv2_core.yaml_text import parse_yaml
 
 CARD = "README.md"
 #: a page that lacks it was written by somebody: it is left alone
@@ -71,7 +72,7 @@ def head_of(text: str, path: Union[str, Path] = CARD) -> dict[str, Any]:
     """The YAML head of a card; ConfigError naming `path` where it cannot be read."""
     parts = text.split("---\n", 2)
     try:
-        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
+        found = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0] else None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: its head is no YAML: {error}. Correct it, or remove the file.") from None
     return found if isinstance(found, dict) else {}
@@ -170,7 +171,7 @@ def _number(value: Any) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a run; {} where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,7 +9,6 @@ Shape suffixes: B batch.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -22,6 +21,7 @@ from .data.sources.image_file import Reading
 from .data.views.transforms import normalise
 from .errors import BEiTError, ConfigError, ExportError, ShapeError
 from .files.hashing import sha256_of
+from .files.json_text import parse_json
 from .runners import choose
 from .runtime import physical_cores
 
@@ -233,7 +233,7 @@ def read_description(folder: Path) -> Description:
         unknown = [str(one["loc"][0]) for one in error.errors() if one["type"] == "extra_forbidden"]
         if not unknown:
             raise _unreadable(path, error) from None
-        versions = json.loads(path.read_text(encoding="utf-8")).get("versions") or {}
+        versions = parse_json(path.read_text(encoding="utf-8")).get("versions") or {}
         written = versions.get("beitv2_core", "an unknown version") if isinstance(versions, dict) else versions
         raise ExportError(f"{path}: {', '.join(unknown)}: an entry that beitv2-core {__version__} does not know; the "
                           f"model was exported by {written}. Install that version of beitv2-core or a newer one, or "

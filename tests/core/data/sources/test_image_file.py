@@ -152,3 +152,13 @@ def test_postscript_is_not_run(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     with pytest.raises(ImageRefused, match="PostScript"):
         decode(tmp_path / "x.jpg")
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_soon_and_one_with_a_film_behind_it_is_read(tmp_path):
+    data = saved(Image.new("L", (1000, 1000)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    (tmp_path / "many.jpg").write_bytes(data[:last] + data[last:-2] * 3000 + data[-2:])
+    with pytest.raises(ImageRefused, match="1000 x 1000 pixels in more than 2000 scans"):
+        decode(tmp_path / "many.jpg")
+    (tmp_path / "film.jpg").write_bytes(data + b"\xff\xda" * 3000)
+    assert decode(tmp_path / "film.jpg").size == (1000, 1000)

@@ -187,3 +187,26 @@ def test_commands_take_lists_among_files_and_folders(root):
     path.write_text("images/gone.png\n")
     with pytest.raises(DataError, match="only.txt, line 1.*gone.png"):
         list_images([path])
+
+
+@pytest.mark.parametrize("line", ["a b " * 50_000, ".jpg " * 50_000, "'" * 99_999, "x" * 20_000])
+def test_a_line_that_is_none_is_named_before_it_takes_the_memory(tmp_path, line):
+    file = tmp_path / "list.txt"
+    file.write_text(f"a.png\n{line}\n")
+    for read in (lambda: read_images(file), lambda: read_pairs(file, tmp_path), lambda: read_labelled(file, tmp_path)):
+        with pytest.raises(DataError, match=r"list.txt, line 2: has \d+,\d+ characters"):
+            read()
+
+
+def test_an_image_in_quotes_with_nothing_behind_it_is_named(tmp_path):
+    (tmp_path / "list.txt").write_text("'gone.png'\n")
+    with pytest.raises(DataError, match="list.txt, line 1: .*gone.png"):
+        read_pairs(tmp_path / "list.txt", tmp_path)
+
+
+def test_a_long_label_and_a_name_of_many_words_are_read(tmp_path):
+    name = " ".join(str(number % 10) for number in range(100)) + ".png"
+    (tmp_path / name).touch()
+    (tmp_path / "list.txt").write_text(f"{name} {'word ' * 1500}\n")
+    (found,) = read_labelled(tmp_path / "list.txt", tmp_path)
+    assert found.path == name and found.label.startswith("word word")

@@ -351,3 +351,22 @@ def test_shards_that_were_not_all_written_are_refused_until_they_are(folder, tmp
 def make_other(out):
     """Shards of another name in the same folder, which are whole."""
     return str(write_tar(out / "other-000000.tar", [("a.png", image_bytes())]))
+
+
+@pytest.mark.parametrize("label", [("x.cls", str(2**62).encode()), ("x.cls", b"200000000"), ("x.cls", b"9" * 900_000),
+                                   ("x.json", str(2**70).encode()), ("x.json", b"[" * 100_000)])
+def test_a_label_that_would_make_billions_of_classes_is_named(tmp_path, label):
+    path = write_tar(tmp_path / "a.tar", [("x.png", image_bytes()), label])
+    with pytest.raises(DataError, match="a.tar/x.png: a label that is no whole number from 0 to 999,999"):
+        ShardSet(path, with_classes=True)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(b"L", 2**60), (b"x", 2**62), (b"x", 2**80), (b"K", 2**62), (b"0", 2**85)])
+def test_a_header_that_says_a_size_no_file_has_is_named(tmp_path, kind, size):
+    path = write_tar(tmp_path / "a.tar", [("x.png", image_bytes())])
+    data = bytearray(path.read_bytes())
+    data[124:136], data[156:157], data[148:156] = b"\x80" + size.to_bytes(11, "big"), kind, b" " * 8
+    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="a.tar"):
+        ShardSet(path)

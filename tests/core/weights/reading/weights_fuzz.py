@@ -367,11 +367,11 @@ def outcome(case: Case, path: Path) -> tuple[str, str]:
 
 
 def peak_memory() -> int:
-    """The most memory this program has held, in MB; ru_maxrss would count the parent's too."""
+    """The most memory this program has held, in bytes; ru_maxrss would count the parent's too."""
     status = Path("/proc/self/status")
     if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)
-    return int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 
 def main(folder: Path, seed: int) -> None:
@@ -383,7 +383,7 @@ def main(folder: Path, seed: int) -> None:
         result, detail = outcome(case, path)
         line = {"name": case.name, "kind": case.kind, "format": case.format, "must": case.must, "said": case.said,
                 "result": result, "detail": detail, "executed": marker.exists(),
-                "peak": peak_memory()}
+                "peak": peak_memory() // 2**20}
         if result in ("wrong", "crashed", "unnamed"):
             line["content"] = base64.b64encode(case.content[:3000]).decode()
         print(json.dumps(line), flush=True)

@@ -11,6 +11,7 @@ from ..engine.progress import showing
 from ..errors import ConfigError
 from ..evaluation.verdict import Verdict, together, verdict
 from ..files.atomic import write_text_atomically
+from ..files.json_text import parse_json
 from .arguments import run_folder_of, workers
 
 
@@ -107,7 +108,7 @@ def report_of(folder: Path, summary: dict[str, Any], judged: Optional[Verdict] =
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Add the report to summary.json; the summary of the training stays in it."""
     try:
-        existing = json.loads(path.read_text(encoding="utf-8"))
+        existing = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         existing = {}
     existing["report"] = summary

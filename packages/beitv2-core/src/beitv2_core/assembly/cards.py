@@ -15,6 +15,7 @@ from ..cards import CARD, GIVEN, MARK, Story, head_of, read_json, write_card
 from ..errors import BEiTError, ConfigError
 from ..files.atomic import write_text_atomically
 from ..weights.kind import CardFacts
+from ..yaml_text import parse_yaml
 from .kinds import find_kind, known_kinds
 from .loaded_weights import checkpoint_folder
 
@@ -48,7 +49,7 @@ def write_run_card(folder: Path, summary: Optional[Mapping[str, Any]] = None, *,
 def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optional[Story]:
     """What the card of a run folder tells; None where it is none, or trains no model of a known kind."""
     try:
-        config = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8"))
+        config = parse_yaml((folder / "config.yml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     if not isinstance(config, dict):

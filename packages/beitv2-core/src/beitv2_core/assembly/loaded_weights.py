@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 
 from ..checkpoint.store import CheckpointStore
 from ..config import STAGES
-from ..errors import CheckpointError, ConfigError
+from ..errors import BEiTError, CheckpointError, ConfigError
+from ..files.json_text import parse_json
 from ..weights.architecture import grid_of
 from ..weights.converted import is_converted, parse_converted
 from ..weights.identify import IdentifiedWeights, identify
@@ -233,7 +233,7 @@ def _recognise_file(path: Path, state: Mapping[str, Any], rest: Mapping[str, Any
 
 def _config_of_folder(folder: Path) -> dict[str, Any]:
     try:
-        known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        known = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: config.json cannot be read: {error}. Copy the folder again.") from None
     if not isinstance(known, dict):
@@ -259,7 +259,7 @@ def _classes_of_run(folder: Path, state: Mapping[str, Any]) -> list[str] | None:
     file = folder.parent.parent / CLASSES_FILE
     if names is None and file.is_file():
         try:
-            names = json.loads(file.read_text(encoding="utf-8"))
+            names = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}. Restore it, or remove it.") from None
     return [str(name) for name in names] if isinstance(names, list) else None
@@ -278,6 +278,16 @@ def _averages(folder: Path, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _of_run(src: Path, hints: Hints) -> IdentifiedWeights:
     """The model of a run; what weights do not tell is taken from the settings they were saved with."""
     saved = read_checkpoint(str(src), hints=hints)
+    try:
+        return _as_settings_say(saved, hints)
+    except BEiTError:
+        raise
+    except Exception as error:  # settings that anybody changed, and hashed anew
+        raise CheckpointError(f"{saved.path}: its config.yml is not that of a run ({type(error).__name__}: {error}). "
+                              "Take an older checkpoint, or copy it again.") from None
+
+
+def _as_settings_say(saved: LoadedWeights, hints: Hints) -> IdentifiedWeights:
     config: Any = saved.config
     model = config.get("encoder") or config.get("model") or {}
     trunk = model.get("backbone") or model

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from ..checkpoint.store import CheckpointStore
 from ..config import PretrainConfig, TokenizerConfig, parse_config
 from ..errors import CheckpointError, ConfigError
 from ..files.atomic import write_text_atomically
+from ..files.json_text import parse_json
 from ..models.vqkd import PUBLISHED, build_published
 from ..pixels.size import pair
+from ..yaml_text import parse_yaml
 from .from_architecture import build_described
 from .kinds import find_kind
 from .loaded_weights import Hints, LoadedWeights, checkpoint_folder, read_checkpoint
@@ -57,8 +59,9 @@ def read_config(source: str) -> Any:
     if "://" not in source:
         folder = checkpoint_folder(Path(source))
         if folder is not None:
-            return parse_config(_read_yaml(folder / "config.yml"), source=f"{folder}/config.yml",
-                                written_by=_written_by(_read_yaml(folder / "state.json").get("state") or {}))
+            state = _read_mapping(folder / "state.json", parse_json).get("state")
+            return parse_config(_read_mapping(folder / "config.yml", parse_yaml), source=f"{folder}/config.yml",
+                                written_by=_written_by(state if isinstance(state, dict) else {}))
     return file_config(read_checkpoint(source))
 
 
@@ -69,7 +72,8 @@ def settings_of(found: LoadedWeights) -> Any:
 
 def _written_by(state: Mapping[str, Any]) -> str:
     """The version of beitv2-core that saved a checkpoint of this state; "" where it does not say."""
-    return str((state.get("versions") or {}).get("beitv2-core", ""))
+    versions = state.get("versions")
+    return str(versions.get("beitv2-core", "")) if isinstance(versions, Mapping) else ""
 
 
 def file_config(found: LoadedWeights) -> FileConfig:
@@ -83,11 +87,14 @@ def file_config(found: LoadedWeights) -> FileConfig:
                       architecture, found.classes)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds a {type(found).__name__}; expected names and values. Copy it again.")
+    return found
 
 
 def set_weights(model: Any, weights: Mapping[str, np.ndarray], source: str) -> None:

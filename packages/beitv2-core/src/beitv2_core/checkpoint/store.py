@@ -29,7 +29,9 @@ from beitv2_core.errors import CheckpointError
 from beitv2_core.files.atomic import write_folder_atomically
 from beitv2_core.files.durable import make_folder, remove_folder, rename
 from beitv2_core.files.hashing import sha256_of
+from beitv2_core.files.json_text import parse_json
 from beitv2_core.weights.reading.foreign import read_safetensors
+from beitv2_core.yaml_text import parse_yaml
 
 log = logging.getLogger("beitv2_core")
 SCHEMA_VERSION = 1
@@ -157,8 +159,15 @@ class CheckpointStore:
         header = found[2] if found is not None and known else _read_header(path, hashes=not checked)
         weights, optimizer, arrays = (read_safetensors(path / f"{name}.safetensors")[0]
                                       for name in ("weights", "optimizer", "arrays"))
-        config = yaml.safe_load((path / "config.yml").read_text(encoding="utf-8"))
-        return Checkpoint(header["step"], weights, optimizer, _put_arrays(header["state"], arrays), config)
+        try:  # hashes that fit can be written by anybody
+            config = parse_yaml((path / "config.yml").read_text(encoding="utf-8"))
+            state = _put_arrays(header["state"], arrays)
+            if not isinstance(state, dict) or not isinstance(config, dict) or not isinstance(header["step"], int):
+                raise TypeError("state and settings are names with values, the step is a number")
+            return Checkpoint(header["step"], weights, optimizer, state, config)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise CheckpointError(f"{path}: its files have the hashes of state.json but are no checkpoint "
+                                  f"({type(error).__name__}: {error}). Take an older one, or copy it again.") from None
 
     def remove_leftovers(self) -> None:
         """Clear up what killed processes left under temporary names; call it while holding the run's lock.
@@ -188,8 +197,8 @@ class CheckpointStore:
 
 def _read_header(path: Path, hashes: bool = True) -> dict[str, Any]:
     try:
-        header = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        version, digests = header["schema_version"], header["sha256"]
+        header = parse_json((path / "state.json").read_text(encoding="utf-8"))
+        version, digests = header["schema_version"], dict(header["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no readable checkpoint here (state.json: {error}).") from None
     # Early checkpoints have no such hash; but for the check of the keys, damage to its name would pass for one of them.

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional
 
 import typer
 
 from ..errors import ConfigError
+from ..files.json_text import parse_json
 
 _SOURCE_SIZE = typer.Option(None, help="HEIGHT,WIDTH in pixels (or one number) the weights were made for, if the file "
                                        "does not tell: grids that are not square, no position terms")
@@ -118,7 +118,7 @@ def _read_classes(path: Path) -> list[str]:
     """Class names of a text file, one a line, or of a JSON list."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
+        names = parse_json(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"--classes {path}: cannot be read: {error}. Give a UTF-8 text file with one name a line, or "
                           "a run's classes.json.") from None

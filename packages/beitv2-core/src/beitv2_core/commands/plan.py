@@ -10,6 +10,7 @@ from typing import Any, Optional
 import typer
 
 from ..errors import ConfigError
+from ..files.json_text import parse_json
 from ..planning.devices import DEVICES, find_device
 from . import options
 
@@ -57,7 +58,7 @@ def plan(
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--measured {path}: cannot be read: {error}. Give a result file of benchmarks/.") from None
 

@@ -19,6 +19,8 @@ from ..runtime import threads
 from . import options
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from ..exported_model import Exported
 
 log = logging.getLogger("beitv2_core")
@@ -61,7 +63,7 @@ def serve(
     from ..exported_model import is_exported
 
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  (said to be missing here, not after the models are loaded)
 
         from ..serve.app import Limits, create_app
         from ..serve.security import LOOPBACK
@@ -81,10 +83,7 @@ def serve(
         limits = Limits(int(max_upload * 1e6), max_pixels, timeout, queue)
         app = create_app(views, title=Path(run).name or "BEiT v2", limits=limits,
                          hosts=names_of_server(host, allow_host or [], LOOPBACK))
-        server = uvicorn.Server(uvicorn.Config(
-            app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-            ws="none", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
-        ))
+        server = server_of(app, timeout)
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{shown}:{listener.getsockname()[1]}/ shows {', '.join(view.name for view in views)}; "
                    "Ctrl+C stops it.")
@@ -98,6 +97,19 @@ def serve(
         typer.echo("stopped.")
     finally:
         listener.close()
+
+
+def server_of(app: Any, timeout: float) -> uvicorn.Server:
+    """The server of an application, not yet listening; timeout: seconds for a body, and again for its result."""
+    import uvicorn
+
+    from ..serve.connections import patient_protocol
+
+    return uvicorn.Server(uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+        ws="none", lifespan="on", timeout_graceful_shutdown=STOP_SECONDS, limit_concurrency=CONNECTIONS,
+        http=patient_protocol(most_idle=CONNECTIONS // 2, timeout=timeout),
+    ))
 
 
 def names_of_server(host: str, allowed: Sequence[str], loopback: Sequence[str]) -> Optional[list[str]]:

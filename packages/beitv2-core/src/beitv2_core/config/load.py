@@ -18,13 +18,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .. import __version__, _entry_points
-from ..errors import ConfigError
+from ..errors import BEiTError, ConfigError
+from ..yaml_text import MAX_YAML, parse_yaml
 from .schema import PretrainConfig, TokenizerConfig
 from .two_stages import TwoStagesConfig
 from .unread import KIND_KEYS, unread_settings
 
 Sources = dict[str, str]  # dotted key -> the file (or the option, "--set", or "default") its value comes from
 ENTRY_POINTS = "beitv2.configs"
+MOST_FILES = 1000  # a file and all it names by `_base_`; two that name the next one twice each would be 4, 8, 16, ...
 OURS: dict[str, type[BaseModel]] = {"tokenizer": TokenizerConfig, "pretrain": PretrainConfig,
                                     "two_stages": TwoStagesConfig}
 
@@ -169,22 +171,33 @@ def _without_inherited(tree: Mapping[str, Any], source: str, sources: Sources) -
     return kept
 
 
-def read_tree(path: Path, _chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Sources]:
+def read_tree(path: Path, _chain: tuple[Path, ...] = (),
+              _files: Optional[list[Path]] = None) -> tuple[dict[str, Any], Sources]:
     """Read one YAML file and everything below its `_base_` into plain values and their sources."""
-    if path.resolve() in _chain:
-        raise ConfigError(f"{path}: _base_ leads back to this file: {' -> '.join(p.name for p in _chain)}.")
+    files = [] if _files is None else _files
+    files.append(path)
+    asked = f" (named by _base_ in {_chain[-1]})" if _chain else ""
+    if len(files) > MOST_FILES:
+        raise ConfigError(f"{path}: the file before the {MOST_FILES:,}th that {files[0]} leads to by _base_{asked}. "
+                          "Name each base once.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        asked = f" (named by _base_ in {_chain[-1]})" if _chain else ""
+        if path.resolve() in _chain:
+            raise ConfigError(f"{path}: _base_ leads back to this file: {' -> '.join(p.name for p in _chain)}.")
+        if _chain and path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise OSError("it is no file")
+        with open(path, encoding="utf-8") as file:
+            content = parse_yaml(file.read(MAX_YAML + 1), _Loader)
+    except (OSError, ValueError, RuntimeError) as error:  # also a name no file can have, links in a circle
+        if isinstance(error, BEiTError):
+            raise
         remedy = ("Save it as UTF-8" if isinstance(error, UnicodeDecodeError) else
                   "Give a YAML file of settings; configs/ has one for every recipe")
         raise ConfigError(f"{path}: cannot be read{asked}: {error}. {remedy}.") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"{path}: not valid YAML{asked}: {' '.join(str(error).split())}.") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected 'key: value' lines, found a {type(content).__name__}.")
+        raise ConfigError(f"{path}: expected 'key: value' lines{asked}, found a {type(content).__name__}.")
     bases = content.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -192,7 +205,8 @@ def read_tree(path: Path, _chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
     tree: dict[str, Any] = {}
     sources: Sources = {}
     for base in bases:
-        base_tree, base_sources = read_tree(Path(os.path.normpath(path.parent / base)), (*_chain, path.resolve()))
+        below = Path(os.path.normpath(path.parent / base))
+        base_tree, base_sources = read_tree(below, (*_chain, path.resolve()), files)
         _merge(tree, base_tree, base_sources, sources, "")
     _merge(tree, content, str(path), sources, "")
     return tree, sources
@@ -230,7 +244,7 @@ def _parse_override(text: str, option: str) -> dict[str, Any]:
     if not equals or not all(parts):
         raise ConfigError(f"{option} {text}: expected key=value with a dotted key: {option} SECTION.KEY=VALUE.")
     try:
-        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = parse_yaml(raw, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{option} {text}: the value is not valid YAML: {' '.join(str(error).split())}.") from None
     for part in reversed(parts):

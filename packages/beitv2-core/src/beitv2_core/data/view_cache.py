@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ConfigError, DataError, ShapeError
 from ..files.atomic import write_text_once
 from ..files.durable import make_folder
+from ..files.json_text import parse_json
 
 logger = logging.getLogger("beitv2_core")
 
@@ -154,10 +155,10 @@ class ViewCache:
         if not path.exists():
             write_text_once(path, json.dumps(mine, indent=1))
         try:
-            there = _of_today(json.loads(path.read_text(encoding="utf-8")))
+            there = _of_today(parse_json(path.read_text(encoding="utf-8")))
             changed = [f"{key}: {there.get(key)!r} -> {mine.get(key)!r}" for key in sorted({*there, *mine})
                        if there.get(key) != mine.get(key)]
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, TypeError):
             changed = [f"{IDENTITY} cannot be read"]
         if changed:
             raise ConfigError(f"{self.kept.setting}.path: {self.folder} holds {self.kept.noun} made otherwise "

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..files.atomic import write_atomically, write_text_atomically
+from ..files.json_text import parse_json
 
 log = logging.getLogger("beitv2_core")
 #: arrays of consecutive images by name; their first axis are the images
@@ -101,7 +102,7 @@ def _open_parts(parts: Path, key: dict[str, Any]) -> None:
     manifest = parts / "manifest.json"
     if parts.is_dir():
         try:
-            same = json.loads(manifest.read_text(encoding="utf-8")) == key
+            same = parse_json(manifest.read_text(encoding="utf-8")) == key
         except (OSError, ValueError):
             same = False
         if same:

@@ -11,6 +11,7 @@ import yaml
 
 from ..engine.health import Row, findings, information, read_rows, steps_of, tokenizer_of
 from ..errors import DataError
+from ..yaml_text import parse_yaml
 
 HEALTHY, TOO_EARLY = "healthy", "too early to tell"
 STAGES = ("tokenizer", "pretrain")
@@ -66,8 +67,8 @@ def _of_stage(folder: Path) -> Verdict:
 
 def _settings(folder: Path) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load((folder / "config.yml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        config = parse_yaml((folder / "config.yml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{folder}: no settings of a run ({error}). Give the run folder of a training.") from None
     if not isinstance(config, dict) or config.get("kind") not in STAGES:
         raise DataError(f"{folder}: config.yml is not of a tokenizer or pretraining run. Give one of these.")

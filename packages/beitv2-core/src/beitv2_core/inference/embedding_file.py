@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 
 from ..errors import ConfigError, DataError, MissingDependencyError
 from ..evaluation.parts import Column, join_npz, text_of
+from ..files.json_text import parse_json
+from ..files.npz import check_size, open_npz
 
 #: key of the description: in the metadata of Parquet's schema; the array of that name in .npz; a CSV's first line
 META = "beitv2"
@@ -119,12 +122,12 @@ def write_csv(path: Path, parts: Sequence[Path], written: Written) -> None:
 
 
 def _read_npz(path: Path) -> Embeddings:
-    with np.load(path, allow_pickle=False) as saved:
+    with open_npz(path) as saved:
         if META not in saved or "paths" not in saved:
             raise DataError(f"{path}: no features that `beitv2 embed` wrote. Give its output.")
         features = saved[FEATURES if FEATURES in saved else CODES]
         others = [saved[name] if name in saved else None for name in (THUMBNAILS, SIZES)]
-        return Embeddings(str(path), json.loads(str(saved[META])), saved["paths"].tolist(), features, *others)
+        return Embeddings(str(path), parse_json(str(saved[META])), saved["paths"].tolist(), features, *others)
 
 
 def _read_parquet(path: Path) -> Embeddings:
@@ -135,8 +138,10 @@ def _read_parquet(path: Path) -> Embeddings:
     text = (file.schema_arrow.metadata or {}).get(META.encode())
     if text is None:
         raise DataError(f"{path}: no features that `beitv2 embed` wrote. Give its output.")
-    meta, count, start = json.loads(text), file.metadata.num_rows, 0
+    meta, count, start = parse_json(text), file.metadata.num_rows, 0
     layout, paths = meta.pop("columns"), []
+    check_size(count * sum(math.prod(one["shape"]) * np.dtype(one["dtype"]).itemsize for one in layout.values()),
+               os.path.getsize(path))
     arrays = {name: np.empty((count, *one["shape"]), one["dtype"]) for name, one in layout.items()}
     for group in range(file.num_row_groups):
         table = file.read_row_group(group)
@@ -155,7 +160,7 @@ def _read_csv(path: Path) -> Embeddings:
     with open(path, encoding="utf-8", newline="") as file:
         first = file.readline()
         try:
-            meta = json.loads(first.removeprefix("# ")) if first.startswith("# {") else None
+            meta = parse_json(first.removeprefix("# ")) if first.startswith("# {") else None
         except ValueError:
             meta = None
         if meta is None:
@@ -198,7 +203,7 @@ def read_embeddings(source: Path) -> Embeddings:
     if not source.is_file():
         raise DataError(f"{source}: no such file. `beitv2 embed IMAGES --model MODEL -o {source}` writes it.")
     try:
-        return READERS[source.suffix](source)
+        return _checked(READERS[source.suffix](source))
     except (DataError, MissingDependencyError):
         raise
     except Exception as error:  # each format raises its own types
@@ -207,18 +212,29 @@ def read_embeddings(source: Path) -> Embeddings:
                         "`beitv2 embed`.") from error
 
 
+def _checked(found: Embeddings) -> Embeddings:
+    """What was read, where it is what `beitv2 embed` writes; ValueError else."""
+    if not isinstance(found.meta, dict) or not all(isinstance(path, str) for path in found.paths):
+        raise ValueError("the description is no dictionary, or the paths are no texts")
+    rows = [array for array in (found.features, found.thumbnails, found.sizes) if array is not None]
+    if found.features.ndim < 2 or found.features.dtype.kind not in "fiu" \
+            or any(array.shape[:1] != (len(found.paths),) for array in rows):
+        raise ValueError(f"{len(found.paths)} paths and arrays of shape {[array.shape for array in rows]}")
+    return found
+
+
 def description_of(source: Path) -> Optional[dict[str, Any]]:
     """The description alone; None where there is no such file or it cannot be read."""
     try:
         if source.suffix == ".npz":
-            with np.load(source, allow_pickle=False) as saved:
-                return dict(json.loads(str(saved[META])))
+            with open_npz(source) as saved:
+                return dict(parse_json(str(saved[META])))
         if source.suffix == ".parquet":
             import pyarrow.parquet as parquet
 
-            return dict(json.loads(parquet.read_schema(str(source)).metadata[META.encode()]))
+            return dict(parse_json(parquet.read_schema(str(source)).metadata[META.encode()]))
         with open(source, encoding="utf-8") as file:
-            return dict(json.loads(file.readline().removeprefix("# ")))
+            return dict(parse_json(file.readline().removeprefix("# ")))
     except Exception:  # noqa: BLE001  a file of anybody's: what cannot be read is not ours
         return None
 

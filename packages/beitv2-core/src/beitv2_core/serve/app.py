@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import secrets
@@ -177,11 +176,7 @@ def _endpoint(view: View, worker: Worker, limits: Limits) -> Callable[..., Any]:
 
     async def show(request: Request) -> Answer:
         with worker.place() as place:
-            try:
-                body = await asyncio.wait_for(read_body(request, max_bytes=limits.max_bytes), limits.timeout)
-            except asyncio.TimeoutError:
-                raise Problem(408, "the request body", f"It was not received within {limits.timeout:g} seconds.",
-                              "Expected the complete image in this time.", "Send a smaller image.") from None
+            body = await place.receive(read_body(request, max_bytes=limits.max_bytes), timeout=limits.timeout)
             try:
                 return await place.run(lambda: compute(body), timeout=limits.timeout)
             except Problem:

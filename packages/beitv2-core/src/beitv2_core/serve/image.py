@@ -18,6 +18,7 @@ from ..data.sources.image_file import (
     ImageRefused,
     check_pixels,
     foreign_kind,
+    frames_of,
     open_image,
     orientation_of,
     rgb_of,
@@ -29,6 +30,7 @@ __all__ = ["FORMATS", "KINDS", "ReceivedImage", "read_image"]
 log = logging.getLogger("beitv2_core")
 #: longest side / shortest side: the shortest is resized to the model's size, so a narrow image would become very large
 MAX_ASPECT = 20
+MOST_FRAMES = 100  # that are counted in a TIFF
 
 
 class ReceivedImage(NamedTuple):
@@ -59,16 +61,18 @@ def read_image(data: bytes, *, max_pixels: int, upright: bool = False) -> Receiv
         except Exception as error:  # Pillow raises many types for a broken header
             raise _damaged(error) from error
         with image:
-            _check_size(image, max_pixels)
             try:
-                frames = getattr(image, "n_frames", 1)
+                _check_size(image, max_pixels)
+                frames = frames_of(image, MOST_FRAMES)
                 rgb = rgb_of(image, upright)
                 notes = _notes(image, upright)
                 kind = image.format or "unknown"
+            except Problem:
+                raise
             except Exception as error:
                 raise _damaged(error) from error
     if frames > 1 and kind != "MPO":  # further frames of an MPO are previews of the same photograph
-        notes.insert(0, f"the first of {frames} frames")
+        notes.insert(0, f"the first of {frames} {'or more ' if frames == MOST_FRAMES else ''}frames")
     return ReceivedImage(rgb, "JPEG" if kind == "MPO" else kind, notes)
 
 

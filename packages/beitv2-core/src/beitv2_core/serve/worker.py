@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A queue in front of the models: one thread computes, a few requests wait, further ones get an error answer."""
+"""A queue in front of the models: one thread computes, a few requests wait, further ones get an error answer.
+
+A request takes its place before its body is received, so that no more bodies are in memory than there are places.  One
+that sends slowly loses it to the next as soon as no other is free.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Callable
 
 from .problem import Problem
+
+#: seconds in which a request may send its body before others can take its place
+PATIENCE = 2.0
 
 
 class Worker:
@@ -19,6 +27,7 @@ class Worker:
     def __init__(self, waiting: int) -> None:
         self.places = 1 + waiting
         self._free = self.places
+        self._sending: list[Place] = []  # the longest first
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "beitv2-serve")
 
@@ -31,9 +40,13 @@ class Worker:
     def place(self) -> Iterator[Place]:
         """Acquire a queue slot before reading the body; Problem 503 if there is none.
 
-        The slot is released at the end of the block, or when its function ends, if one was started: the function of a
-        request that timed out still occupies the thread.
+        Where there is none, the request that has been sending its body the longest, beyond `PATIENCE`, gives up its
+        own.  The slot is released at the end of the block, or when its function ends, if one was started: the function
+        of a request that timed out still occupies the thread.
         """
+        slow = next((one for one in self._sending if one.is_slow()), None)
+        if slow is not None and not self._free:
+            slow.give_up()
         with self._lock:
             if not self._free:
                 raise Problem(503, "the server", f"{self.places} requests are waiting or running.",
@@ -43,7 +56,7 @@ class Worker:
         try:
             yield place
         finally:
-            if not place.started:
+            if not place.started and not place.given_up:
                 self._give_back()
 
     def _give_back(self, _: Any = None) -> None:
@@ -56,10 +69,41 @@ class Worker:
 
 
 class Place:
-    """A queue slot of a worker, valid for one call of `run`."""
+    """A queue slot of a worker, valid for one call of `receive` and one of `run`."""
 
     def __init__(self, worker: Worker) -> None:
-        self._worker, self.started = worker, False
+        self._worker, self.started, self.given_up, self.since = worker, False, False, 0.0
+        self._receiving: asyncio.Future[bytes] | None = None
+
+    async def receive(self, body: Coroutine[Any, Any, bytes], *, timeout: float) -> bytes:
+        """The body of a request; Problem 408 after `timeout` seconds, or where others wait for this place."""
+        self._receiving, self.since = asyncio.ensure_future(body), time.monotonic()
+        self._worker._sending.append(self)
+        slow = f"It was not received within {timeout:g} seconds."
+        try:
+            return await asyncio.wait_for(self._receiving, timeout)
+        except asyncio.TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if not self.given_up:
+                raise
+            slow = f"It was not received within {PATIENCE:g} seconds, and others wait."
+        finally:
+            self._worker._sending.remove(self)
+        raise Problem(408, "the request body", slow, "Expected the complete image in this time.",
+                      "Send a smaller image, or try again later.")
+
+    def is_slow(self) -> bool:
+        """Whether its body has been coming for longer than `PATIENCE`, and is not whole yet."""
+        waits = self._receiving is not None and not self._receiving.done() and not self.given_up
+        return waits and time.monotonic() - self.since > PATIENCE
+
+    def give_up(self) -> None:
+        """Leave the slot to another request; the body that is being received is not wanted any more."""
+        self.given_up = True
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._worker._give_back()
 
     async def run(self, function: Callable[[], Any], *, timeout: float) -> Any:
         """The function's value; Problem 504 after `timeout` seconds, waiting included."""

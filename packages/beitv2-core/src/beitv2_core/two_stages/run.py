@@ -17,6 +17,7 @@ from ..config import STAGES, TwoStagesConfig, load_config, parse_config
 from ..config.load import read_tree
 from ..errors import ConfigError
 from ..files.atomic import write_text_atomically
+from ..files.json_text import parse_json
 from .choose import Request, choice_lines, draft, timed_settings
 
 log = logging.getLogger("beitv2_core")
@@ -217,7 +218,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or cut by a kill: as if nothing had been written
         return {}
     return found if isinstance(found, dict) else {}

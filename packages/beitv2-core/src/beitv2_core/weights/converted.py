@@ -16,6 +16,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.json_text import parse_json
+from beitv2_core.rel_pos_index import table_rows
 from beitv2_core.weights.architecture import ShapeReader, UnknownKeywords, completed
 from beitv2_core.weights.identify import IdentifiedWeights, Kinds, ShapesOf, check_shapes
 from beitv2_core.weights.kind import Kind
@@ -23,6 +25,8 @@ from beitv2_core.weights.writers import write_safetensors
 
 FORMAT = "beitv2"
 SCHEMA_VERSION = 1
+MOST_PATCHES = 2**14  # of a described trunk: images of 2048 x 2048 pixels
+TABLE = "relative_position_bias_table"
 KEPT = "_kept/"
 _PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,60}[A-Za-z0-9])?")
 
@@ -65,8 +69,8 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
                               f"{SCHEMA_VERSION}. Use the version of beitv2-core that wrote it, or convert again.")
     try:
         name, origin, prefix = str(metadata["kind"]), metadata["origin"], metadata["prefix"]
-        architecture, missing = json.loads(metadata["architecture"]), tuple(json.loads(metadata["absent"]))
-        classes = tuple(map(str, json.loads(metadata["classes"]))) if "classes" in metadata else None
+        architecture, missing = parse_json(metadata["architecture"]), tuple(parse_json(metadata["absent"]))
+        classes = tuple(map(str, parse_json(metadata["classes"]))) if "classes" in metadata else None
         if classes is not None and len(classes) != architecture.get("num_classes"):
             raise ValueError(f"{len(classes)} class names")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -80,6 +84,7 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
     kind, weights = kinds[name], without_kept(tensors)
     try:
         architecture = completed(architecture, _read(kind, architecture, weights), kind.trunks)
+        _check_sizes(kind, architecture, weights)
         shapes = shapes_of(kind, architecture)
     except UnknownKeywords as error:
         written = metadata.get("version") or "a version that its files do not name (0.2.0 or older)"
@@ -87,7 +92,9 @@ def parse_converted(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, 
             f"{', '.join(error.args)}: a keyword of its architecture that {kind.package} {version_of(kind.package)} "
             f"does not know; the file was written by {written}. Install that version of {kind.package} or a newer one, "
             "or convert the original file again with this one.") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # anybody can write a description, and constructors raise anything for odd values
         raise _damaged(error) from None
     check_shapes(weights, shapes)
     kept = {name[len(KEPT):]: array for name, array in tensors.items() if name.startswith(KEPT)}
@@ -110,6 +117,22 @@ def _read(kind: Kind, stored: Mapping[str, Any], weights: Mapping[str, NDArray[A
                                                                                 trunk["patch_size"]))
     grid = (image[0] // patch[0], image[1] // patch[1])
     return kind.read(ShapeReader(weights, grid=grid, hints={**stored, **trunk}))
+
+
+def _check_sizes(kind: Kind, architecture: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
+    """ValueError where building the described model would take time or memory that its weights do not call for."""
+    for part in kind.trunks:
+        trunk = architecture[part] if part else architecture
+        (height, width), (down, across) = (
+            (size, size) if isinstance(size, int) else size for size in (trunk["image_size"], trunk["patch_size"]))
+        grid = (height // down, width // across)
+        rows = {array.shape[0] for name, array in weights.items()
+                if name.startswith(f"{part}." if part else "") and name.endswith(TABLE)}
+        if grid[0] * grid[1] > MOST_PATCHES or rows and table_rows(grid) not in rows:
+            raise ValueError(f"{grid[0]} x {grid[1]} patches, and tables of {sorted(rows)} rows")
+        for name, value in (*architecture.items(), *trunk.items()):
+            if name.endswith(("depth", "layers")) and isinstance(value, int) and value > len(weights):
+                raise ValueError(f"{name} is {value}, and there are {len(weights)} tensors")
 
 
 def _damaged(error: Exception) -> CheckpointError:

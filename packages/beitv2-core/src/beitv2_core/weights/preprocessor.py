@@ -7,12 +7,12 @@ The class named there is CLIP's, which resizes the short side and cuts the centr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from beitv2_core.errors import CheckpointError
+from beitv2_core.files.json_text import parse_json
 
 FILE = "preprocessor_config.json"
 OWN = "beitv2"
@@ -47,8 +47,8 @@ def own_preprocessing(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         own = found.get(OWN, {})
         return {**own, "crop_share": float(own["crop_share"])} if own else {}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}. Copy the folder again.") from None

@@ -97,7 +97,7 @@ class FileSamples:
             raise DataError(f"{self.file_list[index][0]}: has no label map. Give one, or leave the image out.")
         if self.drawn is not None:
             return self.drawn.label(str(self.file_list[index][0]), self.label_map, ignored=self.ignore_index,
-                                    unlisted=self.unlisted)
+                                    unlisted=self.unlisted, max_pixels=self.max_pixels)
         try:
             label = read_label(path, self.label_map, ignored=self.ignore_index, unlisted=self.unlisted,
                                max_pixels=self.max_pixels)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Union
 import numpy as np
 from PIL import Image
 
-from beitv2_core.data.sources.image_file import MAX_PIXELS, check_pixels, open_image, orientation_of, turned
+from beitv2_core.data.sources.image_file import MAX_PIXELS, check_pixels, frames_of, open_image, orientation_of, turned
 from beitv2_core.errors import DataError
 
 #: formats that change values: a label map in one of them holds classes nobody drew
@@ -51,8 +51,9 @@ def read_label(path: str | Path, label_map: Mapping[str, int] | None = None, *, 
         if lossy:
             raise LabelError(f"{path}: a label map in {lossy}, which changes values; expected PNG or another format "
                              "that keeps them. Export the labels anew: a conversion keeps the wrong values.")
-        if getattr(image, "n_frames", 1) > 1 and image.format != "PNG":
-            raise LabelError(f"{path}: a label map of {image.n_frames} frames; expected one. Give every image its own.")
+        frames = frames_of(image, most=2)  # is there another one?
+        if frames > 1 and image.format != "PNG":
+            raise LabelError(f"{path}: a label map of several frames; expected one. Give every image its own.")
         raw = _raw_mode(image)
         image.load()
         image = turned(image, orientation_of(image))

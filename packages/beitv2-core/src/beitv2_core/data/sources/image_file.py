@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Union
+from typing import Any, BinaryIO, NamedTuple, Union
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -46,6 +47,11 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
 SIDEWAYS = (5, 6, 7, 8)
+#: most pixels that the scans of a JPEG may give in all: two seconds of decoding
+MAX_SCANNED = 2 * 10**9
+_SCAN = b"\xff\xda"
+#: what begins a part of a JPEG; not a byte of the pixels (ff 00), and not a restart within a scan (ff d0 to ff d7)
+_MARK = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 Shrink = Callable[["tuple[int, int]"], int]
 #: beginnings of files that are taken for images and are none that Pillow reads: (offset, bytes, what it is)
@@ -171,15 +177,58 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 
 def check_pixels(image: Image.Image, max_pixels: int) -> None:
-    """Raise TooManyPixels for an image of more than `max_pixels`, whose header is enough."""
+    """Raise TooManyPixels for an opened image of more than `max_pixels`, ImageRefused for a JPEG of too many scans."""
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise TooManyPixels(
             f"{image.width} x {image.height} = {pixels:,} pixels, data.max_pixels allows {max_pixels:,}. Set "
             f"data.max_pixels={pixels} (option --max-pixels of commands that have it), or make the image smaller"
         )
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(image, pixels)
     if Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < pixels:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow asks again when a part of the image is cut out
+
+
+def _check_scans(image: Image.Image, pixels: int) -> None:
+    """Refuse a JPEG that says its pixels so often that decoding it takes minutes: a scan may take ten bytes."""
+    file: Any = image.fp
+    place = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(place)
+    most = MAX_SCANNED // max(pixels, 1)
+    # Whatever follows the image (a video) may hold this mark, too: it is looked at closely where there are many.
+    if content.count(_SCAN) > most and _scans(content, most) > most:
+        raise ImageRefused(f"a JPEG of {image.width} x {image.height} pixels in more than {most} scans; usual are at "
+                           "most 20. Decode it with another program and save it again")
+
+
+def _scans(content: bytes, most: int) -> int:
+    """The scans of a JPEG up to its end, counted to `most` + 1."""
+    found, at = 0, 2
+    while found <= most:
+        mark = _MARK.search(content, at)
+        if mark is None or mark[0] == b"\xff\xd9":
+            break
+        found += mark[0] == _SCAN
+        at = mark.end() + int.from_bytes(content[mark.end() : mark.end() + 2], "big")
+    return found
+
+
+def frames_of(image: Image.Image, most: int = 100) -> int:
+    """The frames of an opened image, counted to `most` in a TIFF, whose reader takes very long for very many."""
+    if image.format != "TIFF" or not getattr(image, "is_animated", False):
+        return int(getattr(image, "n_frames", 1))
+    count = 1
+    try:
+        while count < most:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        pass
+    image.seek(0)
+    return count
 
 
 def rgb_of(image: Image.Image, upright: bool) -> Image.Image:

@@ -9,6 +9,7 @@ A path is absolute, or relative to the root or to the list's own folder.
 from __future__ import annotations
 
 import codecs
+import itertools
 import logging
 import os
 import re
@@ -27,6 +28,10 @@ LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst", ".list")
 #: words of a first line that names the columns
 HEADINGS = {"image", "images", "path", "paths", "file", "files", "filename", "filepath", "file_name", "file_path",
             "image_path", "img", "img_path", "name", "picture", "image_id", "fname"}
+#: characters of a line, in which two of the longest paths (Linux: 4096 bytes) have room
+LONGEST = 10_000
+#: places at which a line is cut to find the files it names, and folders without the file that are kept in mind
+MOST_GAPS, MOST_FOLDERS = 200, 10_000
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060\x1a"
 _AFTER_ENDING = re.compile(
     "(?:" + "|".join(re.escape(end) for end in (*EXTENSIONS, *FOREIGN_EXTENSIONS)) + r")(?P<gap>\s*[,;|]\s*|\s+)", re.I
@@ -157,13 +162,13 @@ class _Reader:
         file = self.find(whole)
         if file is not None or rest is not None:
             return _Parted(whole, rest or "", file)
-        cuts = list(_cuts(text))
-        for path, rest in cuts:
+        likeliest = None
+        for path, rest in _cuts(text):
             file = self.find(path)
             if file is not None:
                 return _Parted(path, rest, file)
-        path, rest = cuts[0]
-        return _Parted(path, rest, None)
+            likeliest = likeliest or _Parted(path, rest, None)
+        return likeliest or _Parted(text, "", None)
 
     def pair(self, text: str, separator: Optional[str]) -> Optional[tuple[str, str]]:
         """Both files of a line, where there is a parting at which both exist."""
@@ -172,8 +177,8 @@ class _Reader:
             partings: Iterator[tuple[str, str]] = iter([(whole, _unquoted(rest)[0])])
         else:
             known = text.partition(separator)[::2] if separator and text.count(separator) == 1 else None
-            gaps = [(text[: gap.start()], text[gap.end():]) for gap in _GAP.finditer(text)]
-            partings = iter(gaps if known is None else [known, *gaps])
+            gaps = ((text[: gap.start()], text[gap.end():]) for gap in _gaps(text))
+            partings = gaps if known is None else itertools.chain([known], gaps)
         for image, label_map in partings:
             label = self.find(label_map.strip().strip("\"'"))
             if label is not None:
@@ -209,7 +214,9 @@ class _Reader:
         if names is None:
             try:
                 names = {entry.name for entry in os.scandir(folder or ".") if not entry.is_dir()}
-            except OSError:
+            except (OSError, ValueError):  # no such folder, or a name no folder can have
+                if len(self._names) >= MOST_FOLDERS:
+                    return False
                 names = set()
             self._names[folder] = names
         return name in names
@@ -245,7 +252,7 @@ class _Reader:
 
 def _unquoted(text: str) -> tuple[str, Optional[str]]:
     """(what stands in quotes at the start, the rest); (text, None) where there are none."""
-    if text[:1] in "\"'" and text.find(text[0], 1) > 0:
+    if text.startswith(("\"", "'")) and text.find(text[0], 1) > 0:
         end = text.index(text[0], 1)
         return text[1:end].strip(), _bare(text[end + 1:])
     return text, None
@@ -261,12 +268,15 @@ def _cuts(text: str) -> Iterator[tuple[str, str]]:
     if "\t" in text:
         path, _, rest = text.partition("\t")
         yield path.strip(), _bare(rest)
-    ends = list(_AFTER_ENDING.finditer(text))
-    for end in ends:
+    for end in itertools.islice(_AFTER_ENDING.finditer(text), MOST_GAPS):
         yield text[: end.start("gap")], _bare(text[end.end():])
     yield text, ""
-    for gap in reversed(list(_GAP.finditer(text))):
+    for gap in reversed(_gaps(text)):
         yield text[: gap.start()], _bare(text[gap.end():])
+
+
+def _gaps(text: str) -> list[re.Match[str]]:
+    return list(itertools.islice(_GAP.finditer(text), MOST_GAPS))
 
 
 def _lines(path: PathLike, what: str, fits: Callable[[str], bool]) -> list[tuple[int, str]]:
@@ -281,6 +291,10 @@ def _lines(path: PathLike, what: str, fits: Callable[[str], bool]) -> list[tuple
         lines = [(number, line.strip().strip(_INVISIBLE).strip())
                  for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1)]
         lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        longest = max(lines, key=lambda one: len(one[1]), default=(0, ""))
+        if len(longest[1]) > LONGEST:
+            raise DataError(f"{path}, line {longest[0]}: has {len(longest[1]):,} characters ({what}); expected at most "
+                            f"{LONGEST:,}. Give a text file with one line for each image.")
         telling = [line for _, line in lines if not line.isascii()][:8]
         if encoding == "utf-8" or any(fits(line) for line in telling):
             best, used = lines, encoding

@@ -23,7 +23,7 @@ from .folder import MAX_REPLACEMENTS
 from .image_file import OFFICIAL, Decoded, Reading, Shrink, decode_bytes, reason_of
 from .labels import label_words
 from .sample import Asked, ImageSource, Sample
-from .tar_index import BAD_LABEL, NO_LABEL, read_index
+from .tar_index import BAD_LABEL, MOST_CLASSES, NO_LABEL, read_index
 
 CLASSES_FILE = "classes.txt"
 #: after NAME: a file beside NAME-*.tar while `beitv2 make-shards` writes them
@@ -187,7 +187,8 @@ class ShardSet(ImageSource):
 
     def _read_labels(self) -> tuple[np.ndarray, list[str]]:
         labels = np.concatenate([part.labels for part in self._parts])
-        for value, what in ((NO_LABEL, "no label"), (BAD_LABEL, "a label that is no whole number of at least 0")):
+        for value, what in ((NO_LABEL, "no label"),
+                            (BAD_LABEL, f"a label that is no whole number from 0 to {MOST_CLASSES - 1:,}")):
             without = np.flatnonzero(labels == value)
             if without.size:
                 raise DataError(f"{self.path(int(without[0]))}: {what} ({without.size} of {len(labels)} samples); "

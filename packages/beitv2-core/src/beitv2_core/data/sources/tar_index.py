@@ -9,7 +9,6 @@ its image (`key.jpg`) and, where it has one, its label (`key.cls`, a whole numbe
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import tarfile
@@ -20,6 +19,8 @@ import numpy as np
 
 from ...errors import DataError
 from ...files.atomic import write_atomically
+from ...files.json_text import parse_json
+from ...files.npz import open_npz
 from .folder import PathList
 from .image_file import FOREIGN_EXTENSIONS, readable_extensions, tell_foreign
 
@@ -28,6 +29,7 @@ logger = logging.getLogger("beitv2_core")
 VERSION = 2
 NO_LABEL, BAD_LABEL = -1, -2
 MAX_LABEL_BYTES = 1 << 20
+MOST_CLASSES = 1_000_000  # the classes are the numbers up to the greatest label: one wrong label must not make billions
 BLOCK = 512
 
 
@@ -90,10 +92,12 @@ def scan_tar(path: Path) -> TarIndex:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep every header
                 _take(path, tar, member, images, labels, seen)
             end = tar.offset  # type: ignore[attr-defined]
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header: TarError, ValueError, OverflowError, MemoryError, ...
         raise DataError(
-            f"{path}: not a whole, uncompressed tar file ({error}). Copy or write it again; a compressed one has to be "
-            "unpacked: images do not get smaller."
+            f"{path}: not a whole, uncompressed tar file ({type(error).__name__}: {error}). Copy or write it again; a "
+            "compressed one has to be unpacked: images do not get smaller."
         ) from error
     _check_end(path, end)
     tell_foreign(path, (name for name in seen if name.lower().endswith(FOREIGN_EXTENSIONS)))
@@ -136,22 +140,26 @@ def _take(path: Path, tar: Any, member: Any, images: dict[str, tuple[str, int, i
 
 
 def _number(content: bytes) -> int:
-    """The label in a .cls file; BAD_LABEL where it is no whole number of at least 0."""
+    """The label in a .cls file; BAD_LABEL where it is no whole number from 0 to `MOST_CLASSES` - 1."""
     text = content.strip()
-    return int(text) if text.isdigit() else BAD_LABEL
+    return _in_range(int(text)) if text.isdigit() and len(text) < 100 else BAD_LABEL
 
 
 def _label(content: bytes) -> int:
-    """The label in a .json file; NO_LABEL where it names none, BAD_LABEL where it is no whole number of at least 0."""
+    """The label in a .json file; NO_LABEL where it names none, BAD_LABEL where it is no such whole number."""
     try:
-        value = json.loads(content)
+        value = parse_json(content)
     except ValueError:
         return BAD_LABEL
     if isinstance(value, dict):
         value = value.get("label", value.get("cls"))
         if value is None:
             return NO_LABEL
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else BAD_LABEL
+    return _in_range(value) if isinstance(value, int) and not isinstance(value, bool) else BAD_LABEL
+
+
+def _in_range(label: int) -> int:
+    return label if 0 <= label < MOST_CLASSES else BAD_LABEL
 
 
 def _check_end(path: Path, end: int) -> None:
@@ -170,7 +178,7 @@ def _name_of(path: Path) -> str:
 
 def _load(place: Path, stamp: list[int]) -> TarIndex | None:
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with open_npz(place) as file:
             if file["stamp"].tolist() != stamp:
                 return None
             return TarIndex(PathList.from_arrays(file["names"], file["ends"]), file["offsets"], file["sizes"],

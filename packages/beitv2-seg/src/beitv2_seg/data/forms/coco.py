@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
+from beitv2_core.data.sources.image_file import MAX_PIXELS
 from beitv2_core.errors import DataError, MissingDependencyError
 from beitv2_seg.data.forms.found import PARTS, Asked, FoundSamples, folders_in, part_of, some, words_of
 from beitv2_seg.data.label_files import Unlisted, mapped_numbers
@@ -19,6 +22,8 @@ HEAD = 65536
 KEYS = ("images", "annotations", "categories")
 BACKGROUND = "background"
 UNLABELLED = (BACKGROUND, "ignore")
+#: most pixels along the sides of a polygon, and from 0 to a corner
+LONGEST_OUTLINE = 1_000_000
 
 
 def coco_files(root: Path) -> dict[str, list[Path]]:
@@ -48,7 +53,8 @@ def read_coco(root: Path, asked: Asked) -> FoundSamples:
                         f"{asked.unlabelled!r}. Write unlabelled: background (a class of its own, number 0) or "
                         "unlabelled: ignore (neither learned nor measured).")
     background = asked.unlabelled == BACKGROUND
-    categories = {int(one["id"]): str(one["name"]) for one in sorted(tree["categories"], key=lambda one: one["id"])}
+    categories = {int(one["id"]): str(one["name"]) for one in sorted(tree["categories"],
+                                                                     key=lambda one: int(one["id"]))}
     if len(set(categories.values())) < len(categories):
         raise DataError(f"{file}: two categories have the same name; expected different ones.")
     used = {int(one["category_id"]) for one in tree["annotations"]}
@@ -90,9 +96,13 @@ class DrawnCoco:
         """What tells these annotations of an image from others."""
         return json.dumps(self.annotations[image], sort_keys=True).encode()
 
-    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted) -> np.ndarray:
-        """Classes (H, W) of an image file."""
+    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted,
+              max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """Classes (H, W) of an image file; DataError for more than `max_pixels`, for which there is no memory."""
         shape = self.shapes[image]
+        if shape[0] * shape[1] > max_pixels:
+            raise DataError(f"{self.file}: {image} has {shape[1]} x {shape[0]} pixels there, run.max_pixels allows "
+                            f"{max_pixels:,}. Set run.max_pixels={shape[0] * shape[1]}, or correct the file.")
         found = np.zeros(shape, np.int64)
         passed = np.full(shape, not self.background)
         here = self.annotations[image]
@@ -109,22 +119,46 @@ class DrawnCoco:
 def _drawn(outline: Any, shape: tuple[int, int], where: str) -> np.ndarray:
     """bool (H, W) of one segmentation: polygons [[x, y, x, y, ...], ...] or run lengths {"size", "counts"}."""
     codec = _mask_codec()
-    if isinstance(outline, Mapping) and "counts" in outline and "size" in outline:
-        if tuple(outline["size"]) != shape:
-            raise DataError(f"{where}: its run lengths are of {list(outline['size'])} pixels (height, width), the "
-                            f"image of {list(shape)}. Export the annotations anew.")
-        runs = outline["counts"]
-        if isinstance(runs, list) and sum(runs) != shape[0] * shape[1]:
-            raise DataError(f"{where}: its run lengths count {sum(runs)} pixels, the image has {shape[0] * shape[1]}. "
-                            "Export the annotations anew.")
-        encoded = codec.frPyObjects(dict(outline), *shape) if isinstance(runs, list) else dict(outline)
-    elif isinstance(outline, list) and outline and all(
-            isinstance(one, list) and len(one) >= 6 and len(one) % 2 == 0 for one in outline):
-        encoded = codec.merge(codec.frPyObjects(outline, *shape))
-    else:
-        raise DataError(f"{where}: its segmentation is {str(outline)[:80]!r}; expected polygons [[x, y, x, y, x, y, "
-                        "...], ...] or run lengths {size, counts}. Export outlines, or take the annotation out.")
-    return np.asarray(codec.decode(encoded)).astype(bool)
+    try:
+        if isinstance(outline, Mapping) and _are_runs(outline.get("counts")) and isinstance(outline.get("size"), list):
+            if tuple(outline["size"]) != shape:
+                raise DataError(f"{where}: its run lengths are of {outline['size']!s:.80} pixels (height, width), the "
+                                f"image of {list(shape)}. Export the annotations anew.")
+            runs = outline["counts"]
+            if isinstance(runs, list) and sum(runs) != shape[0] * shape[1]:
+                raise DataError(f"{where}: its run lengths count {sum(runs)} pixels, the image has "
+                                f"{shape[0] * shape[1]}. Export the annotations anew.")
+            encoded = codec.frPyObjects(dict(outline), *shape) if isinstance(runs, list) else dict(outline)
+        elif isinstance(outline, list) and outline and all(map(_is_polygon, outline)):
+            encoded = codec.merge(codec.frPyObjects(outline, *shape))
+        else:
+            raise DataError(f"{where}: its segmentation is {_shortened(outline)!r}; expected polygons [[x, y, x, y, x, "
+                            f"y, ...], ...] with sides of together at most {LONGEST_OUTLINE:,} pixels, or run lengths "
+                            "{size, counts}. Export outlines, or take the annotation out.")
+        return np.asarray(codec.decode(encoded)).astype(bool)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{where}: its segmentation cannot be drawn ({type(error).__name__}: {error}). Export the "
+                        "annotations anew.") from error
+
+
+def _are_runs(counts: Any) -> bool:
+    """Whether these are run lengths as numbers or in COCO's letters; pycocotools trusts what it is given."""
+    if isinstance(counts, list):
+        return all(isinstance(one, int) and 0 <= one < 2**32 for one in counts)
+    return isinstance(counts, str) and re.fullmatch("[0-o]*", counts) is not None
+
+
+def _is_polygon(corners: Any) -> bool:
+    """Whether these are corners [x, y, x, y, x, y, ...]; pycocotools takes memory for every pixel of the sides."""
+    if not isinstance(corners, list) or len(corners) < 6 or len(corners) % 2 \
+            or not all(isinstance(one, (int, float)) and abs(one) <= LONGEST_OUTLINE for one in corners):
+        return False
+    places = np.asarray(corners, np.float64).reshape(-1, 2)
+    return float(np.abs(places - np.roll(places, 1, axis=0)).max(axis=1).sum()) <= LONGEST_OUTLINE
+
+
+def _shortened(outline: Any) -> str:
+    return f"{str(outline)[:80]} ..." if len(str(outline)) > 80 else str(outline)
 
 
 def _mask_codec() -> Any:
@@ -149,7 +183,7 @@ def _numbered(file: Path, categories: Mapping[int, str], names: Sequence[str], b
 def _read(file: Path) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: cannot be read as JSON ({error}); expected COCO's annotations.") from error
     missing = [key for key in KEYS if not isinstance(tree, dict) or not isinstance(tree.get(key), list)]
     if missing:
@@ -162,9 +196,27 @@ def _read(file: Path) -> dict[str, Any]:
             if lacking:
                 raise DataError(f"{file}: {key}[{place}] has no {' and no '.join(lacking)}; COCO asks for "
                                 f"{', '.join(needed)}. Export the file anew.")
+            wrong = [name for name in needed if not _fits(key, name, one[name])]
+            if wrong:
+                raise DataError(f"{file}: {key}[{place}]: " + " and ".join(
+                    f"{name} is {_shortened(one[name])}" for name in wrong) + "; COCO asks for numbers from 0 on, and "
+                    "text for names. Export the file anew.")
     if not tree["images"]:
         raise DataError(f"{file}: names no image.")
     return dict(tree)
+
+
+def _fits(key: str, name: str, value: Any) -> bool:
+    """Whether a value can be what that key holds."""
+    if name in ("file_name", "name"):
+        return isinstance(value, (str, int)) and "\0" not in str(value)
+    if (key, name) in (("images", "id"), ("annotations", "image_id")) and isinstance(value, str):  # some tools do
+        return True
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return (1 if name in ("height", "width") else 0) <= whole < 2**31
 
 
 def _file_of(root: Path, asked: Asked) -> Path:
@@ -193,8 +245,8 @@ def _folder_of(root: Path, file: Path, names: Sequence[str], asked: Asked) -> Pa
         file.parent, file.parent / "images", root / "JPEGImages"]
     first = names[0]
     for folder in folders:
-        if (folder / first).is_file():
-            missing = [name for name in names if not (folder / name).is_file()]
+        if os.path.isfile(folder / first):  # False also for names that no file can have
+            missing = [name for name in names if not os.path.isfile(folder / name)]
             if missing:
                 raise DataError(f"{file}: {len(missing)} of its {len(names)} images are not in {folder}: "
                                 f"{some(missing)}. Complete the images, or take them out of the file.")

@@ -24,7 +24,8 @@ MOST_NAMED = 5
 class Drawn(Protocol):
     """Label maps that lie in no files of their own: drawn from annotations."""
 
-    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted) -> np.ndarray:
+    def label(self, image: str, label_map: Mapping[str, int], *, ignored: int, unlisted: Unlisted,
+              max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """The label map (H, W) of an image file, mapped as `read_label` maps."""
 
     def content(self, image: str) -> bytes:
