@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_text": {"files"},
     "planning": {"errors"},
     "runtime": {"errors"},
-    "launching": {"_entry_points", "errors", "runtime"},
+    "launching": {"_entry_points", "errors", "files", "runtime"},
     "layers": {"errors", "rel_pos_index", "runtime"},
     "weights": {"errors", "files", "rel_pos_index"},
     "__init__": {"runtime"},  # the package itself, as `import beitv2_core`

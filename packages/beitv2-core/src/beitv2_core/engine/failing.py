@@ -98,16 +98,14 @@ def save_failing(folder: Path, error: NonFiniteLossError, task: Task, of_run: St
         fields = batch._asdict() if hasattr(batch, "_asdict") else {}
         arrays.update({prefix + name: np.asarray(value) for name, value in fields.items()})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(str(path), **arrays)  # type: ignore[arg-type,unused-ignore]
         if own:
             weights = {name: value.numpy() for name, value in task.model.state_dict().items()}
             weights.update({name: value.numpy() for name, value in found.buffers.items() if name in weights})
             with write_atomically(beside) as temporary:
                 save_file({name: np.array(value, order="C") for name, value in weights.items()}, str(temporary))
+        with write_atomically(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type,unused-ignore]
     except (OSError, SafetensorError) as problem:  # the loss is what ends the run, and must stay its error
-        if not beside.exists():
-            path.unlink(missing_ok=True)
         log.error("%s: the batch of the failing step could not be written: %s", path, problem)
         return
     log.error("%s: the batch of the failing step; `beitv2 replay %s` computes it again and says where the first value "

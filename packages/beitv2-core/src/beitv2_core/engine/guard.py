@@ -18,6 +18,7 @@ from beitv2_core.engine.snapshot import Snapshot
 from beitv2_core.engine.step import Precision
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import CorruptionError, NonFiniteLossError
+from beitv2_core.files.atomic import append_to, keep_lines
 
 log = logging.getLogger("beitv2_core")
 #: times that a run goes back to one and the same step before it ends
@@ -188,8 +189,9 @@ class Guard:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if distributed.is_main():
-            with as_output_error(self.folder), open(self.folder / FILE, "a", encoding="utf-8") as file:
+            with as_output_error(self.folder), append_to(self.folder / FILE) as file:
                 file.write(json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}) + "\n")
+                keep_lines(file)
 
 
 def _equal(one: float, other: float) -> bool:

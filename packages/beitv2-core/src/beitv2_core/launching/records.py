@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files.atomic import write_text_atomically
+
 #: environment of the processes: the folder, the most hosts of the job, "1" from the second start on
 FOLDER, HOSTS, RESTARTED = "BEITV2_LAUNCH_RECORDS", "BEITV2_LAUNCH_HOSTS", "BEITV2_LAUNCH_RESTARTED"
 #: environment of the launcher: the process that started it; "1" where the user has hidden all GPUs
@@ -40,10 +42,7 @@ def tell(kind: str, number: int) -> None:
     folder = os.environ.get(FOLDER)
     if folder is None:
         return
-    path = Path(folder) / f"{kind}.{os.environ.get('PADDLE_TRAINER_ID', '0')}"
-    unfinished = path.with_name(f"part_of_{path.name}")
-    unfinished.write_text(str(number), encoding="ascii")
-    os.replace(unfinished, path)
+    write_text_atomically(Path(folder) / f"{kind}.{os.environ.get('PADDLE_TRAINER_ID', '0')}", str(number))
 
 
 def processes_may_change() -> bool:
