@@ -123,6 +123,8 @@ def read_failing(path: Path) -> FailingStep:
             raise CheckpointError(f"{path}: no saved step: it holds {', '.join(arrays) or 'nothing'}, and no `replay`. "
                                   "Earlier versions saved the batch alone, which cannot be computed again.")
         told = parse_json(str(arrays.pop("replay")))
+        if not 0 <= told["number"] < told["batches"] <= len(arrays):
+            raise ValueError(f"batch {told['number']} of {told['batches']} in {len(arrays)} arrays")
         weights = load_file(path.with_name(Path(told["weights"]).name))
         of_run = StepOfRun(**{name: told[name] for name in StepOfRun._fields})
         batches = [_batch(arrays, "" if i == told["number"] else f"{_OTHERS}{i}/") for i in range(told["batches"])]

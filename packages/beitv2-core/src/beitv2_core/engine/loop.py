@@ -43,7 +43,7 @@ FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.shard
                  "train.keep_every", "train.trackers", "train.other_data", "data.num_workers", "data.root",
                  "data.max_corrupt", "data.max_pixels", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights",
                  "teacher.cache.path", "monitor.")
-#: steps between comparisons of the processes: below 0.1 % of a step at base size (docs/performance.md)
+#: steps between comparisons of the processes: below 0.1 % of the time at base size (docs/performance.md)
 CHECK_EVERY = 100
 
 
