@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single bits flipped in one process of a run, one after the other; each must be found, and the run end as without.
 
-    python tests/faults/flips.py [--flips 100] [--processes 2] [--folder FOLDER]
+    python tests/faults/flips.py [--flips 100] [--processes 2] [FOLDER]
 
-prints one JSON row.  A quarter of the flips each in weights, averaged gradients, moments and codebook, at drawn steps,
+prints one row of JSON and leaves it in FOLDER as row.json; exit code 1 where something was not withstood.
+
+A quarter of the flips each in weights, averaged gradients, moments and codebook, at drawn steps,
 processes, tensors, elements and bits, in one launch of a small run with a codebook on CPUs.  Of gradients and moments
 bits 12 to 31 of a number that is not 0, and none of the powers of beta, which are 0 after some hundred steps: what a
 lower one changes can be lost in the rounding of the next updates.  --any-bit draws from all of them; a flip that is not
@@ -206,8 +208,8 @@ def launch(folder: Path, flips: int, processes: int, *, any_bit: bool = False) -
     began = time.monotonic()
     launcher = subprocess.Popen(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--backend", "gloo",
-         "--log_dir", str(folder / "logs"), __file__, "--child", "--folder", str(folder), "--flips", str(flips),
-         *(["--any-bit"] if any_bit else [])],
+         "--log_dir", str(folder / "logs"), __file__, "--child", "--flips", str(flips),
+         *(["--any-bit"] if any_bit else []), str(folder)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
     try:
@@ -223,28 +225,33 @@ def launch(folder: Path, flips: int, processes: int, *, any_bit: bool = False) -
     planted = {int(seed): where for rank in range(processes)
                for seed, where in json.loads((folder / f"planted_{rank}.json").read_text()).items()}
     missed = [f"{flip} {planted.get(flip.seed)}" for flip in planned if not found_of(flip, lines, processes)]
-    return {"part": "flipped bits", "planted": len(planted), "found": flips - len(missed), "missed": missed,
-            "reports": sum("found_at_step" in line for line in lines), "within_steps": CHECK_EVERY,
-            "processes": processes, "by_kind": {kind: sum(flip.kind == kind for flip in planned) for kind in KINDS},
-            "same_bits_as_undisturbed": same_bits(folder / "undisturbed", folder / "flipped"),
-            "seconds": round(time.monotonic() - began, 1)}
+    same = same_bits(folder / "undisturbed", folder / "flipped")
+    return {"part": "flipped bits", "times": len(planted), "harmed": (0 if any_bit else len(missed)) + int(not same),
+            "note": {"steps": CHECK_EVERY}, "found": flips - len(missed), "missed": missed,
+            "reports": sum("found_at_step" in line for line in lines), "processes": processes,
+            "by_kind": {kind: sum(flip.kind == kind for flip in planned) for kind in KINDS},
+            "same_bits_as_undisturbed": same, "seconds": round(time.monotonic() - began, 1)}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=100, help="bits to flip, a quarter of each kind (default: 100)")
     parser.add_argument("--processes", type=int, default=2, help="of the launch (default: 2)")
-    parser.add_argument("--folder", type=Path, help="an empty folder to keep; default: a temporary one")
     parser.add_argument("--any-bit", action="store_true", help="also bits whose change can be lost in rounding")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", type=Path, help="an empty folder to keep; default: a temporary one")
     asked = parser.parse_args()
     if asked.child:
         child(asked.folder, asked.flips, asked.any_bit)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
-        row = launch(asked.folder or Path(temporary), asked.flips, asked.processes, any_bit=asked.any_bit)
-    print(json.dumps(row))
-    return int(bool(row["missed"]) and not asked.any_bit or not row["same_bits_as_undisturbed"])
+        folder = (asked.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        found = json.dumps(launch(folder, asked.flips, asked.processes, any_bit=asked.any_bit))
+        (folder / "row.json").write_text(found + "\n", encoding="utf-8")
+    print(found)
+    return int(json.loads(found)["harmed"] > 0)
 
 
 if __name__ == "__main__":

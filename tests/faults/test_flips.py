@@ -19,9 +19,9 @@ def test_every_flipped_bit_is_found_and_the_run_ends_with_the_bits_of_the_undist
                                                                                           processes, count):
     """Of three processes the one that differs is named too."""
     row = flips.launch(tmp_path, count, processes)
-    record_property("summary", f"flipped bits, {processes} processes: {row['found']} of {row['planted']} found within "
-                               f"{row['within_steps']} steps")
-    assert row["missed"] == [] and row["planted"] == count and row["same_bits_as_undisturbed"]
+    record_property("summary", f"flipped bits, {processes} processes: {row['found']} of {row['times']} found within "
+                               f"{row['note']['steps']} steps")
+    assert row["missed"] == [] and row["times"] == count and row["same_bits_as_undisturbed"] and not row["harmed"]
     assert all(number >= 2 for number in row["by_kind"].values())
 
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the readers of `parsers` over hostile inputs, each in programs of its own under a watchdog.
 
-fuzzing.py [--files 2000] [--only NAME ...] prints a row of JSON for each reader: the long campaign.
+    python tests/hostile/fuzzing.py [--files 2000] [--only NAME] [FOLDER]
+
+prints a row of JSON for each reader, and leaves in FOLDER row.json, their sum, and faults.jsonl, the inputs that were
+not withstood; exit code 1 where there are any.
 """
 
 from __future__ import annotations
@@ -75,13 +78,15 @@ def row_of(parser: str, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     results = Counter(report["result"] for report in reports)
     limits = PARSERS[parser]
-    return {"part": f"hostile files: {parser}", "files": len(reports), "read": results["read"],
+    seconds = round(max(report["seconds"] for report in reports), 2)
+    share = max(report["taken"] / (limits.constant + limits.multiple * report["size"]) for report in reports)
+    return {"part": f"hostile files: {parser}", "times": len(reports), "harmed": len(faults(reports)),
+            "note": {"seconds": seconds, "percent": round(100 * share)}, "read": results["read"],
             "refused by name": results["refused"], "executed": sum(bool(report["executed"]) for report in reports),
             "hung": results["hung"] + sum(report["seconds"] > SECONDS and report["result"] != "hung"
                                           for report in reports),
             "ended the program": results["died"], "other errors": results["crashed"] + results["unnamed"],
             "over the memory": sum(report["over"] for report in reports),
-            "longest seconds": round(max(report["seconds"] for report in reports), 2),
             "largest memory MB": round(max(report["taken"] for report in reports) / 2**20, 1),
             "allowed": f"{limits.constant / 2**20:.0f} MB + {limits.multiple} x the file"}
 
@@ -92,29 +97,37 @@ def faults(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             or report["over"] or report["seconds"] > SECONDS]
 
 
-def main() -> None:
-    """The campaign."""
+def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of several readers as one: sums, and the largest of what is noted."""
+    return {"part": "hostile files", "times": sum(row["times"] for row in rows),
+            "harmed": sum(row["harmed"] for row in rows),
+            "note": {key: max(row["note"][key] for row in rows) for key in ("seconds", "percent")}, "readers": rows}
+
+
+def main() -> int:
+    """The command line."""
     from parsers import PARSERS
 
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--files", type=int, default=2000)
-    asked.add_argument("--seed", type=int, default=0)
-    asked.add_argument("--only", nargs="*", default=list(PARSERS))
-    asked.add_argument("--faults", type=Path, help="write the reports of faults there, a line each")
-    options = asked.parse_args()
-    failed = False
-    for parser in options.only:
-        reports = reports_of(parser, options.files, options.seed)
-        print(json.dumps(row_of(parser, reports)), flush=True)
-        found = faults(reports)
-        failed = failed or bool(found)
-        if options.faults:
-            with open(options.faults, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"parser": parser, **fault}) + "\n" for fault in found)
-    sys.exit(failed)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=2000, help="for each reader (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("--only", choices=list(PARSERS), action="append", help="this reader only; may be repeated")
+    parser.add_argument("folder", nargs="?", type=Path, help="a folder to keep; default: none")
+    asked = parser.parse_args()
+    rows, harmful = [], []
+    for reader in asked.only or PARSERS:
+        reports = reports_of(reader, asked.files, asked.seed)
+        rows.append(row_of(reader, reports))
+        print(json.dumps(rows[-1]), flush=True)
+        harmful += [{"reader": reader, **fault} for fault in faults(reports)]
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        (asked.folder / "row.json").write_text(json.dumps(summed(rows)) + "\n", encoding="utf-8")
+        (asked.folder / "faults.jsonl").write_text("".join(json.dumps(one) + "\n" for one in harmful), encoding="utf-8")
+    return int(bool(harmful))
 
 
 if __name__ == "__main__":
     for beside in BESIDE:
         sys.path.insert(0, str(beside))
-    main()
+    sys.exit(main())

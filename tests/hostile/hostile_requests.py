@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile requests to `beitv2 serve`, by sockets, while an honest client asks and the server's memory is watched.
 
-hostile_requests.py [--requests 500] prints a row of JSON: the long campaign.
+    python tests/hostile/hostile_requests.py [--requests 500] [FOLDER]
+
+prints one row of JSON and leaves it in FOLDER as row.json; exit code 1 where something was not withstood.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ HOST = b"Host: localhost\r\n"
 KIND = b"Content-Type: image/png\r\n"
 AT_ONCE = 24
 HONEST_SECONDS = 5.0  # in which an honest request has its answer, told "try again" or not
+BACK_WITHIN_MB = 100  # above its memory before, when the requests have ended
 
 
 class Attack(NamedTuple):
@@ -304,22 +307,38 @@ def attacked(requests: int, seed: int = 0, seconds: float = 4.0) -> dict[str, An
     statuses = Counter(found[1].decode() if (found := re.match(rb"HTTP/1.1 (\d+)", answer)) else "none"
                        for _, answer in answers)
     forged = [answer for name, answer in answers if name == "hosts" and answer.startswith(b"HTTP/1.1 200")]
-    return {"part": "hostile requests", "requests": requests, "alive": alive,
-            "statuses": dict(sorted(statuses.items())),
-            "failures of the server": statuses["500"], "files told": sum(b"root:" in answer for _, answer in answers),
-            "forged hosts answered": len(forged), "honest requests": len(honest.seconds),
-            "honest ones not answered": honest.failed, "slowest honest seconds": round(max(honest.seconds), 2),
-            "before": before, "after": after}
+    row = {"part": "hostile requests", "alive": alive, "statuses": dict(sorted(statuses.items())),
+           "failures of the server": statuses["500"], "files told": sum(b"root:" in answer for _, answer in answers),
+           "forged hosts answered": len(forged), "honest requests": len(honest.seconds),
+           "honest ones not answered": honest.failed, "slowest honest seconds": round(max(honest.seconds), 2),
+           "before": before, "after": after}
+    return {**row, "times": requests, "harmed": harm(row),
+            "note": {"seconds": row["slowest honest seconds"], "megabytes": max(after["MB"] - before["MB"], 0)}}
 
 
-def main() -> None:
-    """The campaign."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--requests", type=int, default=500)
-    asked.add_argument("--seed", type=int, default=0)
-    options = asked.parse_args()
-    print(json.dumps(attacked(options.requests, options.seed)))
+def harm(row: dict[str, Any]) -> int:
+    """How much of what was promised did not hold."""
+    before, after = row["before"], row["after"]
+    return (row["failures of the server"] + row["files told"] + row["forged hosts answered"]
+            + len(row["honest ones not answered"]) + (not row["alive"])
+            + (row["slowest honest seconds"] >= HONEST_SECONDS) + (after["files"] > before["files"])
+            + (after["threads"] > before["threads"] + 1) + (after["MB"] >= before["MB"] + BACK_WITHIN_MB))
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=500, help="to send (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument("folder", nargs="?", type=Path, help="a folder to keep; default: none")
+    asked = parser.parse_args()
+    found = attacked(asked.requests, asked.seed)
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        (asked.folder / "row.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+    print(json.dumps(found))
+    return int(found["harmed"] > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,12 +21,7 @@ from hostile_requests import HONEST_SECONDS, HOST, KIND, POST, Honest, attacked,
 def test_honest_requests_are_answered_while_hostile_ones_come_and_all_comes_back(record_property):
     row = attacked(60, seconds=2.0)
     record_property("summary", json.dumps(row))
-    assert row["alive"] and not row["failures of the server"] and not row["files told"], row
-    assert not row["forged hosts answered"] and not row["honest ones not answered"], row
-    assert row["slowest honest seconds"] < HONEST_SECONDS, row
-    before, after = row["before"], row["after"]
-    assert after["files"] <= before["files"] and after["threads"] <= before["threads"] + 1, row
-    assert after["MB"] < before["MB"] + 100, row
+    assert row["alive"] and not row["harmed"], row
 
 
 @pytest.mark.parametrize("start, count", [(b"", 140), (POST + HOST, 140),

@@ -23,7 +23,7 @@ def test_hostile_files_end_in_a_result_or_an_error_that_names_them(parser, recor
     row = row_of(parser, reports)
     record_property("summary", json.dumps(row))
     assert not faults(reports), json.dumps(faults(reports)[:5], indent=1)
-    assert row["files"] == FILES and row["read"] and row["refused by name"], row
+    assert row["times"] == FILES and row["read"] and row["refused by name"], row
 
 
 def test_the_watch_sees_what_a_file_would_do(tmp_path):

@@ -154,7 +154,7 @@ def test_what_a_checkpoint_adds_is_what_the_steps_beside_it_took_longer_than_the
     assert found["median_step"] == 1.0 and found["saving_step"] == 1.8
     assert found["copy"] == 0.5 and found["write"] == 2.0
     assert found["added_by_each"] == [pytest.approx(0.9)] and found["added_percent"] == pytest.approx(18.0)
-    assert not found["met"]
+    assert (found["times"], found["harmed"], found["note"]) == (1, 1, {"percent": 18.0})
 
 
 def test_a_power_is_found_again_and_nonsense_refused():

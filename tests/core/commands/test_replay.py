@@ -48,5 +48,9 @@ def test_a_file_without_a_saved_step_ends_in_one_line(tmp_path):
     np.savez(str(path), x=np.zeros(3))
     result = runner.invoke(cli.app, ["replay", str(path)])
     assert result.exit_code == 2 and "Earlier versions saved the batch alone" in result.output
+    for told in ("[" * 100_000, '{"number": 0, "batches": 1000000000}', '{"number": -1, "batches": 1}', "[]"):
+        np.savez(str(path), replay=np.array(told), x=np.zeros(3))
+        result = runner.invoke(cli.app, ["replay", str(path)])
+        assert result.exit_code == 2 and "the saved step cannot be read" in result.output, told[:40]
     result = runner.invoke(cli.app, ["replay", str(tmp_path / "none.npz")])
     assert result.exit_code == 2 and "cannot be read" in result.output

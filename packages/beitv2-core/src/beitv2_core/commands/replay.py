@@ -12,8 +12,10 @@ def replay(
     file: Path = typer.Argument(..., help="failing_batch_step_N_rank_R.npz of a run folder; the weights lie beside it",
                                 show_default=False),
 ) -> None:
-    """Compute the step that ended a run by a non-finite loss again, and say where the first such value appears; exit
-    code 1 where the loss is another number now."""
+    """Compute the step that ended a run by a non-finite loss again, and say where the first such value appears.
+
+    Exit code 1 where the loss is another number now.
+    """
     from ..assembly.replaying import replay_file
 
     done = replay_file(file)

@@ -27,6 +27,8 @@ from beitv2_core.engine.step import Precision, global_norm
 from beitv2_core.engine.task import Task
 from beitv2_core.errors import CheckpointError, NonFiniteLossError
 from beitv2_core.files.atomic import write_atomically
+from beitv2_core.files.json_text import parse_json
+from beitv2_core.files.npz import open_npz
 from beitv2_core.layers.draws import as_process, micro_batch
 
 log = logging.getLogger("beitv2_core")
@@ -115,12 +117,14 @@ def save_failing(folder: Path, error: NonFiniteLossError, task: Task, of_run: St
 def read_failing(path: Path) -> FailingStep:
     """Read what `save_failing` wrote; CheckpointError where it is missing, damaged or of an earlier version."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             arrays = {name: file[name] for name in file.files}
         if "replay" not in arrays:
             raise CheckpointError(f"{path}: no saved step: it holds {', '.join(arrays) or 'nothing'}, and no `replay`. "
                                   "Earlier versions saved the batch alone, which cannot be computed again.")
-        told = json.loads(str(arrays.pop("replay")))
+        told = parse_json(str(arrays.pop("replay")))
+        if not 0 <= told["number"] < told["batches"] <= len(arrays):
+            raise ValueError(f"batch {told['number']} of {told['batches']} in {len(arrays)} arrays")
         weights = load_file(path.with_name(Path(told["weights"]).name))
         of_run = StepOfRun(**{name: told[name] for name in StepOfRun._fields})
         batches = [_batch(arrays, "" if i == told["number"] else f"{_OTHERS}{i}/") for i in range(told["batches"])]

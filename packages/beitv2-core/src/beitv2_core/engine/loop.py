@@ -43,7 +43,7 @@ FREE_SETTINGS = ("output", "train.batch_size", "train.total_batch", "train.shard
                  "train.keep_every", "train.trackers", "train.other_data", "data.num_workers", "data.root",
                  "data.max_corrupt", "data.max_pixels", "tokenizer.weights", "tokenizer.cache.path", "teacher.weights",
                  "teacher.cache.path", "monitor.")
-#: steps between comparisons of the processes: below 0.1 % of a step at base size (docs/performance.md)
+#: steps between comparisons of the processes: below 0.1 % of the time at base size (docs/performance.md)
 CHECK_EVERY = 100
 
 
@@ -312,11 +312,11 @@ class TrainLoop:
             self._window = dict(window)
             self.loader.load_state(place)
         else:
-            newest = self.store.latest()
+            newest, read = newest_checkpoint(self.store, "auto")
             if newest is None:
                 raise CheckpointError(f"{self.run_folder.path}: {found.sentence()}. There is no whole checkpoint to go "
                                       "back to. Start again in another output folder.")
-            self._start(newest)
+            self._continue_from(newest, read())
         check_common_step(self.step, self.run_folder.path)
         self.guard.going_back(found, self.step)
         if distributed.is_main():
@@ -331,9 +331,11 @@ class TrainLoop:
                 f"{self.run_folder.path}: this run folder already holds {found.name}. Continue it with --resume auto, "
                 "or choose another output folder."
             )
-        if found is None:
-            return
-        saved = read()
+        if found is not None:
+            self._continue_from(found, read())
+
+    def _continue_from(self, found: Path, saved: Any) -> None:
+        """Take everything from a checkpoint that was read, if it is one of this run."""
         check_settings(self.reread(saved.config), self.config, self.free_settings, found)
         check_data(saved.state.get("data"), self._data, found, allowed=self.other_data, key=self.names.other_data)
         state = self.task.model.state_dict()

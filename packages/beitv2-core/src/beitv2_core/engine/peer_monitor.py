@@ -197,7 +197,8 @@ class PeerMonitor:
             return
         self._leaving = True
         log.error("process %d of %d %s: %s. Process %d ends too. The last checkpoint is intact: continue with --resume "
-                  "auto, with any number of processes at the same total batch.", gone, self.world_size, how, why,
+                  "auto, with any number of processes at the same total batch (`beitv2 launch --restarts N` does so by "
+                  "itself).", gone, self.world_size, how, why,
                   self.rank)
         for number in self._peers:  # not this process is the one to look at
             self._send(number, f"{GONE} {gone}")

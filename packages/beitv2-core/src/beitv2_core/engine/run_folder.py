@@ -12,7 +12,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from beitv2_core.engine.trackers import TrackedRun, Tracker, VisualDL, visualdl_
 from beitv2_core.errors import ConfigError, OutputError
 from beitv2_core.files.atomic import UNFINISHED, append_to, keep_lines, write_text_atomically
 from beitv2_core.files.durable import make_folder
+from beitv2_core.launching.disagreement import versions_of
 
 try:
     import fcntl
@@ -181,15 +181,8 @@ def as_output_error(folder: Path) -> Iterator[None]:
 
 def environment(seed: int, device: str, processes: int) -> dict[str, Any]:
     """Versions, device, seed and git commit, for environment.json and for checkpoints; collected once a run."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    commit = _git_commit()
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions, "device": device,
-            "processes": processes, "seed": seed, "git_commit": commit,
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "versions": versions_of(_PACKAGES),
+            "device": device, "processes": processes, "seed": seed, "git_commit": _git_commit(),
             "threads": os.environ.get("OMP_NUM_THREADS")}
 
 

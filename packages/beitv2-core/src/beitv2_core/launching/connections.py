@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from ..errors import BEiTError
+from ..files.json_text import parse_json
 
 log = logging.getLogger("beitv2_core")
 BEAT_SECONDS, SILENCE_SECONDS = 3.0, 15.0
@@ -65,7 +66,7 @@ class Connection:
             with self._sock.makefile("rb") as lines:
                 while True:
                     line = lines.readline(LINE_BYTES)
-                    message = json.loads(line) if line.endswith(b"\n") else None
+                    message = parse_json(line) if line.endswith(b"\n") else None
                     if not isinstance(message, dict):
                         break
                     if message != BEAT:

@@ -173,7 +173,8 @@ class Job:
         what = f"a process of host {lost[0]} was lost" if lost else "a process was stopped by a signal"
         if self.left == 0:
             after = f"; it was started again {self.restarts} time(s), as --restarts allows" if self.restarts else ""
-            return Finish(1, f"{what}{after}. The last checkpoint is intact: the same command continues from it")
+            return Finish(1, f"{what}{after}. The last checkpoint is intact: the same command with --resume "
+                             "auto continues from it")
         self.left -= 1
         self._why = f"{what}; restart {self.restarts - self.left} of {self.restarts}"
         return None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -20,8 +20,14 @@ SHOWN = 8
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in (*PACKAGES, *sorted(module.replace("_", "-") for module in _entry_points.modules(COMMANDS))):
+    plugins = sorted(module.replace("_", "-") for module in _entry_points.modules(COMMANDS))
+    return {"python": platform.python_version(), **versions_of((*PACKAGES, *plugins))}
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
