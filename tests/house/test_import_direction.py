@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files", "pixels", "runtime"},  # runtime: threads of the workers
     "datasets": {"data"},  # when images are opened: settings are read without it
     "config": {"_entry_points", "datasets", "errors", "pixels", "yaml_text"},
-    "engine": {"errors", "files", "launching", "layers"},  # layers: the collectives
+    "engine": {"errors", "files", "launching", "layers", "weights"},  # layers: the collectives
     "models": {"errors", "layers", "pixels"},
     "choosing": {"data", "errors"},
     "runners": {"errors", "runtime"},

@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from beitv2_core.engine.seeding import seed_step
 from beitv2_core.engine.step import Precision, global_norm
@@ -30,6 +30,7 @@ from beitv2_core.files.atomic import write_atomically
 from beitv2_core.files.json_text import parse_json
 from beitv2_core.files.npz import open_npz
 from beitv2_core.layers.draws import as_process, micro_batch
+from beitv2_core.weights.reading.foreign import read_safetensors
 
 log = logging.getLogger("beitv2_core")
 VERSION = 1
@@ -125,7 +126,7 @@ def read_failing(path: Path) -> FailingStep:
         told = parse_json(str(arrays.pop("replay")))
         if not 0 <= told["number"] < told["batches"] <= len(arrays):
             raise ValueError(f"batch {told['number']} of {told['batches']} in {len(arrays)} arrays")
-        weights = load_file(path.with_name(Path(told["weights"]).name))
+        weights, _ = read_safetensors(path.with_name(Path(told["weights"]).name))
         of_run = StepOfRun(**{name: told[name] for name in StepOfRun._fields})
         batches = [_batch(arrays, "" if i == told["number"] else f"{_OTHERS}{i}/") for i in range(told["batches"])]
         return FailingStep(of_run, batches, told["number"], weights, float(told["loss"]),

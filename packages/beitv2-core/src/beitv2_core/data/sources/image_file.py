@@ -192,7 +192,7 @@ def check_pixels(image: Image.Image, max_pixels: int) -> None:
 
 def _check_scans(image: Image.Image, pixels: int) -> None:
     """Refuse a JPEG that says its pixels so often that decoding it takes minutes: a scan may take ten bytes."""
-    file: Any = image.fp
+    file: Any = image.fp  # type: ignore[attr-defined,unused-ignore]  # of image files
     place = file.tell()
     file.seek(0)
     content = file.read()
