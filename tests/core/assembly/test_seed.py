@@ -10,6 +10,7 @@ import pytest
 from beitv2_core.assembly import build_training
 from beitv2_core.assembly.restore import save_untrained
 from beitv2_core.config import parse_config
+from beitv2_core.engine.seeding import seed_step
 from beitv2_core.models.kmeans import pick_samples
 
 TRUNK = {"width": 24, "depth": 2, "num_heads": 2}
@@ -64,7 +65,7 @@ def sample_rng(seed):
 
 def start_of_kmeans(seed, tokenizer):
     loop = pretraining_loop(seed, tokenizer)
-    loop._seed_step()
+    seed_step(loop.seed, loop.step, 0)
     return pick_samples(paddle.arange(50).unsqueeze(-1).astype("float32"), 10).numpy()
 
 
@@ -72,13 +73,14 @@ def dropout_and_drop_path(seed, tokenizer):
     loop = pretraining_loop(seed, tokenizer)
     block = loop.task.model.blocks[1]
     block.train()
-    loop._seed_step()
+    seed_step(loop.seed, loop.step, 0)
     return np.stack([block.mlp.drop(paddle.ones([8, 24])).numpy(),
                      block.drop_path(paddle.ones([8, 24])).numpy()])
 
 
 def mixing(seed, tokenizer):
-    pretraining_loop(seed, tokenizer)._seed_step()
+    loop = pretraining_loop(seed, tokenizer)
+    seed_step(loop.seed, loop.step, 0)
     return np.random.rand(3)  # what mixup draws from
 
 
