@@ -180,7 +180,7 @@ def test_images_and_weights_that_are_not_finite_are_named_before_layers(tmp_path
     saved = failing.read_failing(tmp_path / failing.file_name(3, 0))
     found = failing.replay(saved, toy.make_loop(tmp_path / "other").task)
     assert found.where == "`x` of the batch" and found.same
-    saved.weights["0.weight"][0, 0] = np.nan
+    saved.weights["0.weight"] = np.full_like(saved.weights["0.weight"], np.nan)
     saved.batches[0].x[2, 3] = 0
     assert failing.replay(saved, toy.make_loop(tmp_path / "more").task).where == "the weights 0.weight"
 
