@@ -20,6 +20,7 @@ from beitv2_core.engine.loop import TrainLoop
 from beitv2_core.engine.optim import build_optimizer
 from beitv2_core.engine.run_folder import RunFolder
 from beitv2_core.engine.schedule import step_schedule
+from beitv2_core.engine.task import Task
 
 
 class Batch(NamedTuple):
@@ -49,7 +50,7 @@ class ToyLoader:
         self.position = state["position"]
 
 
-class ToyTask:
+class ToyTask(Task):
     finished = False
 
     def __init__(self, model: nn.Layer, poison: int | None = None):
@@ -64,15 +65,6 @@ class ToyTask:
         loss = ((self.network(x) - 1) ** 2).mean()
         return loss, {"acc": paddle.zeros([]) + 0.5}
 
-    def before_step(self, batch, *, step):
-        pass
-
-    def after_step(self, *, step):
-        pass
-
-    def on_epoch(self, epoch):
-        pass
-
     def log_values(self):
         return {"seen": self.seen}
 
@@ -81,9 +73,6 @@ class ToyTask:
 
     def load_state(self, state):
         self.seen = state["seen"]
-
-    def no_weight_decay(self):
-        return set()
 
 
 def make_loop(folder: Path, *, steps: int = 20, save_every: int = 5, poison: int | None = None, dropout: float = 0.3,
