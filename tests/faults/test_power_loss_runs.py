@@ -12,7 +12,7 @@ import pytest
 from e2e_runs import placed
 from power_cuts import Disk, moments, replay
 from recorded_writes import operations
-from writing_commands import check_run, plain
+from writing_runs import check_run, plain
 
 from beitv2_core.engine.health import read_rows
 

@@ -18,7 +18,7 @@ NEEDS = {"COCO": "pycocotools", "exports": "onnxruntime", "teachers": "onnxrunti
     pytest.param(name, marks=pytest.mark.slow) if name in WITH_PADDLE else name for name in PARSERS])
 def test_hostile_files_end_in_a_result_or_an_error_that_names_them(parser, record_property):
     if parser in NEEDS:
-        pytest.importorskip(NEEDS[parser])
+        pytest.importorskip(NEEDS[parser], reason=f"{NEEDS[parser]} reads them and is not installed")
     reports = reports_of(parser, FILES)
     row = row_of(parser, reports)
     record_property("summary", json.dumps(row))

@@ -26,10 +26,11 @@ Result = TypeVar("Result")
 def run_trial(arguments: Sequence[str], output: Path) -> None:
     """Run `beitv2 ARGUMENTS` on one processor core; small models gain little from more threads.
 
-    Raises BEiTError with the last lines of a run that fails; `output` names it.
+    On Linux the run ends with this process, however that ends: going on alone, it would hold the lock of its folder
+    against the next start.  Raises BEiTError with the last lines of a run that fails; `output` names it.
     """
-    done = subprocess.run([sys.executable, "-m", "beitv2_core.cli", *map(str, arguments)], capture_output=True,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "beitv2_core.launching.worker", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode != 0:
         raise BEiTError(f"{output}: the run failed:\n{(done.stdout + done.stderr)[-2000:]}")
 

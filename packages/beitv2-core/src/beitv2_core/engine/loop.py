@@ -109,7 +109,7 @@ class TrainLoop:
         resume: "auto" continues from the newest valid checkpoint of the run folder, if any; a path: from that one;
         None starts a new run and refuses a folder that already holds checkpoints.
         Raises NonFiniteLossError, TrainingInterrupted, OutOfMemoryError, CheckpointError, OutputError, ConfigError,
-        DataError.
+        DataError, and CorruptionError for numbers that are wrong again and again (`guard.py`).
         """
         distributed.init()
         self.writer = CheckpointWriter(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of `beitv2 launch`: a command of `beitv2` that leaves its process id and, if it can, how it ended.
+"""A command of `beitv2` that ends with the process that started it: worker.py COMMAND ARGUMENTS...
 
-The launcher starts it by its path: worker.py COMMAND ARGUMENTS...
+The launcher of `beitv2 launch` starts it by its path; it then leaves its process id and, if it can, how it ended.
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def code_map(images: np.ndarray, codes: np.ndarray, codebook: np.ndarray, path: 
     """Each image above its codes, in the colours of `code_colours`; a code's number where there is room.
 
     images: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1]; codes: integers (B, rows, columns); codebook: (K, C).
+    Raises ShapeError for other shapes, and for codes that the codebook does not have.
     """
     pixels = as_images(images, "code_map")
     codes = np.asarray(codes)
@@ -125,8 +126,11 @@ def code_map(images: np.ndarray, codes: np.ndarray, codebook: np.ndarray, path: 
 
 
 def code_colours(codebook: np.ndarray) -> np.ndarray:
-    """Colours (K, 3) in [0, 1] of the codes of a codebook (K, C): its principal components, so that codes that the
-    tokenizer puts near each other look alike, in every figure of it."""
+    """Colours (K, 3) in [0, 1] of the codes of a codebook (K, C): its principal components.
+
+    Codes that the tokenizer puts near each other look alike, in every figure of it.  Raises ShapeError as
+    `component_colours`, whose source is DINOv2 (arXiv 2304.07193), figure 1.
+    """
     return component_colours(np.asarray(codebook)[None, None]).colours[0, 0]
 
 
