@@ -169,8 +169,11 @@ PROCESSORS = {  # vendor, flags -> MKL_DEBUG_CPU_TYPE, multiplies bfloat16
     "an AMD host that hides avx512cd": ("AuthenticAMD", AVX512.replace(" avx512cd", ""), "5", False),
     "AMD before AVX2": ("AuthenticAMD", "fpu sse4_2 avx", None, False),
     "Intel Skylake": ("GenuineIntel", AVX512, None, False),
-    "Intel Sapphire Rapids": ("GenuineIntel", f"{AVX512} avx512_bf16 amx_bf16 amx_tile", None, True),
+    "Intel Cooper Lake": ("GenuineIntel", f"{AVX512} avx512_bf16", None, True),
+    "Intel Sapphire Rapids": ("GenuineIntel", f"{AVX512} avx512_bf16 avx512_fp16 amx_bf16 amx_tile", None, True),
+    "Intel Sapphire Rapids, a host that hides AMX": ("GenuineIntel", f"{AVX512} avx512_bf16 avx512_fp16", None, True),
 }
+SLOWER_IN_BFLOAT16 = "Intel Sapphire Rapids, a host that hides AMX"
 
 
 @pytest.fixture
@@ -190,6 +193,13 @@ def test_mkl_gets_the_widest_kernels_that_cannot_stop_the_process(processor, ven
     processor(f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: AMD or Intel\nflags\t\t: {flags}\n\n")
     assert runtime.mkl_path() == path and runtime.has_bfloat16() is bfloat16
     assert runtime.wanted_environment().get("MKL_DEBUG_CPU_TYPE") == path
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_bfloat16_units_are_fast_except_intels_without_amx(processor, name):
+    vendor, flags, _, bfloat16 = PROCESSORS[name]
+    processor(f"vendor_id\t: {vendor}\nflags\t\t: {flags}\n\n")
+    assert runtime.fast_bfloat16() is (bfloat16 and name != SLOWER_IN_BFLOAT16)
 
 
 def test_arm_and_systems_without_cpuinfo_leave_mkl_alone(processor, monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 from scipy.special import erf, softmax
 
 from beitv2_core.layers.block import Block
+from beitv2_core.layers.attention import split_heads
 from beitv2_core.layers.fast import onednn
 
 pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this Paddle brings no oneDNN")
@@ -43,7 +44,7 @@ def test_gelu_and_its_gradient():
     x = np.linspace(-6, 6, 10001).astype("float32")
     wide = x.astype("float64")
     cdf = 0.5 * (1 + erf(wide / np.sqrt(2)))
-    np.testing.assert_allclose(onednn.gelu(paddle.to_tensor(x)).numpy(), wide * cdf, atol=5e-7)
+    np.testing.assert_allclose(onednn.gelu(paddle.to_tensor(x)).numpy(), wide * cdf, atol=1e-6)
     slope = cdf + wide * np.exp(-wide**2 / 2) / np.sqrt(2 * np.pi)
     dy = paddle.full([10001], 2.0)
     assert onednn.gelu_gradient_(dy, paddle.to_tensor(x)) is dy
@@ -63,6 +64,22 @@ def test_sums_differences_and_products_broadcast(other):
         given = paddle.to_tensor(x)
         assert work(given, paddle.to_tensor(y)) is given
         np.testing.assert_allclose(given.numpy(), expected, rtol=1e-6)
+    given = paddle.to_tensor(x)
+    np.testing.assert_allclose(onednn.multiply(given, paddle.to_tensor(y)).numpy(), x * y, rtol=1e-6)
+    assert np.array_equal(given.numpy(), x)
+
+
+def test_a_changed_layout_has_the_same_numbers():
+    x = drawn(2, 5, 3, 4, 6)
+    made = onednn.permute(paddle.to_tensor(x), [2, 0, 3, 1, 4])
+    assert np.array_equal(made.numpy(), x.transpose(2, 0, 3, 1, 4))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_joined_heads_are_the_reverse_of_split_ones(count):
+    x = drawn(2, 5, count * 4 * 6)
+    parts = paddle.unbind(split_heads(paddle.to_tensor(x), count, 4))
+    assert np.array_equal(onednn.join_heads(*parts).numpy(), x.reshape(10, -1))
 
 
 @pytest.mark.parametrize("other", [(1, 3, 1, 7), (2, 1, 5, 7), (3,)])
@@ -78,6 +95,7 @@ def test_everything_a_base_block_asks_for_has_fast_code():
     for sizes, other in (((8, 12, 197, 197), (1, 12, 197, 197)), ((8, 12, 197, 197), (8, 12, 197, 1)),
                          ((rows, 3072), (3072,)), ((8, 197, 768), (8, 1, 1)), ((rows, width), (rows, width))):
         made.append(onednn._binary(onednn._ADD, *onednn._as_matrices(sizes, other)))
+    made.append(onednn._permute((8, 197, 3, 12, 64), (2, 0, 3, 1, 4)))
     assert [one.implementation for one in made if not one.is_fast] == []
 
 

@@ -14,17 +14,20 @@ import pytest
 from beitv2_core import runtime
 from beitv2_core.errors import ConfigError
 from beitv2_core.layers.block import Block
-from beitv2_core.layers.fast import onednn, products
+from beitv2_core.layers.fast import bfloat16 as bfloat16_file
+from beitv2_core.layers.fast import products
 from beitv2_core.layers.fast.linear import linear
 from beitv2_core.layers.fast.products import mixed_precision, operand, product, rounding, why_not
 
 EPS = 2.0**-8  # largest relative error of rounding to bfloat16
 
 
-@pytest.fixture
-def bfloat16(monkeypatch):
-    if why_not("bf16") is not None:
-        monkeypatch.setenv(products.EMULATE, "1")
+@pytest.fixture(params=["1", "0"], ids=["float32 units", "bfloat16 units"])
+def bfloat16(request, monkeypatch):
+    monkeypatch.setenv(products.EMULATE, request.param)
+    reason = why_not("bf16")
+    if reason is not None:
+        pytest.skip(reason)
 
 
 def leaf(*shape):
@@ -134,6 +137,19 @@ def test_a_processor_without_bfloat16_refuses_it_in_one_line(without_bfloat16):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("flags", "units"), [("avx512_bf16 avx512_fp16", "float32"), ("avx512_bf16", "bfloat16"),
+                                              ("avx512_bf16 avx512_fp16 amx_bf16", "bfloat16")])
+def test_bfloat16_units_that_are_slower_than_the_float32_ones_are_not_used(tmp_path, monkeypatch, flags, units):
+    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: GenuineIntel\nflags\t\t: avx2 avx512f {flags}\n\n")
+    monkeypatch.setattr(runtime, "CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.delenv(products.EMULATE, raising=False)
+    used = []
+    monkeypatch.setattr(products, "matmul_bfloat16", lambda *_: used.append("bfloat16"))
+    monkeypatch.setattr(products.paddle, "matmul", lambda *_: used.append("float32"))
+    product(paddle.ones([2, 2]), paddle.ones([2, 2]), True)
+    assert used == [units]
+
+
 def test_float16_and_unknown_names_are_refused_on_the_cpu():
     with pytest.raises(ConfigError, match="only a GPU computes float16"):
         mixed_precision("fp16")
@@ -149,5 +165,5 @@ def test_the_products_of_a_base_model_have_fast_code():
                                            ((tokens, 3072), (width, 3072), False, True),
                                            ((8, 12, 197, 64), (8, 12, 197, 64), False, True),
                                            ((8, 12, 197, 197), (8, 12, 197, 64), True, False)]:
-        assert onednn._matmul(x, y, transpose_x, transpose_y).is_fast
-    assert onednn._conversion(tokens * width).is_fast
+        assert bfloat16_file._matmul(x, y, transpose_x, transpose_y).is_fast
+    assert bfloat16_file._conversion(tokens * width, 3, 2).is_fast

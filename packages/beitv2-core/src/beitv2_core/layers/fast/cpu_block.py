@@ -19,8 +19,9 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from beitv2_core.layers.attention import bias_of_queries, row_index, split_heads
+from beitv2_core.layers.attention import bias_of_queries, row_index
 from beitv2_core.layers.fast import onednn
+from beitv2_core.layers.fast.bfloat16 import as_float32
 from beitv2_core.layers.fast.linear import product_and_bias, sum_over_rows
 from beitv2_core.layers.fast.products import operand, product, rounding
 
@@ -91,22 +92,23 @@ class _AttentionHalf(PyLayer):
         rows_R = None
         if query_index is None:
             projected_RO = product_and_bias(normed_RD, qkv_DO, qkv_bias_O, rounded)
-            stacks = [split_heads(projected_RO.reshape([batch, tokens, -1]), 3, heads)]
+            stacks = [_split_heads(projected_RO, 3, batch, heads)]
             residual_BQD = x_BTD
         else:
             rows_R = row_index(query_index, tokens)
             projected_RO = product_and_bias(normed_RD.index_select(rows_R), qkv_DO[:, :inner],
                                             None if qkv_bias_O is None else qkv_bias_O[:inner], rounded)
-            stacks = [split_heads(projected_RO.reshape([batch, -1, inner]), 1, heads)]
+            stacks = [_split_heads(projected_RO, 1, batch, heads)]
             projected_RO = product_and_bias(normed_RD, qkv_DO[:, inner:],
                                             None if qkv_bias_O is None else qkv_bias_O[inner:], rounded)
-            stacks.append(split_heads(projected_RO.reshape([batch, tokens, 2 * inner]), 2, heads))
+            stacks.append(_split_heads(projected_RO, 2, batch, heads))
             residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
         del normed_RD, projected_RO
-        stacks = [operand(stack.contiguous(), rounded) for stack in stacks]
+        _scale_(_unstack(stacks)[0], scale)
+        stacks = [operand(stack, rounded) for stack in stacks]
         q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
-        out_BQO = product(weights_BHQT, v_BHTE, rounded).transpose([0, 2, 1, 3]).reshape([*residual_BQD.shape[:2], -1])
+        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index, rounded)
+        out_BQO = onednn.join_heads(product(weights_BHQT, v_BHTE, rounded)).reshape([*residual_BQD.shape[:2], -1])
         out_BQO = operand(out_BQO, rounded)
         ctx.save_for_backward(x_BTD, out_BQO, *stacks)
         ctx.weights = gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D
@@ -121,7 +123,7 @@ class _AttentionHalf(PyLayer):
         gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D = ctx.weights
         heads, scale, eps, keep_B11, query_index, rows_R, rounded = ctx.settings
         q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index, rounded)
         batch, tokens, width = x_BTD.shape
         head_width = q_BHQE.shape[-1]
         dout_RO, dproj_OD, dproj_bias_D, dgamma_D = _residual_gradient(dy_BQD, out_BQO, proj_OD, proj_bias_D, gamma_D,
@@ -129,29 +131,29 @@ class _AttentionHalf(PyLayer):
         dout_BQO = dout_RO.reshape(out_BQO.shape)
         # Row sums of weights * dweights, from the output: a head's width instead of all tokens to sum over.
         ones_E1 = paddle.ones([head_width, 1], dtype=dy_BQD.dtype)
-        along_BQO = onednn.multiply_(out_BQO.astype(dy_BQD.dtype).clone(), dout_BQO)
+        along_BQO = onednn.multiply(as_float32(out_BQO), dout_BQO)
         sums_BHQ1 = paddle.matmul(along_BQO.reshape([batch, -1, heads, head_width]), ones_E1).transpose([0, 2, 1, 3])
-        dout_BHQE = operand(dout_BQO.reshape([batch, -1, heads, head_width]).transpose([0, 2, 1, 3]), rounded)
+        dout_BHQE = operand(_split_heads(dout_RO, 1, batch, heads).squeeze(0), rounded)
         del dout_RO, dout_BQO, along_BQO
         dv_BHTE = product(weights_BHQT, dout_BHQE, rounded, transpose_x=True)
         dscores_BHQT = product(dout_BHQE, v_BHTE, rounded, transpose_y=True)
         dscores_BHQT = onednn.multiply_(onednn.subtract_(dscores_BHQT, sums_BHQ1), weights_BHQT)
         dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
         dscores_BHQT = operand(dscores_BHQT, rounded)
-        dq_BHQE = product(dscores_BHQT, k_BHTE, rounded).scale_(scale)
-        dk_BHTE = product(dscores_BHQT, q_BHQE, rounded, transpose_x=True).scale_(scale)
+        dq_BHQE = _scale_(product(dscores_BHQT, k_BHTE, rounded), scale)
+        dk_BHTE = product(dscores_BHQT, q_BHQE, rounded, transpose_x=True)  # the queries are scaled
         del dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT
         normed = onednn.layer_norm(x_BTD, gain_D, shift_D, eps)
         normed_RD = operand(normed.y_RD, rounded)
         if rows_R is None:
-            dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
+            dqkv_RO = onednn.join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
             dqkv_bias_O = sum_over_rows(dqkv_RO)
             dqkv_RO = operand(dqkv_RO, rounded)
             dqkv_DO = product(normed_RD, dqkv_RO, rounded, transpose_x=True)
             dnormed_RD = product(dqkv_RO, qkv_DO, rounded, transpose_y=True)
         else:
             inner = qkv_DO.shape[1] // 3
-            dq_RO, dkv_RO = join_heads(dq_BHQE), join_heads(dk_BHTE, dv_BHTE)
+            dq_RO, dkv_RO = onednn.join_heads(dq_BHQE), onednn.join_heads(dk_BHTE, dv_BHTE)
             dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
             dq_RO, dkv_RO = operand(dq_RO, rounded), operand(dkv_RO, rounded)
             dqkv_DO = paddle.concat([product(normed.y_RD.index_select(rows_R), dq_RO, rounded, transpose_x=True),
@@ -207,7 +209,7 @@ def _scaled(weight_OD: paddle.Tensor, bias_D: paddle.Tensor,
     """A linear map with gamma multiplied into it: its weight has fewer rows than what it is applied to."""
     if gamma_D is None:
         return weight_OD, bias_D
-    return onednn.multiply_(weight_OD.clone(), gamma_D), bias_D * gamma_D
+    return onednn.multiply(weight_OD, gamma_D), bias_D * gamma_D
 
 
 def _add_branch(x_BQD: paddle.Tensor, branch_BQD: paddle.Tensor, keep_B11: paddle.Tensor | None) -> paddle.Tensor:
@@ -228,25 +230,18 @@ def _residual_gradient(
     """
     dy_RD = dy_BQD.reshape([-1, dy_BQD.shape[-1]])
     if keep_B11 is not None:
-        dy_RD = onednn.multiply_(dy_BQD.clone(), keep_B11).reshape(dy_RD.shape)
+        dy_RD = onednn.multiply(dy_BQD, keep_B11).reshape(dy_RD.shape)
     dbias_D = sum_over_rows(dy_RD)
     dy_RD = operand(dy_RD, rounded)
     dweight_OD = product(x.reshape([-1, x.shape[-1]]), dy_RD, rounded, transpose_x=True)
     if gamma_D is None:
         return product(dy_RD, weight_OD, rounded, transpose_y=True), dweight_OD, dbias_D, None
-    dgamma_D = sum_over_rows(dweight_OD * weight_OD) + dbias_D * bias_D
+    dgamma_D = sum_over_rows(onednn.multiply(dweight_OD, weight_OD)) + dbias_D * bias_D
     dx_RO = product(dy_RD, _scaled(weight_OD, bias_D, gamma_D)[0], rounded, transpose_y=True)
     return dx_RO, onednn.multiply_(dweight_OD, gamma_D), dbias_D * gamma_D, dgamma_D
 
 
 # -- rows and gradients -----------------------------------------------------------------------------------------------
-
-
-def join_heads(*parts_BHTE: paddle.Tensor) -> paddle.Tensor:
-    """Tensors (B, H, T, E) -> (B * T, count * H * E), the reverse of `split_heads`."""
-    batch, heads, tokens, head_width = parts_BHTE[0].shape
-    joined = paddle.stack(parts_BHTE, axis=0).transpose([1, 3, 0, 2, 4])
-    return joined.reshape([batch * tokens, len(parts_BHTE) * heads * head_width])
 
 
 def _bias_gradient(dscores_BHQT: paddle.Tensor, shape: list[int], query_index: paddle.Tensor | None) -> paddle.Tensor:
@@ -261,16 +256,26 @@ def _bias_gradient(dscores_BHQT: paddle.Tensor, shape: list[int], query_index: p
     return dbias_THT.transpose([1, 0, 2]).unsqueeze(0)
 
 
-def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, scale: float, bias: paddle.Tensor | None,
+def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, bias: paddle.Tensor | None,
             query_index: paddle.Tensor | None, rounded: bool) -> paddle.Tensor:
-    """Attention weights (B, H, Q, T) of queries; computed again in the backward pass: they are the largest."""
-    scores_BHQT = product(q_BHQE if rounded else paddle.scale(q_BHQE, scale), k_BHTE, rounded, transpose_y=True)
-    if rounded:  # the scores are scaled, not the queries: those are kept as products take them
-        scores_BHQT.scale_(scale)
+    """Attention weights (B, H, Q, T) of scaled queries; computed again in the backward pass: they are the largest."""
+    scores_BHQT = product(q_BHQE, k_BHTE, rounded, transpose_y=True)
     bias = bias_of_queries(bias, query_index)
     if bias is not None:
         scores_BHQT = onednn.add_(scores_BHQT, bias)
     return onednn.softmax_(scores_BHQT)
+
+
+def _split_heads(projected_RO: paddle.Tensor, count: int, batch: int, heads: int) -> paddle.Tensor:
+    """(B * T, count * H * E) -> (count, B, H, T, E), as `split_heads` of `layers/attention.py`."""
+    rows, inner = projected_RO.shape
+    parts = projected_RO.reshape([batch, rows // batch, count, heads, inner // (count * heads)])
+    return onednn.permute(parts, [2, 0, 3, 1, 4])
+
+
+def _scale_(x: paddle.Tensor, factor: float) -> paddle.Tensor:
+    """x * factor, in the memory of x."""
+    return onednn.multiply_(x, paddle.full([1], factor, dtype="float32"))
 
 
 def _unstack(stacks: list[paddle.Tensor]) -> list[paddle.Tensor]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element-wise work in several threads, and products of bfloat16 numbers: oneDNN, which lies in Paddle's wheels.
+"""Element-wise work and changes of layout in several threads: oneDNN, which lies in Paddle's wheels.
 
 Paddle's own element-wise and reducing CPU kernels run in one thread, and eager Paddle has no way to oneDNN.  Its C API
 is called here through ctypes, on the memory of Paddle's tensors: no compiler, no other package.  (The headers in the
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import paddle
 
-_FLOAT32, _BFLOAT16 = 3, 2  # dnnl_data_type_t
+_FLOAT32 = 3  # dnnl_data_type_t
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
 _GELU_ERF, _SOFTMAX = 49, 0x30000  # dnnl_alg_kind_t
 _ADD, _MULTIPLY, _SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
@@ -35,6 +35,7 @@ _IMPLEMENTATION = 8  # dnnl_query_impl_info_str
 # Numbers of the arguments of a primitive: DNNL_ARG_*
 _X, _OTHER, _Y, _WEIGHT, _MEAN, _VARIANCE, _GAIN, _SHIFT = 1, 2, 17, 33, 49, 50, 51, 52
 _DX, _DY, _DGAIN, _DSHIFT = 129, 145, 255, 256
+_FIRST_OF_SEVERAL = 1024
 _PRIMITIVES = 512  # kept at most: models of a few image sizes
 _MAX_AXES = 12
 
@@ -304,10 +305,19 @@ def multiply_(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
     return _combine_(_MULTIPLY, x, other)
 
 
+def multiply(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
+    """x * other; shapes as for `add_`."""
+    return _combine(_MULTIPLY, x, other, paddle.empty_like(x))
+
+
 def _combine_(operation: int, x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
     x = x.contiguous()
-    _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, x)
-    return x
+    return _combine(operation, x, other, x)
+
+
+def _combine(operation: int, x: paddle.Tensor, other: paddle.Tensor, made: paddle.Tensor) -> paddle.Tensor:
+    _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, made)
+    return made
 
 
 @functools.cache
@@ -333,51 +343,38 @@ def _binary(operation: int, sizes: tuple[int, int], other: tuple[int, int]) -> _
                       "element-wise arithmetic")
 
 
-# -- bfloat16 ---------------------------------------------------------------------------------------------------------
+# -- changes of layout ------------------------------------------------------------------------------------------------
 
 
-def as_bfloat16(x: paddle.Tensor) -> paddle.Tensor:
-    """x rounded to the nearest bfloat16 numbers, ties to even."""
-    convert = _conversion(math.prod(x.shape))
-    if not convert.is_fast and not paddle.__version__.startswith("2."):  # whose own conversion cuts off
-        return x.astype("bfloat16")
-    y = paddle.empty(x.shape, dtype="bfloat16")
-    convert(x, y)
-    return y
-
-
-@functools.lru_cache(maxsize=_PRIMITIVES)
-def _conversion(size: int) -> _Primitive:
-    x, y, engine = _shape((size,)), _shape((size,), _BFLOAT16), _loaded().engine
-    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "rounding to bfloat16",
-                      bfloat16=(1,))
-
-
-def matmul_bfloat16(x: paddle.Tensor, y: paddle.Tensor, transpose_x: bool, transpose_y: bool) -> paddle.Tensor:
-    """x @ y of bfloat16 tensors (..., M, K) and (..., K, N) with equal first axes, float32; the sums are float32 too.
-
-    transpose_x, transpose_y: the last two axes of that tensor are (K, M), (N, K).
-    """
-    x_sizes, y_sizes = tuple(x.shape), tuple(y.shape)
-    rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
-    made = _new(*x_sizes[:-2], rows, columns)
-    _matmul(x_sizes, y_sizes, transpose_x, transpose_y)(x, y, made)
+def permute(x: paddle.Tensor, order: Sequence[int]) -> paddle.Tensor:
+    """`x.transpose(order)`, contiguous."""
+    sizes = tuple(x.shape)
+    made = _new(*(sizes[axis] for axis in order))
+    _permute(sizes, tuple(order))(x, made)
     return made
 
 
 @functools.lru_cache(maxsize=_PRIMITIVES)
-def _matmul(x_sizes: tuple[int, ...], y_sizes: tuple[int, ...], transpose_x: bool, transpose_y: bool) -> _Primitive:
-    x, y = _matrices(x_sizes, transpose_x), _matrices(y_sizes, transpose_y)
-    rows, columns = x_sizes[-1 if transpose_x else -2], y_sizes[-2 if transpose_y else -1]
-    made = _shape((*x_sizes[:-2], rows, columns))
-    return _Primitive(_describe("matmul", _loaded().engine, x, y, None, made, None),
-                      [(_X, x), (_WEIGHT, y), (_Y, made)], f"a bfloat16 product of {x_sizes} and {y_sizes}",
-                      bfloat16=(0, 1))
+def _permute(sizes: tuple[int, ...], order: tuple[int, ...]) -> _Primitive:
+    permuted, engine = tuple(sizes[axis] for axis in order), _loaded().engine
+    x = _shape(permuted, _FLOAT32, tuple(math.prod(sizes[axis + 1 :]) for axis in order))
+    y = _shape(permuted)
+    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "a change of layout")
 
 
-def _matrices(sizes: tuple[int, ...], transposed: bool) -> Any:
-    if not transposed:
-        return _shape(sizes, _BFLOAT16)
-    *batch, rows, columns = sizes
-    strides = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(batch)))
-    return _shape((*batch, columns, rows), _BFLOAT16, (*strides, 1, columns))
+def join_heads(*parts_BHTE: paddle.Tensor) -> paddle.Tensor:
+    """Tensors (B, H, T, E) -> (B * T, count * H * E), the reverse of `split_heads`."""
+    batch, heads, tokens, head_width = parts_BHTE[0].shape
+    made = _new(batch * tokens, len(parts_BHTE) * heads * head_width)
+    _join_heads(len(parts_BHTE), batch, heads, tokens, head_width)(*parts_BHTE, made)
+    return made
+
+
+@functools.lru_cache(maxsize=_PRIMITIVES)
+def _join_heads(count: int, batch: int, heads: int, tokens: int, head_width: int) -> _Primitive:
+    part = _shape((batch, tokens, heads, head_width), _FLOAT32,
+                  (heads * tokens * head_width, head_width, tokens * head_width, 1))
+    joined, along = _shape((batch, tokens, count * heads, head_width)), 2
+    description = _describe("concat", _loaded().engine, joined, count, along, (_Handle * count)(*[part] * count), None)
+    return _Primitive(description, [*((_FIRST_OF_SEVERAL + place, part) for place in range(count)), (_Y, joined)],
+                      "joined heads")

@@ -8,8 +8,10 @@ codes stay float32.  The backward pass of what was computed in bfloat16 rounds i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +19,11 @@ import paddle
 
 from beitv2_core.errors import ConfigError
 from beitv2_core.layers.fast import onednn
-from beitv2_core.runtime import cpu_flags, has_bfloat16
+from beitv2_core.layers.fast.bfloat16 import as_bfloat16, as_float32, matmul_bfloat16
+from beitv2_core.runtime import cpu_flags, fast_bfloat16, has_bfloat16
 
-#: environment variable: 1 computes bfloat16 products by float32 ones of rounded numbers, on any processor, slowly
+#: environment variable: 1 computes bfloat16 products by the float32 units, of rounded numbers, on any processor;
+#: 0 by the bfloat16 units, also where those are slower
 EMULATE = "BEITV2_EMULATE_BFLOAT16"
 
 _chosen = threading.local()
@@ -38,6 +42,8 @@ class mixed_precision:
         if reason is not None:
             raise ConfigError(f"{amp}: {reason} Use float32.")
         self.amp, self._on_gpu = amp, _on_gpu()
+        if amp == "bf16" and not self._on_gpu and has_bfloat16() and not fast_bfloat16():
+            _say_that_it_gains_nothing()
         self._before: list[bool] = []
         self._guard: Any = contextlib.nullcontext()
         if self._on_gpu and paddle.in_dynamic_mode():  # Paddle 2 refuses it in a static graph, which is float32
@@ -67,6 +73,13 @@ def in_this_precision(work: Callable[..., Any]) -> Callable[..., Any]:
     return computed
 
 
+@functools.cache
+def _say_that_it_gains_nothing() -> None:
+    warnings.warn("bf16: this processor multiplies bfloat16 numbers more slowly than float32 ones (it hides or lacks "
+                  "amx_bf16). Numbers are rounded to bfloat16 and multiplied as float32: no faster than float32.",
+                  stacklevel=3)
+
+
 def _on_gpu() -> bool:
     return str(paddle.device.get_device()).startswith("gpu")
 
@@ -89,8 +102,8 @@ def rounding() -> bool:
 
 
 def why_no_bfloat16() -> str | None:
-    """A sentence on why bfloat16 products cannot be computed fast here; None where they can."""
-    if not has_bfloat16() and not _emulated():
+    """A sentence on why bfloat16 products cannot be computed here; None where they can."""
+    if not has_bfloat16() and not _by_float32_units():
         known = ", ".join(sorted(flag for flag in cpu_flags() if flag.startswith(("avx2", "avx512f")))) or "none known"
         return ("this processor does not multiply bfloat16 numbers (it needs avx512_bf16 or amx_bf16; of its vector "
                 f"units: {known}).")
@@ -99,15 +112,17 @@ def why_no_bfloat16() -> str | None:
     return None
 
 
-def _emulated() -> bool:
-    return os.environ.get(EMULATE, "0") == "1"
+def _by_float32_units() -> bool:
+    """True where products of rounded numbers are float32 ones: the values are the same up to the order of sums."""
+    wanted = os.environ.get(EMULATE, "")
+    return wanted == "1" or wanted != "0" and has_bfloat16() and not fast_bfloat16()
 
 
 def operand(x: paddle.Tensor, bfloat16: bool) -> paddle.Tensor:
     """x as products in bfloat16 take it, or x itself; what several products take is rounded once."""
     if not bfloat16 or x.dtype == paddle.bfloat16:
         return x
-    return onednn.as_bfloat16(x)
+    return as_bfloat16(x)
 
 
 def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: bool = False,
@@ -122,6 +137,6 @@ def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: 
         x, y = operand(x, True), operand(y, True)
         if x.ndim < y.ndim:  # repeated, so that the first axes are equal
             x = x.expand([*y.shape[:-2], *x.shape])
-        if _emulated():
-            return paddle.matmul(x.astype("float32"), y.astype("float32"), transpose_x, transpose_y)
-        return onednn.matmul_bfloat16(x, y, transpose_x, transpose_y)
+        if _by_float32_units():
+            return paddle.matmul(as_float32(x), as_float32(y), transpose_x, transpose_y)
+        return matmul_bfloat16(x, y, transpose_x, transpose_y)
