@@ -22,6 +22,9 @@ from .codes import encode
 log = logging.getLogger("beitv2_core")
 #: most rounds of the probe's optimizer
 PROBE_ROUNDS = 2000
+#: multiplications of a round of the linear probe; with fewer, threads wait for each other longer than they compute
+#: (measured: 2,000 images, 96 features, 10 classes, two cores: 7.4 s in two threads, 2.1 in one)
+MANY_PRODUCTS = 2**26
 
 
 class CodebookStats(NamedTuple):
@@ -156,9 +159,11 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=PROBE_ROUNDS))
-    with warnings.catch_warnings():
+    few = train[0].size * len(np.unique(train[1])) < MANY_PRODUCTS
+    with warnings.catch_warnings(), threadpool_limits(1 if few else None, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in one line
         probe.fit(*train)
     if probe[-1].n_iter_.max() >= PROBE_ROUNDS:
