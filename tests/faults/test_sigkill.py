@@ -76,7 +76,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(name, warm
             wait_until(lambda target=target: max(stages.steps_present(folder), default=0) >= target)
             if kind == "saving":
                 wait_until(lambda: any((folder / "checkpoints").glob(".tmp_step_*"))
-                           or steps in stages.steps_present(folder))  # the last saving may pass unseen on a busy machine
+                           or steps in stages.steps_present(folder))  # on a busy machine the last one may pass unseen
                 time.sleep(draw.uniform(0, clock.step / 3))
             else:
                 time.sleep(draw.uniform(0, 1.5 * clock.step))

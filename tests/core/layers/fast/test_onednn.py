@@ -13,9 +13,9 @@ import paddle
 import pytest
 from scipy.special import erf, softmax
 
-from beitv2_core.layers.block import Block
 from beitv2_core.layers.attention import split_heads
-from beitv2_core.layers.fast import onednn
+from beitv2_core.layers.block import Block
+from beitv2_core.layers.fast import layout, onednn
 
 pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this Paddle brings no oneDNN")
 
@@ -71,15 +71,24 @@ def test_sums_differences_and_products_broadcast(other):
 
 def test_a_changed_layout_has_the_same_numbers():
     x = drawn(2, 5, 3, 4, 6)
-    made = onednn.permute(paddle.to_tensor(x), [2, 0, 3, 1, 4])
+    made = layout.permute(paddle.to_tensor(x), [2, 0, 3, 1, 4])
     assert np.array_equal(made.numpy(), x.transpose(2, 0, 3, 1, 4))
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_a_part_is_copied_or_added_and_nothing_else_changes(add):
+    x, y = drawn(2, 3, 6, 7), drawn(2, 3, 5, 4, seed=1)
+    target, expected = paddle.to_tensor(y), y.copy()
+    assert layout.copy_part_(target, paddle.to_tensor(x), (2, 3, 4, 2), (0, 0, 1, 2), (0, 0, 2, 5), add=add) is target
+    expected[:, :, 1:5, 2:] = x[:, :, 2:, 5:] + (expected[:, :, 1:5, 2:] if add else 0)
+    assert np.array_equal(target.numpy(), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_joined_heads_are_the_reverse_of_split_ones(count):
     x = drawn(2, 5, count * 4 * 6)
     parts = paddle.unbind(split_heads(paddle.to_tensor(x), count, 4))
-    assert np.array_equal(onednn.join_heads(*parts).numpy(), x.reshape(10, -1))
+    assert np.array_equal(layout.join_heads(*parts).numpy(), x.reshape(10, -1))
 
 
 @pytest.mark.parametrize("other", [(1, 3, 1, 7), (2, 1, 5, 7), (3,)])
@@ -95,7 +104,7 @@ def test_everything_a_base_block_asks_for_has_fast_code():
     for sizes, other in (((8, 12, 197, 197), (1, 12, 197, 197)), ((8, 12, 197, 197), (8, 12, 197, 1)),
                          ((rows, 3072), (3072,)), ((8, 197, 768), (8, 1, 1)), ((rows, width), (rows, width))):
         made.append(onednn._binary(onednn._ADD, *onednn._as_matrices(sizes, other)))
-    made.append(onednn._permute((8, 197, 3, 12, 64), (2, 0, 3, 1, 4)))
+    made.append(layout._permute((8, 197, 3, 12, 64), (2, 0, 3, 1, 4)))
     assert [one.implementation for one in made if not one.is_fast] == []
 
 

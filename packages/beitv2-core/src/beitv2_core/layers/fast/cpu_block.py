@@ -22,6 +22,7 @@ from paddle.autograd import PyLayer
 from beitv2_core.layers.attention import bias_of_queries, row_index
 from beitv2_core.layers.fast import onednn
 from beitv2_core.layers.fast.bfloat16 import as_float32
+from beitv2_core.layers.fast.layout import join_heads, permute
 from beitv2_core.layers.fast.linear import product_and_bias, sum_over_rows
 from beitv2_core.layers.fast.products import operand, product, rounding
 
@@ -108,7 +109,7 @@ class _AttentionHalf(PyLayer):
         stacks = [operand(stack, rounded) for stack in stacks]
         q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
         weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index, rounded)
-        out_BQO = onednn.join_heads(product(weights_BHQT, v_BHTE, rounded)).reshape([*residual_BQD.shape[:2], -1])
+        out_BQO = join_heads(product(weights_BHQT, v_BHTE, rounded)).reshape([*residual_BQD.shape[:2], -1])
         out_BQO = operand(out_BQO, rounded)
         ctx.save_for_backward(x_BTD, out_BQO, *stacks)
         ctx.weights = gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D
@@ -146,14 +147,14 @@ class _AttentionHalf(PyLayer):
         normed = onednn.layer_norm(x_BTD, gain_D, shift_D, eps)
         normed_RD = operand(normed.y_RD, rounded)
         if rows_R is None:
-            dqkv_RO = onednn.join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
+            dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
             dqkv_bias_O = sum_over_rows(dqkv_RO)
             dqkv_RO = operand(dqkv_RO, rounded)
             dqkv_DO = product(normed_RD, dqkv_RO, rounded, transpose_x=True)
             dnormed_RD = product(dqkv_RO, qkv_DO, rounded, transpose_y=True)
         else:
             inner = qkv_DO.shape[1] // 3
-            dq_RO, dkv_RO = onednn.join_heads(dq_BHQE), onednn.join_heads(dk_BHTE, dv_BHTE)
+            dq_RO, dkv_RO = join_heads(dq_BHQE), join_heads(dk_BHTE, dv_BHTE)
             dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
             dq_RO, dkv_RO = operand(dq_RO, rounded), operand(dkv_RO, rounded)
             dqkv_DO = paddle.concat([product(normed.y_RD.index_select(rows_R), dq_RO, rounded, transpose_x=True),
@@ -270,7 +271,7 @@ def _split_heads(projected_RO: paddle.Tensor, count: int, batch: int, heads: int
     """(B * T, count * H * E) -> (count, B, H, T, E), as `split_heads` of `layers/attention.py`."""
     rows, inner = projected_RO.shape
     parts = projected_RO.reshape([batch, rows // batch, count, heads, inner // (count * heads)])
-    return onednn.permute(parts, [2, 0, 3, 1, 4])
+    return permute(parts, [2, 0, 3, 1, 4])
 
 
 def _scale_(x: paddle.Tensor, factor: float) -> paddle.Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element-wise work and changes of layout in several threads: oneDNN, which lies in Paddle's wheels.
+"""Element-wise work in several threads: oneDNN, which lies in Paddle's wheels.
 
 Paddle's own element-wise and reducing CPU kernels run in one thread, and eager Paddle has no way to oneDNN.  Its C API
 is called here through ctypes, on the memory of Paddle's tensors: no compiler, no other package.  (The headers in the
@@ -35,7 +35,6 @@ _IMPLEMENTATION = 8  # dnnl_query_impl_info_str
 # Numbers of the arguments of a primitive: DNNL_ARG_*
 _X, _OTHER, _Y, _WEIGHT, _MEAN, _VARIANCE, _GAIN, _SHIFT = 1, 2, 17, 33, 49, 50, 51, 52
 _DX, _DY, _DGAIN, _DSHIFT = 129, 145, 255, 256
-_FIRST_OF_SEVERAL = 1024
 _PRIMITIVES = 512  # kept at most: models of a few image sizes
 _MAX_AXES = 12
 
@@ -315,9 +314,9 @@ def _combine_(operation: int, x: paddle.Tensor, other: paddle.Tensor) -> paddle.
     return _combine(operation, x, other, x)
 
 
-def _combine(operation: int, x: paddle.Tensor, other: paddle.Tensor, made: paddle.Tensor) -> paddle.Tensor:
-    _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, made)
-    return made
+def _combine(operation: int, x: paddle.Tensor, other: paddle.Tensor, y: paddle.Tensor) -> paddle.Tensor:
+    _binary(operation, *_as_matrices(tuple(x.shape), tuple(other.shape)))(x, other, y)
+    return y
 
 
 @functools.cache
@@ -341,40 +340,3 @@ def _binary(operation: int, sizes: tuple[int, int], other: tuple[int, int]) -> _
     x, y = _shape(sizes), _shape(other)
     return _Primitive(_describe("binary", _loaded().engine, operation, x, y, x, None), [(_X, x), (_OTHER, y), (_Y, x)],
                       "element-wise arithmetic")
-
-
-# -- changes of layout ------------------------------------------------------------------------------------------------
-
-
-def permute(x: paddle.Tensor, order: Sequence[int]) -> paddle.Tensor:
-    """`x.transpose(order)`, contiguous."""
-    sizes = tuple(x.shape)
-    made = _new(*(sizes[axis] for axis in order))
-    _permute(sizes, tuple(order))(x, made)
-    return made
-
-
-@functools.lru_cache(maxsize=_PRIMITIVES)
-def _permute(sizes: tuple[int, ...], order: tuple[int, ...]) -> _Primitive:
-    permuted, engine = tuple(sizes[axis] for axis in order), _loaded().engine
-    x = _shape(permuted, _FLOAT32, tuple(math.prod(sizes[axis + 1 :]) for axis in order))
-    y = _shape(permuted)
-    return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "a change of layout")
-
-
-def join_heads(*parts_BHTE: paddle.Tensor) -> paddle.Tensor:
-    """Tensors (B, H, T, E) -> (B * T, count * H * E), the reverse of `split_heads`."""
-    batch, heads, tokens, head_width = parts_BHTE[0].shape
-    made = _new(batch * tokens, len(parts_BHTE) * heads * head_width)
-    _join_heads(len(parts_BHTE), batch, heads, tokens, head_width)(*parts_BHTE, made)
-    return made
-
-
-@functools.lru_cache(maxsize=_PRIMITIVES)
-def _join_heads(count: int, batch: int, heads: int, tokens: int, head_width: int) -> _Primitive:
-    part = _shape((batch, tokens, heads, head_width), _FLOAT32,
-                  (heads * tokens * head_width, head_width, tokens * head_width, 1))
-    joined, along = _shape((batch, tokens, count * heads, head_width)), 2
-    description = _describe("concat", _loaded().engine, joined, count, along, (_Handle * count)(*[part] * count), None)
-    return _Primitive(description, [*((_FIRST_OF_SEVERAL + place, part) for place in range(count)), (_Y, joined)],
-                      "joined heads")
