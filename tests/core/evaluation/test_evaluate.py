@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import paddle
 import pytest
+import threadpoolctl
 
 from beitv2_core.evaluation import evaluate
 from beitv2_core.evaluation.evaluate import codebook_stats, cut_patches, linear_probe, masked_code_accuracy
@@ -93,6 +94,21 @@ def test_a_probe_reads_a_linear_label_and_nothing_else():
     assert linear_probe((features[split[0]], labels[split[0]]), (features[split[1]], labels[split[1]])) > 0.9
     noise = draws.randint(0, 2, 400)
     assert linear_probe((features[split[0]], noise[split[0]]), (features[split[1]], noise[split[1]])) < 0.7
+
+
+@pytest.mark.parametrize(("many", "threads"), [(2**26, 1), (10, None)])
+def test_a_small_probe_is_fitted_in_one_thread(monkeypatch, many, threads):
+    asked, limits = [], threadpoolctl.threadpool_limits
+
+    def ask(limit, **kwargs):
+        asked.append((limit, kwargs))
+        return limits(limit, **kwargs)
+
+    monkeypatch.setattr(threadpoolctl, "threadpool_limits", ask)
+    monkeypatch.setattr(evaluate, "MANY_PRODUCTS", many)
+    part = np.random.RandomState(0).randn(20, 3), np.arange(20) % 2
+    linear_probe(part, part)
+    assert (threads, {"user_api": "blas"}) in asked
 
 
 def test_a_probe_that_does_not_converge_is_one_line_of_the_log(monkeypatch, caplog, recwarn):
