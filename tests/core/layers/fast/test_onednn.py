@@ -75,6 +75,15 @@ def test_a_changed_layout_has_the_same_numbers():
     assert np.array_equal(made.numpy(), x.transpose(2, 0, 3, 1, 4))
 
 
+def test_a_transposed_tensor_has_the_gradient_of_its_own_axes():
+    x, factors = paddle.to_tensor(drawn(2, 3, 4, 5)), paddle.to_tensor(drawn(2, 4, 5, 3, seed=1))
+    x.stop_gradient = False
+    made = layout.transpose(x, [0, 2, 3, 1])
+    (made * factors).sum().backward()
+    assert np.array_equal(made.numpy(), x.numpy().transpose(0, 2, 3, 1))
+    assert np.array_equal(x.grad.numpy(), factors.numpy().transpose(0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("add", [False, True])
 def test_a_part_is_copied_or_added_and_nothing_else_changes(add):
     x, y = drawn(2, 3, 6, 7), drawn(2, 3, 5, 4, seed=1)

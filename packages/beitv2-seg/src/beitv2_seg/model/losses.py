@@ -10,6 +10,8 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from beitv2_core.errors import ConfigError, DataError
+from beitv2_core.layers.fast import onednn
+from beitv2_core.layers.fast.layout import transpose
 from beitv2_core.layers.fast.linear import on_cpu
 
 
@@ -30,8 +32,9 @@ def pixel_cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, ignore_ind
         raise DataError(f"pixel_cross_entropy: a label is {value}, the model has {logits.shape[1]} classes "
                         f"(0 .. {logits.shape[1] - 1}; {ignore_index} is ignored). Check num_classes and the labels.")
     scores, axis, targets = logits.astype("float32"), 1, labels.unsqueeze(1)
-    if on_cpu(logits):  # classes last: over another axis Paddle's CPU softmax takes three times as long
-        scores, axis, targets = scores.transpose([0, 2, 3, 1]), -1, labels.unsqueeze(-1)
+    # Classes last: over another axis Paddle's CPU softmax takes three times as long.
+    if on_cpu(logits) and onednn.usable():
+        scores, axis, targets = transpose(scores, [0, 2, 3, 1]), -1, labels.unsqueeze(-1)
     losses = F.cross_entropy(scores, targets, axis=axis, reduction="none", ignore_index=ignore_index)
     if class_weight is not None:
         if len(class_weight) != logits.shape[1] or min(class_weight) < 0:

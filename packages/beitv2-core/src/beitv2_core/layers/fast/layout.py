@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of layout in several threads, by oneDNN (`onednn.py`): Paddle's own CPU kernels for them use one.
 
-All tensors are on the CPU and float32.  The functions record no gradient.
+All tensors are on the CPU and float32.  The functions record no gradient, except `transpose`.
 
 Shape suffixes: `layers/__init__.py`.
 Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; the numbers used are equal in both.
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import paddle
+from paddle.autograd import PyLayer
 
 from beitv2_core.layers.fast.onednn import (
     _FLOAT32,
@@ -51,6 +52,22 @@ def _permute(sizes: tuple[int, ...], order: tuple[int, ...]) -> _Primitive:
     x = _shape(permuted, _FLOAT32, tuple(math.prod(sizes[axis + 1 :]) for axis in order))
     y = _shape(permuted)
     return _Primitive(_describe("reorder", x, engine, y, engine, None), [(_X, x), (_Y, y)], "a change of layout")
+
+
+class _Transpose(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: paddle.Tensor, order: tuple[int, ...]) -> paddle.Tensor:
+        ctx.back = sorted(range(len(order)), key=order.__getitem__)
+        return permute(x, order)
+
+    @staticmethod
+    def backward(ctx: Any, dy: paddle.Tensor) -> paddle.Tensor:
+        return permute(dy, ctx.back)
+
+
+def transpose(x: paddle.Tensor, order: Sequence[int]) -> paddle.Tensor:
+    """`x.transpose(order)`, with its gradient."""
+    return _Transpose.apply(x, tuple(order))
 
 
 def join_heads(*parts_BHTE: paddle.Tensor) -> paddle.Tensor:
