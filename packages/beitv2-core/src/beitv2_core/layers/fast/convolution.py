@@ -23,16 +23,16 @@ from beitv2_core.layers.fast.onednn import (
     _WEIGHT,
     _X,
     _Y,
-    OneDnnError,
     _check,
     _describe,
     _Handle,
     _loaded,
     _Primitive,
     _shape,
+    _then,
 )
 
-_DIRECT, _CLIP = 1, 0x2E  # dnnl_alg_kind_t
+_DIRECT = 1  # dnnl_alg_kind_t
 _ANY_FORMAT, _QUERY_WEIGHTS, _BIAS = 1, 131, 41  # dnnl_format_tag_t, dnnl_query_t, DNNL_ARG_BIAS
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -75,7 +75,7 @@ class Convolution:
                          for size, around in zip((height, width), padding))
         x, y = _channels_last(batch, height, width, channels), _channels_last(batch, rows, columns, self.out)
         shape = tuple(self._weight.shape)
-        after = _after(adds, self.most)
+        after = _then(adds=adds, most=self.most)
         try:
             description = _describe(
                 "convolution_forward", _loaded().engine, _INFERENCE, _DIRECT, x, _any_order(shape), _shape((self.out,)),
@@ -110,19 +110,3 @@ def _any_order(shape: tuple[int, ...]) -> Any:
 
 def _pair(first: int, second: int) -> Any:
     return (ctypes.c_int64 * 12)(first, second)
-
-
-def _after(adds: bool, most: float | None) -> Any:
-    """What follows the sums: the addition of what the output holds, clipping."""
-    calls, attributes, chain = _loaded().calls, _Handle(), _Handle()
-    if adds and most is not None:
-        raise OneDnnError("a convolution is clipped or added to another tensor, not both.")
-    _check(calls.dnnl_primitive_attr_create(ctypes.byref(attributes)), "attributes")
-    _check(calls.dnnl_post_ops_create(ctypes.byref(chain)), "operations that follow")
-    if adds:
-        _check(calls.dnnl_post_ops_append_sum(chain, ctypes.c_float(1), 0, _FLOAT32), "an addition that follows")
-    if most is not None:
-        _check(calls.dnnl_post_ops_append_eltwise(chain, _CLIP, ctypes.c_float(0), ctypes.c_float(most)), "clipping")
-    _check(calls.dnnl_primitive_attr_set_post_ops(attributes, chain), "operations that follow")
-    _check(calls.dnnl_post_ops_destroy(chain), "the end of operations")
-    return attributes

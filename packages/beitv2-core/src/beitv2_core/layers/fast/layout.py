@@ -32,10 +32,10 @@ from beitv2_core.layers.fast.onednn import (
     _new,
     _Primitive,
     _shape,
+    _then,
 )
 
 _FIRST_OF_SEVERAL = 1024  # DNNL_ARG_MULTIPLE_SRC
-_SAME_TYPE = 0  # dnnl_data_type_undef
 
 
 def permute(x: paddle.Tensor, order: Sequence[int]) -> paddle.Tensor:
@@ -105,7 +105,7 @@ def copy_part_(y: paddle.Tensor, x: paddle.Tensor, sizes: Sequence[int], y_at: S
 def _copy_part(target: tuple[int, ...], source: tuple[int, ...], sizes: tuple[int, ...], target_at: tuple[int, ...],
                source_at: tuple[int, ...], add: bool) -> _Primitive:
     x, y, engine = _part(source, sizes, source_at), _part(target, sizes, target_at), _loaded().engine
-    attributes = _adding() if add else None
+    attributes = _then(adds=True) if add else None
     try:
         description = _describe("reorder", x, engine, y, engine, attributes)
     finally:
@@ -120,14 +120,3 @@ def _part(whole: tuple[int, ...], sizes: tuple[int, ...], at: tuple[int, ...]) -
     _check(_loaded().calls.dnnl_memory_desc_create_submemory(ctypes.byref(description), _shape(whole), axes(*sizes),
                                                              axes(*at)), f"the part {sizes} at {at} of {whole}")
     return description
-
-
-def _adding() -> Any:
-    """Attributes of a primitive that adds its result to what its output holds."""
-    calls, attributes, chain = _loaded().calls, _Handle(), _Handle()
-    _check(calls.dnnl_primitive_attr_create(ctypes.byref(attributes)), "attributes")
-    _check(calls.dnnl_post_ops_create(ctypes.byref(chain)), "operations that follow")
-    _check(calls.dnnl_post_ops_append_sum(chain, ctypes.c_float(1), 0, _SAME_TYPE), "an addition that follows")
-    _check(calls.dnnl_primitive_attr_set_post_ops(attributes, chain), "operations that follow")
-    _check(calls.dnnl_post_ops_destroy(chain), "the end of operations")
-    return attributes

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 import paddle
 
-_FLOAT32 = 3  # dnnl_data_type_t
+_SAME_TYPE, _FLOAT32 = 0, 3  # dnnl_data_type_t; _SAME_TYPE: dnnl_data_type_undef
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
-_GELU_ERF, _SOFTMAX = 49, 0x30000  # dnnl_alg_kind_t
+_GELU_ERF, _SOFTMAX, _CLIP = 49, 0x30000, 0x2E  # dnnl_alg_kind_t
 _ADD, _MULTIPLY, _SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
 _GAIN_AND_SHIFT = 2 | 4  # dnnl_normalization_flags_t
 _IMPLEMENTATION = 8  # dnnl_query_impl_info_str
@@ -165,6 +165,22 @@ def _shape(sizes: tuple[int, ...], kind: int = _FLOAT32, strides: tuple[int, ...
                                                                 kind, axes(*strides))
     _check(code, f"a tensor of shape {sizes}")
     return description
+
+
+def _then(*, adds: bool = False, most: float | None = None) -> Any:
+    """Attributes of a primitive whose result is added to what its output holds, or clipped to [0, `most`]."""
+    calls, attributes, chain = _loaded().calls, _Handle(), _Handle()
+    if adds and most is not None:
+        raise OneDnnError("a result is clipped or added to another tensor, not both.")
+    _check(calls.dnnl_primitive_attr_create(ctypes.byref(attributes)), "attributes")
+    _check(calls.dnnl_post_ops_create(ctypes.byref(chain)), "operations that follow")
+    if adds:
+        _check(calls.dnnl_post_ops_append_sum(chain, ctypes.c_float(1), 0, _SAME_TYPE), "an addition that follows")
+    if most is not None:
+        _check(calls.dnnl_post_ops_append_eltwise(chain, _CLIP, ctypes.c_float(0), ctypes.c_float(most)), "clipping")
+    _check(calls.dnnl_primitive_attr_set_post_ops(attributes, chain), "operations that follow")
+    _check(calls.dnnl_post_ops_destroy(chain), "the end of operations")
+    return attributes
 
 
 def _new(*sizes: int) -> paddle.Tensor:
