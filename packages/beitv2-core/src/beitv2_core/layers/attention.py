@@ -12,7 +12,8 @@ from paddle import nn
 
 from beitv2_core.layers.dropout import Dropout
 from beitv2_core.layers.fast.fused_attention import fused_attention
-from beitv2_core.layers.fast.linear import Linear, as_written, linear, plus
+from beitv2_core.layers.fast.linear import Linear, as_written, linear, on_cpu, plus
+from beitv2_core.layers.fast.relative_bias import relative_bias
 from beitv2_core.layers.init import has_values
 from beitv2_core.rel_pos_index import relative_position_index, table_rows
 
@@ -23,8 +24,10 @@ def attention_weights(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, bias: paddle
     return F.softmax(scores_BHQT if bias is None else plus(scores_BHQT, bias), axis=-1)
 
 
-def bias_of(table_PH: paddle.Tensor, index_TT: paddle.Tensor) -> paddle.Tensor:
-    """The bias (1, H, T, T) of the scores: for every pair of tokens the table's row at its index."""
+def bias_of(table_PH: paddle.Tensor, index_TT: paddle.Tensor, grid: tuple[int, int]) -> paddle.Tensor:
+    """The bias (1, H, T, T) of the scores: for every pair of tokens the table's row at its index, that of `grid`."""
+    if on_cpu(table_PH) and table_PH.dtype == paddle.float32:
+        return relative_bias(table_PH, grid)
     bias_RH = paddle.index_select(table_PH, index_TT.flatten(), axis=0)
     return bias_RH.reshape([*index_TT.shape, -1]).transpose([2, 0, 1]).unsqueeze(0)
 
@@ -97,7 +100,7 @@ class Attention(nn.Layer):
         """The bias (1, H, T, T) of the scores: the layer's own and the one all blocks share, each if there is one."""
         if self.grid is None:
             return bias
-        own_1HTT = bias_of(self.relative_position_bias_table, self.relative_position_index)
+        own_1HTT = bias_of(self.relative_position_bias_table, self.relative_position_index, self.grid)
         return own_1HTT if bias is None else own_1HTT + bias
 
     def _project_with_selected_queries(
@@ -128,7 +131,7 @@ class RelativePositionBias(nn.Layer):
         self.register_buffer("relative_position_index", _index_of(grid), persistable=False)
 
     def forward(self) -> paddle.Tensor:
-        return bias_of(self.relative_position_bias_table, self.relative_position_index)
+        return bias_of(self.relative_position_bias_table, self.relative_position_index, self.grid)
 
 
 def _index_of(grid: tuple[int, int]) -> paddle.Tensor:
