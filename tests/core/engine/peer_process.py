@@ -32,6 +32,8 @@ if __name__ == "__main__":
 
     peer_monitor.LOOK_SECONDS = 0.05
     monitor = PeerMonitor(rank, world_size, "127.0.0.1", share)
+    if action == "writing":  # set before the others may be gone
+        monitor.before_end = lambda: (time.sleep(0.5), print("written"))
     if action == "late":
         time.sleep(0.5)
     monitor.barrier()
@@ -46,9 +48,6 @@ if __name__ == "__main__":
         time.sleep(1.0)
     elif action in ("waiting", "late"):
         monitor.barrier()
-    elif action == "writing":
-        monitor.before_end = lambda: (time.sleep(0.5), print("written"))
-        time.sleep(60)
-    elif action == "busy":
+    elif action in ("busy", "writing"):
         time.sleep(60)
     print(f"{rank} finished")
