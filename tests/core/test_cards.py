@@ -15,6 +15,7 @@ from beitv2_core import cli
 from beitv2_core.assembly.cards import facts_of_run, write_run_card
 from beitv2_core.cards import CARD, MARK, head_of, without_folders
 from beitv2_core.errors import ConfigError
+from beitv2_core.teachers import LEARNT_FROM, TEACHERS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CONFIG = {"kind": "pretrain", "data": {"dataset": "folder", "root": "/home/somebody/birds"}, "optim": {"lr": 1e-3}}
@@ -61,6 +62,40 @@ def test_what_a_report_measured_is_among_the_results(run):
                 "| linear probe, top-1 | 75.0 % | 512 test images, fitted on 1024 |",
                 "The codebook is used. Features are of rank 40."):
         assert row in text
+
+
+def test_a_card_names_the_models_the_run_read_and_the_teacher_they_learnt_from(run, tmp_path):
+    tokenizer = tmp_path / "codes_of_birds"
+    (tokenizer / "checkpoints").mkdir(parents=True)
+    (tokenizer / "config.yml").write_text(yaml.safe_dump({
+        "kind": "tokenizer", "data": {"dataset": "folder", "root": "/home/somebody/nests"},
+        "teacher": {"name": "efficientnet_lite0", "weights": None}}), encoding="utf-8")
+    settings = {**CONFIG, "tokenizer": {"weights": str(tokenizer)}}
+    (run / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_run_card(run)
+    text = read(run)[1]
+    assert "- Codes to predict, from the tokenizer: `codes_of_birds`, trained on images of `nests`." in text
+    assert "`efficientnet_lite0`, trained with ImageNet-1k and its class labels" in text and "somebody" not in text
+
+
+@pytest.mark.parametrize("weights", ["/home/somebody/codes.pth", "https://example.org/codes.pth"])
+def test_of_a_lone_file_a_card_says_that_nothing_more_is_known(run, weights):
+    (run / "config.yml").write_text(yaml.safe_dump({**CONFIG, "tokenizer": {"weights": weights}}), encoding="utf-8")
+    write_run_card(run)
+    text = read(run)[1]
+    assert "from the tokenizer: `codes.pth`; this card knows nothing more of it." in text
+
+
+def test_runs_that_name_each_other_end_the_story(run):
+    settings = {**CONFIG, "tokenizer": {"weights": str(run)}}
+    (run / "checkpoints").mkdir()
+    (run / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_run_card(run)
+    assert read(run)[1].count("`birds_run`") == 2
+
+
+def test_every_teacher_with_published_weights_says_what_it_learnt_from():
+    assert set(LEARNT_FROM) == set(TEACHERS) - {"file"}
 
 
 def test_what_the_owner_gives_stays_when_the_card_is_written_again(run):

@@ -39,6 +39,7 @@ class Story(NamedTuple):
 
     name: of the model.  facts: of its kind.  config: the settings.  summary: of the run, {} of a lone file.
     environment: versions and device of the run.  results: further (what, value, of what); notes: sentences below them.
+    origins: a sentence for each model that the run read.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Story(NamedTuple):
     environment: Mapping[str, Any]
     results: Sequence[tuple[str, str, str]] = ()
     notes: Sequence[str] = ()
+    origins: Sequence[str] = ()
 
 
 def write_card(folder: Path, story: Story, given: Optional[Mapping[str, Any]] = None) -> Optional[Path]:
@@ -109,7 +111,7 @@ def _data(story: Story) -> list[str]:
         return ["## Data", "Not known: the card was written from a file of weights alone."]
     count = story.summary.get("images")
     lines = [f"Trained on {trained.words}" + (f": {count:,} images." if count else ".")]
-    return ["## Data", *lines]
+    return ["## Data", *lines, *(["\n".join(f"- {line}" for line in story.origins)] if story.origins else [])]
 
 
 def _training(story: Story) -> list[str]:

@@ -39,5 +39,5 @@ CLASSIFIER = Kind(
     made_by="beitv2 finetune CONFIG", card=CardFacts(
         what="An image classifier: a vision transformer of BEiT v2 (arXiv 2208.06366), trained with labels.",
         limits=("It gives one of the classes it was trained on for every image, whatever the image shows.",),
-        tag="image-classification", measured_on=_validation,
+        tag="image-classification", measured_on=_validation, origins={"pretrained.weights": "Weights at the start"},
         metrics={"val_acc1": ("accuracy", "top-1 accuracy"), "val_acc5": ("accuracy", "top-5 accuracy")}))

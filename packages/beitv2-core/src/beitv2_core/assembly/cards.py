@@ -18,6 +18,7 @@ from ..weights.kind import CardFacts
 from ..yaml_text import parse_yaml
 from .kinds import find_kind, known_kinds
 from .loaded_weights import checkpoint_folder
+from .origins import origins_of
 
 log = logging.getLogger("beitv2_core")
 
@@ -65,7 +66,8 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
     report = found.get("report") or {}
     verdict = found.get("verdict") or report.get("verdict") or {}
     return Story(folder.resolve().name, facts, config, found, read_json(stage / "environment.json"),
-                 results=results_of(report), notes=[" ".join(verdict["sentences"])] if verdict.get("sentences") else [])
+                 results=results_of(report), notes=[" ".join(verdict["sentences"])] if verdict.get("sentences") else [],
+                 origins=origins_of(config, facts))
 
 
 def facts_of_run(kind: str) -> Optional[CardFacts]:

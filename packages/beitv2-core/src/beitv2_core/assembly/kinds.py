@@ -97,10 +97,11 @@ PRETRAINING = Kind(
     read=_read_pretraining, build=lambda architecture: BEiTForMaskedImageModeling(**architecture),
     outputs=_pretraining_outputs, backbone="", untold={"num_heads": NUM_HEADS, "early_layers": _EARLY},
     formats=("ours", "official", "huggingface"), run="pretrain", made_by="beitv2 pretrain CONFIG", card=CardFacts(
-        what="A vision transformer pretrained without labels by BEiT v2 (arXiv 2208.06366): it predicts the codes of "
-             "patches that are hidden from it.",
+        what="A vision transformer pretrained by BEiT v2 (arXiv 2208.06366): it predicts the codes of patches that are "
+             "hidden from it. Labels of its images are not read.",
         limits=("It classifies nothing by itself: fine-tune it, fit a probe, or read its features.",),
-        tag="image-feature-extraction", tags=("self-supervised-learning", "masked-image-modeling")))
+        tag="image-feature-extraction", tags=("self-supervised-learning", "masked-image-modeling"),
+        origins={"tokenizer.weights": "Codes to predict, from the tokenizer"}))
 BACKBONE = Kind(
     name="backbone", package="beitv2-core",
     marks=("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),

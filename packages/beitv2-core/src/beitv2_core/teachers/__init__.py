@@ -37,13 +37,25 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "hog": build_hog,
     "siglip2": build_siglip2,
 }
+#: what the published weights of a teacher were trained with
+LEARNT_FROM = {
+    "clip": "trained with pairs of image and text",
+    "dino": "trained with ImageNet-1k, without labels",
+    "dinov2": "trained with images of the web, without labels",
+    "dinov3": "trained with images of the web or of satellites, without labels",
+    "efficientnet_lite0": "trained with ImageNet-1k and its class labels: this is not self-supervised",
+    "eva_clip": "trained with pairs of image and text",
+    "hog": "a filter that learnt from nothing",
+    "siglip2": "trained with pairs of image and text",
+}
 #: published models whose sizes are read from their files
 FAMILIES = {family.name: family for family in (DINOV2, DINOV3, EVA_CLIP, SIGLIP2)}
 _COMMON = ("weights", "sha256", "image_size", "patch_size")
 
 __all__ = [
-    "ENTRY_POINTS", "FAMILIES", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher", "DINOVisionTransformer",
-    "EfficientNetLiteTeacher", "FileTeacher", "HOGTeacher", "Teacher", "TeacherViT", "ViTTeacher", "build_teacher",
+    "ENTRY_POINTS", "FAMILIES", "LEARNT_FROM", "TEACHERS", "CLIPTeacher", "CLIPVisual", "DINOTeacher",
+    "DINOVisionTransformer", "EfficientNetLiteTeacher", "FileTeacher", "HOGTeacher", "Teacher", "TeacherViT",
+    "ViTTeacher", "build_teacher",
 ]
 
 

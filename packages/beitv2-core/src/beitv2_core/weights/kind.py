@@ -85,7 +85,8 @@ class CardFacts:
 
     what: the model, in a sentence.  limits: sentences.  tag: Hugging Face's `pipeline_tag`; tags: further ones.
     metrics: value of `final` in a run's summary -> (Hugging Face's metric, its name).  trained_on, measured_on: the
-    images, from the settings of a run; None where they are not known.
+    images, from the settings of a run; None where they are not known.  origins: setting that names a model which the
+    run reads -> what that model was to it.
     """
 
     what: str = ""
@@ -95,6 +96,7 @@ class CardFacts:
     metrics: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     trained_on: Callable[[Mapping[str, Any]], Optional[DataName]] = data_of_settings
     measured_on: Callable[[Mapping[str, Any]], Optional[DataName]] = lambda config: None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 NUM_HEADS = UntoldValue("attention heads (default: those of the published model of that width)", "12", positive_number,

@@ -93,7 +93,10 @@ def _images(section: str) -> Callable[[Mapping[str, Any]], Optional[DataName]]:
         drawn = data.get("type") == "BEiTv2DigitScenes"
         if not drawn and not data.get("dataset_root"):
             return None
-        return named_data("digit_scenes" if drawn else data.get("type"), data.get("dataset_root"), data.get("size"))
+        found = named_data("digit_scenes" if drawn else data.get("type"), data.get("dataset_root"), data.get("size"))
+        if found is None or drawn or not data.get("mode"):
+            return found
+        return found._replace(words=f"{found.words}, split `{data['mode']}`")  # one folder has both
 
     return named
 
@@ -109,5 +112,6 @@ SEGMENTATION = Kind(
         limits=("It gives every pixel one of the classes it was trained on, whatever the pixel shows.",),
         tag="image-segmentation", tags=("semantic-segmentation", "upernet"), trained_on=_images("train_dataset"),
         measured_on=_images("val_dataset"),
+        origins={"model.backbone.pretrained": "Weights of the backbone at the start"},
         metrics={"miou": ("mean_iou", "mIoU"), "macc": ("mean_accuracy", "mAcc"),
                  "aacc": ("overall_accuracy", "aAcc")}))
