@@ -35,10 +35,11 @@ class Part(NamedTuple):
     shares: Optional[str] = None
 
     def identity(self, others: Mapping[str, Part]) -> str:
-        """SHA-256 of the command, its settings and those of all parts it needs."""
+        """SHA-256 of the command, its settings and those of all parts it needs; a checkout elsewhere has the same."""
         settings = [] if self.config is None else [read_tree(self.config)[0]]
+        command = ["CONFIG" if word == str(self.config) else word for word in self.command]
         before = [others[name].identity(others) for name in self.needs]
-        return hashlib.sha256(json.dumps([self.command, settings, before], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([command, settings, before], sort_keys=True).encode()).hexdigest()
 
 
 class Plan(NamedTuple):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -232,6 +233,17 @@ def test_a_finished_part_of_other_settings_is_refused_and_so_is_what_needs_it(st
     failed = work.work(parts(("a/one", "other"), ("a/two", "2", "a/one")), tmp_path / "out", print)
     assert "other settings" in failed["a/one"] and failed["a/two"] == "needs a/one"
     assert len(calls.read_text().splitlines()) == 2
+
+
+def test_a_checkout_in_another_folder_takes_finished_parts_as_its_own(tmp_path, monkeypatch):
+    plan = Plan({name: tmp_path / name for name in NAMES}, tmp_path / "out")
+    here = parts_of(plan)
+    shutil.copytree(CONFIGS, tmp_path / "elsewhere" / "configs")
+    monkeypatch.setattr("real.parts.CONFIGS", tmp_path / "elsewhere" / "configs")
+    there = parts_of(plan)
+    assert {name: part.identity(here) for name, part in here.items()} == \
+        {name: part.identity(there) for name, part in there.items()}
+    assert here["cifar10/pretrain_hog"].command != there["cifar10/pretrain_hog"].command
 
 
 def test_the_time_before_a_kill_counts(stub, tmp_path):
