@@ -300,7 +300,7 @@ def attacked(requests: int, seed: int = 0, seconds: float = 4.0) -> dict[str, An
         after = state_of(process.pid)
         for _ in range(60):  # connections are let go, memory with them
             after = state_of(process.pid)
-            if after["files"] <= before["files"]:
+            if after["files"] <= before["files"] and after["MB"] < before["MB"] + BACK_WITHIN_MB:
                 break
             time.sleep(0.25)
         alive = process.poll() is None

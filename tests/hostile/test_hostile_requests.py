@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import time
 from pathlib import Path
@@ -35,6 +36,24 @@ def test_connections_that_never_finish_do_not_keep_others_out(start, count):
             began = time.monotonic()
             honest = Honest(port)
             assert honest.ask("POST", "/api/views/classes", honest.image, began + 2 * HONEST_SECONDS) == "200"
+            assert time.monotonic() - began < HONEST_SECONDS
+        finally:
+            for connection in opened:
+                connection.close()
+
+
+def test_connections_that_come_all_at_once_do_not_keep_others_out():
+    with server() as (process, port):
+        opened = []
+        try:
+            for _ in range(2):  # the server accepts what came meanwhile in one go
+                process.send_signal(signal.SIGSTOP)
+                opened += [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(110)]
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.5)
+            began = time.monotonic()
+            honest = Honest(port)
+            assert honest.ask("GET", "/health", None, began + 2 * HONEST_SECONDS) == "200"
             assert time.monotonic() - began < HONEST_SECONDS
         finally:
             for connection in opened:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ httpx = pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from beitv2_core.errors import ConfigError, ShapeError  # noqa: E402
-from beitv2_core.serve import worker  # noqa: E402
+from beitv2_core.serve import app, worker  # noqa: E402
 from beitv2_core.serve.app import Limits, create_app  # noqa: E402
 from beitv2_core.serve.results import ClassesResult, ClassShare, image_url, label_map_result  # noqa: E402
 from beitv2_core.serve.security import content_policy, host_name  # noqa: E402
@@ -337,3 +338,15 @@ def test_a_slow_sender_gives_up_its_place_to_the_next_where_there_is_no_other(mo
         assert (await here.get("/health")).json()["taken"] == 0
 
     in_one_loop(app, work)
+
+
+def test_memory_is_given_back_once_after_the_requests_have_ended(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(app, "REST_SECONDS", 0.05)
+    monkeypatch.setattr(app, "give_back_memory", lambda: given_back.append(True))
+    with client() as one:
+        time.sleep(0.3)
+        assert not given_back  # nothing was asked yet
+        assert one.post("/api/views/classes", content=png_bytes(), headers=PNG).status_code == 200
+        time.sleep(0.5)
+    assert given_back == [True]

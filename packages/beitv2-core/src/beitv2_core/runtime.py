@@ -154,6 +154,17 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(map_threshold, ctypes.c_int(2**30)) and mallopt(trim_threshold, largest))
 
 
+def give_back_memory() -> bool:
+    """Give freed memory back to the system, also what `keep_freed_memory` kept; False without glibc.
+
+    For a process that has done large work and now waits: the next work maps its memory anew.
+    """
+    try:
+        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+    except (OSError, AttributeError):
+        return False
+
+
 def let_waiting_threads_sleep() -> bool:
     """Let Paddle's threads sleep as soon as they have nothing to compute; True where that was done.
 

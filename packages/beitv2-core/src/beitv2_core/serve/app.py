@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -22,6 +23,7 @@ from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..errors import ConfigError
+from ..runtime import give_back_memory
 from .image import FORMATS, KINDS, read_image
 from .problem import ErrorAnswer, Problem
 from .results import Result
@@ -32,6 +34,8 @@ from .worker import Worker
 log = logging.getLogger("beitv2_core")
 PAGE = "page.html"
 STYLES, SCRIPTS = ("page.css",), ("draw.js", "page.js")  # put into the page: it is one answer
+#: without a request, after which the memory of those before is given back
+REST_SECONDS = 3.0
 DOCS = "/docs"
 DOCS_FILES = "/docs-files"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -126,7 +130,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(_tidy(worker))
         yield
+        tidying.cancel()
         worker.close()
 
     app = FastAPIOffline(
@@ -216,6 +222,17 @@ def _page() -> str:
 
     styled = read(PAGE).replace("<style></style>", f"<style>\n{read(*STYLES)}</style>")
     return styled.replace("<script></script>", f"<script>\n{read(*SCRIPTS)}</script>")
+
+
+async def _tidy(worker: Worker) -> None:
+    """Give the memory of large images back when nothing has been asked for `REST_SECONDS`."""
+    seen = given_back = 0
+    while True:
+        await asyncio.sleep(REST_SECONDS)
+        if worker.accepted == seen != given_back and not worker.taken:
+            give_back_memory()
+            given_back = seen
+        seen = worker.accepted
 
 
 def _add_error_answers(app: FastAPI) -> None:

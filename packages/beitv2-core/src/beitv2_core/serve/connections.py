@@ -31,8 +31,10 @@ def patient_protocol(*, most_idle: int, timeout: float, head_seconds: float = HE
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._wait(head_seconds)
-            idle = [one for one in self.connections if isinstance(one, PatientProtocol) and not one.asks()]
-            if len(self.connections) > most_idle and idle:
+            # Those that are let go stay in the set until the loop comes to them: after many at once, for a while.
+            there = [one for one in self.connections if not one.transport.is_closing()]
+            idle = [one for one in there if isinstance(one, PatientProtocol) and not one.asks()]
+            if len(there) > most_idle and idle:
                 min(idle, key=lambda one: one.since).transport.abort()
 
         def data_received(self, data: bytes) -> None:

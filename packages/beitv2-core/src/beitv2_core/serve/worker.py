@@ -27,6 +27,7 @@ class Worker:
     def __init__(self, waiting: int) -> None:
         self.places = 1 + waiting
         self._free = self.places
+        self.accepted = 0  # requests that got a queue slot, ever
         self._sending: list[Place] = []  # the longest first
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "beitv2-serve")
@@ -52,6 +53,7 @@ class Worker:
                 raise Problem(503, "the server", f"{self.places} requests are waiting or running.",
                               "Expected a free slot in the queue.", "Try again in a few seconds.")
             self._free -= 1
+            self.accepted += 1
         place = Place(self)
         try:
             yield place
