@@ -105,6 +105,17 @@ def test_another_kind_device_shape_or_type_is_refused(folder):
 
 
 @needs_onnx
+def test_a_graph_for_images_of_another_size_than_described_is_named(tmp_path):
+    folder = tmp_path / "model"
+    export_model(exportable_features(student()), folder, form="onnx")
+    description = json.loads((folder / "model.json").read_text())
+    height, width = description["image_size"]
+    (folder / "model.json").write_text(json.dumps({**description, "image_size": [height, 2 * width]}))
+    with pytest.raises(ExportError, match=rf"model\.json: image_size is \[{height}, {2 * width}\], graph\.onnx takes"):
+        load_exported(folder)
+
+
+@needs_onnx
 def test_without_onnxruntime_the_command_to_type_is_named(tmp_path, monkeypatch):
     export_model(exportable_features(student()), tmp_path / "model", form="onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

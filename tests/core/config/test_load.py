@@ -128,6 +128,7 @@ def test_a_wrong_type_names_what_came_and_what_was_expected(minimal):
     [
         ("mask.num_masked=75", r"mask.num_masked: 75 masked of 16 patches \(4x4\)"),
         ("model.early_layers=4", "early_layers is 4 but the backbone has 3 blocks; expected 1 to 3"),
+        ("model.patch_size=0", "patch_size: 0 came"),
         ("data.image_size=30", "an image of 30x30 pixels is not a whole number of 8x8 patches"),
         ("data.image_size=[32, 36]", "32x36 pixels is not a whole number of 8x8 patches"),
         ("model.num_heads=5", "5 heads do not divide the width 96"),

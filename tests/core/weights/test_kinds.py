@@ -29,7 +29,7 @@ def classifier(goldens_dir):
 def test_every_kind_is_recognised_and_its_model_has_those_tensors(model):
     found = recognised(model)
     assert (found.kind, found.origin, found.prefix) == (model.kind, "official", "")
-    state = build_described(found.kind, found.architecture).state_dict()
+    state = build_described(found.kind, found.architecture, "file").state_dict()
     listed = shapes_of(find_kind(found.kind), found.architecture)
     assert {name: tuple(value.shape) for name, value in state.items()} == listed
     assert {name: array.shape for name, array in found.weights.items()} == listed

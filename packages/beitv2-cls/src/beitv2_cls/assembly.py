@@ -237,7 +237,7 @@ def load_backbone(source: str) -> Backbone:
         found = read_checkpoint(source)
         model = build_file(found, ("classifier", "pretraining", "backbone"))
         kind = "" if found.model is None else found.model.kind
-        return Backbone(model, None, lambda: build_described(kind, config.architecture))
+        return Backbone(model, None, lambda: build_described(kind, config.architecture, source))
     if isinstance(config, FinetuneConfig):
         classifier = load_classifier(source)[0]
         return Backbone(freeze(classifier), config, lambda: build_classifier(config, classifier.num_classes))

@@ -218,6 +218,10 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
         reason = " ".join(str(error).split())
         raise ExportError(f"{graph}: cannot be loaded by {chosen.name} ({reason}). It was written by {made_by}; use "
                           "versions not older than these.") from None
+    taken = zip(run.input_shape, (None, 3, *description.image_size))
+    if any(have not in (None, size) for have, size in taken if size is not None):
+        raise ExportError(f"{folder / DESCRIPTION}: image_size is {list(description.image_size)}, {graph.name} takes "
+                          f"images of shape {list(run.input_shape)}. Export the model again.")
     return Exported(folder, description, run, runtime=chosen.name, precision=precision)
 
 

@@ -53,7 +53,7 @@ def load_at_size(source: str, *, image_size: Optional[tuple[int, int]] = None,
     architecture: Architecture = found.architecture
     if image_size is not None and kind.trunks:
         architecture, weights = _for_size(kind, architecture, weights, image_size)
-    model = build_described(kind.name, architecture)
+    model = build_described(kind.name, architecture, path)
     trunk = getattr(model, kind.trunks[0]) if kind.trunks and kind.trunks[0] else model
     if not isinstance(trunk, BEiTBackbone):
         raise CheckpointError(f"{source}: this is {kind}, which has no BEiT backbone. Give a run or file of a "

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, ShapeError
@@ -15,8 +16,8 @@ from ..weights.kind import Kind, Shapes
 from .kinds import find_kind
 
 
-def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
-    """The model of a kind and architecture, freshly initialised, in training mode.
+def build_described(kind: str, architecture: Mapping[str, Any], source: str | Path) -> Any:
+    """The model of a kind and architecture, freshly initialised, in training mode; source: where they were read.
 
     Raises ConfigError where no installed package knows the kind, CheckpointError naming a value that the model needs
     and neither the weights nor the user told: it is never guessed.
@@ -25,8 +26,8 @@ def build_described(kind: str, architecture: Mapping[str, Any]) -> Any:
     missing = found.unknown(architecture)
     if missing:
         options = " ".join(f"--set {name}={found.untold[name].example}" for name in missing)
-        raise CheckpointError(f"{', '.join(missing)} of this {kind} model is not in its weights. Convert the file by "
-                              f"`beitv2 convert` with the value it was trained with, for example {options}.")
+        raise CheckpointError(f"{source}: {', '.join(missing)} of this {kind} model is not in its weights. Convert the "
+                              f"file by `beitv2 convert` with the value it was trained with, for example {options}.")
     return found.build(architecture)
 
 

@@ -188,10 +188,8 @@ def build_file(found: LoadedWeights, kinds: Sequence[str], model: Any = None) ->
     if found.model is None or held not in kinds:
         raise CheckpointError(f"{found.path}: this is a {held or found.config.get('kind')} model, a "
                               f"{' or '.join(kinds)} model was expected.{_beside(found)}")
-    try:
-        model = build_described(found.model.kind, found.model.architecture) if model is None else model
-    except CheckpointError as error:
-        raise CheckpointError(f"{found.path}: {error}") from None
+    if model is None:
+        model = build_described(found.model.kind, found.model.architecture, found.path)
     set_weights(model, found.weights, str(found.path))
     return freeze(model)
 

@@ -49,6 +49,13 @@ class Section(BaseModel):
                                       f"it out (or set it back to {'null' if default is None else default})")
 
 
+def positive_size(value: Optional[Pixels]) -> Optional[Pixels]:
+    """A size in pixels, as validators take it; ValueError for one below 1."""
+    if value is not None and min(pair(value)) < 1:
+        raise ValueError(f"a size in pixels must be positive, {value} came")
+    return value
+
+
 def required(key: str, what: str) -> PydanticCustomError:
     """The error for a value that has no safe default; `load.py` turns it into one line with the command to type."""
     return PydanticCustomError("required_value", "{what}", {"key": key, "what": what})
@@ -114,12 +121,7 @@ class DataConfig(Section):
         default=0, ge=0, description="processes that decode images; 0 decodes in the training process"
     )
 
-    @field_validator("image_size", "token_image_size")
-    @classmethod
-    def _positive(cls, value: Optional[Pixels]) -> Optional[Pixels]:
-        if value is not None and min(pair(value)) < 1:
-            raise ValueError(f"a size in pixels must be positive, {value} came")
-        return value
+    _positive_sizes = field_validator("image_size", "token_image_size")(positive_size)
 
     @model_validator(mode="before")
     @classmethod
@@ -189,6 +191,8 @@ class EncoderConfig(TrunkConfig):
     """A trunk that reads images."""
 
     patch_size: Pixels = Field(default=16, description="pixels of a patch: one side, or [height, width]")
+
+    _positive_size = field_validator("patch_size")(positive_size)
 
 
 class MimModelConfig(EncoderConfig):

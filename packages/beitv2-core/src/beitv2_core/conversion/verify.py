@@ -93,7 +93,7 @@ def verify_file(ours: str | Path, against: str | Path, *, tolerance: float = 1e-
 
 def build(found: IdentifiedWeights, source: str) -> Any:
     """The model of an identified file with its weights, frozen, in eval mode."""
-    model = build_described(found.kind, found.architecture)
+    model = build_described(found.kind, found.architecture, source)
     set_weights(model, found.weights, source)
     return freeze(model)
 

@@ -26,6 +26,8 @@ from beitv2_core.weights.writers import write_safetensors
 FORMAT = "beitv2"
 SCHEMA_VERSION = 1
 MOST_PATCHES = 2**14  # of a described trunk: images of 2048 x 2048 pixels
+#: a number of an architecture above which a tensor has to be that long
+LARGEST = 100_000
 TABLE = "relative_position_bias_table"
 KEPT = "_kept/"
 _PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,60}[A-Za-z0-9])?")
@@ -121,6 +123,7 @@ def _read(kind: Kind, stored: Mapping[str, Any], weights: Mapping[str, NDArray[A
 
 def _check_sizes(kind: Kind, architecture: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
     """ValueError where building the described model would take time or memory that its weights do not call for."""
+    longest = max((size for array in weights.values() for size in array.shape), default=0)
     for part in kind.trunks:
         trunk = architecture[part] if part else architecture
         (height, width), (down, across) = (
@@ -133,6 +136,8 @@ def _check_sizes(kind: Kind, architecture: Mapping[str, Any], weights: Mapping[s
         for name, value in (*architecture.items(), *trunk.items()):
             if name.endswith(("depth", "layers")) and isinstance(value, int) and value > len(weights):
                 raise ValueError(f"{name} is {value}, and there are {len(weights)} tensors")
+            if isinstance(value, int) and value > max(longest, LARGEST):
+                raise ValueError(f"{name} is {value}, and no tensor is longer than {longest}")
 
 
 def _damaged(error: Exception) -> CheckpointError:

@@ -27,6 +27,7 @@ from beitv2_core.weights.reading.pickled_values import (
     TensorRef,
 )
 
+MOST_SETS = 10_000  # an empty one takes 216 bytes, for an instruction of one
 MOST_INSTRUCTIONS = 500_000  # a checkpoint of the large model with its optimizer has about 100,000
 _STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "BFloat16Storage": "bfloat16",
@@ -174,6 +175,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         self.source = source
         self.storages: dict[str, Storage] = {}
         self.known: dict[str, Any] = dict(known_globals())
+        self.sets = 0
         self.budget = size + 1024  # items and characters that calls may be given: each stands in the file
         self.dispatch = _Instructions(_HANDLERS, MOST_INSTRUCTIONS)  # type: ignore[misc]
 
@@ -246,6 +248,12 @@ class RestrictedUnpickler(pickle._Unpickler):
         self.stack.append({})
         self.on_items(items)
 
+    def on_empty_set(self) -> None:
+        self.sets += 1
+        if self.sets > MOST_SETS:
+            raise CheckpointError("more sets than any weights file has; it was refused (a bomb).")
+        self.stack.append(set())
+
     def on_append(self) -> None:
         self.on_elements([self.stack.pop()])
 
@@ -271,7 +279,7 @@ def _handlers() -> dict[int, Callable[..., None]]:
     """Python's own handlers of instructions that push plain data, and ours of those that do more."""
     plain = ("PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 "
              "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES "
-             "SHORT_BINBYTES BINBYTES8 TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE LIST EMPTY_LIST EMPTY_DICT EMPTY_SET GET "
+             "SHORT_BINBYTES BINBYTES8 TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_TUPLE LIST EMPTY_LIST EMPTY_DICT GET "
              "BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL BINPERSID")
     handlers = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
                 for name in plain.split()}
@@ -279,7 +287,8 @@ def _handlers() -> dict[int, Callable[..., None]]:
     return {**handlers, pickle.REDUCE[0]: ours.on_reduce, pickle.NEWOBJ[0]: ours.on_newobj,
             pickle.BUILD[0]: ours.on_build, pickle.SETITEM[0]: ours.on_setitem, pickle.SETITEMS[0]: ours.on_setitems,
             pickle.DICT[0]: ours.on_dict, pickle.APPEND[0]: ours.on_append, pickle.APPENDS[0]: ours.on_appends,
-            pickle.ADDITEMS[0]: ours.on_additems, pickle.BYTEARRAY8[0]: ours.on_bytearray}
+            pickle.EMPTY_SET[0]: ours.on_empty_set, pickle.ADDITEMS[0]: ours.on_additems,
+            pickle.BYTEARRAY8[0]: ours.on_bytearray}
 
 
 _HANDLERS = _handlers()

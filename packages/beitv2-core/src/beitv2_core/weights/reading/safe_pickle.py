@@ -24,7 +24,7 @@ from beitv2_core.weights.reading.restricted_pickle import RestrictedUnpickler, u
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = pickle.dumps(LEGACY_MAGIC, 2)
 _PROTOCOL = 1001
-_SLACK = 64 * 2**20  # what a small archive may unpack to beyond four times its size
+_SLACK = 16 * 2**20  # what a small archive may unpack to beyond four times its size
 _MOST_MODULES = 100_000
 
 _TensorMaker = Callable[[TensorRef, str], Any]
