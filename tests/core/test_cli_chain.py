@@ -82,11 +82,11 @@ def test_inspect_shows_kind_step_and_tensors(runs):
 
 def test_the_codebook_of_a_run_is_measured_and_drawn(runs):
     run("codebook", runs / "tokenizer", "--limit", 40, "--data", "digit_scenes")
-    measured = json.loads((runs / "tokenizer/figures/codebook.json").read_text())
+    measured = json.loads((runs / "tokenizer/codebook/codebook.json").read_text())
     assert sum(measured["counts"]) == 40 * 16
     assert 1 <= measured["perplexity"] <= 64
     for figure in ("code_histogram.png", "code_gallery.png"):
-        assert (runs / "tokenizer/figures" / figure).stat().st_size > 1000
+        assert (runs / "tokenizer/codebook" / figure).stat().st_size > 1000
 
 
 def test_the_report_holds_every_number_and_figure(runs):

@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "two_stages": {"assembly", "choosing", "config", "data", "datasets", "engine", "errors", "evaluation", "files",
                    "planning", "runtime", "weights"},
     "bench": {"engine", "errors", "exported_model", "exporting", "layers", "runners", "runtime", "viz"},
-    "serve": {"_entry_points", "data", "errors", "evaluation", "viz"},  # models come in from the command
+    "serve": {"_entry_points", "data", "errors", "evaluation", "runtime", "viz"},  # models come in from the command
     "api": {"assembly", "config", "engine", "errors", "evaluation", "exported_model", "exporting", "files",
             "inference", "launching", "layers", "runtime", "two_stages"},
     "commands": {"api", "assembly", "bench", "cards", "checking", "config", "conversion", "data", "datasets", "errors",

@@ -19,7 +19,7 @@ from beitv2_core.engine.feature_monitor import MOST_COST, PASSES_OF_A_STEP, affo
 from beitv2_core.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-ON = ["monitor={every: 3, images: 16, labelled: digit_scenes}"]
+ON = ["monitor={every: 3, images: 24, labelled: digit_scenes}"]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,14 @@ def test_files_have_to_be_held_out_to_be_measured_on(settings, tmp_path):
     assert config.monitor.every == "auto"
     loop = build_training(config)
     assert len(loop.task.monitor.images.pixels) == 3 and len(loop.task.monitor.labelled.pixels) == 7
+    assert set(loop.task.monitor.measure(loop.task.model)) == {"acc_knn"}  # three images have no spectrum
     with pytest.raises(ConfigError, match="monitor.labelled.*no class folders"):
         build_training(settings("run", *files, "data.held_out=3", f"monitor.labelled={tmp_path / 'images' / 'a'}"))
+
+
+def test_auto_measures_no_more_often_than_the_log_is_written(settings):
+    config = settings("run", "monitor.every=auto", "monitor.images=24", "train.log_every=150")
+    assert build_training(config).task.monitor.every == 150
 
 
 @pytest.mark.parametrize("images, batch, every", [(512, 64, 134), (512, 2048, 5), (8, 64, 3)])

@@ -12,7 +12,7 @@ import yaml
 from beitv2_core.engine.health import HealthWatch, findings, information, read_rows
 from beitv2_core.engine.trackers import TrackedRun
 from beitv2_core.errors import DataError
-from beitv2_core.evaluation.verdict import verdict
+from beitv2_core.evaluation.verdict import Verdict, on_test_images, verdict
 
 DATA = {"image_size": 32}
 TRAIN = {"batch_size": 64, "total_batch": None}
@@ -128,6 +128,21 @@ def test_the_verdict_of_both_stages_names_the_first_that_is_wrong(run, tmp_path)
     assert healthy.state == "healthy" and "RankMe 8.0 of 96" in healthy.sentences[0]
     assert "1.7 x the commonest code" in healthy.sentences[0]
     assert "0.13 of 4.03 nats of a hidden code known" in healthy.sentences[0]
+
+
+@pytest.mark.parametrize(("images", "accuracy", "state", "advice"), [
+    (5, 0.10, "too few test images to tell", "give at least 20"), (200, 0.06, "no better than guessing on test images",
+                                                                    "learnt by heart"), (200, 0.3, "healthy", "")])
+def test_training_images_alone_make_no_run_healthy(run, images, accuracy, state, advice):
+    alone = verdict(run("pretrain", PRETRAIN, pretraining(*[3.9] * 20)))
+    report = {"images": images, "masked_code_accuracy": {
+        "heads": {"mim": accuracy, "cls": accuracy / 2}, "most_frequent_share": 0.2, "patches": 6 * images}}
+    found = on_test_images(alone, report)
+    assert found.state == state and "in training" in found.sentences[0]
+    assert f"on {images} test images: {accuracy:.1%} of {6 * images:,} hidden codes" in found.sentences[-1]
+    assert advice in found.sentences[-1]
+    collapsed = Verdict("codebook collapsed", ["why"])
+    assert on_test_images(collapsed, report).state == "codebook collapsed"
 
 
 def test_information_is_the_entropy_of_the_codes_minus_the_loss():

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from beitv2_core import cli
+from beitv2_core.api.embed import embed
 from beitv2_core.assembly import load_mim, load_tokenizer
 from beitv2_core.assembly.loaded_weights import read_checkpoint, stage_of
 from beitv2_core.config import load_config
@@ -174,17 +175,21 @@ def test_ten_images_of_one_colour_are_refused_before_training(tmp_path):
     assert done.exit_code == 2 and "of one colour each, so there is nothing to learn" in told(done)
 
 
-def test_every_reader_of_runs_takes_the_folder_and_finds_its_stage(run):
+def test_every_reader_of_runs_takes_the_folder_and_finds_its_stage(run, images):
     assert load_tokenizer(run).num_codes == load_tokenizer(run / "tokenizer").num_codes
     assert load_mim(run)[1] == load_mim(run / "pretrain")[1]
     assert read_checkpoint(str(run)).path.parent.parent == run / "pretrain"
     assert stage_of(run, ("tokenizer",)) == run / "tokenizer" and stage_of(run) == run / "pretrain"
+    drawn = (run / "figures" / "code_histogram.png").read_bytes()
     for command in (["inspect", run], ["codebook", run, "--data", "digit_scenes", "--limit", "8"],
                     ["plan", run / "pretrain" / "config.yml", "--set", f"tokenizer.weights={run}"]):
         done = beitv2(*command)
         assert done.exit_code == 0, done.output
-    assert (run / "figures" / "codebook.json").is_file()
+    assert (run / "codebook" / "codebook.json").is_file()
+    assert (run / "figures" / "code_histogram.png").read_bytes() == drawn  # the report's own stays
     assert find_exportable(str(run)).facts["kind"] == "features"
+    codes = embed(images / "0.png", run, what="codes")
+    assert codes.features.dtype.kind == "u" and codes.features.max() < load_tokenizer(run).num_codes
 
 
 def test_while_only_the_tokenizer_has_begun_it_is_what_the_folder_means(run, tmp_path):

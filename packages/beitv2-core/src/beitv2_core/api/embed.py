@@ -44,12 +44,15 @@ def write_features(images: Paths, model: Union[str, Path], file: Path, *, what: 
                    batch_size: int, max_pixels: Optional[int], num_workers: Optional[int], runtime: Optional[str],
                    precision: str, progress: Optional[bool] = None) -> tuple[LoadedModel, int]:
     """`embed` without reading the file back, in constant memory: the model, and the number of images."""
+    from ..assembly.loaded_weights import stage_of
     from ..evaluation.codes import list_images
     from ..inference.embed import embed_files
     from ..inference.loaded import load_model
 
     writer_for(file)
     paths = list_images(paths_of(images))
+    if what == "codes" and Path(model).is_dir():  # a run of both stages: the one that has codes
+        model = stage_of(model, ("tokenizer",))
     loaded = load_model(model, name=name, runtime=runtime, precision=precision, image_size=image_size)
     if crop_share is not None:
         loaded.cut_to(crop_share)

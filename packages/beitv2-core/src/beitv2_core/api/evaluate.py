@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from ..engine.progress import showing
 from ..errors import ConfigError
-from ..evaluation.verdict import Verdict, together, verdict
+from ..evaluation.verdict import Verdict, on_test_images, together, verdict
 from ..files.atomic import write_text_atomically
 from ..files.json_text import parse_json
 from .arguments import run_folder_of, workers
@@ -65,6 +65,7 @@ def evaluate(tokenizer_run: Union[str, Path], pretrain_run: Union[str, Path, Non
         summary = make_report(settings, folder)
     judged = verdict_of(first, str(second))
     if judged is not None:
+        judged = on_test_images(judged, summary)
         summary["verdict"] = {"state": judged.state, "sentences": judged.sentences}
     write_summary(folder / "summary.json", summary)
     with card_beside(folder):

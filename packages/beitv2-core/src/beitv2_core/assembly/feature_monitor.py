@@ -13,7 +13,7 @@ from ..config.sections import DataConfig
 from ..data import eval_batches
 from ..data.views.transforms import normalise, to_unit_floats
 from ..datasets import DRAWN
-from ..engine.feature_monitor import FeatureMonitor, Pictures, affordable_every
+from ..engine.feature_monitor import FEWEST_IMAGES, FeatureMonitor, Pictures, affordable_every
 from ..errors import ConfigError
 from .batches import BatchPlan
 from .data import build_dataset, reading_of
@@ -33,7 +33,11 @@ def build_monitor(config: PretrainConfig, num_codes: int, plan: BatchPlan) -> Fe
     images = _pictures(build_dataset(data, split="test", size=size), config)
     labelled = None if asked.labelled is None else _labelled(config, asked.labelled)
     measured = len(images.pixels) + (0 if labelled is None else len(labelled.pixels))
-    every = affordable_every(measured, plan.total_batch) if asked.every == "auto" else int(asked.every or 0)
+    every = (max(affordable_every(measured, plan.total_batch), config.train.log_every) if asked.every == "auto"
+             else int(asked.every or 0))
+    if len(images.pixels) < FEWEST_IMAGES:
+        log.info("monitor: %d held-out images say nothing about the spectrum of features, which is left out (at least "
+                 "%d are needed)", len(images.pixels), FEWEST_IMAGES)
     log.info("monitor: %d held-out images%s every %d steps", len(images.pixels),
              "" if labelled is None else f" and {len(labelled.pixels)} labelled ones", every)
     return FeatureMonitor(images, prepare=lambda pixels: normalise(to_unit_floats(pixels)),

@@ -121,7 +121,8 @@ def tokenizer_size(backbone: Size) -> Choice:
         return Choice((backbone.width, backbone.depth, backbone.heads, 1), "as large as the backbone, as in the paper")
     width = max(96, backbone.width * 2 // 3 // 48 * 48)
     return Choice((width, max(3, backbone.depth // 2), width // 32, 1),
-                  "two thirds as wide and half as deep as the backbone: it only has to tell patches apart")
+                  "two thirds as wide and half as deep as the backbone, but at least 96 x 3: it only has to tell "
+                  "patches apart")
 
 
 def codebook_size(patch: int, patches_there: int, patches_seen: float, *, hog: bool) -> Choice:
@@ -167,7 +168,8 @@ def learning_rates(batch: int, width: int) -> tuple[Choice, Choice]:
     narrow = min(1.0, 144 / width)
     return (Choice(_significant(1e-3 * root), f"1e-3 for {BATCH} images, by the square root of the batch"),
             Choice(_significant(1.5e-3 * root * narrow),
-                   f"1.5e-3 for {BATCH} images and width 144, by the square root of the batch and inversely by width"))
+                   f"1.5e-3 for {BATCH} images, by the square root of the batch"
+                   + (" and, from width 144 on, inversely by width" if width > 144 else "")))
 
 
 def warm_up(steps: int) -> Choice:

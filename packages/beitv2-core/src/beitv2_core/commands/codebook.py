@@ -21,7 +21,7 @@ def codebook(
     ),
     limit: int = typer.Option(2000, min=1, help="number of images, spread evenly over all"),
     codes: int = typer.Option(16, min=1, help="codes in the gallery: this many of the most and of the least used"),
-    output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/figures"),
+    output: Optional[Path] = typer.Option(None, "--output", "-o", help="folder of figures; default: RUN/codebook"),
     name: Optional[str] = options.NAME,
     batch_size: int = typer.Option(64, "--batch-size", "-b", min=1, help="images per batch"),
     max_pixels: Optional[int] = options.MAX_PIXELS,
@@ -41,7 +41,7 @@ def codebook(
     batches = eval_batches(dataset, model.image_size, batch_size=batch_size, limit=limit,
                            num_workers=options.workers(num_workers))
     stats, gallery = nearest_patches(model, batches)
-    folder = output or run_folder_of(run) / "figures"
+    folder = output or run_folder_of(run) / "codebook"  # RUN/figures are those of the report
     code_histogram(stats.counts, folder / "code_histogram.png")
     order = stats.counts.argsort()[::-1]
     used = [int(code) for code in order if stats.counts[code] > 0]

@@ -82,8 +82,7 @@ def _show(found: Any) -> None:
     report = getattr(found, "report", None)
     if isinstance(report, Report):  # in the process that has it
         print_table(report.summary, report.folder)
-        for line in (f"verdict: {found.verdict.state}", *found.verdict.sentences):
-            typer.echo(line)
+        typer.echo(found.verdict.text())
 
 
 def init_tokenizer(

@@ -22,6 +22,8 @@ from beitv2_core.layers.collective import all_reduce_sum
 
 #: forward passes of an image that one step costs for each of its images: forward, backward, and the tokenizer
 PASSES_OF_A_STEP = 4
+#: images below which the spectrum of their features is noise
+FEWEST_IMAGES = 20
 #: share of a run that `every: auto` lets its measurements cost
 MOST_COST = 0.015
 
@@ -57,10 +59,13 @@ class FeatureMonitor:
         return (step + 1) % self.every == 0 or step + 1 == self.total_steps
 
     def measure(self, model: Any) -> dict[str, float]:
-        """rankme, effective_rank and alpha_req of the features of the held-out images; acc_knn of labelled ones."""
-        features = self.features(model, self.images.pixels)
-        values = {"rankme": rankme(features), "effective_rank": effective_rank(features),
-                  "alpha_req": alpha_req(features)}
+        """rankme, effective_rank and alpha_req of the features of at least `FEWEST_IMAGES` held-out images; acc_knn of
+        labelled ones."""
+        values: dict[str, float] = {}
+        if len(self.images.pixels) >= FEWEST_IMAGES:
+            features = self.features(model, self.images.pixels)
+            values = {"rankme": rankme(features), "effective_rank": effective_rank(features),
+                      "alpha_req": alpha_req(features)}
         if self.labelled is not None and self.labelled.labels is not None:
             own = self.features(model, self.labelled.pixels)
             values["acc_knn"] = leave_one_out_accuracy(own, self.labelled.labels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a run is well, in words, from the files in its folder alone."""
+"""Whether a run is well, in words: by the files in its folder, and by what a report measured on test images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from ..errors import DataError
 from ..yaml_text import parse_yaml
 
 HEALTHY, TOO_EARLY = "healthy", "too early to tell"
+TOO_FEW, GUESSING = "too few test images to tell", "no better than guessing on test images"
+#: test images below which the accuracy of hidden codes says nothing
+FEWEST_IMAGES = 20
 STAGES = ("tokenizer", "pretrain")
 
 
@@ -44,6 +47,26 @@ def together(verdicts: list[Verdict]) -> Verdict:
     """One verdict of several runs: the first that is not healthy names it."""
     state = next((one.state for one in verdicts if one.state != HEALTHY), HEALTHY)
     return Verdict(state, [sentence for one in verdicts for sentence in one.sentences])
+
+
+def on_test_images(judged: Verdict, report: Mapping[str, Any]) -> Verdict:
+    """The verdict on runs with what their report measured on test images, which were not trained on.
+
+    report: `images` and `masked_code_accuracy` of summary.json.  A run that only its training images speak for is not
+    healthy: it learnt them by heart, or the test images are too few.
+    """
+    images, masked = report["images"], report["masked_code_accuracy"]
+    best, guess = max(masked["heads"].values()), masked["most_frequent_share"]
+    said = (f"on {images} test image{'s' * (images != 1)}: {best:.1%} of {masked['patches']:,} hidden codes predicted, "
+            f"the commonest code alone is {guess:.1%}")
+    if images < FEWEST_IMAGES:
+        state, advice = TOO_FEW, f"; give at least {FEWEST_IMAGES} (`beitv2 report RUN --data TEST_FOLDER`)."
+    elif best <= guess:
+        state, advice = GUESSING, ("; what is predicted in training was learnt by heart. Give more images, or train "
+                                   "fewer steps.")
+    else:
+        state, advice = HEALTHY, "."
+    return Verdict(state if judged.state == HEALTHY else judged.state, [*judged.sentences, said + advice])
 
 
 def _of_stage(folder: Path) -> Verdict:
@@ -81,10 +104,11 @@ def _seen(config: Mapping[str, Any], rows: list[Row], tokenizer: list[Row]) -> l
     said = [f"step {last['step']} of {steps_of(config, rows)}"]
     if "usage" in last:
         codes = config["quantizer"]["num_codes"]
-        said.append(f"{round(last['usage'] * codes)} of {codes} codes used, perplexity {last['perplexity']:.1f}")
+        said.append(f"{round(last['usage'] * codes)} of {codes} codes used in training, "
+                    f"perplexity {last['perplexity']:.1f}")
     if "acc_mim" in last:
         guess = last.get("acc_commonest")
-        said.append(f"{last['acc_mim']:.1%} of the hidden codes predicted"
+        said.append(f"{last['acc_mim']:.1%} of the hidden codes predicted in training"
                     + (f", {last['acc_mim'] / guess:.1f} x the commonest code" if guess else ""))
         known = information(last, tokenizer)
         if known is not None:

@@ -135,8 +135,11 @@ def timed_settings(sketch: Draft, request: Request, began: float, say: Callable[
     steps = timed(Measured(left, (rates[0].step, rates[1].step), _left(config), (batches[0], batches[1])), given)
     tree = _merged(_merged(tree, steps.settings), {"report": {"images": measured_on.value}})
     reasons.update({**steps.reasons, "report.images": measured_on.reason})
+    planned = [steps.settings[stage]["optim"]["steps"] for stage in STAGES]  # None where the user gave epochs
+    takes = "" if None in planned else (", which takes about "
+                                        f"{sum(count * rate.step for count, rate in zip(planned, rates)) / 60:.1f}")
     say(f"measured: {rates[0].step:.3f} s a step of the tokenizer, {rates[1].step:.3f} s of the backbone; "
-        f"{left / 60:.1f} of {request.minutes:g} minutes are left for training")
+        f"{left / 60:.1f} of {request.minutes:g} minutes are left for training{takes}")
     chosen = {"images": request.images, "minutes": request.minutes, "overrides": list(request.overrides),
               "reasons": reasons, "seconds_per_step": {stage: round(rate.step, 5)
                                                        for stage, rate in zip(STAGES, rates)}}

@@ -187,7 +187,7 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
     """Report on the held-out images, verdict and summary.json of a trained run; what was concluded before stays."""
     from ..assembly.cards import card_beside, write_run_card
     from ..evaluation.report import Settings, make_report
-    from ..evaluation.verdict import verdict
+    from ..evaluation.verdict import on_test_images, verdict
 
     folder, start = Path(config.output), time.monotonic()
     before = read_summary(folder)
@@ -197,7 +197,7 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
     count = config.report.images
     report = make_report(Settings(config.tokenizer.output, config.pretrain.output, images=count, train_images=2 * count,
                                   num_workers=config.pretrain.data.num_workers), folder)
-    judged = verdict(folder)
+    judged = on_test_images(verdict(folder), report)
     summary = {
         "stages": {stage: read_summary(folder / stage) for stage in STAGES},
         "report": report,

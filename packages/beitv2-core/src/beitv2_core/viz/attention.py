@@ -47,7 +47,7 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path, 
             for head in range(heads):
                 row, column = divmod(head, per_row)
                 axes = figure.add_subplot(grid[i * lines + row, 2 * lines + column])
-                show(axes, attention[i, head], f"head {head}" if i == 0 or lines > 1 else None, cmap=HEAT, vmin=0,
+                show(axes, attention[i, head], f"head {head + 1}" if i == 0 or lines > 1 else None, cmap=HEAT, vmin=0,
                      vmax=max(attention[i, head].max(), 1e-12), aspect="auto")
                 axes.set_box_aspect(image.shape[0] / image.shape[1])
 

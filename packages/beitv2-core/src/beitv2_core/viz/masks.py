@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is hidden from the student."""
+"""What is hidden from the backbone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mask_examples(images: np.ndarray, masks: np.ndarray, path: str | Path) -> No
             hidden = enlarge(masks[i].astype(bool), image.shape[:2])
             for axes, shown in zip(grid[:, i], (image, tinted(image, hidden), covered(image, hidden))):
                 show(axes, shown)
-        for axes, name in zip(grid[:, 0], ("image", "mask", "what the\nstudent sees")):
+        for axes, name in zip(grid[:, 0], ("image", "mask", "what the\nbackbone sees")):
             name_row(axes, name)
 
 

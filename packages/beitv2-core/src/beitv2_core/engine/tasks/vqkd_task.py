@@ -86,6 +86,9 @@ class VQKDTask(Task):
         if self._collected and step == self.unquantized_steps:
             self.model.quantize.initialise(paddle.to_tensor(np.concatenate(self._collected)), gathered=True)
             self._collected = []
+            if distributed.is_main():
+                log.info("codebook: codes begin at step %d, from k-means; the loss rises: the decoder sees codes from "
+                         "now on", step)
 
     def on_epoch(self, epoch: int) -> None:
         """The official code zeroes `cluster_size` at every epoch."""
