@@ -89,9 +89,9 @@ PARTS = (
 )
 
 HEADS = {"docs/reliability.md": ("| part | what is done | times | failed | measured | Paddle | time | commit, date |",
-                                 "Not run yet.", "Measured on {processor}, {cores} cores."),
+                                 "Not run yet.", "Measured on {processor}, cores used: {cores}."),
          "docs/zh/reliability.md": ("| 部分 | 内容 | 次数 | 失败 | 测得 | Paddle | 时间 | 提交、日期 |",
-                                    "尚未运行。", "测试环境：{processor}，{cores} 核。")}
+                                    "尚未运行。", "测试环境：{processor}，使用的核数：{cores}。")}
 
 
 def run_step(words: Sequence[str], folder: Path) -> dict[str, Any]:
