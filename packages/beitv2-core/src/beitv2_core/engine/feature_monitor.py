@@ -23,7 +23,7 @@ from beitv2_core.layers.collective import all_reduce_sum
 #: forward passes of an image that one step costs for each of its images: forward, backward, and the tokenizer
 PASSES_OF_A_STEP = 4
 #: images below which the spectrum of their features is noise
-FEWEST_IMAGES = 20
+FEWEST_IMAGES = 8
 #: share of a run that `every: auto` lets its measurements cost
 MOST_COST = 0.015
 
