@@ -187,9 +187,9 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
     runtime: "onnxruntime" or "openvino" of an ONNX folder, "paddle.inference" of a Paddle one; None: the first of them
     that computes in `precision`.  precision: "f32"; "bf16" by OpenVINO on processors that have it; "int8" by OpenVINO
     where `beitv2 export` wrote that graph.
-    Raises ExportError for a folder that is no exported model, is damaged (every file has its SHA-256) or of another
-    kind, MissingDependencyError where the runtime is not installed, ConfigError for a device, a runtime or a precision
-    that is not there.
+    Raises ExportError for a folder that is no exported model, is damaged (every file has its SHA-256), of another
+    kind, or describes images of another size than its graph takes, MissingDependencyError where the runtime is not
+    installed, ConfigError for a device, a runtime or a precision that is not there.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -218,8 +218,7 @@ def load_exported(folder: str | Path, *, kind: str | None = None, device: str = 
         reason = " ".join(str(error).split())
         raise ExportError(f"{graph}: cannot be loaded by {chosen.name} ({reason}). It was written by {made_by}; use "
                           "versions not older than these.") from None
-    taken = zip(run.input_shape, (None, 3, *description.image_size))
-    if any(have not in (None, size) for have, size in taken if size is not None):
+    if any(taken not in (None, size) for taken, size in zip(run.input_shape[1:], (3, *description.image_size))):
         raise ExportError(f"{folder / DESCRIPTION}: image_size is {list(description.image_size)}, {graph.name} takes "
                           f"images of shape {list(run.input_shape)}. Export the model again.")
     return Exported(folder, description, run, runtime=chosen.name, precision=precision)

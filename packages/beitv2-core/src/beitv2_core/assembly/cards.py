@@ -9,16 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-import yaml
-
 from ..cards import CARD, GIVEN, MARK, Story, head_of, read_json, write_card
 from ..errors import BEiTError, ConfigError
 from ..files.atomic import write_text_atomically
-from ..weights.kind import CardFacts
-from ..yaml_text import parse_yaml
-from .kinds import find_kind, known_kinds
+from .kinds import find_kind
 from .loaded_weights import checkpoint_folder
-from .origins import origins_of
+from .origins import facts_of_run, origins_of, settings_of_run
 
 log = logging.getLogger("beitv2_core")
 
@@ -49,11 +45,8 @@ def write_run_card(folder: Path, summary: Optional[Mapping[str, Any]] = None, *,
 
 def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optional[Story]:
     """What the card of a run folder tells; None where it is none, or trains no model of a known kind."""
-    try:
-        config = parse_yaml((folder / "config.yml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    if not isinstance(config, dict):
+    config = settings_of_run(folder)
+    if config is None:
         return None
     found = dict(read_json(folder / "summary.json") if summary is None else summary)
     stage = folder
@@ -68,11 +61,6 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
     return Story(folder.resolve().name, facts, config, found, read_json(stage / "environment.json"),
                  results=results_of(report), notes=[" ".join(verdict["sentences"])] if verdict.get("sentences") else [],
                  origins=origins_of(config, facts))
-
-
-def facts_of_run(kind: str) -> Optional[CardFacts]:
-    """The facts of the models that runs of a kind train."""
-    return next((one.card for one in known_kinds().values() if one.run == kind and one.card.what), None)
 
 
 def results_of(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:

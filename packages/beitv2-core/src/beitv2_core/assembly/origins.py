@@ -20,6 +20,20 @@ from .loaded_weights import stage_of
 TOKENIZER_SETTING = "tokenizer.weights"
 
 
+def settings_of_run(folder: Path) -> Optional[dict[str, Any]]:
+    """The settings of a run folder as plain values; None where they cannot be read."""
+    try:
+        config = parse_yaml((folder / "config.yml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def facts_of_run(kind: str) -> Optional[CardFacts]:
+    """The facts of the models that runs of a kind train."""
+    return next((one.card for one in known_kinds().values() if one.run == kind and one.card.what), None)
+
+
 def origins_of(config: Mapping[str, Any], facts: CardFacts) -> list[str]:
     """A sentence for every model that a run with these settings read, the nearest first.
 
@@ -41,7 +55,8 @@ def _origins(config: Mapping[str, Any], facts: CardFacts, seen: tuple[Path, ...]
         if run is None or run in seen:
             yield f"{read}: `{name}`; this card knows nothing more of it."
             continue
-        before, of_kind = _settings(run)
+        before = settings_of_run(run) or {}
+        of_kind = facts_of_run(str(before.get("kind"))) or CardFacts()
         data = of_kind.trained_on(before)
         yield f"{read}: `{name}`" + (f", trained on {data.words}." if data else ".")
         yield from _origins(before, of_kind, (*seen, run))
@@ -54,23 +69,11 @@ def _teacher(name: str, weights: Optional[str]) -> str:
     """What a tokenizer's teacher is, and what it learnt from."""
     learnt = LEARNT_FROM.get(name)
     file = f" (`{PurePath(str(weights)).name}`)" if weights else ""
-    return f"Teacher of the tokenizer: `{name}`{file}" + (f", {learnt}." if learnt else "; what it learnt from is told "
-                                                          "by its authors.")
+    return f"Teacher of the tokenizer: `{name}`{file}; {learnt or 'its authors tell what it learnt from'}."
 
 
 def _run_of(place: str, setting: str) -> Optional[Path]:
     """The run folder that a path of weights belongs to; None for a lone file, an address, or what is not there."""
     path = stage_of(place, ("tokenizer",) if setting == TOKENIZER_SETTING else ())
     run = path.parent.parent if path.suffix == ".pdckpt" else path
-    return run.resolve() if _settings(run)[0] else None
-
-
-def _settings(run: Path) -> tuple[Mapping[str, Any], CardFacts]:
-    """Settings of a run and the facts of its kind; {} for settings that cannot be read."""
-    try:
-        config = parse_yaml((run / "config.yml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        config = {}
-    config = config if isinstance(config, dict) else {}
-    kind = config.get("kind")
-    return config, next((one.card for one in known_kinds().values() if one.run == kind), CardFacts())
+    return run.resolve() if settings_of_run(run) else None

@@ -39,14 +39,15 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
 }
 #: what the published weights of a teacher were trained with
 LEARNT_FROM = {
-    "clip": "trained with pairs of image and text",
-    "dino": "trained with ImageNet-1k, without labels",
-    "dinov2": "trained with images of the web, without labels",
-    "dinov3": "trained with images of the web or of satellites, without labels",
-    "efficientnet_lite0": "trained with ImageNet-1k and its class labels: this is not self-supervised",
-    "eva_clip": "trained with pairs of image and text",
+    "clip": "its published weights were trained with pairs of image and text",
+    "dino": "its published weights were trained with ImageNet-1k, without labels",
+    "dinov2": "its published weights were trained with images of the web, without labels",
+    "dinov3": "its published weights were trained with images of the web or of satellites, without labels",
+    "efficientnet_lite0": "its published weights were trained with ImageNet-1k and its class labels: this is not "
+                          "self-supervised",
+    "eva_clip": "its published weights were trained with pairs of image and text",
     "hog": "a filter that learnt from nothing",
-    "siglip2": "trained with pairs of image and text",
+    "siglip2": "its published weights were trained with pairs of image and text",
 }
 #: published models whose sizes are read from their files
 FAMILIES = {family.name: family for family in (DINOV2, DINOV3, EVA_CLIP, SIGLIP2)}

@@ -124,6 +124,10 @@ def _read(kind: Kind, stored: Mapping[str, Any], weights: Mapping[str, NDArray[A
 def _check_sizes(kind: Kind, architecture: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> None:
     """ValueError where building the described model would take time or memory that its weights do not call for."""
     longest = max((size for array in weights.values() for size in array.shape), default=0)
+    for described in (architecture, *(value for value in architecture.values() if isinstance(value, Mapping))):
+        for name, value in described.items():
+            if isinstance(value, int) and value > max(longest, LARGEST):
+                raise ValueError(f"{name} is {value}, and no tensor is longer than {longest}")
     for part in kind.trunks:
         trunk = architecture[part] if part else architecture
         (height, width), (down, across) = (
@@ -136,8 +140,6 @@ def _check_sizes(kind: Kind, architecture: Mapping[str, Any], weights: Mapping[s
         for name, value in (*architecture.items(), *trunk.items()):
             if name.endswith(("depth", "layers")) and isinstance(value, int) and value > len(weights):
                 raise ValueError(f"{name} is {value}, and there are {len(weights)} tensors")
-            if isinstance(value, int) and value > max(longest, LARGEST):
-                raise ValueError(f"{name} is {value}, and no tensor is longer than {longest}")
 
 
 def _damaged(error: Exception) -> CheckpointError:
