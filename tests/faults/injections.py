@@ -102,15 +102,16 @@ def signal_while_saving(number: int, saves: int) -> None:
     """The signal comes in the middle of the `saves`-th checkpoint, and once more at its end."""
     from beitv2_core.checkpoint import store
 
-    original, seen = store.save_file, [0]
+    original, seen = store.save_tensors, [0]
 
-    def save_file(*args, **options):
-        original(*args, **options)
+    def save_tensors(*args):
+        digest = original(*args)
         seen[0] += 1
         if seen[0] in (3 * saves - 1, 3 * saves):
             os.kill(os.getpid(), number)
+        return digest
 
-    store.save_file = save_file
+    store.save_tensors = save_tensors
 
 
 def kill_while_writing(step: int, file: int) -> None:
@@ -118,21 +119,22 @@ def kill_while_writing(step: int, file: int) -> None:
     from beitv2_core.checkpoint import store
     from beitv2_core.engine import loop
 
-    save_file, train_step, begun, seen = store.save_file, loop.train_step, [0], [0]
+    save_tensors, train_step, begun, seen = store.save_tensors, loop.train_step, [0], [0]
 
     def counted(*args, step, **options):
         begun[0] = step + 1
         return train_step(*args, step=step, **options)
 
-    def killed(arrays, path):
-        save_file(arrays, path)
-        seen[0] += f"step_{step:06d}" in path
+    def killed(path, arrays):
+        digest = save_tensors(path, arrays)
+        seen[0] += f"step_{step:06d}" in str(path)
         if seen[0] == file:
             while begun[0] <= step:
                 time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
+        return digest
 
-    loop.train_step, store.save_file = counted, killed
+    loop.train_step, store.save_tensors = counted, killed
 
 
 def signal_to_the_group(batch: int, number: int) -> None:

@@ -20,14 +20,15 @@ ITS_OWN = {("os", name) for name in ("replace", "rename", "link", "symlink", "fs
                                      "makedirs")} | {("shutil", "move")}
 ITS_OWN_METHODS = {"rename", "mkdir", "hardlink_to", "symlink_to", "touch"}
 #: calls that write a file, allowed inside a block of the writer
-WRITES = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file", "savefig", "imwrite", "copyfile",
-          "copy2", "copytree", "tofile"}
+WRITES = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file", "save_tensors", "LargeFile", "savefig",
+          "imwrite", "copyfile", "copy2", "copytree", "tofile"}
 LIBRARIES = {("np", "save"), ("paddle", "save"), ("onnx", "save"), ("jit", "save")}
 #: functions that write outside a block, and why they may
 ALLOWED = {
     "inference/embedding_file.py: write_csv": "to the temporary path it is given",
     "evaluation/parts.py: join_npz": "to the temporary path it is given",
     "evaluation/parts.py: _entry": "into the archive it is given",
+    "weights/writers.py: save_tensors": "to the temporary path it is given",
     "exporting/onnx.py: write_onnx": "into the temporary folder it is given",
     "exporting/writer.py: _write": "into the temporary folder it is given",
     "conversion/reference.py: _write_folder": "into a folder that is removed after the comparison",

@@ -71,7 +71,7 @@ def test_a_failed_write_names_the_path_and_leaves_the_earlier_checkpoint(tmp_pat
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    target = {"safetensors": (store_module, "save_file"), "sync": (os, "fsync"), "rename": (os, "rename")}[moment]
+    target = {"safetensors": (store_module, "save_tensors"), "sync": (os, "fsync"), "rename": (os, "rename")}[moment]
     monkeypatch.setattr(*target, full)
     with pytest.raises(CheckpointError, match="step_000006.*No space left"):
         checkpoints.save(6, WEIGHTS, OPTIMIZER, STATE, CONFIG)

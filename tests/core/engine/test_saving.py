@@ -161,14 +161,14 @@ def test_an_error_of_writing_is_told_beside_the_one_that_ends_the_run(tmp_path, 
 
 
 def test_a_folder_removed_while_a_checkpoint_is_written_gets_that_step_anew(tmp_path, monkeypatch):
-    folder, write = tmp_path / "run", store_module.save_file
+    folder, write = tmp_path / "run", store_module.save_tensors
 
-    def save_file(arrays, path):
-        if "step_000010" in path and not (tmp_path / "gone").exists():
+    def save_tensors(path, arrays):
+        if "step_000010" in str(path) and not (tmp_path / "gone").exists():
             os.rename(folder, tmp_path / "gone")
-        write(arrays, path)
+        return write(path, arrays)
 
-    monkeypatch.setattr(store_module, "save_file", save_file)
+    monkeypatch.setattr(store_module, "save_tensors", save_tensors)
     with pytest.raises(OutputError, match="the run folder was removed.*saved there anew"):
         make_loop(folder).run()
     store = CheckpointStore(folder / "checkpoints")

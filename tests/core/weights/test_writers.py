@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_files import assert_same_tensors
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.files import atomic
+from beitv2_core.files.hashing import sha256_of
 from beitv2_core.weights.reading.foreign import read_tensors
-from beitv2_core.weights.writers import write_paddle, write_safetensors, write_torch
+from beitv2_core.weights.writers import save_tensors, write_paddle, write_safetensors, write_torch
 
 
 @pytest.fixture
@@ -60,6 +61,16 @@ def test_safetensors_are_read_back_with_their_text(tensors, tmp_path):
     found, rest = read_tensors(tmp_path / "x.safetensors")
     assert_same_tensors(found, tensors)
     assert rest == {"kind": "test"}
+
+
+def test_safetensors_have_the_bytes_of_their_library_and_the_hash_that_is_told(tensors, tmp_path):
+    kinds = ("u8", "u4", "i4", "u2", "i2", "i1")
+    tensors.update({f"{kind} {name}": np.ones(3, kind) for name in "ba" for kind in kinds})
+    expected = save({name: np.asarray(value, order="C") for name, value in tensors.items()})
+    digest = save_tensors(tmp_path / "x", tensors)
+    write_safetensors(tmp_path / "y", tensors, {})
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes() == expected
+    assert digest == sha256_of(tmp_path / "x")
 
 
 def test_paddle_files_are_read_back(tensors, tmp_path):

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from safetensors.numpy import save_file
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.files.atomic import write_folder_atomically
@@ -31,6 +30,7 @@ from beitv2_core.files.durable import make_folder, remove_folder, rename
 from beitv2_core.files.hashing import sha256_of
 from beitv2_core.files.json_text import parse_json
 from beitv2_core.weights.reading.foreign import read_safetensors
+from beitv2_core.weights.writers import save_tensors
 from beitv2_core.yaml_text import parse_yaml
 
 log = logging.getLogger("beitv2_core")
@@ -75,15 +75,15 @@ class CheckpointStore:
             with write_folder_atomically(final, aside=replaced) as temporary:
                 arrays: dict[str, np.ndarray] = {}
                 plain = _take_arrays(state, "", arrays)
+                text = yaml.safe_dump(dict(config), sort_keys=False).encode()
+                (temporary / "config.yml").write_bytes(text)
+                digests = {"config.yml": hashlib.sha256(text).hexdigest()}
                 for name, content in (("weights", weights), ("optimizer", optimizer), ("arrays", arrays)):
-                    save_file({key: np.asarray(value, order="C") for key, value in content.items()},
-                              str(temporary / f"{name}.safetensors"))
-                (temporary / "config.yml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-                digests = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+                    digests[f"{name}.safetensors"] = save_tensors(temporary / f"{name}.safetensors", content)
                 header = {"schema_version": SCHEMA_VERSION, "step": step, "sha256": digests, "state": plain}
                 header["state_sha256"] = _own_sha256(json.loads(json.dumps(header)))
                 (temporary / "state.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
-        except Exception as error:  # safetensors raises types of its own
+        except Exception as error:  # whatever a state held that no file can
             with suppress(OSError):  # the next start brings it back
                 self._bring_back()
             raise CheckpointError(

@@ -20,7 +20,6 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from beitv2_core.engine.seeding import seed_step
 from beitv2_core.engine.step import Precision, global_norm
@@ -31,6 +30,7 @@ from beitv2_core.files.json_text import parse_json
 from beitv2_core.files.npz import open_npz
 from beitv2_core.layers.draws import as_process, micro_batch
 from beitv2_core.weights.reading.foreign import read_safetensors
+from beitv2_core.weights.writers import write_safetensors
 
 log = logging.getLogger("beitv2_core")
 VERSION = 1
@@ -104,11 +104,10 @@ def save_failing(folder: Path, error: NonFiniteLossError, task: Task, of_run: St
         if own:
             weights = {name: value.numpy() for name, value in task.model.state_dict().items()}
             weights.update({name: value.numpy() for name, value in found.buffers.items() if name in weights})
-            with write_atomically(beside) as temporary:
-                save_file({name: np.array(value, order="C") for name, value in weights.items()}, str(temporary))
+            write_safetensors(beside, weights, {})
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type,unused-ignore]
-    except (OSError, SafetensorError) as problem:  # the loss is what ends the run, and must stay its error
+    except (OSError, CheckpointError) as problem:  # the loss is what ends the run, and must stay its error
         log.error("%s: the batch of the failing step could not be written: %s", path, problem)
         return
     log.error("%s: the batch of the failing step; `beitv2 replay %s` computes it again and says where the first value "

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from beitv2_core.errors import CheckpointError
 from beitv2_core.files.atomic import write_atomically
+from beitv2_core.files.large import LargeFile
 
-_SAFETENSORS = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8", "u1": "U8",
-                "u2": "U16", "u4": "U32", "u8": "U64", "b1": "BOOL"}
+_SAFETENSORS = {"u8": "U64", "i8": "I64", "f8": "F64", "f4": "F32", "u4": "U32", "i4": "I32", "f2": "F16", "u2": "U16",
+                "i2": "I16", "i1": "I8", "u1": "U8", "b1": "BOOL"}
+_SAFETENSORS_ORDER = list(_SAFETENSORS.values())  # of a file's tensors, then by name, as the library has it
 _TORCH = {"f8": "DoubleStorage", "f4": "FloatStorage", "f2": "HalfStorage", "i8": "LongStorage", "i4": "IntStorage",
           "i2": "ShortStorage", "i1": "CharStorage", "u1": "ByteStorage", "b1": "BoolStorage"}
 _ALIGNMENT = 64  # of a storage inside a .pth file, as Torch writes it
@@ -31,25 +33,44 @@ _ROOT = "archive"
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write tensors and text in the safetensors format.
+    """Write tensors and text in the safetensors format, the bytes that its library writes.
 
     Raises CheckpointError naming the path where a type has no such format or the disk refuses.
     """
+    with whole_or_absent(path) as file:
+        for piece in _safetensors(path, tensors, metadata):
+            file.write(piece)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Write tensors as `write_safetensors` does, to a temporary `path` of a block of `files.atomic` and beside a
+    training: past the system's memory.  Returns the file's SHA-256.
+
+    Raises CheckpointError naming the path where a type has no such format, OSError where the disk refuses.
+    """
+    with LargeFile(path) as file:
+        for piece in _safetensors(path, tensors, {}):
+            file.write(piece)
+    return file.sha256()
+
+
+def _safetensors(path: Path, tensors: Mapping[str, NDArray[Any]],
+                 metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The file's bytes in pieces: the length of its header, the header, and each tensor."""
+    kinds = {name: _type(_SAFETENSORS, path, name, array) for name, array in tensors.items()}
     # Wide numbers first, so that each lies at a multiple of its size.
-    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    order = sorted(tensors, key=lambda name: (_SAFETENSORS_ORDER.index(kinds[name]), name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name in order:
         array = tensors[name]
-        header[name] = {"dtype": _type(_SAFETENSORS, path, name, array), "shape": list(array.shape),
-                        "data_offsets": [place, place + array.nbytes]}
+        header[name] = {"dtype": kinds[name], "shape": list(array.shape), "data_offsets": [place, place + array.nbytes]}
         place += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with whole_or_absent(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            file.write(_plain(tensors[name]))
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        yield _plain(tensors[name])
 
 
 def write_torch(path: Path, tensors: Mapping[str, NDArray[Any]], nest: str | None = None) -> None:
