@@ -68,6 +68,14 @@ def test_errors_name_the_key_of_the_stage(path, override, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
+def test_images_to_measure_on_are_asked_for_before_training_and_not_at_its_end(path, stage):
+    folder = [f"{stage}.data.{value}" for value in ("dataset=folder", "root=photos", "size=null")]
+    with pytest.raises(ConfigError, match=f"{stage}.data.held_out: null came, but the report at the end"):
+        load_config(path, folder)
+    load_config(path, [*folder, f"{stage}.data.held_out=4"])
+
+
 def test_beitv2_config_shows_both_stages_and_its_output_reads_back(path, tmp_path):
     shown = CliRunner().invoke(cli.app, ["config", str(path), "--set", "pretrain.optim.steps=20"])
     assert shown.exit_code == 0, shown.output

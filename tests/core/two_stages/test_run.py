@@ -88,6 +88,12 @@ def test_it_ends_with_a_report_on_images_that_were_held_out_and_a_verdict(run):
     assert f"verdict: {summary['verdict']['state']}" in said and "4 test images" in said
 
 
+def test_there_is_a_picture_of_the_codes_before_the_backbone_is_trained(run):
+    said = (run / "said.txt").read_text(encoding="utf-8")
+    picture = f"{run / 'figures' / 'code_map.png'}: a first picture"
+    assert said.index(picture) < said.index(f"{run / 'pretrain'}: pretrain")
+
+
 @pytest.fixture
 def unjudged(monkeypatch):
     """Runs end with their training: the report is made once, in `run`."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, Optional
 
 from pydantic import Field, model_validator
 
+from ..datasets import SOURCES
 from .schema import PretrainConfig, TokenizerConfig
 from .sections import Section, impossible
 
@@ -65,6 +66,10 @@ class TwoStagesConfig(Section):
         if codes.grid != model.grid:
             raise impossible("pretrain.model.patch_size", f"the tokenizer cuts an image into {codes.grid} patches, the "
                              f"backbone into {model.grid}; both must be the same")
+        for name, stage in zip(STAGES, (codes, model)):
+            if not SOURCES[stage.data.dataset].split and stage.data.held_out is None:
+                raise impossible(f"{name}.data.held_out", "null came, but the report at the end measures on images "
+                                 "that are left out of both trainings. Set it, to the same number in both stages")
         return self
 
     def resolved(self) -> dict[str, Any]:

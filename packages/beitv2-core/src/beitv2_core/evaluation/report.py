@@ -106,6 +106,22 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
     return summary
 
 
+def draw_codes(run: str, path: Path) -> None:
+    """Draw the codes of some images that a tokenizer's run left out: what it learnt, before there is a backbone."""
+    from ..viz.codebook import code_map
+
+    tokenizer = load_tokenizer(run)
+    test = held_out(None, [data_of_run(run)], run=run, image_size=pair(tokenizer.image_size), size=SHOWN,
+                    reading=reading_of_run(run))
+    images = next(eval_batches(test, tokenizer.image_size, batch_size=SHOWN, limit=SHOWN)).images
+    make_folder(path.parent)
+    code_map(images, _codes_of(tokenizer, images), tokenizer.quantize.codebook.numpy(), path)
+
+
+def _codes_of(tokenizer: Any, images: np.ndarray) -> np.ndarray:
+    return encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
+
+
 def probe_images(settings: Settings, trained_on: DataConfig, reading: Reading) -> Any:
     """Labelled training images of the probe: the named ones, or those of the pretraining run; None without labels."""
     named = settings.data if settings.train is None else settings.train
@@ -155,14 +171,13 @@ def draw(
     used = [int(code) for code in stats.counts.argsort()[::-1] if stats.counts[code] > 0]
     chosen = list(dict.fromkeys(used[:GALLERY_CODES] + used[-GALLERY_CODES:]))
     masks = np.stack([masking(SampleRng.for_sample(0, 0, number)) for number in range(len(images))])
-    codes = encode(tokenizer, images).reshape(len(images), *tokenizer.grid)
     with paddle.no_grad():
         attention = class_attention(student, paddle.to_tensor(normalise(images)))
     names = ("code_histogram", "code_gallery", "code_map", "masks", "attention")
     drawn = [folder / f"{name}.png" for name in names]
     code_histogram(stats.counts, drawn[0])
     code_gallery({code: gallery[code] for code in chosen}, stats.counts, drawn[1])
-    code_map(images, codes, tokenizer.quantize.codebook.numpy(), drawn[2])
+    code_map(images, _codes_of(tokenizer, images), tokenizer.quantize.codebook.numpy(), drawn[2])
     mask_examples(images, masks, drawn[3])
     attention_maps(images, attention, drawn[4])
     for stage, run in (("tokenizer", settings.tokenizer_run), ("pretrain", settings.pretrain_run)):

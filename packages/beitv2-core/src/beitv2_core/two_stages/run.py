@@ -112,6 +112,8 @@ def _run(folder: Path, choose: Callable[[Say], TwoStagesConfig], began: float, s
         for stage in STAGES:
             start = time.monotonic()
             _train(getattr(config, stage), quiet)
+            if main and stage == "tokenizer":
+                _show_codes(config, quiet)
             seconds[stage] = time.monotonic() - start
         summary = _conclude(config, seconds, began, quiet) if main else {}
         distributed.barrier()
@@ -136,6 +138,16 @@ def _train(config: Any, say: Say) -> None:
         return
     say(f"{config.output}: {config.kind}")
     build_training(config).run(resume="auto")
+
+
+def _show_codes(config: TwoStagesConfig, say: Say) -> None:
+    """A first picture, long before the report, which has it too."""
+    from ..evaluation.report import draw_codes
+
+    path = Path(config.output) / "figures" / "code_map.png"
+    if not path.exists():
+        draw_codes(config.tokenizer.output, path)
+        say(f"{path}: a first picture: images that were held out, and the codes of their patches")
 
 
 def _finished(folder: Path) -> bool:
