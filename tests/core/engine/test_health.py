@@ -151,9 +151,16 @@ def test_information_is_the_entropy_of_the_codes_minus_the_loss():
     assert information({"loss_mim": 3.0}) is None and information({"rankme": 3.0}, tokens(1.0)) is None
 
 
+def test_a_finished_run_too_short_to_tell_is_not_told_to_train_on(run):
+    rows = pretraining(4.1)
+    steps = int(rows[-1]["step"])
+    found = verdict(run("pretrain", {**PRETRAIN, "optim": {**PRETRAIN["optim"], "steps": steps}}, rows))
+    assert found.state == "too early to tell" and f"step {steps} of {steps}. So short a run" in found.sentences[0]
+
+
 def test_a_verdict_waits_for_a_tenth_of_the_run_and_knows_a_loss_that_was_not_finite(run, tmp_path):
     folder = run("pretrain", PRETRAIN, pretraining(4.1, 4.0))
-    assert verdict(folder).state == "too early to tell"
+    assert verdict(folder).state == "too early to tell" and "Train on" in verdict(folder).sentences[0]
     (folder / "failing_batch_step_33_rank_0.npz").write_bytes(b"")
     assert verdict(folder).state == "loss is not finite" and "step 33" in verdict(folder).sentences[0]
     with pytest.raises(DataError, match="no settings of a run"):

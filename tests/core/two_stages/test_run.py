@@ -75,6 +75,8 @@ def test_every_choice_is_said_with_its_reason_and_stands_in_the_file(run):
     for key, reason in config.chosen.reasons.items():
         assert f": {reason}\n" in said and key in said
     assert "pretrain.optim.steps = 8: given by --set" in said
+    assert "pretrain.model.width = 24 x 2 blocks: given by --set" in said
+    assert "tokenizer.data.held_out, pretrain.data.held_out = 4: " in said  # as --set takes them
     assert config.tokenizer.data.image_size == config.pretrain.data.image_size == 32
     assert config.tokenizer.encoder.patch_size == config.pretrain.model.patch_size == 8
 
@@ -91,7 +93,7 @@ def test_it_ends_with_a_report_on_images_that_were_held_out_and_a_verdict(run):
 def test_there_is_a_picture_of_the_codes_before_the_backbone_is_trained(run):
     said = (run / "said.txt").read_text(encoding="utf-8")
     picture = f"{run / 'figures' / 'code_map.png'}: a first picture"
-    assert said.index(picture) < said.index(f"{run / 'pretrain'}: pretrain")
+    assert said.index(picture) < said.index(f"{run / 'pretrain'}: training")
 
 
 @pytest.fixture

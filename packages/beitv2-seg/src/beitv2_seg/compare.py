@@ -114,7 +114,9 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
     dataset = build_dataset(config, "val_dataset", folder / STARTS[0])
     images = LabelledImages(dataset, (1.0,), num_classes=len(names), ignored=config.ignored)
     numbers = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int).tolist()  # neighbours look alike
-    with Canvas(path, 1.5 * len(numbers) + 1.0, 6.9, title=f"IoU is measured on all {len(dataset)} images") as figure:
+    width = 1.5 * len(numbers) + 1.0
+    title = f"{len(numbers)} of {len(dataset)} validation images, their labels, and both predictions"
+    with Canvas(path, width, 6.9, title=title) as figure:
         grid = figure.subplots(4, len(numbers), squeeze=False)
         seen: set[int] = set()
         for column, image in enumerate(images.in_order(numbers)):
@@ -128,7 +130,7 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
         for axes, name in zip(grid[:, 0], ("image", "truth", *STARTS)):
             name_row(axes, name)
         figure.legend(handles=[Patch(facecolor=colours[i] / 255, label=names[i]) for i in sorted(seen)][:22],
-                      loc="outside lower center", ncols=11)
+                      loc="outside lower center", ncols=max(2, min(11, int(width / 0.9))))
 
 
 def _levels(image: Any) -> np.ndarray:

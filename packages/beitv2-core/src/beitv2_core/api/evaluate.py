@@ -113,4 +113,6 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
     except (OSError, ValueError):
         existing = {}
     existing["report"] = summary
+    if "verdict" in existing and "verdict" in summary:  # that of a run of both stages, on the images of its own report
+        existing["verdict"] = summary["verdict"]
     write_text_atomically(path, json.dumps(existing, indent=2, sort_keys=True) + "\n")

@@ -49,6 +49,11 @@ def _taken(choice: Choice, given: Mapping[str, Any], *keys: str) -> Choice:
     return choice
 
 
+def _reason(choice: Choice, given: Mapping[str, Any], *keys: str) -> str:
+    """Why a size is what it is, where the user may have set a part of it."""
+    return GIVEN if any(given.get(key) is not None for key in keys) else choice.reason
+
+
 def _first(size: Any) -> int:
     """A side in pixels of a size that may be a pair."""
     return int(size if isinstance(size, (int, float)) else size[0])
@@ -124,8 +129,10 @@ def untimed(facts: Facts, data: Mapping[str, Any], batch: Optional[int] = None) 
         "data.held_out": held.reason, "data.image_size": image.reason, "patch_size": patch.reason,
         "data.draft": smaller.reason, "data.exif_orientation": "photographs are seen as a viewer shows them",
         "data.max_corrupt": broken.reason,
-        "tokenizer.teacher.name": taught.reason, "pretrain.model.width": size.reason,
-        "tokenizer.encoder.width": encoder.reason, "tokenizer.quantizer.num_codes": codes.reason,
+        "tokenizer.teacher.name": taught.reason,
+        "pretrain.model.width": _reason(size, given, "pretrain.model.width", "pretrain.model.depth"),
+        "tokenizer.encoder.width": _reason(encoder, given, "tokenizer.encoder.width", "tokenizer.encoder.depth"),
+        "tokenizer.quantizer.num_codes": codes.reason,
         "pretrain.mask.num_masked": hidden.reason,
         "train.batch_size": at_once["pretrain"].reason,
         "tokenizer.optim.lr": rates[0].reason, "pretrain.optim.lr": rates[1].reason,
@@ -175,5 +182,5 @@ def timed(measured: Measured, given: Mapping[str, Any]) -> Recipe:
                                          "kmeans_batches": min(8, free.value)}
             reasons["tokenizer.health.unquantized_steps"] = free.reason
     rules.enough_time(measured.seconds, (lengths[0], lengths[1]), measured.steps)
-    reasons["train.save_every"] = f"about every {SAVE_S:.0f} s: what a kill can cost"
+    reasons["train.save_every"] = f"about every {SAVE_S:.0f} s, and where a stage ends: what a kill can cost"
     return Recipe(settings, reasons)

@@ -96,8 +96,8 @@ def patch_and_image(short_side: int, tflop: float) -> tuple[Choice, Choice]:
     why = (f"{seen}; images are enlarged" if short_side < SMALLEST_SIDE else
            f"{seen}: images are read as they are" if image == side else
            f"{seen}; the largest image of such patches that the time allows")
-    return (Choice(patch, f"{rows} x {rows} patches of at most {LARGEST_PATCH} pixels: a grid for {_round(tflop):,} "
-                          "TFLOP in the time"), Choice(image, why))
+    return (Choice(patch, f"{rows} x {rows} patches of at most {LARGEST_PATCH} pixels: the grid for what "
+                          f"this machine computes in the time, about {_round(tflop):,} TFLOP"), Choice(image, why))
 
 
 def model_size(patches: int, tflop: float) -> Choice:
@@ -121,8 +121,8 @@ def tokenizer_size(backbone: Size) -> Choice:
         return Choice((backbone.width, backbone.depth, backbone.heads, 1), "as large as the backbone, as in the paper")
     width = max(96, backbone.width * 2 // 3 // 48 * 48)
     return Choice((width, max(3, backbone.depth // 2), width // 32, 1),
-                  "two thirds as wide and half as deep as the backbone, but at least 96 x 3: it only has to tell "
-                  "patches apart")
+                  "two thirds as wide (a multiple of 48) and half as deep as the backbone, but at least 96 x 3: it "
+                  "only has to tell patches apart")
 
 
 def codebook_size(patch: int, patches_there: int, patches_seen: float, *, hog: bool) -> Choice:

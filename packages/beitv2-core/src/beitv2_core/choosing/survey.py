@@ -56,7 +56,7 @@ class Survey(NamedTuple):
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.modes.items(), key=lambda item: -item[1]))
         files = ", ".join(f"{name} {count}" for name, count in sorted(self.formats.items(), key=lambda item: -item[1]))
         found = [f"{self.images:,} images; {self.looked_at} of them looked at: {size} {most[0]} x {most[1]} pixels, "
-                 f"shorter side {self.short_side} in the middle; {files}; {kinds}"]
+                 f"half of them with a shorter side of at least {self.short_side}; {files}; {kinds}"]
         if self.broken:
             path, reason = self.broken[0]
             found.append(f"{len(self.broken)} of {self.looked_at} cannot be read, others take their place (the first: "

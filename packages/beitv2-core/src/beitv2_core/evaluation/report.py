@@ -25,6 +25,7 @@ from ..config.sections import DataConfig
 from ..data import Reading, SampleRng, eval_batches
 from ..data.views.transforms import normalise
 from ..datasets import DRAWN, SOURCES
+from ..errors import ConfigError
 from ..files.durable import make_folder
 from ..pixels.size import pair
 from .attention import class_attention
@@ -60,6 +61,10 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(settings.tokenizer_run)
     student, config = load_mim(settings.pretrain_run)
     reading = reading_of_run(settings.pretrain_run, max_pixels=settings.max_pixels)
+    if tokenizer.grid != tuple(config.grid):
+        raise ConfigError(f"{settings.tokenizer_run}: cuts an image into {tokenizer.grid[0]} x {tokenizer.grid[1]} "
+                          f"patches, {settings.pretrain_run} into {config.grid[0]} x {config.grid[1]}. Give the "
+                          "tokenizer whose codes that run predicts.")
     size, limit = config.data.image_size, settings.images
     trained_on = [config.data, data_of_run(settings.tokenizer_run)]
     train_set = probe_images(settings, config.data, reading)

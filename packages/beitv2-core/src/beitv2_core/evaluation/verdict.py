@@ -84,7 +84,9 @@ def _of_stage(folder: Path) -> Verdict:
         return Verdict(found[0].state, [f"{config['kind']}: {one.sentence()}" for one in found])
     done, asked = (int(rows[-1]["step"]) if rows else 0), steps_of(config, rows)
     if len(rows) < 2 or done < 0.1 * asked:
-        return Verdict(TOO_EARLY, [f"{config['kind']}: step {done} of {asked}. Train on, nothing is wrong so far."])
+        advice = ("Train on, nothing is wrong so far." if done < asked else
+                  "So short a run tells nothing: give it more steps (`beitv2 pretrain IMAGES`: --minutes).")
+        return Verdict(TOO_EARLY, [f"{config['kind']}: step {done} of {asked}. {advice}"])
     return Verdict(HEALTHY, [f"{config['kind']}: {text}." for text in _seen(config, rows, tokenizer)])
 
 

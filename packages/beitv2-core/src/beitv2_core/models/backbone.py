@@ -186,8 +186,8 @@ class BEiTBackbone(nn.Layer):
             raise ShapeError(
                 f"BEiTBackbone: images of {images.shape[2]} x {images.shape[3]} give {grid[0]} x {grid[1]} patches, "
                 f"but the relative position bias was made for {self.image_size[0]} x {self.image_size[1]} "
-                f"({self.grid[0]} x {self.grid[1]}). Resize the images, or build the model for that size and resize "
-                "the checkpoint's bias tables."
+                f"({self.grid[0]} x {self.grid[1]}). Resize the images, or build the model for that size (its "
+                "image_size; a checkpoint's bias tables are resized with it)."
             )
         if mask is not None:
             x_BND = self._hide(x_BND, mask)

@@ -139,7 +139,7 @@ def timed_settings(sketch: Draft, request: Request, began: float, say: Callable[
     takes = "" if None in planned else (", which takes about "
                                         f"{sum(count * rate.step for count, rate in zip(planned, rates)) / 60:.1f}")
     say(f"measured: {rates[0].step:.3f} s a step of the tokenizer, {rates[1].step:.3f} s of the backbone; "
-        f"{left / 60:.1f} of {request.minutes:g} minutes are left for training{takes}")
+        f"of {request.minutes:g} minutes {left / 60:.1f} are left for training{takes}")
     chosen = {"images": request.images, "minutes": request.minutes, "overrides": list(request.overrides),
               "reasons": reasons, "seconds_per_step": {stage: round(rate.step, 5)
                                                        for stage, rate in zip(STAGES, rates)}}
@@ -153,13 +153,15 @@ def choice_lines(config: TwoStagesConfig) -> list[str]:
     tree = flatten(config.resolved())
     lines = []
     for key, reason in config.chosen.reasons.items():
-        names = (key, f"tokenizer.{key}", f"tokenizer.encoder.{key}")
-        value = next((tree[name] for name in names if name in tree), None)
-        if key == "pretrain.model.width":
-            value = f"{value} x {config.pretrain.model.depth} blocks"
-        if key == "tokenizer.encoder.width":
-            value = f"{value} x {config.tokenizer.encoder.depth} blocks"
-        lines.append(f"{key}{'' if value is None else f' = {value}'}: {reason}")
+        names = [name for name in (key, f"tokenizer.{key}", f"pretrain.{key}", f"tokenizer.encoder.{key}",
+                                   f"pretrain.model.{key}") if name in tree]
+        blocks = {"pretrain.model.width": config.pretrain.model.depth,
+                  "tokenizer.encoder.width": config.tokenizer.encoder.depth}.get(key)
+        values = [tree[name] if blocks is None else f"{tree[name]} x {blocks} blocks" for name in names]
+        if len(set(map(str, values))) == 1:  # of both stages
+            names, values = [", ".join(names)], values[:1]
+        told = ", ".join(f"{name} = {value}" for name, value in zip(names, values))
+        lines.append(f"{told or key}: {reason}")
     return lines
 
 

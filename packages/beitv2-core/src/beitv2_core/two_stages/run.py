@@ -136,7 +136,7 @@ def _train(config: Any, say: Say) -> None:
     if done:
         say(f"{config.output}: finished before")
         return
-    say(f"{config.output}: {config.kind}")
+    say(f"{config.output}: training of the {'backbone' if config.kind == 'pretrain' else config.kind}")
     build_training(config).run(resume="auto")
 
 

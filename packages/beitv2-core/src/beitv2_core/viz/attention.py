@@ -37,7 +37,7 @@ def attention_maps(images: np.ndarray, attention: np.ndarray, path: str | Path, 
     width = cell_width(pixels.shape, side)
     with Canvas(path, width * columns + 0.3, side * lines * len(pixels) + 0.9,
                 title=f"Attention of the class token, {'last block' if block is None else f'block {block}'}; each map "
-                      "scaled to its own maximum") as figure:
+                      "scaled to its own maximum (light in the mean, dark in a head)") as figure:
         grid = figure.add_gridspec(lines * len(pixels), columns)
         for i, image in enumerate(pixels):
             rows = slice(i * lines, (i + 1) * lines)

@@ -123,7 +123,7 @@ def similarity_maps(images: np.ndarray, maps: np.ndarray, patches: Sequence[tupl
         axes.set_xlabel(f"{low:.2f} to {high:.2f}", fontsize=7, labelpad=2)
 
     whose = "the framed patch of the first image" if across and len(pixels) > 1 else "the framed patch"
-    _paired(pixels, path, f"Cosine of patch features with {whose}", draw, "similarity", mark=frame)
+    _paired(pixels, path, f"Cosine of patch features with {whose}: dark is near", draw, "similarity", mark=frame)
 
 
 def _paired(pixels: np.ndarray, path: str | Path, title: str, draw: Callable[[Any, int], None], name: str, *,
