@@ -16,6 +16,7 @@ steps "times" and "harmed" are added up, of a number of "note" the largest count
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -39,7 +40,8 @@ READERS = ("images", "sent images", "label maps", "COCO", "lists", "settings", "
 
 class Part(NamedTuple):
     """steps: words after `python`, or after `python -m pytest` where the first names a test file; floor: fewest faults
-    that count; english, chinese: what is done, for the table; noted: what the numbers of "note" say, in both."""
+    that count; english, chinese: what is done, for the table; noted: what the numbers of "note" say, in both; needs:
+    a package without which the part is left out (the environment of Paddle 2 has none that writes ONNX graphs)."""
 
     name: str
     steps: tuple[tuple[str, ...], ...]
@@ -47,6 +49,7 @@ class Part(NamedTuple):
     english: str
     chinese: str
     noted: tuple[str, str] = ("", "")
+    needs: str = ""
 
 
 class NoResult(Exception):
@@ -80,7 +83,7 @@ PARTS = (
          f"files made to harm, 2,000 for each of {len(READERS)} readers",
          f"恶意构造的文件，{len(READERS)} 种读取程序各 2,000 个",
          ("at most {seconds:g} s and {percent:g} % of the allowed memory",
-          "最多 {seconds:g} 秒，占允许内存的 {percent:g} %")),
+          "最多 {seconds:g} 秒，占允许内存的 {percent:g} %"), needs="onnx"),
     Part("requests", (("tests/hostile/hostile_requests.py", "--requests", "500"),), 500,
          "hostile requests to `beitv2 serve` beside honest ones",
          "向 `beitv2 serve` 发送恶意请求，同时有正常请求",
@@ -88,10 +91,10 @@ PARTS = (
           "正常请求在 {seconds:g} 秒内得到回答；之后内存多 {megabytes:g} MB")),
 )
 
-HEADS = {"docs/reliability.md": ("| part | what is done | times | failed | measured | Paddle | time | commit, date |",
-                                 "Not run yet.", "Measured on {processor}, cores used: {cores}."),
-         "docs/zh/reliability.md": ("| 部分 | 内容 | 次数 | 失败 | 测得 | Paddle | 时间 | 提交、日期 |",
-                                    "尚未运行。", "测试环境：{processor}，使用的核数：{cores}。")}
+HEADS = {"docs/reliability.md": ("| part | what is done | times | failed | measured | Paddle | time, cores | commit, "
+                                 "date |", "Not run yet.", "Measured on {processor}."),
+         "docs/zh/reliability.md": ("| 部分 | 内容 | 次数 | 失败 | 测得 | Paddle | 时间、核数 | 提交、日期 |",
+                                    "尚未运行。", "测试环境：{processor}。")}
 
 
 def run_step(words: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -158,9 +161,9 @@ def table(rows: Sequence[dict[str, Any]], page: str) -> str:
         part = parts[row["part"]]
         hours, minutes = divmod(round(row["seconds"] / 60), 60)
         what = part.chinese if chinese else part.english
-        noted = part.noted[chinese].format(**row["note"])
+        noted, cores = part.noted[chinese].format(**row["note"]), row["machine"]["cores"]
         lines.append(f"| `{part.name}` | {what} | {row['times']} | {row['harmed']} "
-                     f"| {noted} | {row['paddle']} | {hours}:{minutes:02} h | {row['commit'][:7]}"
+                     f"| {noted} | {row['paddle']} | {hours}:{minutes:02} h, {cores} | {row['commit'][:7]}"
                      f"{'+changes' if row['commit'].endswith('+changes') else ''}, {row['date']} |")
     machines = dict.fromkeys(machine.format(**row["machine"]) for row in rows)
     return "\n".join([*machines, "", *lines])
@@ -191,6 +194,9 @@ def main(words: Sequence[str] | None = None) -> int:
     harmed = 0
     for part in () if chosen.table else PARTS:
         if not chosen.parts or part.name in chosen.parts:
+            if part.needs and importlib.util.find_spec(part.needs) is None:
+                print(f"{part.name}: left out, because it needs {part.needs}, which is not installed here", flush=True)
+                continue
             try:
                 row = run_part(part, chosen.output, chosen.again)
             except NoResult as error:  # the other parts are run all the same

@@ -36,8 +36,16 @@ def test_the_tables_of_both_languages_have_the_same_numbers(tmp_path):
         assert text.startswith("before\n") and text.endswith("after\n") and "A processor" in text
         head, line, row, noted = [one for one in text.splitlines() if one.startswith("|")]
         assert len({one.count("|") for one in (head, line, row, noted)}) == 1
-        assert "| 1000 | 0 |  | 3.3.1 | 1:30 h | 0123456, 2026-11-27 |" in row
+        assert "| 1000 | 0 |  | 3.3.1 | 1:30 h, 2 | 0123456, 2026-11-27 |" in row
         assert "21.5" in noted
+
+
+def test_a_part_whose_package_is_not_installed_is_left_out_and_said(monkeypatch, tmp_path, capsys):
+    part = campaign.PARTS[0]._replace(name="other", needs="a_package_that_nobody_has")
+    monkeypatch.setattr(campaign, "PARTS", (part,))
+    monkeypatch.setattr(campaign, "run_part", lambda *given: pytest.fail("run"))
+    assert campaign.main(["-o", str(tmp_path)]) == 0
+    assert "other: left out, because it needs a_package_that_nobody_has" in capsys.readouterr().out
 
 
 def test_a_step_that_is_done_is_not_run_again_and_one_that_failed_is(tmp_path, monkeypatch):
