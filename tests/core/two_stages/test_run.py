@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,23 @@ def test_there_is_a_picture_of_the_codes_before_the_backbone_is_trained(run):
     said = (run / "said.txt").read_text(encoding="utf-8")
     picture = f"{run / 'figures' / 'code_map.png'}: a first picture"
     assert said.index(picture) < said.index(f"{run / 'pretrain'}: training")
+
+
+@pytest.mark.parametrize("full", ["beitv2_core.viz.codebook.code_map", "beitv2_core.evaluation.report.make_report"])
+def test_a_full_disk_at_a_figure_is_told_and_the_same_command_goes_on(run, tmp_path, monkeypatch, full):
+    def no_space(*given, **named):
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    (folder / "summary.json").unlink()
+    (folder / "figures" / "code_map.png").unlink()
+    with monkeypatch.context() as disk:
+        disk.setattr(full, no_space)
+        done = beitv2("pretrain", folder / "config.yml", "-o", folder)
+    assert done.exit_code == 2 and "No space left" in told(done) and "continue with --resume auto" in told(done)
+    done = beitv2("pretrain", folder / "config.yml", "-o", folder)
+    assert done.exit_code == 0 and (folder / "figures" / "code_map.png").is_file(), told(done)
 
 
 @pytest.fixture

@@ -142,11 +142,13 @@ def _train(config: Any, say: Say) -> None:
 
 def _show_codes(config: TwoStagesConfig, say: Say) -> None:
     """A first picture, long before the report, which has it too."""
+    from ..engine.run_folder import as_output_error
     from ..evaluation.report import draw_codes
 
     path = Path(config.output) / "figures" / "code_map.png"
     if not path.exists():
-        draw_codes(config.tokenizer.output, path)
+        with as_output_error(Path(config.output)):
+            draw_codes(config.tokenizer.output, path)
         say(f"{path}: a first picture: images that were held out, and the codes of their patches")
 
 
@@ -198,6 +200,7 @@ def _refuse_other_request(kept: TwoStagesConfig, request: Request, minutes_given
 def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, say: Say) -> dict[str, Any]:
     """Report on the held-out images, verdict and summary.json of a trained run; what was concluded before stays."""
     from ..assembly.cards import card_beside, write_run_card
+    from ..engine.run_folder import as_output_error
     from ..evaluation.report import Settings, make_report
     from ..evaluation.verdict import on_test_images, verdict
 
@@ -207,8 +210,9 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
         return before
     say(f"{folder}: report on images that were held out")
     count = config.report.images
-    report = make_report(Settings(config.tokenizer.output, config.pretrain.output, images=count, train_images=2 * count,
-                                  num_workers=config.pretrain.data.num_workers), folder)
+    with as_output_error(folder):
+        report = make_report(Settings(config.tokenizer.output, config.pretrain.output, images=count,
+                                      train_images=2 * count, num_workers=config.pretrain.data.num_workers), folder)
     judged = on_test_images(verdict(folder), report)
     summary = {
         "stages": {stage: read_summary(folder / stage) for stage in STAGES},
@@ -217,7 +221,8 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
         "seconds": {name: round(value, 1) for name, value in {
             **seconds, "report": time.monotonic() - start, "total": time.monotonic() - began}.items()},
     }
-    write_text_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    with as_output_error(folder):
+        write_text_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     with card_beside(folder):
         write_run_card(folder)
     return summary
