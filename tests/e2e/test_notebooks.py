@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 
 #: notebook -> what must stand in what it prints
 PRINTED = {
-    "1_tokenizer": [r"runs/own/tokenizer: tokenizer", r"^codes \(400, 4, 4\) of \d+$", r"codes are used, perplexity"],
+    "1_tokenizer": [r"runs/own/tokenizer: training of the tokenizer", r"^codes \(400, 4, 4\) of \d+$",
+                    r"codes are used, perplexity"],
     "2_pretrain": [r"runs/own/tokenizer: finished before", r"runs/own/pretrain: finished before",
                    r"accuracy of masked codes on 40 held-out images", r"^pretrained: [\d.]+ % right",
                    r"^ +random: [\d.]+ % right"],

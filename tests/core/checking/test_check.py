@@ -183,14 +183,17 @@ def test_both_stages_read_the_same_images_once(data, tmp_path):
     path = tokenizer(data / "train", tmp_path / "t.yml")
     first = yaml.safe_load(path.read_text())
     del first["output"]
+    first["data"]["held_out"] = 2
     second = {**{key: first[key] for key in ("data", "optim")}, "train": {"batch_size": 8}, "tokenizer": {},
               "model": {"size": "tiny", "patch_size": 8}, "mask": {"kind": "random", "num_masked": 4}}
     path.write_text(yaml.safe_dump({"kind": "two_stages", "output": "runs/x", "tokenizer": first, "pretrain": second}))
     found = check(path, status=0)
-    assert list(found["splits"]) == ["train"] and [one["steps_per_epoch"] for one in found["commands"]] == [5, 2]
+    assert list(found["splits"]) == ["train", "held_out"]
+    assert [one["steps_per_epoch"] for one in found["commands"]] == [4, 2]
     other = check(path, f"pretrain.data.root={data / 'test'}", status=1)
-    assert {name: split["images"] for name, split in other["splits"].items()} == {"train": 20, "train_pretrain": 6}
-    assert kinds(other) == {"batch": (True, 6)}
+    assert {name: split["images"] for name, split in other["splits"].items()} == {
+        "train": 18, "held_out": 2, "train_pretrain": 4, "held_out_pretrain": 2}
+    assert kinds(other) == {"batch": (True, 4)}
 
 
 def test_drawn_images_are_counted_only(tmp_path):
