@@ -108,7 +108,7 @@ test: $(STAMP)  ## the whole suite (TESTS="tests/core tests/seg": those folders)
 test-faults: $(STAMP)  ## faults: kills, power cuts, full disks, damaged files; writes a table to runs/faults
 	$(BIN)/python -m pytest tests/faults
 
-campaign: $(STAMP)  ## the long tests of reliability, about an hour; writes the table of docs/reliability.md (CAMPAIGN="power sigkill")
+campaign: $(STAMP)  ## the long tests of reliability, over half an hour; writes the table of docs/reliability.md (CAMPAIGN="power sigkill")
 	$(BIN)/python benchmarks/campaign.py $(CAMPAIGN)
 
 test-oldest: $(STAMP)  ## core's fast tests on the oldest Python here (OLDEST_PYTHON), Paddle 2.6.2 and the lowest versions it declares

@@ -196,6 +196,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if not chosen.parts or part.name in chosen.parts:
             if part.needs and importlib.util.find_spec(part.needs) is None:
                 print(f"{part.name}: left out, because it needs {part.needs}, which is not installed here", flush=True)
+                harmed += bool(chosen.parts)  # asked for by its name
                 continue
             try:
                 row = run_part(part, chosen.output, chosen.again)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from warm import Warm
 
+from beitv2_core.files import large
+
 ROWS: list[dict] = []
 
 
@@ -47,6 +49,12 @@ def pytest_addoption(parser):
 @pytest.fixture
 def case():
     return Case()
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch):
+    """Small checkpoints go past the system's memory here, as large ones do everywhere; runs of `warm` do so too."""
+    monkeypatch.setattr(large, "BUFFER", 512)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from recorded_writes import START, recorded
 from writing_commands import all_writings
 
 from beitv2_core.checkpoint.store import CheckpointStore
+from beitv2_core.files import large
 from beitv2_core.files.atomic import write_text_atomically
 
 
@@ -37,6 +38,13 @@ def test_every_writing_survives_a_power_cut_at_any_moment(writings, tmp_path, se
         case.note(f"{name}: {len(moments(record.ops))} moments; " + ", ".join(
             f"{count} {what}" for what, count in sorted(found.items())))
     case.check("what was reported saved is found and whole; nothing half written is taken")
+
+
+def test_the_checkpoints_of_these_tests_are_written_past_the_memory_as_large_ones_are(tmp_path, monkeypatch):
+    past, write = [], large._write_past_memory
+    monkeypatch.setattr(large, "_write_past_memory", lambda *given: past.append(len(given[1])) or write(*given))
+    toy.make_loop(tmp_path / "run", steps=9, save_every=9).run()
+    assert past and set(past) == {large.BUFFER}
 
 
 def test_a_run_goes_on_to_the_same_bits_after_a_power_cut(tmp_path, seed, case):

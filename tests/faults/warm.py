@@ -71,7 +71,9 @@ def _run(log: str, inject: list[Any], command: list[str]) -> None:
         import injections
 
         from beitv2_core.cli import app
+        from beitv2_core.files import large
 
+        large.BUFFER = 4096  # small checkpoints go past the system's memory, as large ones do
         if inject:
             getattr(injections, inject[0])(*inject[1:])
         sys.argv = ["beitv2", *command]

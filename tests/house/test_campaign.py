@@ -46,6 +46,7 @@ def test_a_part_whose_package_is_not_installed_is_left_out_and_said(monkeypatch,
     monkeypatch.setattr(campaign, "run_part", lambda *given: pytest.fail("run"))
     assert campaign.main(["-o", str(tmp_path)]) == 0
     assert "other: left out, because it needs a_package_that_nobody_has" in capsys.readouterr().out
+    assert campaign.main(["other", "-o", str(tmp_path)]) == 1, "asked for by its name"
 
 
 def test_a_step_that_is_done_is_not_run_again_and_one_that_failed_is(tmp_path, monkeypatch):

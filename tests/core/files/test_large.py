@@ -57,7 +57,21 @@ def test_what_is_written_is_in_the_file_and_in_the_hash(tmp_path, size, piece):
     write_pieces(tmp_path / "x", size, piece)
 
 
-def test_whole_buffers_go_past_the_memory_where_the_file_system_can(tmp_path, written):
+def test_whole_buffers_go_past_the_memory_and_the_rest_through_it(tmp_path, monkeypatch):
+    direct, lengths, write = [False], [], os.write
+
+    def switch(descriptor, on):
+        direct[0] = on
+        return on
+
+    monkeypatch.setattr(large, "_set_direct", switch)
+    monkeypatch.setattr(os, "write", lambda descriptor, content: lengths.append((len(content), direct[0])) or write(
+        descriptor, content))
+    write_pieces(tmp_path / "x", 2 * 4096 + 100, 10**6)
+    assert lengths == [(4096, True), (4096, True), (100, False)]
+
+
+def test_the_system_has_the_flag_while_whole_buffers_are_written(tmp_path, written):
     if not has_direct(tmp_path):
         pytest.skip("this file system has no O_DIRECT")
     write_pieces(tmp_path / "x", 2 * 4096 + 100, 10**6)

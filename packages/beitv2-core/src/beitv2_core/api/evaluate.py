@@ -107,12 +107,12 @@ def report_of(folder: Path, summary: dict[str, Any], judged: Optional[Verdict] =
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Add the report to summary.json; the summary of the training stays in it."""
+    """Add the report to summary.json; the summary of the training stays in it, its verdict is the new report's."""
     try:
         existing = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         existing = {}
     existing["report"] = summary
-    if "verdict" in existing and "verdict" in summary:  # that of a run of both stages, on the images of its own report
+    if "verdict" in existing and "verdict" in summary:  # a run of both stages keeps it beside its report too
         existing["verdict"] = summary["verdict"]
     write_text_atomically(path, json.dumps(existing, indent=2, sort_keys=True) + "\n")

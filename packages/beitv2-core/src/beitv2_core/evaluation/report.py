@@ -56,7 +56,8 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
 
     The probe is a logistic regression on the mean patch feature, fitted on training images, scored on test images,
     against the same on a backbone of the same shape with random weights; left out when the images have no labels.
-    Raises ConfigError where the test images are among those a run was trained on.
+    Raises ConfigError where the test images are among those a run was trained on, and for two runs that cut an image
+    into different grids of patches.
     """
     tokenizer = load_tokenizer(settings.tokenizer_run)
     student, config = load_mim(settings.pretrain_run)
@@ -112,7 +113,11 @@ def make_report(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def draw_codes(run: str, path: Path) -> None:
-    """Draw the codes of some images that a tokenizer's run left out: what it learnt, before there is a backbone."""
+    """Draw the codes of `SHOWN` images that a tokenizer's run left out: what it learnt, before there is a backbone.
+
+    run: run folder; path: of the PNG file.  Raises ConfigError where the run left no image out, CheckpointError where
+    it has no whole checkpoint, OSError where the picture cannot be written.
+    """
     from ..viz.codebook import code_map
 
     tokenizer = load_tokenizer(run)
