@@ -177,6 +177,17 @@ def test_a_run_folder_tells_what_was_run(tmp_path):
     assert steps == [4, 8, 12, 16, 20] and all("loss" in line and "lr" in line for line in metrics(tmp_path))
 
 
+def test_a_finished_run_started_again_loses_nothing_that_was_told_of_it(tmp_path):
+    toy.make_loop(tmp_path).run()
+    told = {**json.loads((tmp_path / "summary.json").read_text()), "report": {"images": 9}}
+    assert told["seconds"] > 0 and told["last"]["loss"] > 0
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    assert toy.make_loop(tmp_path).run() == json.loads((tmp_path / "summary.json").read_text()) == told
+
+    (tmp_path / "summary.json").unlink()  # killed between the last checkpoint and the summary
+    assert toy.make_loop(tmp_path).run()["last"] == told["last"]
+
+
 def test_what_was_measured_is_logged_and_shown_at_its_step_and_once_after_a_kill(tmp_path, caplog):
     """Steps 7 and 14 end epochs and are no log steps, step 20 is one; killed between measuring and saving at 14."""
     def loop(folder):

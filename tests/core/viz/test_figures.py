@@ -7,6 +7,9 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.axis import Axis, Tick
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from beitv2_core.errors import ShapeError
@@ -41,6 +44,7 @@ FIGURES = {
     "map": lambda path: code_map(IMAGES, RNG.randint(0, 64, (3, 4, 4)), BOOK, path),
     "map_not_square": lambda path: code_map(BYTES, RNG.randint(0, 64, (2, 2, 3)), BOOK, path),
     "attention": lambda path: attention_maps(IMAGES, RNG.rand(3, 2, 4, 4), path),
+    "attention_one_small_image": lambda path: attention_maps(IMAGES[:1], RNG.rand(1, 3, 4, 4), path, block=2),
     "attention_many_heads": lambda path: attention_maps(BYTES, RNG.rand(2, 12, 2, 3), path),
     "masks": lambda path: mask_examples(IMAGES, RNG.rand(3, 4, 4) > 0.5, path),
     "masks_not_square": lambda path: mask_examples(BYTES, RNG.rand(2, 4, 3) > 0.5, path),
@@ -62,6 +66,24 @@ def test_figure_is_a_png_with_something_on_it_in_a_folder_it_creates(tmp_path, n
     FIGURES[name](path)
     assert pixels(path).std() > 5
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file left
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_of_a_figure_is_cut_by_its_border(tmp_path, monkeypatch, name):
+    (tmp_path / "new").mkdir()
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: (drawn.append(figure),
+                                                                             save(figure, *args, **options)))
+    FIGURES[name](tmp_path / "new" / "x.png")
+    figure = drawn[0]
+    ticks = [tick for axis in figure.findobj(Axis) for tick in axis.findobj(Tick)]  # some lie outside and are not drawn
+    labels = {id(label) for tick in ticks for label in tick.findobj(Text)}
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and id(text) not in labels]
+    boxes = {text.get_text(): text.get_window_extent() for text in texts}
+    cut = {text: box for text, box in boxes.items() if box.x0 < -1 or box.x1 > figure.bbox.x1 + 1
+           or box.y0 < -1 or box.y1 > figure.bbox.y1 + 1}
+    assert boxes and not cut
 
 
 def test_drawing_again_gives_the_same_bytes(tmp_path):

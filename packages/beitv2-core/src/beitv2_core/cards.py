@@ -19,7 +19,6 @@ import yaml
 
 from beitv2_core.errors import ConfigError
 from beitv2_core.files.atomic import write_text_atomically
-from beitv2_core.files.json_text import parse_json
 from beitv2_core.weights.kind import CardFacts, DataName
 from beitv2_core.yaml_text import parse_yaml
 
@@ -168,12 +167,3 @@ def without_folders(value: Any) -> Any:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a run; {} where there is none."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from ..cards import CARD, GIVEN, MARK, Story, head_of, read_json, write_card
+from ..cards import CARD, GIVEN, MARK, Story, head_of, write_card
 from ..errors import BEiTError, ConfigError
 from ..files.atomic import write_text_atomically
+from ..files.json_text import read_json_object
 from .kinds import find_kind
 from .loaded_weights import checkpoint_folder
 from .origins import facts_of_run, origins_of, settings_of_run
@@ -48,7 +49,7 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
     config = settings_of_run(folder)
     if config is None:
         return None
-    found = dict(read_json(folder / "summary.json") if summary is None else summary)
+    found = dict(read_json_object(folder / "summary.json") if summary is None else summary)
     stage = folder
     if config.get("kind") == "two_stages":
         stage, config = folder / "pretrain", config.get("pretrain") or {}
@@ -58,7 +59,7 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
         return None
     report = found.get("report") or {}
     verdict = found.get("verdict") or report.get("verdict") or {}
-    return Story(folder.resolve().name, facts, config, found, read_json(stage / "environment.json"),
+    return Story(folder.resolve().name, facts, config, found, read_json_object(stage / "environment.json"),
                  results=results_of(report), notes=[" ".join(verdict["sentences"])] if verdict.get("sentences") else [],
                  origins=origins_of(config, facts))
 

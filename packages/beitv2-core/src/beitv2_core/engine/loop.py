@@ -178,6 +178,8 @@ class TrainLoop:
         seconds = max(time.monotonic() - began, 0.0)
         summary = {"steps": self.step, "total_steps": self.total_steps, "seconds": round(seconds, 2),
                    "images_per_second": (self.step - first) * self.images_per_step / max(seconds, 1e-9), "last": values}
+        if self.step == first:  # it had ended before: what was told of it stays, a report too
+            summary.update(self.run_folder.told(self.step))
         done = self.step == self.total_steps or self.task.finished
         if done and self.at_end is not None:
             summary["final"] = self.at_end()

@@ -19,6 +19,7 @@ from beitv2_core.engine.trackers import TrackedRun, Tracker, VisualDL, visualdl_
 from beitv2_core.errors import ConfigError, OutputError
 from beitv2_core.files.atomic import UNFINISHED, append_to, keep_lines, write_text_atomically
 from beitv2_core.files.durable import make_folder
+from beitv2_core.files.json_text import read_json_object
 from beitv2_core.launching.disagreement import versions_of
 
 try:
@@ -150,6 +151,16 @@ class RunFolder:
         """Write summary.json."""
         with as_output_error(self.path):
             write_text_atomically(self.path / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+
+    def told(self, step: int) -> dict[str, Any]:
+        """What summary.json tells of a training that ended with `step`; without it, the values logged then."""
+        summary = read_json_object(self.path / "summary.json")
+        if summary.get("steps") == step:
+            return summary
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.is_file() else []
+        logged = [values for values in map(json.loads, lines) if values.pop("step") == step]
+        return {"last": {name: value for name, value in logged[-1].items() if name != "images_per_second"}
+                } if logged else {}
 
     def close(self) -> None:
         """Close the files and give the lock back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Union
 
 #: levels of lists and dictionaries in one another; what reads the values calls itself once or twice a level
@@ -24,6 +25,15 @@ def parse_json(text: Union[str, bytes]) -> Any:
         if not level:
             return found
     raise ValueError(TOO_DEEP)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object that a command may have left; {} where it is not there yet, or was cut by a kill."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -17,7 +17,7 @@ from ..config import STAGES, TwoStagesConfig, load_config, parse_config
 from ..config.load import read_tree
 from ..errors import ConfigError
 from ..files.atomic import write_text_atomically
-from ..files.json_text import parse_json
+from ..files.json_text import read_json_object
 from .choose import Request, choice_lines, draft, timed_settings
 
 log = logging.getLogger("beitv2_core")
@@ -230,12 +230,4 @@ def _conclude(config: TwoStagesConfig, seconds: dict[str, float], began: float, 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a run folder; empty where there is none."""
-    return _read_json(folder / SUMMARY_FILE)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or cut by a kill: as if nothing had been written
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json_object(folder / SUMMARY_FILE)

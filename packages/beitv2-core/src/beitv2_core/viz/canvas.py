@@ -46,7 +46,7 @@ class Canvas:
         self.figure = Figure(figsize=self._size, dpi=130, layout="constrained", facecolor="white")
         FigureCanvasAgg(self.figure)
         if self._title:
-            self.figure.suptitle(self._title, x=0.01, ha="left", fontsize=10.5)
+            self.figure.suptitle(self._title, x=0.01, ha="left", fontsize=10.5, wrap=True)
         return self.figure
 
     def __exit__(self, kind: Any, *exc: Any) -> None:

@@ -51,7 +51,8 @@ def code_histogram(counts: np.ndarray, path: str | Path, *, title: str | None = 
             axes.axvspan(used, num_codes, color=MUTED, alpha=0.12, linewidth=0)
             axes.text((used + num_codes) / 2, 0.5, f"{num_codes - used:,}\nunused", ha="center", va="center",
                       transform=axes.get_xaxis_transform(), color=MUTED, fontsize=8)
-        axes.legend(loc="upper right")
+        # left of the unused codes, where the used ones leave it room
+        axes.legend(loc="upper right", bbox_to_anchor=(used / num_codes if 2 * used > num_codes else 1.0, 1.0))
 
 
 def code_gallery(patches_by_code: dict[int, list[np.ndarray]], counts: np.ndarray, path: str | Path) -> None:
