@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from beitv2_seg.compare import rows_of
+import numpy as np
+
+from beitv2_seg.compare import coloured, rows_of
+from beitv2_seg.reading.predict import class_colours
 
 
 def measured(miou, macc, aacc, classes=3):
@@ -27,3 +30,10 @@ def test_one_run_each_has_no_spread():
 def test_what_was_not_measured_has_no_difference():
     rows = rows_of({"pretrained": measured(None, 0.5, 0.5, 0), "scratch": measured(0.5, 0.5, 0.5)})
     assert rows[1][1] == "not measured" and rows[3] == ("difference", "", "+0.0 points", "+0.0 points")
+
+
+def test_pixels_without_a_label_are_white_and_no_colour_of_a_class():
+    colours = class_colours(3)
+    drawn = coloured(np.array([[0, 1], [2, 3]]), colours)
+    assert drawn.dtype == np.uint8 and drawn[1, 1].tolist() == [255, 255, 255]
+    assert (drawn.reshape(-1, 3)[:3] == colours).all()

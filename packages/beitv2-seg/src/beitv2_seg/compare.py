@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -114,23 +115,29 @@ def draw_examples(folder: Path, path: Path, *, most: int = 6) -> None:
     dataset = build_dataset(config, "val_dataset", folder / STARTS[0])
     images = LabelledImages(dataset, (1.0,), num_classes=len(names), ignored=config.ignored)
     numbers = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int).tolist()  # neighbours look alike
-    width = 1.5 * len(numbers) + 1.0
-    title = f"{len(numbers)} of {len(dataset)} validation images, their labels, and both predictions"
-    with Canvas(path, width, 6.9, title=title) as figure:
+    columns: list[list[np.ndarray]] = []
+    seen: set[int] = set()
+    for image in images.in_order(numbers):
+        maps = [np.where(image.label == config.ignored, len(colours), image.label),
+                *(predict_label_map(segmentors[start].model, image.inputs, config.test_config) for start in STARTS)]
+        columns.append([_levels(image.inputs[0]["img"]), *(coloured(one, colours) for one in maps)])
+        seen.update(*(np.unique(one[one < len(colours)]).tolist() for one in maps))
+    width, tallest = 1.5 * len(numbers) + 1.0, max(column[0].shape[0] / column[0].shape[1] for column in columns)
+    title = (f"{len(numbers)} of {len(dataset)} validation images, their labels (white: unlabelled), and both "
+             "predictions")
+    with Canvas(path, width, 4 * (1.5 * min(tallest, 3.0) + 0.1) + 0.9, title=title) as figure:
         grid = figure.subplots(4, len(numbers), squeeze=False)
-        seen: set[int] = set()
-        for column, image in enumerate(images.in_order(numbers)):
-            kept = np.where(image.label == config.ignored, 0, image.label)
-            maps = [kept, *(predict_label_map(segmentors[start].model, image.inputs, config.test_config)
-                            for start in STARTS)]
-            show(grid[0, column], _levels(image.inputs[0]["img"]))
-            for axes, classes in zip(grid[1:, column], maps):
-                show(axes, colours[classes])
-                seen.update(np.unique(classes).tolist())
+        for axes, pixels in zip(grid.T.flat, itertools.chain.from_iterable(columns)):
+            show(axes, pixels)
         for axes, name in zip(grid[:, 0], ("image", "truth", *STARTS)):
             name_row(axes, name)
         figure.legend(handles=[Patch(facecolor=colours[i] / 255, label=names[i]) for i in sorted(seen)][:22],
                       loc="outside lower center", ncols=max(2, min(11, int(width / 0.9))))
+
+
+def coloured(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A label map (H, W) in the colours (N, 3) of its classes, what is unlabelled (N) white: (H, W, 3)."""
+    return np.concatenate([colours, np.full((1, 3), 255, colours.dtype)])[label]
 
 
 def _levels(image: Any) -> np.ndarray:
