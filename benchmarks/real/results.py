@@ -126,10 +126,10 @@ def as_table(rows: Sequence[Row]) -> str:
     lines = ["| set | teacher | what | from pretraining | against | gain |", "|---|---|---|---|---|---|"]
     for row in rows:
         whole = row.what.startswith(("codes used", "classes predicted"))
-        form = "g" if whole else ".1f"
+        form = ".4g" if whole else ".1f"
         unit = "" if whole or row.what.startswith("perplexity") else " %"
         other = f"{row.against} {spread(row.others, form)}{unit}" if row.others else ""
-        gain = spread(row.gains, "+g" if whole else "+.1f") if row.others else ""
+        gain = spread(row.gains, "+.2g" if whole else "+.1f") if row.others else ""
         own = f"{spread(row.values, form)}{unit}"
         lines.append(f"| {row.set} | {row.teacher} | {row.what} | {own} | {other} | {gain} |")
     return "\n".join(lines) + "\n"
