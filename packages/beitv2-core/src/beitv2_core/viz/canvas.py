@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,28 @@ class Canvas:
         self.figure = Figure(figsize=self._size, dpi=130, layout="constrained", facecolor="white")
         FigureCanvasAgg(self.figure)
         if self._title:
-            self.figure.suptitle(self._title, x=0.01, ha="left", fontsize=10.5, wrap=True)
+            self._heading = self.figure.suptitle(self._title, x=0.01, ha="left", fontsize=10.5)
         return self.figure
 
     def __exit__(self, kind: Any, *exc: Any) -> None:
         try:
             if kind is None:
                 make_readable(self.figure)
+                if self._title:
+                    _wrap(self._heading, 0.98 * self.figure.bbox.width)
                 with write_atomically(self.path) as temporary:
                     self.figure.savefig(temporary, format="png")
         finally:
             self._style.__exit__(kind, *exc)
+
+
+def _wrap(text: Any, width: float) -> None:
+    """Break a text into lines of at most `width` pixels.  The layouts of Matplotlib 3.6 do not see its own `wrap`."""
+    words = text.get_text()
+    for columns in range(len(words) - 1, 20, -1):
+        if text.get_window_extent().width <= width:
+            return
+        text.set_text(textwrap.fill(words, columns, break_long_words=False))
 
 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
