@@ -328,3 +328,9 @@ def test_the_table_is_made_of_what_the_parts_left(tmp_path):
     assert "Commit abc; P, 2 cores; python 3.11." in text and "- camvid/look_lite0: it broke" in text
     assert "| all | 4:00 |" in text
     assert json.loads((out / "results.json").read_text())["rows"][0]["values"] == [250.0]
+
+
+def test_means_of_counts_are_rounded():
+    row = results.Row("CamVid", "lite0", "classes predicted", (11, 11, 11), "scratch", (11, 10, 10))
+    assert results.as_table([row]).splitlines()[2] == (
+        "| CamVid | lite0 | classes predicted | 11 +- 0.0 | scratch 10.33 +- 0.5 | +0.67 +- 0.5 |")
