@@ -23,8 +23,8 @@ class Part(NamedTuple):
     """One command.
 
     name: SET/PART, its folder below OUT.  command: arguments of `beitv2`.  config: the file of settings it reads.
-    needs: parts that must have ended.  result: the file it leaves.  shares: a folder `scratch` that an earlier
-    comparison with the same settings has trained, which is not trained again.
+    needs: parts that must have ended.  result: the file it leaves.  shares: an earlier comparison with the same
+    settings; what it has trained from scratch is not trained again.
     """
 
     name: str
@@ -132,8 +132,9 @@ def _comparison(plan: Plan, name: str, teacher: str) -> Part:
     command = ("compare", str(config), "--pretrained", str(run), "--seeds", str(plan.seeds), *options, "-o",
                str(output), "--set", f"data.root={str(folder / one.train)!r}",
                f"validation.root={str(folder / one.test)!r}", *plan.changed(name, "cls"))
+    first = f"{name}/compare_{plan.teachers[-1]}"
     return Part(f"{name}/compare_{teacher}", command, output / "summary.json", config,
-                (f"{name}/pretrain_{teacher}",))
+                (f"{name}/pretrain_{teacher}",), None if teacher == plan.teachers[-1] else first)
 
 
 def _segmentations(plan: Plan, source: str, teacher: str) -> list[Part]:

@@ -146,13 +146,16 @@ def _trunk(part: Part) -> Any:
 
 
 def take_scratch(earlier: Part, part: Part) -> None:
-    """Copy a finished run from scratch, where both start from models of one shape: the comparison of another backbone
-    checks that its other settings are the same."""
-    source, target = earlier.result.parent / "scratch", part.result.parent / "scratch"
-    if not (source / "evaluation.json").is_file() or target.exists() or _trunk(earlier) != _trunk(part):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(".scratch.copying")
-    shutil.rmtree(beside, ignore_errors=True)  # of a start that was killed
-    shutil.copytree(source, beside)
-    beside.rename(target)
+    """Copy finished runs from scratch, where both start from models of one shape: the comparison of another backbone
+    checks that their other settings are the same.  Runs with few labels name a list in their comparison's folder and
+    are not copied."""
+    for pattern, result in (("scratch", "evaluation.json"), ("scratch_all_seed*", "summary.json")):
+        for source in sorted(earlier.result.parent.glob(pattern)):
+            target = part.result.parent / source.name
+            if not (source / result).is_file() or target.exists() or _trunk(earlier) != _trunk(part):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{target.name}.copying")
+            shutil.rmtree(beside, ignore_errors=True)  # of a start that was killed
+            shutil.copytree(source, beside)
+            beside.rename(target)

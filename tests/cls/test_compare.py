@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def test_few_labels_are_even_over_the_classes_and_the_seed_draws_them():
 
 
 @pytest.mark.slow
-def test_a_comparison_on_a_folder_uses_few_labels_and_tells_how_far_it_is(images, pretrained, tmp_path, caplog):
+def test_a_comparison_on_a_folder_uses_few_labels_and_tells_how_far_it_is(images, pretrained, tmp_path, caplog,
+                                                                                   monkeypatch):
     sets = sets_of(images, pretrained, tmp_path)
     for name in ("beitv2_core", "beitv2_cls"):
         logging.getLogger(name).propagate = True
@@ -105,6 +107,14 @@ def test_a_comparison_on_a_folder_uses_few_labels_and_tells_how_far_it_is(images
     finally:
         compare.run_trial = before
     assert len(again) == 2, "finished runs of other settings were taken for these"
+    trained: list[str] = []
+    other = tmp_path / "other"  # the comparison of another backbone, with the run from scratch of this one
+    shutil.copytree(tmp_path / "scratch_all_seed0", other / "scratch_all_seed0")
+    monkeypatch.setattr(compare, "run_trial", lambda arguments, output: (trained.append(output.name), shutil.copytree(
+        tmp_path / output.name, output)))
+    assert fine_tune_all(sets, CONFIG, str(pretrained), other, seeds=1, few_labels=0, few_steps=2,
+                         settings=settings_of(images)) == {"all": table["all"]}
+    assert trained == ["pretrained_all_seed0"], "a run that was brought from another folder was trained again"
 
 
 def test_frozen_features_are_of_the_settings_own_sets(images, pretrained, tmp_path, monkeypatch):

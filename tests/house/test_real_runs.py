@@ -262,17 +262,28 @@ def test_a_run_from_scratch_is_taken_from_an_earlier_comparison_of_the_same_mode
     earlier, later, other = (parts[f"camvid/segment_{name}_seed1"]
                              for name in ("lite0", "hog", "from_tiny_imagenet20_lite0"))
     assert later.shares == other.shares == earlier.name and earlier.shares is None
-    for part, width in ((earlier, 24), (later, 24), (other, 48)):
+    before, after = (parts[f"cifar10/compare_{name}"] for name in ("lite0", "hog"))
+    assert after.shares == before.name and before.shares is None
+    for part, width in ((earlier, 24), (later, 24), (other, 48), (before, 24), (after, 24)):
         run = Path(part.command[part.command.index("--pretrained") + 1])
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yml").write_text(f"model: {{width: {width}}}\n")
     work.take_scratch(earlier, later)
     assert not later.result.parent.exists()  # there is none yet
-    (earlier.result.parent / "scratch").mkdir(parents=True)
-    (earlier.result.parent / "scratch" / "evaluation.json").touch()
+
+    def ended(part: Part, run: str, result: str) -> None:
+        (part.result.parent / run).mkdir(parents=True)
+        (part.result.parent / run / result).touch()
+
+    ended(earlier, "scratch", "evaluation.json")
     for part, taken in ((later, True), (other, False)):
         work.take_scratch(earlier, part)
         assert (part.result.parent / "scratch" / "evaluation.json").is_file() is taken
+    for run in ("scratch_all_seed0", "scratch_2500_seed0", "pretrained_all_seed0"):
+        ended(before, run, "summary.json")
+    ended(before, "scratch_all_seed1", "metrics.jsonl")
+    work.take_scratch(before, after)
+    assert [path.name for path in after.result.parent.iterdir()] == ["scratch_all_seed0"]
 
 
 def test_the_table_is_made_of_what_the_parts_left(tmp_path):

@@ -143,11 +143,15 @@ def _run(config: Path, changes: Sequence[str], output: Path) -> float:
 
 
 def _finished(config: Path, changes: Sequence[str], output: Path) -> bool:
-    """Whether the run of these settings is complete; a run of other settings is refused when it is resumed."""
+    """Whether the run of these settings is complete; a run of other settings is refused when it is resumed.
+
+    The folder does not count: a finished run can be brought from another comparison, or with all of this one.
+    """
     if not (output / "summary.json").is_file() or not (output / "config.yml").is_file():
         return False
     saved = parse_yaml((output / "config.yml").read_text(encoding="utf-8"))
-    return saved == load_config(config, changes, FinetuneConfig).resolved()
+    wanted = load_config(config, changes, FinetuneConfig).resolved()
+    return {**saved, "output": None} == {**wanted, "output": None}
 
 
 def frozen_features(sets: Sets, pretrained: str, *, train_images: int, test_images: int,

@@ -9,6 +9,7 @@ Shape suffixes: `layers/__init__.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,11 @@ _Floats = npt.NDArray[np.float64]
 _A = -0.75  # PyTorch's cubic coefficient; other libraries use -0.5
 
 
+@functools.lru_cache(maxsize=64)  # a teacher that reads images one by one would spend a tenth of its time here
 def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> _Floats:
     """Weights (out_size, in_size), float64, of one axis: every row sums to 1; taps beyond the border repeat it.
+
+    The array is kept and read-only.
 
     `scale`: output pixels per input pixel on the sampling grid, out_size / in_size when None.  A position table resized
     by the official code has scale (n + 0.1) / sqrt(N), which is not the ratio of the sizes and moves the samples.
@@ -46,6 +50,7 @@ def bicubic_matrix(in_size: int, out_size: int, scale: float | None = None) -> _
     rows = np.arange(out_size)
     for offset, weight in zip((-1, 0, 1, 2), (outer(far), inner(t), inner(near), outer(near + 1))):
         np.add.at(matrix, (rows, np.clip(first + offset, 0, in_size - 1)), weight)
+    matrix.flags.writeable = False
     return matrix
 
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -38,9 +41,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Convolution:
-    """A convolution with bias; its output may be clipped to [0, `most`], or be added to a tensor.
+    """A convolution with bias; its output may be clipped to [0, `most`].  A step of a `Chain`.
 
-    weight: float32 (out, in / groups, k, k); bias: (out,).  Compiled for every shape of images that comes.
+    weight: float32 (out, in / groups, k, k); bias: (out,).
     """
 
     def __init__(self, weight: NDArray[Any], bias: NDArray[Any], *, stride: int = 1, groups: int = 1,
@@ -48,33 +51,21 @@ class Convolution:
         self.out, self.side, self.stride, self.most = weight.shape[0], weight.shape[2], stride, most
         if groups > 1:
             weight = weight.reshape(groups, self.out // groups, *weight.shape[1:])
-        self._weight = paddle.to_tensor(np.ascontiguousarray(weight, dtype=np.float32))
-        self._bias = paddle.to_tensor(np.ascontiguousarray(bias, dtype=np.float32))
-        self._made: dict[Any, tuple[_Primitive, paddle.Tensor, tuple[int, ...]]] = {}
+        self.weight = paddle.to_tensor(np.ascontiguousarray(weight, dtype=np.float32))
+        self.bias = paddle.to_tensor(np.ascontiguousarray(bias, dtype=np.float32))
 
-    def __call__(self, x_BhwC: paddle.Tensor, padding: Padding,
-                 added_BhwC: paddle.Tensor | None = None) -> paddle.Tensor:
-        """The output (B, h, w, out), with `added_BhwC` where given, which has that shape.
+    def compile(self, sizes: tuple[int, ...], padding: Padding,
+                adds: bool) -> tuple[_Primitive, paddle.Tensor, tuple[int, ...]]:
+        """The primitive for a map (B, h, w, C) of those sizes, the weight as it wants it, the sizes of the output.
 
-        padding: before and after the rows, before and after the columns.  The last bits of an output may
-        depend on the number of images.
+        padding: before and after the rows, before and after the columns.  adds: the output is added to what its
+        memory holds.
         """
-        key = (*x_BhwC.shape, padding, added_BhwC is None)
-        if key not in self._made:
-            self._made[key] = self._compile(tuple(x_BhwC.shape), padding, added_BhwC is not None)
-        primitive, weight, sizes = self._made[key]
-        y_BhwC = paddle.empty(sizes, dtype="float32") if added_BhwC is None else added_BhwC.clone()
-        primitive(x_BhwC, weight, self._bias, y_BhwC)
-        return y_BhwC
-
-    def _compile(self, sizes: tuple[int, ...], padding: Padding,
-                 adds: bool) -> tuple[_Primitive, paddle.Tensor, tuple[int, ...]]:
-        """The primitive for images of that shape, the weight in the order that it wants, the output's shape."""
         batch, height, width, channels = sizes
         rows, columns = ((size + sum(around) - self.side) // self.stride + 1
                          for size, around in zip((height, width), padding))
         x, y = _channels_last(batch, height, width, channels), _channels_last(batch, rows, columns, self.out)
-        shape = tuple(self._weight.shape)
+        shape = tuple(self.weight.shape)
         after = _then(adds=adds, most=self.most)
         try:
             description = _describe(
@@ -91,8 +82,55 @@ class Convolution:
         weight = paddle.zeros([size_of(wanted) // 4], dtype="float32")
         engine, given = _loaded().engine, _shape(shape)
         _Primitive(_describe("reorder", given, engine, wanted, engine, None), [(_X, given), (_Y, wanted)],
-                   "the order of a weight")(self._weight, weight)
+                   "the order of a weight")(self.weight, weight)
         return primitive, weight, (batch, rows, columns, self.out)
+
+
+class Step(NamedTuple):
+    """A convolution of a chain.
+
+    source, target: names of the memory it reads and writes; around(size): padding before and after an axis.
+    adds: the output is added to what the target holds.
+    """
+
+    convolution: Convolution
+    source: str
+    target: str
+    around: Callable[[int], tuple[int, int]]
+    adds: bool = False
+
+
+class Chain:
+    """Convolutions one after the other, compiled for maps (B, h, w, C) of one shape.
+
+    The first reads what is given.  What lies between them is in memory that the chain keeps, a tensor a name: to ask
+    Paddle for it takes longer than a convolution of a small map.
+    """
+
+    def __init__(self, steps: Sequence[Step], sizes: tuple[int, ...]):
+        places, largest = {steps[0].source: sizes}, dict.fromkeys((step.target for step in steps), 0)
+        self._runs = []
+        for step in steps:
+            before = places[step.source]
+            primitive, weight, after = step.convolution.compile(
+                before, (step.around(before[1]), step.around(before[2])), step.adds)
+            places[step.target] = after
+            largest[step.target] = max(largest[step.target], math.prod(after))
+            self._runs.append((primitive, weight))
+        self._memory = {name: paddle.empty([size], dtype="float32") for name, size in largest.items()}
+        for step, (primitive, weight) in zip(steps[1:], self._runs[1:]):
+            primitive.bind(self._memory[step.source], weight, step.convolution.bias, self._memory[step.target])
+        self._first, self._last, self._out = steps[0], steps[-1].target, after
+        self._lock = threading.Lock()
+
+    def __call__(self, x_BhwC: paddle.Tensor) -> paddle.Tensor:
+        """The last output (B, h, w, out).  Its last bits may depend on the number of images."""
+        first, weight = self._runs[0]
+        with self._lock:  # the memory is the chain's, not the call's
+            first(x_BhwC, weight, self._first.convolution.bias, self._memory[self._first.target])
+            for primitive, _ in self._runs[1:]:
+                primitive.run()
+            return self._memory[self._last][:math.prod(self._out)].reshape(self._out).clone()
 
 
 def _channels_last(batch: int, height: int, width: int, channels: int) -> Any:

@@ -125,18 +125,36 @@ class _Primitive:
         return not self.implementation.startswith(("ref", "simple"))
 
     def __call__(self, *tensors: paddle.Tensor) -> None:
-        library = self._library
+        whole = self._checked(tensors)
+        with self._library.lock:  # the memories are the primitive's, not the call's
+            self._set(whole)
+            code = self._execute()
+        _check(code, self._what)
+
+    def bind(self, *tensors: paddle.Tensor) -> None:
+        """Fix the tensors of every `run` to come; for primitives that nobody calls with others."""
+        self._bound = self._checked(tensors)  # kept
+        self._set(self._bound)
+
+    def run(self) -> None:
+        """Compute with the tensors of `bind`."""
+        with self._library.lock:
+            code = self._execute()
+        _check(code, self._what)
+
+    def _checked(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         if [tensor.dtype for tensor in tensors] != self._dtypes:  # their memory would be read as something else
             raise OneDnnError(f"{self._what} of tensors of {[str(tensor.dtype) for tensor in tensors]}; expected "
                               f"{[str(dtype) for dtype in self._dtypes]}.")
-        whole = [tensor.contiguous() for tensor in tensors]  # itself, unless it is a strided view; kept until the end
-        pointers = [_Handle(tensor.data_ptr()) for tensor in whole]
-        with library.lock:  # the memories are the primitive's, not the call's
-            for memory, pointer in zip(self._memories, pointers):
-                library.calls.dnnl_memory_set_data_handle(memory, pointer)
-            code = library.calls.dnnl_primitive_execute(self._primitive, library.stream, len(self._memories),
-                                                        self._arguments)
-        _check(code, self._what)
+        return [tensor.contiguous() for tensor in tensors]  # itself, unless it is a strided view
+
+    def _set(self, tensors: Sequence[paddle.Tensor]) -> None:
+        for memory, tensor in zip(self._memories, tensors):
+            self._library.calls.dnnl_memory_set_data_handle(memory, _Handle(tensor.data_ptr()))
+
+    def _execute(self) -> Any:
+        return self._library.calls.dnnl_primitive_execute(self._primitive, self._library.stream, len(self._memories),
+                                                          self._arguments)
 
     def __del__(self) -> None:
         calls = self._library.calls
