@@ -103,8 +103,9 @@ class Step(NamedTuple):
 class Chain:
     """Convolutions one after the other, compiled for maps (B, h, w, C) of one shape.
 
-    The first reads what is given.  What lies between them is in memory that the chain keeps, a tensor a name: to ask
-    Paddle for it takes longer than a convolution of a small map.
+    sizes: of the map that the first step reads.  What lies between the steps is in memory that the chain keeps, a
+    tensor a name: to ask Paddle for it takes longer than a convolution of a small map.  Raises OneDnnError for a step
+    that clips and adds.
     """
 
     def __init__(self, steps: Sequence[Step], sizes: tuple[int, ...]):
@@ -124,7 +125,7 @@ class Chain:
         self._lock = threading.Lock()
 
     def __call__(self, x_BhwC: paddle.Tensor) -> paddle.Tensor:
-        """The last output (B, h, w, out).  Its last bits may depend on the number of images."""
+        """A copy of the last output (B, h, w, out), for a map of `sizes`; last bits may depend on the batch's size."""
         first, weight = self._runs[0]
         with self._lock:  # the memory is the chain's, not the call's
             first(x_BhwC, weight, self._first.convolution.bias, self._memory[self._first.target])
