@@ -10,7 +10,7 @@ import pytest
 
 from beitv2_core.layers.attention import Attention
 from beitv2_core.layers.block import Block
-from beitv2_core.layers.fast import cpu_block
+from beitv2_core.layers.fast import heads
 from beitv2_core.layers.fast.layer_norm import LayerNorm
 from beitv2_core.layers.fast.linear import linear, uses_cpu_gradients
 
@@ -145,7 +145,7 @@ def test_attention_map(biased):
 def test_queries_keys_and_values_are_parts_of_what_is_kept(dtype):
     """`Tensor._slice` is Paddle's own name, and private: a copy, or another part, would show here."""
     stack = paddle.randn([3, 2, 4, 5, 6]).astype(dtype)
-    parts = cpu_block._unstack([stack])
+    parts = heads.groups(stack, 3, 2, 4)
     for at, part in enumerate(parts):
         assert part.data_ptr() == parts[0].data_ptr() + at * 2 * 4 * 5 * 6 * part.element_size()
         np.testing.assert_array_equal(part.astype("float32").numpy(), stack.astype("float32").numpy()[at])

@@ -16,8 +16,18 @@ from beitv2_core.errors import ConfigError
 from beitv2_core.layers.block import Block
 from beitv2_core.layers.fast import bfloat16 as bfloat16_file
 from beitv2_core.layers.fast import products
+from beitv2_core.layers.fast.bfloat16 import _Seen
+from beitv2_core.layers.fast.heads import HeadProduct, groups, join_products, lay_out, multiply_heads
 from beitv2_core.layers.fast.linear import linear
-from beitv2_core.layers.fast.products import mixed_precision, operand, product, rounding, why_not
+from beitv2_core.layers.fast.products import (
+    mixed_precision,
+    operand,
+    product,
+    product_and_bias,
+    rounding,
+    sum_over_rows,
+    why_not,
+)
 
 EPS = 2.0**-8  # largest relative error of rounding to bfloat16
 
@@ -53,6 +63,63 @@ def test_a_product_is_that_of_the_rounded_operands(bfloat16, batch, transpose_x,
     expected = paddle.matmul(rounded(x), rounded(y), transpose_x, transpose_y).numpy()
     np.testing.assert_allclose(made.numpy(), expected, rtol=1e-5, atol=1e-5)
     assert np.abs(made.numpy() - paddle.matmul(x, y, transpose_x, transpose_y).numpy()).max() > 1e-4
+
+
+@pytest.mark.parametrize(("transpose_x", "transpose_y"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("already", [False, True], ids=["float32", "bfloat16"])
+def test_many_rows_times_a_matrix_in_another_order(bfloat16, already, transpose_x, transpose_y):
+    """From 512 rows on the second operand is written in the order that oneDNN wants; odd sizes are filled up there."""
+    x = leaf(*((37, 600) if transpose_x else (600, 37)))
+    y = leaf(*((75, 37) if transpose_y else (37, 75)))
+    made = product(x, operand(y, already), True, transpose_x=transpose_x, transpose_y=transpose_y)
+    expected = paddle.matmul(rounded(x), rounded(y), transpose_x, transpose_y).numpy()
+    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [6, 600])
+@pytest.mark.parametrize("rounds", [False, True])
+def test_a_bias_is_added_before_the_result_is_rounded(bfloat16, rows, rounds):
+    x, weight, bias = leaf(2, rows // 2, 5), leaf(5, 7), leaf(7)
+    made = product_and_bias(x, weight, bias, True, rounds=rounds)
+    expected = paddle.matmul(rounded(x), rounded(weight)) + bias
+    assert made.shape == [2, rows // 2, 7] and made.dtype == (paddle.bfloat16 if rounds else paddle.float32)
+    np.testing.assert_allclose(made.astype("float32").numpy(), expected.numpy(), rtol=EPS if rounds else 1e-5,
+                               atol=1e-5)
+
+
+def test_sums_over_rows_are_of_the_numbers_given(bfloat16):
+    x = operand(leaf(600, 7), True)
+    made = sum_over_rows(x)
+    assert made.dtype == paddle.float32
+    np.testing.assert_allclose(made.numpy(), x.astype("float32").sum(axis=0).numpy(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(3,), (1, 2)], ids=["one matrix", "queries and keys, values"])
+def test_products_of_heads_where_they_lie(bfloat16, counts):
+    """Scores with scale and bias, outputs and gradients, all from matrices (B * T, count * H * E) and into such."""
+    batch, heads, tokens, width, queries = 2, 3, 7, 4, 7 if counts == (3,) else 5
+    sizes = [queries if count == 1 else tokens for count in counts]
+    matrices = [leaf(batch * size, count * heads * width) for size, count in zip(sizes, counts)]
+    q, k, v = (group for matrix, count in zip(matrices, counts)
+               for group in groups(lay_out(matrix, count, batch, heads, True), count, batch, heads))
+    plain = [rounded(matrix).reshape([batch, -1, count, heads, width]).transpose([2, 0, 3, 1, 4])[at]
+             for matrix, count in zip(matrices, counts) for at in range(count)]
+    bias = leaf(1, heads, queries, tokens)
+    scores = multiply_heads(q, k, True, transpose_y=True, factor=0.3, plus=bias)
+    np.testing.assert_allclose(scores.numpy(), (0.3 * plain[0] @ plain[1].transpose([0, 1, 3, 2]) + bias).numpy(),
+                               rtol=1e-5, atol=1e-5)
+
+    def matrix_of(parts):
+        stacked = paddle.stack(parts)  # (count, B, H, T, E)
+        return stacked.transpose([1, 3, 0, 2, 4]).reshape([-1, len(parts) * heads * width]).numpy()
+
+    out = join_products([HeadProduct(scores, v)], True)
+    np.testing.assert_allclose(out.astype("float32").numpy(), matrix_of([rounded(scores) @ plain[2]]), rtol=EPS,
+                               atol=1e-5)
+    both = join_products([HeadProduct(scores, q, True, 0.3), HeadProduct(scores, q, True)], True)
+    product_of_q = rounded(scores).transpose([0, 1, 3, 2]) @ plain[0]
+    np.testing.assert_allclose(both.astype("float32").numpy(), matrix_of([0.3 * product_of_q, product_of_q]), rtol=EPS,
+                               atol=1e-5)
 
 
 def test_one_matrix_multiplies_every_image(bfloat16):
@@ -157,13 +224,21 @@ def test_float16_and_unknown_names_are_refused_on_the_cpu():
         mixed_precision("half")
 
 
+def compile_product(x, y, transpose_x, transpose_y, *, made=None, plus=None, packs=False):
+    sizes = (*x.sizes[:-2], x.sizes[-1 if transpose_x else -2], y.sizes[-2 if transpose_y else -1])
+    return bfloat16_file._matmul(x, y, transpose_x, transpose_y, made or _Seen(sizes, 3), False, 0.125, plus, packs)
+
+
 @pytest.mark.skipif(not runtime.has_bfloat16(), reason="this processor does not multiply bfloat16 numbers")
 def test_the_products_of_a_base_model_have_fast_code():
     tokens, width = 8 * 197, 768
     for x, y, transpose_x, transpose_y in [((tokens, width), (width, 3072), False, False),
                                            ((tokens, width), (tokens, 3072), True, False),
-                                           ((tokens, 3072), (width, 3072), False, True),
-                                           ((8, 12, 197, 64), (8, 12, 197, 64), False, True),
-                                           ((8, 12, 197, 197), (8, 12, 197, 64), True, False)]:
-        assert bfloat16_file._matmul(x, y, transpose_x, transpose_y).is_fast
+                                           ((tokens, 3072), (width, 3072), False, True)]:
+        compiled = compile_product(_Seen(x, 2), _Seen(y, 3), transpose_x, transpose_y, packs=True)
+        assert compiled.compute.is_fast and compiled.pack.is_fast
+    matrix, weights = _Seen((8, 12, 197, 64), 2, (3, 1)), _Seen((8, 12, 197, 197), 2)
+    for x, y, transpose_x, transpose_y, made, plus in [(matrix, matrix, False, True, None, (1, 12, 197, 197)),
+                                                       (weights, matrix, True, False, matrix, None)]:
+        assert compile_product(x, y, transpose_x, transpose_y, made=made, plus=plus).compute.is_fast
     assert bfloat16_file._conversion(tokens * width, 3, 2).is_fast

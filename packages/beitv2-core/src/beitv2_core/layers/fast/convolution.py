@@ -10,7 +10,6 @@ Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; t
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import paddle
 from numpy.typing import NDArray
 
 from beitv2_core.layers.fast.onednn import (
+    _BIAS,
     _FLOAT32,
     _INFERENCE,
     _WEIGHT,
@@ -28,15 +28,14 @@ from beitv2_core.layers.fast.onednn import (
     _Y,
     _check,
     _describe,
-    _Handle,
     _loaded,
     _Primitive,
     _shape,
     _then,
 )
+from beitv2_core.layers.fast.ordering import any_order, reordering, wanted_order
 
 _DIRECT = 1  # dnnl_alg_kind_t
-_ANY_FORMAT, _QUERY_WEIGHTS, _BIAS = 1, 131, 41  # dnnl_format_tag_t, dnnl_query_t, DNNL_ARG_BIAS
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -69,20 +68,16 @@ class Convolution:
         after = _then(adds=adds, most=self.most)
         try:
             description = _describe(
-                "convolution_forward", _loaded().engine, _INFERENCE, _DIRECT, x, _any_order(shape), _shape((self.out,)),
+                "convolution_forward", _loaded().engine, _INFERENCE, _DIRECT, x, any_order(shape), _shape((self.out,)),
                 y, *(_pair(*values) for values in ((self.stride, self.stride), (0, 0), (padding[0][0], padding[1][0]),
                                                 (padding[0][1], padding[1][1]))), after)
         finally:
             _check(_loaded().calls.dnnl_primitive_attr_destroy(after), "the end of a description")
-        ask, size_of = _loaded().calls.dnnl_primitive_desc_query_md, _loaded().calls.dnnl_memory_desc_get_size
-        ask.restype, size_of.restype = ctypes.c_void_p, ctypes.c_size_t
-        wanted = _Handle(ask(description, _QUERY_WEIGHTS, 0))
+        wanted, size = wanted_order(description)
         primitive = _Primitive(description, [(_X, x), (_WEIGHT, wanted), (_BIAS, _shape((self.out,))), (_Y, y)],
                                "a convolution")
-        weight = paddle.zeros([size_of(wanted) // 4], dtype="float32")
-        engine, given = _loaded().engine, _shape(shape)
-        _Primitive(_describe("reorder", given, engine, wanted, engine, None), [(_X, given), (_Y, wanted)],
-                   "the order of a weight")(self.weight, weight)
+        weight = paddle.zeros([size // 4], dtype="float32")
+        reordering(_shape(shape), wanted)(self.weight, weight)
         return primitive, weight, (batch, rows, columns, self.out)
 
 
@@ -137,14 +132,6 @@ class Chain:
 def _channels_last(batch: int, height: int, width: int, channels: int) -> Any:
     strides = (height * width * channels, 1, width * channels, channels)
     return _shape((batch, channels, height, width), _FLOAT32, strides)
-
-
-@functools.cache
-def _any_order(shape: tuple[int, ...]) -> Any:
-    description = _Handle()
-    _check(_loaded().calls.dnnl_memory_desc_create_with_tag(
-        ctypes.byref(description), len(shape), (ctypes.c_int64 * 12)(*shape), _FLOAT32, _ANY_FORMAT), f"shape {shape}")
-    return description
 
 
 def _pair(first: int, second: int) -> Any:

@@ -22,9 +22,15 @@ from paddle.autograd import PyLayer
 from beitv2_core.layers.attention import bias_of_queries, row_index
 from beitv2_core.layers.fast import onednn
 from beitv2_core.layers.fast.bfloat16 import as_float32
-from beitv2_core.layers.fast.layout import join_heads, permute
-from beitv2_core.layers.fast.linear import product_and_bias, sum_over_rows
-from beitv2_core.layers.fast.products import operand, product, rounding
+from beitv2_core.layers.fast.heads import Group, HeadProduct, groups, join_products, lay_out, multiply_heads
+from beitv2_core.layers.fast.products import (
+    by_bfloat16_units,
+    operand,
+    product,
+    product_and_bias,
+    rounding,
+    sum_over_rows,
+)
 
 
 def block_on_cpu(block: Any, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
@@ -92,26 +98,23 @@ class _AttentionHalf(PyLayer):
         normed_RD = onednn.layer_norm(x_BTD, gain_D, shift_D, eps).y_RD
         rows_R = None
         if query_index is None:
-            projected_RO = product_and_bias(normed_RD, qkv_DO, qkv_bias_O, rounded)
-            stacks = [_split_heads(projected_RO, 3, batch, heads)]
+            parts = [(normed_RD, qkv_DO, qkv_bias_O, 3)]
             residual_BQD = x_BTD
         else:
             rows_R = row_index(query_index, tokens)
-            projected_RO = product_and_bias(normed_RD.index_select(rows_R), qkv_DO[:, :inner],
-                                            None if qkv_bias_O is None else qkv_bias_O[:inner], rounded)
-            stacks = [_split_heads(projected_RO, 1, batch, heads)]
-            projected_RO = product_and_bias(normed_RD, qkv_DO[:, inner:],
-                                            None if qkv_bias_O is None else qkv_bias_O[inner:], rounded)
-            stacks.append(_split_heads(projected_RO, 2, batch, heads))
+            q_bias_O, kv_bias_O = (None, None) if qkv_bias_O is None else (qkv_bias_O[:inner], qkv_bias_O[inner:])
+            parts = [(normed_RD.index_select(rows_R), qkv_DO[:, :inner], q_bias_O, 1),
+                     (normed_RD, qkv_DO[:, inner:], kv_bias_O, 2)]
             residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
-        del normed_RD, projected_RO
-        _scale_(_unstack(stacks)[0], scale)
-        stacks = [operand(stack, rounded) for stack in stacks]
-        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index, rounded)
-        out_BQO = join_heads(product(weights_BHQT, v_BHTE, rounded)).reshape([*residual_BQD.shape[:2], -1])
-        out_BQO = operand(out_BQO, rounded)
-        ctx.save_for_backward(x_BTD, out_BQO, *stacks)
+        in_matrix = by_bfloat16_units(rounded)
+        laid_out = [lay_out(product_and_bias(normed, weight_DO, bias_O, rounded, rounds=in_matrix), count, batch,
+                            heads, rounded) for normed, weight_DO, bias_O, count in parts]
+        del normed_RD, parts
+        q_BHQE, k_BHTE, v_BHTE = _groups(laid_out, batch, heads)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
+        out_BQO = operand(join_products([HeadProduct(weights_BHQT, v_BHTE)], rounded), rounded)
+        out_BQO = out_BQO.reshape([*residual_BQD.shape[:2], -1])
+        ctx.save_for_backward(x_BTD, out_BQO, *laid_out)
         ctx.weights = gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D
         ctx.wanted = _needs(x_BTD, *ctx.weights, keep_B11, query_index)
         ctx.settings = heads, scale, eps, keep_B11, query_index, rows_R, rounded
@@ -120,41 +123,40 @@ class _AttentionHalf(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, dy_BQD: paddle.Tensor) -> tuple[paddle.Tensor | None, ...]:
-        x_BTD, out_BQO, *stacks = ctx.saved_tensor()
+        x_BTD, out_BQO, *laid_out = ctx.saved_tensor()
         gain_D, shift_D, qkv_DO, qkv_bias_O, bias, proj_OD, proj_bias_D, gamma_D = ctx.weights
         heads, scale, eps, keep_B11, query_index, rows_R, rounded = ctx.settings
-        q_BHQE, k_BHTE, v_BHTE = _unstack(stacks)
-        weights_BHQT = _attend(q_BHQE, k_BHTE, bias, query_index, rounded)
         batch, tokens, width = x_BTD.shape
+        q_BHQE, k_BHTE, v_BHTE = _groups(laid_out, batch, heads)
+        weights_BHQT = _attend(q_BHQE, k_BHTE, scale, bias, query_index, rounded)
         head_width = q_BHQE.shape[-1]
         dout_RO, dproj_OD, dproj_bias_D, dgamma_D = _residual_gradient(dy_BQD, out_BQO, proj_OD, proj_bias_D, gamma_D,
                                                                        keep_B11, rounded)
-        dout_BQO = dout_RO.reshape(out_BQO.shape)
         # Row sums of weights * dweights, from the output: a head's width instead of all tokens to sum over.
         ones_E1 = paddle.ones([head_width, 1], dtype=dy_BQD.dtype)
-        along_BQO = onednn.multiply(as_float32(out_BQO), dout_BQO)
+        along_BQO = onednn.multiply(as_float32(out_BQO), dout_RO.reshape(out_BQO.shape))
         sums_BHQ1 = paddle.matmul(along_BQO.reshape([batch, -1, heads, head_width]), ones_E1).transpose([0, 2, 1, 3])
-        dout_BHQE = operand(_split_heads(dout_RO, 1, batch, heads).squeeze(0), rounded)
-        del dout_RO, dout_BQO, along_BQO
-        dv_BHTE = product(weights_BHQT, dout_BHQE, rounded, transpose_x=True)
-        dscores_BHQT = product(dout_BHQE, v_BHTE, rounded, transpose_y=True)
+        [dout_BHQE] = groups(lay_out(dout_RO, 1, batch, heads, rounded), 1, batch, heads)
+        del dout_RO, along_BQO
+        dscores_BHQT = multiply_heads(dout_BHQE, v_BHTE, rounded, transpose_y=True)
         dscores_BHQT = onednn.multiply_(onednn.subtract_(dscores_BHQT, sums_BHQ1), weights_BHQT)
         dbias_1HTT = None if bias is None else _bias_gradient(dscores_BHQT, bias.shape, query_index)
         dscores_BHQT = operand(dscores_BHQT, rounded)
-        dq_BHQE = _scale_(product(dscores_BHQT, k_BHTE, rounded), scale)
-        dk_BHTE = product(dscores_BHQT, q_BHQE, rounded, transpose_x=True)  # the queries are scaled
+        of_q = HeadProduct(dscores_BHQT, k_BHTE, factor=scale)
+        of_k = HeadProduct(dscores_BHQT, q_BHQE, transpose_x=True, factor=scale)
+        of_v = HeadProduct(weights_BHQT, dout_BHQE, transpose_x=True)
         del dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT
         normed = onednn.layer_norm(x_BTD, gain_D, shift_D, eps)
         normed_RD = operand(normed.y_RD, rounded)
         if rows_R is None:
-            dqkv_RO = join_heads(dq_BHQE, dk_BHTE, dv_BHTE)
+            dqkv_RO = join_products([of_q, of_k, of_v], rounded)
             dqkv_bias_O = sum_over_rows(dqkv_RO)
             dqkv_RO = operand(dqkv_RO, rounded)
             dqkv_DO = product(normed_RD, dqkv_RO, rounded, transpose_x=True)
             dnormed_RD = product(dqkv_RO, qkv_DO, rounded, transpose_y=True)
         else:
             inner = qkv_DO.shape[1] // 3
-            dq_RO, dkv_RO = join_heads(dq_BHQE), join_heads(dk_BHTE, dv_BHTE)
+            dq_RO, dkv_RO = join_products([of_q], rounded), join_products([of_k, of_v], rounded)
             dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
             dq_RO, dkv_RO = operand(dq_RO, rounded), operand(dkv_RO, rounded)
             dqkv_DO = paddle.concat([product(normed.y_RD.index_select(rows_R), dq_RO, rounded, transpose_x=True),
@@ -192,8 +194,8 @@ class _MlpHalf(PyLayer):
         dhidden_RF, dfc2_FD, dfc2_bias_D, dgamma_D = _residual_gradient(dy_BQD, onednn.gelu(hidden_RF), fc2_FD,
                                                                         fc2_bias_D, gamma_D, keep_B11, rounded)
         dhidden_RF = onednn.gelu_gradient_(dhidden_RF, hidden_RF)
-        dfc1_bias_F = sum_over_rows(dhidden_RF)
         dhidden_RF = operand(dhidden_RF, rounded)
+        dfc1_bias_F = sum_over_rows(dhidden_RF)
         normed = onednn.layer_norm(x_BQD, gain_D, shift_D, eps)
         dfc1_DF = product(normed.y_RD, dhidden_RF, rounded, transpose_x=True)
         dnormed_RD = product(dhidden_RF, fc1_DF, rounded, transpose_y=True)
@@ -257,35 +259,17 @@ def _bias_gradient(dscores_BHQT: paddle.Tensor, shape: list[int], query_index: p
     return dbias_THT.transpose([1, 0, 2]).unsqueeze(0)
 
 
-def _attend(q_BHQE: paddle.Tensor, k_BHTE: paddle.Tensor, bias: paddle.Tensor | None,
+def _attend(q_BHQE: Group, k_BHTE: Group, scale: float, bias: paddle.Tensor | None,
             query_index: paddle.Tensor | None, rounded: bool) -> paddle.Tensor:
-    """Attention weights (B, H, Q, T) of scaled queries; computed again in the backward pass: they are the largest."""
-    scores_BHQT = product(q_BHQE, k_BHTE, rounded, transpose_y=True)
-    bias = bias_of_queries(bias, query_index)
-    if bias is not None:
-        scores_BHQT = onednn.add_(scores_BHQT, bias)
-    return onednn.softmax_(scores_BHQT)
+    """Attention weights (B, H, Q, T); computed again in the backward pass: they are the largest."""
+    return onednn.softmax_(multiply_heads(q_BHQE, k_BHTE, rounded, transpose_y=True, factor=scale,
+                                          plus=bias_of_queries(bias, query_index)))
 
 
-def _split_heads(projected_RO: paddle.Tensor, count: int, batch: int, heads: int) -> paddle.Tensor:
-    """(B * T, count * H * E) -> (count, B, H, T, E), as `split_heads` of `layers/attention.py`."""
-    rows, inner = projected_RO.shape
-    parts = projected_RO.reshape([batch, rows // batch, count, heads, inner // (count * heads)])
-    return permute(parts, [2, 0, 3, 1, 4])
-
-
-def _scale_(x: paddle.Tensor, factor: float) -> paddle.Tensor:
-    """x * factor, in the memory of x."""
-    return onednn.multiply_(x, paddle.full([1], factor, dtype="float32"))
-
-
-def _unstack(stacks: list[paddle.Tensor]) -> list[paddle.Tensor]:
-    """q, k and v, parts of the stacks' own memory.
-
-    What is kept is the stack: few large tensors leave the allocator fewer useless holes.  `unbind` would copy, and
-    Paddle has no public way to a part that does not.
-    """
-    return [stack._slice(at, at + 1).squeeze(0) for stack in stacks for at in range(stack.shape[0])]
+def _groups(laid_out: list[paddle.Tensor], batch: int, heads: int) -> list[Group]:
+    """q, k and v: of one matrix, or q of one and k, v of another."""
+    counts = [3] if len(laid_out) == 1 else [1, 2]
+    return [group for one, count in zip(laid_out, counts) for group in groups(one, count, batch, heads)]
 
 
 def _add_rows(target_RD: paddle.Tensor, rows_R: paddle.Tensor, values: paddle.Tensor) -> paddle.Tensor:

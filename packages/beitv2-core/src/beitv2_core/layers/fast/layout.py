@@ -9,7 +9,6 @@ Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; t
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from paddle.autograd import PyLayer
 
 from beitv2_core.layers.fast.onednn import (
     _FLOAT32,
-    _MAX_AXES,
     _PRIMITIVES,
     _X,
     _Y,
@@ -30,6 +28,7 @@ from beitv2_core.layers.fast.onednn import (
     _Handle,
     _loaded,
     _new,
+    _part_of,
     _Primitive,
     _shape,
     _then,
@@ -104,7 +103,8 @@ def copy_part_(y: paddle.Tensor, x: paddle.Tensor, sizes: Sequence[int], y_at: S
 @functools.lru_cache(maxsize=_PRIMITIVES)
 def _copy_part(target: tuple[int, ...], source: tuple[int, ...], sizes: tuple[int, ...], target_at: tuple[int, ...],
                source_at: tuple[int, ...], add: bool) -> _Primitive:
-    x, y, engine = _part(source, sizes, source_at), _part(target, sizes, target_at), _loaded().engine
+    x, y = _part_of(source, sizes, source_at), _part_of(target, sizes, target_at)
+    engine = _loaded().engine
     attributes = _then(adds=True) if add else None
     try:
         description = _describe("reorder", x, engine, y, engine, attributes)
@@ -112,11 +112,3 @@ def _copy_part(target: tuple[int, ...], source: tuple[int, ...], sizes: tuple[in
         if attributes is not None:
             _check(_loaded().calls.dnnl_primitive_attr_destroy(attributes), "the end of a description")
     return _Primitive(description, [(_X, x), (_Y, y)], f"a copy of a part {sizes} of {source} to {target}")
-
-
-@functools.cache
-def _part(whole: tuple[int, ...], sizes: tuple[int, ...], at: tuple[int, ...]) -> Any:
-    axes, description = ctypes.c_int64 * _MAX_AXES, _Handle()
-    _check(_loaded().calls.dnnl_memory_desc_create_submemory(ctypes.byref(description), _shape(whole), axes(*sizes),
-                                                             axes(*at)), f"the part {sizes} at {at} of {whole}")
-    return description

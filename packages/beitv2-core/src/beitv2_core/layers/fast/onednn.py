@@ -28,13 +28,14 @@ import paddle
 
 _SAME_TYPE, _FLOAT32 = 0, 3  # dnnl_data_type_t; _SAME_TYPE: dnnl_data_type_undef
 _TRAINING, _INFERENCE, _BACKWARD = 64, 96, 128  # dnnl_prop_kind_t
-_GELU_ERF, _SOFTMAX, _CLIP = 49, 0x30000, 0x2E  # dnnl_alg_kind_t
+_GELU_ERF, _SOFTMAX, _CLIP, _LINEAR = 49, 0x30000, 0x2E, 0x26  # dnnl_alg_kind_t
 _ADD, _MULTIPLY, _SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
 _GAIN_AND_SHIFT = 2 | 4  # dnnl_normalization_flags_t
 _IMPLEMENTATION = 8  # dnnl_query_impl_info_str
 # Numbers of the arguments of a primitive: DNNL_ARG_*
 _X, _OTHER, _Y, _WEIGHT, _MEAN, _VARIANCE, _GAIN, _SHIFT = 1, 2, 17, 33, 49, 50, 51, 52
-_DX, _DY, _DGAIN, _DSHIFT = 129, 145, 255, 256
+_BIAS, _DX, _DY, _DGAIN, _DSHIFT = 41, 129, 145, 255, 256
+_FOLLOWING = 32768  # DNNL_ARG_ATTR_MULTIPLE_POST_OP_BASE, times the place of the operation from 1 on
 _PRIMITIVES = 512  # kept at most: models of a few image sizes
 _MAX_AXES = 12
 
@@ -185,13 +186,29 @@ def _shape(sizes: tuple[int, ...], kind: int = _FLOAT32, strides: tuple[int, ...
     return description
 
 
-def _then(*, adds: bool = False, most: float | None = None) -> Any:
-    """Attributes of a primitive whose result is added to what its output holds, or clipped to [0, `most`]."""
+@functools.cache
+def _part_of(whole: tuple[int, ...], sizes: tuple[int, ...], at: tuple[int, ...], kind: int = _FLOAT32) -> Any:
+    """The description of a part, which begins at `at`, of a contiguous tensor of sizes `whole`."""
+    axes, description = ctypes.c_int64 * _MAX_AXES, _Handle()
+    _check(_loaded().calls.dnnl_memory_desc_create_submemory(ctypes.byref(description), _shape(whole, kind),
+                                                             axes(*sizes), axes(*at)), f"the part {sizes} at {at}")
+    return description
+
+
+def _then(*, adds: bool = False, most: float | None = None, factor: float = 1.0, plus: Any = None) -> Any:
+    """Attributes of a primitive whose result is added to what its output holds, or clipped to [0, `most`].
+
+    Before that it is multiplied by `factor`, and a tensor that `plus` describes is added, an argument of the primitive.
+    """
     calls, attributes, chain = _loaded().calls, _Handle(), _Handle()
     if adds and most is not None:
         raise OneDnnError("a result is clipped or added to another tensor, not both.")
     _check(calls.dnnl_primitive_attr_create(ctypes.byref(attributes)), "attributes")
     _check(calls.dnnl_post_ops_create(ctypes.byref(chain)), "operations that follow")
+    if factor != 1:
+        _check(calls.dnnl_post_ops_append_eltwise(chain, _LINEAR, ctypes.c_float(factor), ctypes.c_float(0)), "scaling")
+    if plus is not None:
+        _check(calls.dnnl_post_ops_append_binary(chain, _ADD, plus), "a tensor that is added")
     if adds:
         _check(calls.dnnl_post_ops_append_sum(chain, ctypes.c_float(1), 0, _SAME_TYPE), "an addition that follows")
     if most is not None:

@@ -118,6 +118,11 @@ def _by_float32_units() -> bool:
     return wanted == "1" or wanted != "0" and has_bfloat16() and not fast_bfloat16()
 
 
+def by_bfloat16_units(rounded: bool) -> bool:
+    """True where products of rounded numbers are oneDNN's, which add a bias and write bfloat16 at no cost."""
+    return rounded and not _by_float32_units()
+
+
 def operand(x: paddle.Tensor, bfloat16: bool) -> paddle.Tensor:
     """x as products in bfloat16 take it, or x itself; what several products take is rounded once."""
     if not bfloat16 or x.dtype == paddle.bfloat16:
@@ -134,9 +139,32 @@ def product(x: paddle.Tensor, y: paddle.Tensor, bfloat16: bool, *, transpose_x: 
     with paddle.no_grad():
         if not bfloat16:
             return paddle.matmul(x, y, transpose_x, transpose_y)
-        x, y = operand(x, True), operand(y, True)
+        x = operand(x, True)
         if x.ndim < y.ndim:  # repeated, so that the first axes are equal
             x = x.expand([*y.shape[:-2], *x.shape])
         if _by_float32_units():
-            return paddle.matmul(as_float32(x), as_float32(y), transpose_x, transpose_y)
+            return paddle.matmul(as_float32(x), as_float32(operand(y, True)), transpose_x, transpose_y)
         return matmul_bfloat16(x, y, transpose_x, transpose_y)
+
+
+def product_and_bias(x: paddle.Tensor, weight_DO: paddle.Tensor, bias_O: paddle.Tensor | None, bfloat16: bool, *,
+                     rounds: bool = False) -> paddle.Tensor:
+    """`x @ weight + bias` of x (..., D) in the form that is fast on the CPU; records no gradient.
+
+    rounds: give the result as products in bfloat16 take it, where they are computed so.
+    """
+    x_RD, sizes = x.reshape([-1, x.shape[-1]]), [*x.shape[:-1], weight_DO.shape[1]]
+    if by_bfloat16_units(bfloat16):
+        with paddle.no_grad():
+            made = paddle.empty([x_RD.shape[0], sizes[-1]], dtype="bfloat16") if rounds else None
+            return matmul_bfloat16(operand(x_RD, True), weight_DO, False, False, bias=bias_O, into=made).reshape(sizes)
+    made = product(x_RD, weight_DO, bfloat16)
+    if bias_O is not None:
+        made = onednn.add_(made, bias_O) if onednn.usable() else made.add_(bias_O.expand(made.shape))
+    return operand(made, rounds and bfloat16).reshape(sizes)
+
+
+def sum_over_rows(x_RD: paddle.Tensor) -> paddle.Tensor:
+    """Column sums (D,) of a matrix (R, D), as a product with ones: Paddle's CPU reduction is single-threaded."""
+    ones = paddle.ones([1, x_RD.shape[0]], dtype=x_RD.dtype)
+    return product(ones, x_RD, x_RD.dtype == paddle.bfloat16).reshape([-1])
