@@ -29,6 +29,6 @@ and `engine/tasks/`:
 Arguments that are the same everywhere go without: images (B, C, h, w); mask (B, N), True where a patch is hidden; bias
 (1, H, T, T), added to the scores of attention; query_index (B, Q) int64, tokens whose output is needed, default all.
 So do tensors of any shape: x, y, other, dy, tensor, tensors, gradient, gradients, parameter,
-values, input, features, codes.
+values, input, features, codes, plus, laid_out.
 `tests/house/test_shape_suffixes.py` compares the names with this list.
 """

@@ -3,6 +3,7 @@
 
 The functions record no gradient.
 
+Shape suffixes: `layers/__init__.py`.
 Source: oneDNN 3.2 (Paddle 2.6) and 3.6 (Paddle 3.3), dnnl.h and dnnl_types.h; the numbers used are equal in both.
 """
 

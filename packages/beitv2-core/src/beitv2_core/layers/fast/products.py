@@ -3,6 +3,8 @@
 
 On the CPU the operands of products are rounded, nothing else: weights, moments, normalisation, softmax, losses and
 codes stay float32.  The backward pass of what was computed in bfloat16 rounds its products too, wherever it runs.
+
+Shape suffixes: `layers/__init__.py`.
 """
 
 from __future__ import annotations
