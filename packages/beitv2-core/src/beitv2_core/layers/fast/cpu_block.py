@@ -22,15 +22,16 @@ from paddle.autograd import PyLayer
 from beitv2_core.layers.attention import bias_of_queries, row_index
 from beitv2_core.layers.fast import onednn
 from beitv2_core.layers.fast.bfloat16 import as_float32
-from beitv2_core.layers.fast.heads import Group, HeadProduct, groups, join_products, lay_out, multiply_heads
-from beitv2_core.layers.fast.products import (
-    by_bfloat16_units,
-    operand,
-    product,
-    product_and_bias,
-    rounding,
-    sum_over_rows,
+from beitv2_core.layers.fast.heads import (
+    Group,
+    HeadProduct,
+    groups,
+    join_products,
+    lay_out,
+    multiply_heads,
+    stay_in_matrix,
 )
+from beitv2_core.layers.fast.products import operand, product, product_and_bias, rounding, sum_over_rows
 
 
 def block_on_cpu(block: Any, x_BTD: paddle.Tensor, bias: paddle.Tensor | None,
@@ -106,7 +107,7 @@ class _AttentionHalf(PyLayer):
             parts = [(normed_RD.index_select(rows_R), qkv_DO[:, :inner], q_bias_O, 1),
                      (normed_RD, qkv_DO[:, inner:], kv_bias_O, 2)]
             residual_BQD = x_BTD.reshape([-1, width]).index_select(rows_R).reshape([*query_index.shape, width])
-        in_matrix = by_bfloat16_units(rounded)
+        in_matrix = stay_in_matrix(rounded)
         laid_out = [lay_out(product_and_bias(normed, weight_DO, bias_O, rounded, rounds=in_matrix), count, batch,
                             heads, rounded) for normed, weight_DO, bias_O, count in parts]
         del normed_RD, parts

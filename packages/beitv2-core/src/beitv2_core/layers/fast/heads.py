@@ -32,9 +32,14 @@ class HeadProduct(NamedTuple):
     factor: float = 1.0
 
 
+def stay_in_matrix(rounded: bool) -> bool:
+    """True where products take heads where they lie; Paddle 2's oneDNN has only reference code for the scores so."""
+    return by_bfloat16_units(rounded) and not paddle.__version__.startswith("2.")
+
+
 def lay_out(matrix_RO: paddle.Tensor, count: int, batch: int, heads: int, rounded: bool) -> paddle.Tensor:
     """A matrix (B * T, count * H * E) as `groups` reads it: what to keep for the backward pass."""
-    if by_bfloat16_units(rounded):
+    if stay_in_matrix(rounded):
         return operand(matrix_RO, True)
     rows, inner = matrix_RO.shape
     parts = matrix_RO.reshape([batch, rows // batch, count, heads, inner // (count * heads)])
@@ -68,8 +73,8 @@ def multiply_heads(x: Group, y: Group, rounded: bool, *, transpose_x: bool = Fal
 
 
 def join_products(products: Sequence[HeadProduct], rounded: bool) -> paddle.Tensor:
-    """Products that give heads, as one matrix (B * T, count * H * E): bfloat16 where its units compute them."""
-    if not by_bfloat16_units(rounded):
+    """Products that give heads, as one matrix (B * T, count * H * E): bfloat16 where heads stay in it."""
+    if not stay_in_matrix(rounded):
         return join_heads(*(_scale_(product(one.x, one.y, rounded, transpose_x=one.transpose_x), one.factor)
                             for one in products))
     first, count = products[0], len(products)
