@@ -146,18 +146,20 @@ class _AttentionHalf(PyLayer):
         of_q = HeadProduct(dscores_BHQT, k_BHTE, factor=scale)
         of_k = HeadProduct(dscores_BHQT, q_BHQE, transpose_x=True, factor=scale)
         of_v = HeadProduct(weights_BHQT, dout_BHQE, transpose_x=True)
-        del dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT
+        joined = [join_products(products, rounded)
+                  for products in ([[of_q, of_k, of_v]] if rows_R is None else [[of_q], [of_k, of_v]])]
+        del of_q, of_k, of_v, dscores_BHQT, dout_BHQE, sums_BHQ1, weights_BHQT  # large, and no longer needed
         normed = onednn.layer_norm(x_BTD, gain_D, shift_D, eps)
         normed_RD = operand(normed.y_RD, rounded)
         if rows_R is None:
-            dqkv_RO = join_products([of_q, of_k, of_v], rounded)
+            [dqkv_RO] = joined
             dqkv_bias_O = sum_over_rows(dqkv_RO)
             dqkv_RO = operand(dqkv_RO, rounded)
             dqkv_DO = product(normed_RD, dqkv_RO, rounded, transpose_x=True)
             dnormed_RD = product(dqkv_RO, qkv_DO, rounded, transpose_y=True)
         else:
             inner = qkv_DO.shape[1] // 3
-            dq_RO, dkv_RO = join_products([of_q], rounded), join_products([of_k, of_v], rounded)
+            dq_RO, dkv_RO = joined
             dqkv_bias_O = paddle.concat([sum_over_rows(dq_RO), sum_over_rows(dkv_RO)])
             dq_RO, dkv_RO = operand(dq_RO, rounded), operand(dkv_RO, rounded)
             dqkv_DO = paddle.concat([product(normed.y_RD.index_select(rows_R), dq_RO, rounded, transpose_x=True),

@@ -3,7 +3,7 @@
 
 Queries, keys and values come from a linear map as one matrix (B * T, count * H * E).  The float32 products are fast
 only on heads that lie one after the other (count, B, H, T, E), so the matrix is laid out anew and joined again.  The
-bfloat16 units take the heads where they lie in the matrix, and write them there (`bfloat16.py`).
+bfloat16 units of Paddle 3 take the heads where they lie in the matrix, and write them there (`bfloat16.py`).
 
 The functions record no gradient.  Shape suffixes: `layers/__init__.py`.
 """
@@ -38,7 +38,10 @@ def stay_in_matrix(rounded: bool) -> bool:
 
 
 def lay_out(matrix_RO: paddle.Tensor, count: int, batch: int, heads: int, rounded: bool) -> paddle.Tensor:
-    """A matrix (B * T, count * H * E) as `groups` reads it: what to keep for the backward pass."""
+    """A float32 or bfloat16 matrix (B * T, count * H * E) as `groups` reads it: what to keep for the backward pass.
+
+    The matrix itself in bfloat16, or (count, B, H, T, E); of the latter the matrix must be float32.
+    """
     if stay_in_matrix(rounded):
         return operand(matrix_RO, True)
     rows, inner = matrix_RO.shape
