@@ -51,7 +51,8 @@ def find(name: str, data: Path, unpacked: Path, *, dry: bool = False) -> Path:
     archive = data / one.archive
     if not archive.is_file():
         raise DataError(f"{name}: neither {data / one.folders[0]} with {one.train} and {one.test} in it nor {archive} "
-                        "is there. docs/small-data.md says how to get it; or leave the set out (--sets).")
+                        "is there. docs/small-data.md says how to get it; or leave the set out (make: SETS, by hand: "
+                        "--sets).")
     if not dry:
         unpack(archive, places[-1], wrapped=one.wrapped)
         if not (places[-1] / one.train).is_dir():

@@ -190,6 +190,15 @@ def test_the_folder_of_both_stages_tells_of_the_backbone_and_the_verdict(run, tm
     for said in ("# both", "All is well.", "| device | gpu:0 |", "4,321 images", "| updates | 20 |"):
         assert said in text
     assert "'total'" not in text
+    (tmp_path / "tokens").mkdir()  # the stage's own settings name the tokenizer that was trained; those of both cannot
+    (tmp_path / "tokens/config.yml").write_text(yaml.safe_dump({
+        "kind": "tokenizer", "teacher": {"name": "efficientnet_lite0"}, "data": {"dataset": "folder", "root": "a/b"}}))
+    (whole / "pretrain/config.yml").write_text(yaml.safe_dump({
+        **CONFIG, "tokenizer": {"weights": str(tmp_path / "tokens")}}))
+    write_run_card(whole)
+    text = read(whole)[1]
+    assert "from the tokenizer: `tokens`" in text and "Teacher of the tokenizer: `efficientnet_lite0`" in text
+    assert "its class labels: this is not self-supervised" in text
 
 
 def test_a_broken_head_is_an_error_and_a_list_of_tar_files_loses_its_folders(run):

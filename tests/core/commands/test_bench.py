@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from beitv2_core import cli
 from beitv2_core.bench.measure import Measured, measure
-from beitv2_core.bench.rows import Row, peak_memory, rows_of_run
+from beitv2_core.bench.rows import NOT_CALIBRATED, Row, peak_memory, rows_of_run
 from beitv2_core.bench.table import as_json, lines
 from beitv2_core.errors import ConfigError
 from beitv2_core.exporting import export_model, exportable_features, exportable_tokenizer
@@ -61,6 +61,14 @@ def test_a_form_that_could_not_be_written_is_a_row_with_the_reason():
     assert (rows[1].missing is None) == (why_not("bf16") is None)
     assert rows[0].missing is None and [row.missing for row in rows[2:]] == ["no paddle2onnx"] * 2
     assert lines([Measured(row, row.missing or "x") for row in rows])[3].endswith("no paddle2onnx")
+
+
+@needs_onnx
+def test_eight_bits_of_a_run_without_images_to_calibrate_are_a_row_that_says_what_to_give(tmp_path):
+    export_model(exportable_tokenizer(tokenizer()), tmp_path / "onnx", form="onnx")
+    rows = rows_of_run("runs/1", None, None, {"onnx": tmp_path / "onnx"})
+    assert {row.precision: row.missing for row in rows if row.runtime == "openvino"} == {
+        "f32": None, "bf16": None, "int8": NOT_CALIBRATED}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc/self/status here")

@@ -120,5 +120,8 @@ def test_the_command_writes_a_table_and_a_picture(files, tmp_path):
     arguments[arguments.index("-o") + 1] = str(tmp_path / "d.json")
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     assert len(json.loads((tmp_path / "d.json").read_text())) == 15
+    result = CliRunner().invoke(cli.app, ["duplicates", str(files[0]), "--figure", str(tmp_path / "none.png"),
+                                          "--num-workers", "0"])
+    assert "0 pairs of 0 images" in result.output and f"not written: {tmp_path / 'none.png'}" in result.output
     result = CliRunner().invoke(cli.app, ["duplicates", str(files[0]), "--between"])
     assert result.exit_code == 2 and "Give two files or more" in result.output

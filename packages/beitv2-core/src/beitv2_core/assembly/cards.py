@@ -52,7 +52,8 @@ def story_of(folder: Path, summary: Optional[Mapping[str, Any]] = None) -> Optio
     found = dict(read_json_object(folder / "summary.json") if summary is None else summary)
     stage = folder
     if config.get("kind") == "two_stages":
-        stage, config = folder / "pretrain", config.get("pretrain") or {}
+        stage = folder / "pretrain"
+        config = settings_of_run(stage) or config.get("pretrain") or {}  # its own name the tokenizer that was trained
         found = {**found, **found.get("stages", {}).get("pretrain", {})}
     facts = facts_of_run(str(config.get("kind")))
     if facts is None:

@@ -18,6 +18,8 @@ from ..runtime import keep_freed_memory
 
 #: name of the runtime of a model that is not exported
 LIVE = "paddle, live"
+#: why a run has no eight-bit graph
+NOT_CALIBRATED = "int8: no images were given to take its ranges from. Give --calibrate FOLDER."
 Answers = Mapping[str, np.ndarray]
 
 
@@ -53,7 +55,9 @@ def rows_of_run(run: str, kind: str | None, name: str | None, exports: Mapping[s
             Row(LIVE, "bf16", run, kind, name, missing=reason and f"bf16: {reason}")]
     for form, export in exports.items():
         if isinstance(export, Path):
-            rows += rows_of_export(export)
+            calibrated = read_description(export).int8 is not None
+            rows += [row if calibrated or row.precision != "int8" else row._replace(missing=NOT_CALIBRATED)
+                     for row in rows_of_export(export)]
         else:
             rows += [Row(runtime.name, runtime.precisions[0], "", missing=str(export))
                      for runtime in RUNTIMES.values() if runtime.form == form]

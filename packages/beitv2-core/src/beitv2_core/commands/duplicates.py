@@ -62,6 +62,8 @@ def duplicates(
     if figure is not None and found:
         _draw(files, found[:pairs], names, figure)
         typer.echo(f"written: {figure}")
+    elif figure is not None:
+        typer.echo(f"not written: {figure}, there is no pair to show")
 
 
 def _table(found: Sequence[Pair], names: Sequence[str], suffix: str) -> str:

@@ -46,8 +46,8 @@ WORKERS = typer.Option(
                                        "core; does not change the result"
 )
 CALIBRATE = typer.Option(
-    None, "--calibrate", help="images, like those the model will see, that --quantize int8 takes its ranges from; as "
-                              "many others of them are what its agreement is measured on"
+    None, "--calibrate", help="images, like those the model will see, that int8 takes its ranges from; as many others "
+                              "of them are what its agreement is measured on"
 )
 CALIBRATION_IMAGES = typer.Option(128, "--calibration-images", min=1, help="most images that calibrate")
 RUNTIME_HELP = ("what runs an exported model: onnxruntime (the default of ONNX folders) or openvino "
