@@ -26,8 +26,8 @@ class OpenVINO(Runtime):
             raise MissingDependencyError(f"{graph}: --runtime openvino: openvino is not installed. "
                                          "Type: pip install 'beitv2-core[openvino]'") from None
         if device != "cpu":
-            raise ConfigError(f"device is {device!r}; OpenVINO is used on processors here. Take device='cpu', or another "
-                              "runtime.")
+            raise ConfigError(f"device is {device!r}; OpenVINO is used on processors here. Take device='cpu', or "
+                              "another runtime.")
         self._compiled = openvino.Core().compile_model(str(graph), "CPU", {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32", "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY"})
