@@ -159,6 +159,21 @@ def test_freed_memory_is_kept_unless_the_user_has_set_the_allocator():
     assert fresh(code, MALLOC_TRIM_THRESHOLD_="100000").stdout.split() == ["False"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_small_objects_do_not_take_the_room_of_freed_tensors():
+    """The address of a tensor, and of one of the same size after the first was freed and 4,000 small objects made."""
+    code = ("import ctypes; from beitv2_core import runtime; runtime.keep_freed_memory(); import paddle\n"
+            "library = ctypes.CDLL('libc.so.6')\n"
+            "library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+            "library.free.argtypes = [ctypes.c_void_p]\n"
+            "tensors = [library.malloc(size << 20) for size in (20, 1, 20, 1)]\n"  # the second: apart from what is free
+            "library.free(tensors[0])\n"
+            "small = [library.malloc(600) for _ in range(4000)]\n"
+            "print(tensors[0], library.malloc(20 << 20))")
+    before, after = fresh(code).stdout.split()
+    assert before == after
+
+
 AVX2 = "fpu sse4_2 fma avx f16c avx2 bmi2"
 AVX512 = f"{AVX2} avx512f avx512dq avx512cd avx512bw avx512vl"
 PROCESSORS = {  # vendor, flags -> MKL_DEBUG_CPU_TYPE, multiplies bfloat16
