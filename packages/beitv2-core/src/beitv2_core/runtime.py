@@ -166,7 +166,7 @@ def _make_room_for_small_objects() -> None:
     """Leave 56 MB of small holes in the heap, which glibc fills before larger ones.
 
     Otherwise it puts small objects that live long into the holes of freed tensors, and the next tensor of the same size
-    no longer fits (measured: peak memory of a pretraining step of base size, 2.82 to 2.87 GB, afterwards 2.63 to 2.65).
+    no longer fits (measured: peak memory of a pretraining step of base size, 2.82 to 2.87 GB, afterwards 2.65 to 2.70).
     """
     library = ctypes.CDLL("libc.so.6")
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
